@@ -1,0 +1,56 @@
+"""tokmagic: see what every prompt costs, while you write it.
+
+``%load_ext tokmagic`` in a notebook, or from Python::
+
+    import tokmagic
+    answer = tokmagic.generate("Name three rivers.", max_tokens=40)
+    print(answer.text, answer.usage, answer.cost)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tokmagic._version import __version__
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from tokmagic.api import count as count
+    from tokmagic.api import generate as generate
+    from tokmagic.api import generate_many as generate_many
+    from tokmagic.api import ledger as ledger
+    from tokmagic.generation import Generation as Generation
+
+__all__ = ["Generation", "__version__", "count", "generate", "generate_many", "ledger"]
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up at first use, so that `import tokmagic` stays quick for %load_ext and the command line.
+    if name == "Generation":
+        from tokmagic.generation import Generation
+
+        return Generation
+    if name in __all__:
+        from tokmagic import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'tokmagic' has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """``%load_ext tokmagic``."""
+    from tokmagic.magics import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """``%unload_ext tokmagic``."""
+    from tokmagic.magics import unload
+
+    unload(shell)
+
+
+def _jupyter_labextension_paths() -> list[dict[str, str]]:
+    return [{"src": "labextension", "dest": "tokmagic"}]

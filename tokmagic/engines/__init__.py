@@ -1,0 +1,112 @@
+"""An engine turns a prompt into a stream of events. Nothing downstream knows which one it listens to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from tokmagic.errors import ModelError, NotBuiltError, UsageError
+from tokmagic.events import EngineInfo, Event, Prompt
+
+if TYPE_CHECKING:
+    from tokmagic.config import TokMagic
+
+Progress = Callable[[str, float | None], None]
+"""Told what is being done and the share done (0 to 1), ``None`` where that is not known."""
+
+EngineState = Literal["unloaded", "loading", "ready", "failed"]
+
+
+class Stream(Protocol):
+    """An iterator of one run's events: ``Started``, any number of ``Token``, one ``Finished``.
+
+    ``close`` may be called from any thread and returns at once. It stops the generation within one
+    forward pass; what was generated before that can still be read, up to the ``Finished`` event, so
+    that an interrupted run is counted exactly. What the engine's libraries raise arrives from
+    ``__next__`` as a TokmagicError.
+    """
+
+    def __iter__(self) -> Stream: ...
+    def __next__(self) -> Event: ...
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """What the pipeline needs of a model."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+    @property
+    def state(self) -> EngineState: ...
+    def count(self, prompt: Prompt) -> int:
+        """Return the input tokens of ``prompt``, without loading weights. Raises PromptError, ModelError."""
+        ...
+
+    def load(self, progress: Progress) -> None:
+        """Make the engine ready; returns at once where it is. Raises ModelError."""
+        ...
+
+    def stream(self, prompt: Prompt) -> Stream:
+        """Submit ``prompt``. Raises PromptError and ModelError, here or from the stream."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds. It can be loaded again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """How to get and run a model, as ``%model add`` takes it.
+
+    ``source`` is a Hugging Face id, a folder, ``scripted`` or ``scripted:FILE``; with ``api_base`` or
+    ``api_key_name`` it is the model's name at an OpenAI-compatible endpoint.
+    """
+
+    source: str
+    revision: str | None = None
+    quant: Literal["nf4", "int8"] | None = None
+    dtype: str | None = None
+    device: str | None = None
+    compile: Literal["auto", "on", "off"] = "auto"
+    api_base: str | None = None
+    api_key_name: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    @property
+    def kind(self) -> str:
+        """``local``, ``endpoint`` or ``scripted``."""
+        if self.api_base or self.api_key_name:
+            return "endpoint"
+        return "scripted" if re.match(r"scripted(:|$)", self.source) else "local"
+
+
+def parse_source(text: str) -> tuple[str, str | None]:
+    """Split ``ID@REVISION``. Folders keep their ``@``. Raises UsageError for an empty part."""
+    if text.startswith(("/", ".", "~", "scripted")):
+        return text, None
+    source, at, revision = text.partition("@")
+    if not source or (at and not revision):
+        raise UsageError(f"{text!r} is no model; give a Hugging Face id (ID or ID@REVISION) or a folder")
+    return source, revision or None
+
+
+def open_engine(name: str, spec: ModelSpec, settings: TokMagic) -> Engine:
+    """Return the engine for ``spec``; nothing is loaded yet. Raises ModelError, NotBuiltError."""
+    # Each engine pulls in what it runs on, so only the one that is asked for is imported.
+    if spec.kind == "scripted":
+        from tokmagic.engines.scripted import ScriptedEngine
+
+        return ScriptedEngine.from_source(name, spec.source)
+    if spec.kind == "endpoint":
+        raise NotBuiltError(
+            f"{name} is a model at an endpoint, and endpoints are not built yet; add a local model instead"
+        )
+    try:
+        from tokmagic.engines.local import LocalEngine
+    except ImportError as error:
+        raise ModelError(f"local models need the package {error.name}; run: pip install 'tokmagic[local]'") from error
+    return LocalEngine(name, spec, settings)

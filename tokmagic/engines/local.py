@@ -1,0 +1,430 @@
+"""The local engine: torch and transformers, on CPU or CUDA, one inference thread for each loaded model.
+
+Tokens are counted and stamped by a stopping criterion, which generate() calls once a step with the
+new ids: unlike a streamer it can end the generation at once, and it sees each row of a batch.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from tokmagic.engines import EngineState, ModelSpec, Progress
+from tokmagic.engines.local_load import free_memory, load_model, map_error, pick_device
+from tokmagic.engines.local_store import Located, locate, pull
+from tokmagic.engines.stopping import StopFilter
+from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
+from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Sampling, Started, Token, Usage
+from tokmagic.tokens import Decoder, Tokenizer
+
+if TYPE_CHECKING:
+    from tokmagic.config import TokMagic
+
+# Prompts longer than this are prefilled in chunks of it, so that an interrupt never waits for more.
+_PREFILL_CHUNK = 1024
+
+
+class _Cancelled(Exception):
+    """Raised inside generate() to leave it before the next forward pass."""
+
+
+class LocalEngine:
+    """One model on one device."""
+
+    def __init__(self, name: str, spec: ModelSpec, settings: TokMagic) -> None:
+        self._name = name
+        self._spec = spec
+        self._settings = settings
+        self._located: Located | None = None
+        self._tokenizer: Tokenizer | None = None
+        self._model: Any = None
+        self._device: torch.device | None = None
+        self._state: EngineState = "unloaded"
+        self._worker: _Worker | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def info(self) -> EngineInfo:
+        located, model = self._located, self._model
+        return EngineInfo(
+            name=self._name,
+            model_id=located.model_id if located else self._spec.source,
+            engine="local",
+            revision=located.revision if located else self._spec.revision,
+            device=str(self._device) if self._device is not None else self._spec.device,
+            dtype=str(model.dtype).removeprefix("torch.") if model is not None else self._spec.dtype,
+            quant=self._spec.quant,
+            context_tokens=_context_tokens(model) if model is not None else None,
+            tokenizer_sha256=self._tokenizer.sha256 if self._tokenizer is not None else None,
+        )
+
+    @property
+    def state(self) -> EngineState:
+        return self._state
+
+    def count(self, prompt: Prompt) -> int:
+        return len(self._ready_tokenizer(_no_progress).encode(prompt))
+
+    def load(self, progress: Progress) -> None:
+        if self._state == "ready":
+            return
+        cancelled = threading.Event()
+        # Progress is reported on the caller's thread: front ends tie output to the thread that runs the cell.
+        updates: queue.SimpleQueue[tuple[str, float | None] | None] = queue.SimpleQueue()
+        job = self._ready_worker().submit(
+            lambda: self._load(lambda doing, share: updates.put((doing, share)), cancelled),
+            on_end=lambda: updates.put(None),
+        )
+        try:
+            for doing, share in iter(updates.get, None):
+                progress(doing, share)
+            job.wait()
+        except KeyboardInterrupt:
+            # The load cannot be left in the middle; what it loads is dropped as soon as it is done.
+            cancelled.set()
+            raise
+
+    def stream(self, prompt: Prompt) -> LocalStream:
+        submitted_ns = time.perf_counter_ns()
+        if self._state != "ready":
+            self.load(_no_progress)
+            submitted_ns = time.perf_counter_ns()
+        stream = LocalStream()
+        self._ready_worker().submit(lambda: self._generate(prompt, stream, submitted_ns), stream.fail)
+        return stream
+
+    def close(self) -> None:
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.submit(self._unload).wait()
+            worker.stop()
+
+    # Everything below runs on the inference thread.
+
+    def _load(self, progress: Progress, cancelled: threading.Event) -> None:
+        if self._state == "ready":
+            return
+        self._state = "loading"
+        try:
+            progress("choosing a device", 0.0)
+            self._device = pick_device(self._spec.device)
+            progress("reading the tokenizer", 0.05)
+            self._ready_tokenizer(progress)
+            assert self._located is not None
+            self._model = load_model(self._located.folder, self._spec, self._device, progress)
+            if cancelled.is_set():
+                self._unload()
+                return
+            self._state = "ready"
+            progress("ready", 1.0)
+        except BaseException:
+            self._model = None
+            self._state = "failed"
+            raise
+        finally:
+            if self._model is None:
+                free_memory(self._device)
+
+    def _unload(self) -> None:
+        self._model = None
+        self._state = "unloaded"
+        free_memory(self._device)
+
+    def _generate(self, prompt: Prompt, stream: LocalStream, submitted_ns: int) -> None:
+        model, tokenizer, device = self._model, self._tokenizer, self._device
+        if model is None or tokenizer is None or device is None:
+            raise ModelError(f"{self._name} was unloaded meanwhile; run the cell again")
+        ids = tokenizer.encode(prompt)
+        limit = _room(len(ids), prompt.sampling.max_tokens, _context_tokens(model), self._name)
+        usage = Usage(
+            input_tokens=len(ids),
+            output_tokens=0,
+            cached_input_tokens=0,
+            cache_write_input_tokens=0,
+            input_source="measured",
+            output_source="measured",
+        )
+        prefill_ns = time.perf_counter_ns()
+        stream.put(Started(submitted_ns, usage, prefill_ns))
+        config = _generation_config(model, prompt.sampling, limit, self._spec.compile)
+        if len(ids) > _PREFILL_CHUNK:
+            config.prefill_chunk_size = _PREFILL_CHUNK
+        tap = _TokenTap(
+            stream, _eos_ids(config), [tokenizer.decoder() for _ in range(prompt.sampling.n)], prompt.sampling
+        )
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        guard = model.register_forward_pre_hook(lambda *_: stream.raise_if_closed())
+        try:
+            self._run(model, device, ids, config, tap, prompt.sampling.seed)
+        except _Cancelled:
+            pass
+        except Exception as error:
+            failure = map_error(error, f"{self._name} failed at {tap.generated} output tokens", self._spec, device)
+            del error
+            free_memory(device)
+            raise failure from None
+        finally:
+            guard.remove()
+        end_ns = time.perf_counter_ns()
+        peak = int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+        interrupted = stream.closed
+        tails, reasons = tap.end(interrupted=interrupted)
+        usage = replace(usage, output_tokens=tap.generated)
+        stream.put(Finished(end_ns, reasons, usage, tails, device_s=(end_ns - prefill_ns) / 1e9, peak_bytes=peak))
+        if interrupted:
+            free_memory(device)
+
+    def _run(
+        self,
+        model: Any,
+        device: torch.device,
+        ids: tuple[int, ...],
+        config: GenerationConfig,
+        tap: _TokenTap,
+        seed: int | None,
+    ) -> None:
+        inputs = torch.tensor([ids], device=device)
+        # The notebook's own random state is put back afterwards.
+        devices = [device.index or 0] if device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices, enabled=seed is not None), torch.inference_mode():
+            if seed is not None:
+                torch.manual_seed(seed)
+            model.generate(
+                inputs,
+                attention_mask=torch.ones_like(inputs),
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList([tap]),
+            )
+
+    def _ready_tokenizer(self, progress: Progress) -> Tokenizer:
+        if self._tokenizer is None:
+            self._located = locate(self._spec, self._settings) or pull(self._spec, self._settings, progress)
+            self._tokenizer = Tokenizer(self._located.folder, trust_remote_code=self._spec.trust_remote_code)
+        return self._tokenizer
+
+    def _ready_worker(self) -> _Worker:
+        with self._lock:
+            if self._worker is None:
+                self._worker = _Worker(f"tokmagic-{self._name}")
+            return self._worker
+
+
+class LocalStream:
+    """Events of one run, handed from the inference thread to whoever iterates."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Event | TokmagicError] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._done = False
+
+    def __iter__(self) -> LocalStream:
+        return self
+
+    def __next__(self) -> Event:
+        if self._done:
+            raise StopIteration
+        item = self._events.get()
+        if isinstance(item, TokmagicError):
+            self._done = True
+            raise item
+        self._done = isinstance(item, Finished)
+        return item
+
+    def close(self) -> None:
+        self._closed.set()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
+    def raise_if_closed(self) -> None:
+        if self._closed.is_set():
+            raise _Cancelled
+
+    def put(self, event: Event) -> None:
+        self._events.put(event)
+
+    def fail(self, error: TokmagicError) -> None:
+        self._events.put(error)
+
+
+class _TokenTap(StoppingCriteria):  # type: ignore[misc]
+    """Sees the new ids of each step: stamps, decodes and hands them on, and says which rows are done."""
+
+    def __init__(self, stream: LocalStream, eos: frozenset[int], decoders: list[Decoder], sampling: Sampling) -> None:
+        self._stream = stream
+        self._eos = eos
+        self._decoders = decoders
+        self._stops = [StopFilter(sampling.stop) for _ in decoders]
+        self._reasons: list[FinishReason | None] = [None] * len(decoders)
+        self._flags: Any = None
+        self.generated = 0
+
+    def __call__(self, input_ids: Any, *_scores: Any, **_options: Any) -> Any:
+        row = input_ids[:, -1].tolist()
+        # After tolist(): on CUDA a token's instant is when its id has reached the host.
+        now_ns = time.perf_counter_ns()
+        changed = self._flags is None
+        for choice, token_id in enumerate(row):
+            if self._reasons[choice] is None:
+                changed |= self._take(choice, token_id, now_ns)
+        if self._stream.closed:
+            return torch.ones(len(row), dtype=torch.bool, device=input_ids.device)
+        if changed:
+            done = [reason is not None for reason in self._reasons]
+            self._flags = torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+        return self._flags
+
+    def _take(self, choice: int, token_id: int, now_ns: int) -> bool:
+        stop = self._stops[choice]
+        piece = stop.push(self._decoders[choice].push(token_id))
+        self.generated += 1
+        self._stream.put(Token(now_ns, piece, token_id, choice))
+        if token_id in self._eos or stop.stopped:
+            self._reasons[choice] = "stop"
+            return True
+        return False
+
+    def end(self, *, interrupted: bool) -> tuple[tuple[str, ...], tuple[FinishReason, ...]]:
+        """Return each choice's last text and finish reason."""
+        tails = []
+        for decoder, stop in zip(self._decoders, self._stops, strict=True):
+            rest = decoder.flush()
+            tails.append(stop.push(rest) + stop.flush())
+        unfinished: FinishReason = "interrupted" if interrupted else "length"
+        return tuple(tails), tuple(reason or unfinished for reason in self._reasons)
+
+
+class _Job:
+    """The outcome of work on the inference thread."""
+
+    def __init__(
+        self,
+        work: Callable[[], None],
+        on_error: Callable[[TokmagicError], None] | None,
+        on_end: Callable[[], None] | None,
+    ) -> None:
+        self._work = work
+        self._on_error = on_error
+        self._on_end = on_end
+        self._done = threading.Event()
+        self._error: TokmagicError | None = None
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except TokmagicError as error:
+            self._error = error
+        except Exception as error:
+            self._error = ModelError(f"{type(error).__name__}: {error}")
+        # A traceback would keep the frames, and with them the tensors, alive in the notebook.
+        if self._error is not None:
+            self._error.__traceback__ = self._error.__context__ = self._error.__cause__ = None
+            if self._on_error is not None:
+                self._on_error(self._error)
+        self._done.set()
+        if self._on_end is not None:
+            self._on_end()
+
+    def wait(self) -> None:
+        """Wait for the end and raise what was raised."""
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+
+
+class _Worker:
+    """The inference thread: torch keeps state for each thread, so a model has exactly one."""
+
+    def __init__(self, name: str) -> None:
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        threading.Thread(target=self._loop, name=name, daemon=True).start()
+
+    def submit(
+        self,
+        work: Callable[[], None],
+        on_error: Callable[[TokmagicError], None] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> _Job:
+        job = _Job(work, on_error, on_end)
+        self._jobs.put(job)
+        return job
+
+    def stop(self) -> None:
+        self._jobs.put(None)
+
+    def _loop(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.run()
+            del job
+
+
+def _no_progress(_doing: str, _share: float | None) -> None:
+    """For callers that show no progress."""
+
+
+def _context_tokens(model: Any) -> int | None:
+    config = model.config.get_text_config()
+    limit = getattr(config, "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def _room(input_tokens: int, max_tokens: int, context: int | None, name: str) -> int:
+    """Return how many tokens may be generated. Raises ContextError if the prompt alone fills the context."""
+    if context is None:
+        return max_tokens
+    if input_tokens >= context:
+        raise ContextError(
+            f"the prompt has {input_tokens:,} tokens, the context of {name} holds {context:,}; shorten the prompt"
+        )
+    return min(max_tokens, context - input_tokens)
+
+
+def _eos_ids(config: GenerationConfig) -> frozenset[int]:
+    eos = config.eos_token_id
+    if eos is None:
+        return frozenset()
+    return frozenset([eos] if isinstance(eos, int) else eos)
+
+
+def _generation_config(model: Any, sampling: Sampling, max_new_tokens: int, compile_mode: str) -> GenerationConfig:
+    """The model's own generation config, with what the prompt asks for on top. Raises UsageError."""
+    config = GenerationConfig.from_dict(model.generation_config.to_dict())
+    config.max_length = None
+    config.max_new_tokens = max_new_tokens
+    asked = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+    }
+    given = {name: value for name, value in asked.items() if value is not None}
+    if sampling.temperature == 0:
+        config.do_sample = False
+    elif given:
+        config.do_sample = True
+        config.update(**given)
+    if not config.do_sample:
+        # Left in place these would only make transformers warn that they have no effect.
+        config.update(temperature=None, top_p=None, top_k=None, min_p=None)
+    if sampling.n > 1 and not config.do_sample:
+        raise UsageError(f"-n {sampling.n} needs sampling, greedy answers are all the same; add --temperature 0.7")
+    config.num_return_sequences = sampling.n
+    if sampling.repetition_penalty is not None:
+        config.repetition_penalty = sampling.repetition_penalty
+    if config.pad_token_id is None:
+        eos = config.eos_token_id
+        config.pad_token_id = eos if isinstance(eos, int) or eos is None else eos[0]
+    if compile_mode == "on":
+        config.cache_implementation = "static"
+    config.disable_compile = compile_mode == "off"
+    return config

@@ -1,0 +1,103 @@
+"""The models of a session: names, how to run them, and which are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tokmagic.engines import Engine, ModelSpec, Progress, open_engine, parse_source
+from tokmagic.engines.local_store import NAMED
+from tokmagic.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from tokmagic.config import TokMagic
+
+
+class Models:
+    """Names → engines. An engine is opened at first use and loaded when it first generates."""
+
+    def __init__(self, settings: TokMagic) -> None:
+        self._settings = settings
+        self._specs: dict[str, ModelSpec] = {name: ModelSpec(name) for name in NAMED}
+        self._engines: dict[str, Engine] = {}
+        self._current: str | None = None
+
+    @property
+    def current(self) -> str:
+        """The model used when none is named. Raises UsageError for an unusable setting."""
+        if self._current is None:
+            self._current = self.resolve(self._settings.model)
+        return self._current
+
+    def __iter__(self) -> Iterator[tuple[str, ModelSpec]]:
+        return iter(self._specs.items())
+
+    def add(self, name: str, spec: ModelSpec) -> None:
+        """Register ``spec`` under ``name``; an engine of that name is closed. Raises UsageError."""
+        source, revision = parse_source(spec.source)
+        if name in self._engines:
+            self._engines.pop(name).close()
+        self._specs[name] = replace(spec, source=source, revision=spec.revision or revision)
+
+    def use(self, name: str) -> None:
+        """Make a model the current one. Raises UsageError."""
+        self._current = self.resolve(name)
+
+    def resolve(self, text: str) -> str:
+        """Return the name of a registered model, or register a Hugging Face id or folder under its own text.
+
+        Raises UsageError with the nearest name.
+        """
+        if text in self._specs:
+            return text
+        if "/" in text or text.startswith((".", "~", "scripted")):
+            self.add(text, ModelSpec(text))
+            return text
+        raise UsageError(
+            f"model {text!r} is unknown{nearest(text, self._specs)}; known: {', '.join(self._specs)}; "
+            "add one with: %model add NAME SPEC"
+        )
+
+    def spec(self, name: str) -> ModelSpec:
+        """Return how a model is run. Raises UsageError."""
+        return self._specs[self.resolve(name)]
+
+    def engine(self, name: str | None = None) -> Engine:
+        """Return the engine of a model, the current one by default. Raises UsageError, ModelError."""
+        name = self.resolve(name) if name is not None else self.current
+        if name not in self._engines:
+            self._engines[name] = open_engine(name, self._specs[name], self._settings)
+        return self._engines[name]
+
+    def load(self, name: str | None, progress: Progress, *, keep_others: bool = False) -> Engine:
+        """Load a model. Other local models are unloaded first unless ``keep_others``. Raises ModelError."""
+        engine = self.engine(name)
+        if engine.state != "ready" and engine.info.engine == "local" and not keep_others:
+            # One loaded model per device unless the person asks for more.
+            device = self._specs[engine.info.name].device
+            for other_name, other in self._engines.items():
+                same_device = self._specs[other_name].device == device
+                if other is not engine and other.info.engine == "local" and other.state == "ready" and same_device:
+                    other.close()
+        engine.load(progress)
+        return engine
+
+    def opened(self) -> list[str]:
+        """Return the names whose engines exist, loaded or not."""
+        return list(self._engines)
+
+    def loaded(self) -> list[str]:
+        """Return the names of the models whose weights are in memory."""
+        return [name for name, engine in self._engines.items() if engine.state == "ready"]
+
+    def unload(self, name: str) -> None:
+        """Free what a model holds. Raises UsageError."""
+        engine = self._engines.get(self.resolve(name))
+        if engine is not None:
+            engine.close()
+
+    def close(self) -> None:
+        """Free what all models hold."""
+        for engine in self._engines.values():
+            engine.close()

@@ -1,0 +1,186 @@
+"""The scripted engine replays given events: for tests, demonstrations and documentation.
+
+It makes numbers without a model, so that everything behind the engine can be driven exactly: which
+ids, how they are stamped, when it fails. With ``pace`` it also takes the time its stamps say.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tokmagic.engines import EngineState, Progress
+from tokmagic.errors import ModelError
+from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Started, Token, Usage
+
+_DEFAULT_ANSWER = "This answer is scripted: it was not written by a model, but it is metered like one that was."
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One answer: its events with stamps relative to the submission (``submitted_ns`` = 0).
+
+    ``pace`` 0 replays at once; 1 takes the time the stamps say; 2 twice that. After the events
+    ``error``, if given, is raised as a ModelError.
+    """
+
+    events: tuple[Event, ...]
+    pace: float = 0.0
+    error: str | None = None
+
+    @classmethod
+    def of_text(
+        cls,
+        pieces: Sequence[str],
+        *,
+        input_tokens: int = 12,
+        ttft_s: float = 0.2,
+        itl_s: float = 0.02,
+        pace: float = 0.0,
+        error: str | None = None,
+    ) -> Script:
+        """A plain answer: one token a piece, evenly spaced."""
+        asked = Usage(
+            input_tokens=input_tokens,
+            cached_input_tokens=0,
+            cache_write_input_tokens=0,
+            reasoning_tokens=0,
+            input_source="measured",
+            output_source="measured",
+        )
+        stamps = [round((ttft_s + i * itl_s) * 1e9) for i in range(len(pieces))]
+        tokens = [Token(stamp, piece, index) for index, (stamp, piece) in enumerate(zip(stamps, pieces, strict=True))]
+        end = stamps[-1] if stamps else 0
+        usage = replace(asked, output_tokens=len(pieces))
+        finished = Finished(end, ("stop",), usage, device_s=end / 1e9)
+        events: tuple[Event, ...] = (Started(0, asked, 0), *tokens)
+        return cls(events if error else (*events, finished), pace, error)
+
+    @classmethod
+    def read(cls, path: Path) -> Script:
+        """Read a script file: JSON with ``pieces`` and, optionally, the arguments of :meth:`of_text`.
+
+        Raises ModelError.
+        """
+        try:
+            given: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return cls.of_text(**given)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ModelError(
+                f'{path} is no script: {error}; give JSON such as {{"pieces": ["Hello", " there"], "itl_s": 0.02}}'
+            ) from error
+
+
+class ScriptedEngine:
+    """Answers each prompt with the next script, round and round."""
+
+    def __init__(self, name: str, scripts: Sequence[Script]) -> None:
+        self._name = name
+        self._scripts = tuple(scripts)
+        self._next = 0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_source(cls, name: str, source: str) -> ScriptedEngine:
+        """Open ``scripted`` (a built-in answer) or ``scripted:FILE``. Raises ModelError."""
+        _, _, path = source.partition(":")
+        if path:
+            return cls(name, [Script.read(Path(path).expanduser())])
+        words = [f"{word} " for word in _DEFAULT_ANSWER.split(" ")]
+        return cls(name, [Script.of_text([*words[:-1], words[-1].strip()])])
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo(self._name, "scripted", "scripted", device="none")
+
+    @property
+    def state(self) -> EngineState:
+        return "ready"
+
+    def count(self, prompt: Prompt) -> int:
+        """The script's input tokens: a scripted engine has no tokenizer, whatever ``prompt`` says."""
+        del prompt
+        return next((e.usage.input_tokens or 0 for e in self._peek().events if isinstance(e, Started)), 0)
+
+    def load(self, progress: Progress) -> None:
+        progress("ready", 1.0)
+
+    def stream(self, prompt: Prompt) -> ScriptedStream:
+        with self._lock:
+            script = self._peek()
+            self._next += 1
+        return ScriptedStream(script, prompt.sampling.max_tokens)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _peek(self) -> Script:
+        return self._scripts[self._next % len(self._scripts)]
+
+
+class ScriptedStream:
+    """Replays one script; ``max_tokens`` cuts it short as a model's limit would."""
+
+    def __init__(self, script: Script, max_tokens: int) -> None:
+        self._script = script
+        self._max_tokens = max_tokens
+        self._origin_ns = time.perf_counter_ns()
+        self._position = 0
+        self._tokens = 0
+        self._last_ns = self._origin_ns
+        self._usage = Usage()
+        self._closed = threading.Event()
+        self._done = False
+
+    def __iter__(self) -> ScriptedStream:
+        return self
+
+    def __next__(self) -> Event:
+        if self._done:
+            raise StopIteration
+        if self._closed.is_set():
+            return self._cut("interrupted")
+        if self._position == len(self._script.events):
+            self._done = True
+            if self._script.error:
+                raise ModelError(self._script.error)
+            raise StopIteration
+        event = self._shifted(self._script.events[self._position])
+        if isinstance(event, Token) and event.id is not None and self._tokens == self._max_tokens:
+            return self._cut("length")
+        at_ns = event.submitted_ns if isinstance(event, Started) else event.at_ns
+        if self._script.pace and self._closed.wait(self._wait_s(at_ns)):
+            return self._cut("interrupted")
+        self._position += 1
+        if isinstance(event, Started):
+            self._usage = event.usage
+        elif isinstance(event, Token):
+            self._tokens += event.id is not None
+            self._last_ns = event.at_ns
+        else:
+            self._done = True
+        return event
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _wait_s(self, at_ns: int) -> float:
+        due_ns = self._origin_ns + (at_ns - self._origin_ns) * self._script.pace
+        return max(0.0, (due_ns - time.perf_counter_ns()) / 1e9)
+
+    def _shifted(self, event: Event) -> Event:
+        if isinstance(event, Started):
+            prefill = None if event.prefill_ns is None else event.prefill_ns + self._origin_ns
+            return replace(event, submitted_ns=event.submitted_ns + self._origin_ns, prefill_ns=prefill)
+        return replace(event, at_ns=event.at_ns + self._origin_ns)
+
+    def _cut(self, reason: FinishReason) -> Finished:
+        self._done = True
+        usage = replace(self._usage, output_tokens=self._tokens)
+        device_s = (self._last_ns - self._origin_ns) / 1e9
+        return Finished(self._last_ns, (reason,), usage, device_s=device_s)

@@ -1,0 +1,226 @@
+"""The vocabulary: what goes into an engine, what comes out of it, and what is kept of a run.
+
+Everything here is an immutable value. Times ending in ``_ns`` are readings of
+``time.perf_counter_ns`` taken where the thing happened; they are comparable within one process only.
+Wall-clock times are UTC and are used for the ledger's timestamps alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+Source = Literal["measured", "reported", "counted", "estimated", "unknown"]
+"""Where a count or a cost came from; see docs/metrics.md, "Provenance"."""
+Bound = Literal["exact", "at_least", "at_most"]
+Status = Literal["running", "ok", "cached", "interrupted", "failed", "refused"]
+FinishReason = Literal["stop", "length", "interrupted", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the answer is drawn. ``None`` leaves a value to the model's own generation config."""
+
+    max_tokens: int = 256
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked, independent of any model's chat template.
+
+    With ``completion`` the single message's content is fed as it stands, without a chat template.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    completion: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts of a run. Cached, cache-write and reasoning tokens are subsets of the totals.
+
+    ``None`` is unknown, never zero.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    input_source: Source = "unknown"
+    output_source: Source = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine took the request.
+
+    ``submitted_ns`` is t0, before tokenisation and queueing. ``prefill_ns`` is the start of the
+    prefill where the engine knows it, else ``None``; queue time is the difference.
+    """
+
+    submitted_ns: int
+    usage: Usage
+    prefill_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the answer, stamped where it was produced.
+
+    With an ``id`` it is exactly one output token of choice ``choice`` and ``text`` is what became
+    certain with it: often empty, since a character may span several tokens. Without an ``id`` it is
+    a network piece that carries an unknown number of tokens.
+    """
+
+    at_ns: int
+    text: str
+    id: int | None = None
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The stream ended; nothing comes after it.
+
+    ``reasons`` holds one finish reason for each choice. ``tails`` holds, for each choice, text that
+    was held back until the end. ``device_s`` is the run's share of the device's busy time.
+    """
+
+    at_ns: int
+    reasons: tuple[FinishReason, ...]
+    usage: Usage
+    tails: tuple[str, ...] = ()
+    device_s: float | None = None
+    peak_bytes: int | None = None
+    attempts: int = 1
+    error: str | None = None
+
+
+Event = Started | Token | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Prices frozen into a run: USD per 1,000,000 tokens, USD per hour for the device."""
+
+    input: Decimal | None = None
+    output: Decimal | None = None
+    cached: Decimal | None = None
+    cache_write: Decimal | None = None
+    device_hour: Decimal | None = None
+    source: str = "unknown"
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run costs, in USD. ``usd`` is the bill; the other figures stand beside it, never added."""
+
+    usd: Decimal | None = None
+    source: Source = "unknown"
+    bound: Bound = "exact"
+    token_usd: Decimal | None = None
+    compute_usd: Decimal | None = None
+    saved_usd: Decimal | None = None
+    anomaly: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The meter's view of a run at one moment. Seconds, tokens, tokens per second; docs/metrics.md."""
+
+    usage: Usage = field(default_factory=Usage)
+    cost: Cost = field(default_factory=Cost)
+    ttft_s: float | None = None
+    queue_s: float | None = None
+    latency_s: float | None = None
+    itl_mean_s: float | None = None
+    itl_p50_s: float | None = None
+    itl_p95_s: float | None = None
+    output_tokens_per_s: float | None = None
+    device_s: float | None = None
+    peak_bytes: int | None = None
+    attempts: int = 1
+    spark_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """Which model answers, and how it is run. Unknown is ``None``."""
+
+    name: str
+    model_id: str
+    engine: str
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    quant: str | None = None
+    context_tokens: int | None = None
+    tokenizer_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One run as the ledger keeps it and ``tokmagic export`` prints it: one row a run, whatever happens."""
+
+    run_id: str
+    started_at: datetime
+    status: Status
+    info: EngineInfo
+    prompt_sha256: str
+    params: dict[str, Any]
+    finished_at: datetime | None = None
+    finish_reason: str | None = None
+    error: str | None = None
+    notebook: str | None = None
+    cell_id: str | None = None
+    session: str | None = None
+    user: str | None = None
+    reading: Reading = field(default_factory=Reading)
+    rates: Rates = field(default_factory=Rates)
+    local_input_tokens: int | None = None
+    energy_j: float | None = None
+    replay_of: str | None = None
+    tags: tuple[str, ...] = ()
+    env: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over finished runs. ``cost_usd`` is None where no run has a price."""
+
+    cost_usd: Decimal | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    runs: int = 0
+    unpriced_runs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which runs are meant; what is None does not select."""
+
+    notebook: str | None = None
+    session: str | None = None
+    since: datetime | None = None

@@ -1,0 +1,251 @@
+"""The ledger's tables, and how a row becomes a record and back.
+
+Money is an integer of picodollars, times are UTC ISO 8601 text of fixed width (which sorts as time
+does), and what nobody filters by is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+
+from tokmagic.events import Cost, EngineInfo, Rates, Reading, RunRecord, Usage
+from tokmagic.prices import from_picodollars, plain, to_picodollars
+
+HEAD = "0001"
+"""The revision of the newest migration."""
+
+metadata = sa.MetaData()
+
+runs = sa.Table(
+    "runs",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("run_id", sa.String(32), nullable=False, unique=True),
+    sa.Column("started_at", sa.String(27), nullable=False),
+    sa.Column("finished_at", sa.String(27)),
+    sa.Column("status", sa.String(12), nullable=False),
+    sa.Column("finish_reason", sa.String(16)),
+    sa.Column("error", sa.Text),
+    sa.Column("owner", sa.String(32)),
+    sa.Column("notebook", sa.Text),
+    sa.Column("cell_id", sa.Text),
+    sa.Column("session", sa.Text),
+    sa.Column("user", sa.Text),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("model_id", sa.Text, nullable=False),
+    sa.Column("revision", sa.Text),
+    sa.Column("engine", sa.Text, nullable=False),
+    sa.Column("device", sa.Text),
+    sa.Column("dtype", sa.Text),
+    sa.Column("quant", sa.Text),
+    sa.Column("params", sa.Text, nullable=False),
+    sa.Column("prompt_sha256", sa.String(64), nullable=False),
+    sa.Column("input_tokens", sa.BigInteger),
+    sa.Column("cached_input_tokens", sa.BigInteger),
+    sa.Column("cache_write_input_tokens", sa.BigInteger),
+    sa.Column("output_tokens", sa.BigInteger),
+    sa.Column("reasoning_tokens", sa.BigInteger),
+    sa.Column("input_source", sa.String(9), nullable=False),
+    sa.Column("output_source", sa.String(9), nullable=False),
+    sa.Column("local_input_tokens", sa.BigInteger),
+    sa.Column("anomaly", sa.Text),
+    sa.Column("ttft_s", sa.Float(53)),
+    sa.Column("queue_s", sa.Float(53)),
+    sa.Column("latency_s", sa.Float(53)),
+    sa.Column("itl_mean_s", sa.Float(53)),
+    sa.Column("itl_p50_s", sa.Float(53)),
+    sa.Column("itl_p95_s", sa.Float(53)),
+    sa.Column("output_tokens_per_s", sa.Float(53)),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("device_s", sa.Float(53)),
+    sa.Column("gpu_peak_bytes", sa.BigInteger),
+    sa.Column("energy_j", sa.Float(53)),
+    sa.Column("rates", sa.Text, nullable=False),
+    sa.Column("cost_pico", sa.BigInteger),
+    sa.Column("cost_source", sa.String(9), nullable=False),
+    sa.Column("cost_bound", sa.String(8), nullable=False),
+    sa.Column("token_cost_pico", sa.BigInteger),
+    sa.Column("compute_cost_pico", sa.BigInteger),
+    sa.Column("saved_pico", sa.BigInteger),
+    sa.Column("replay_of", sa.String(32)),
+    sa.Column("tags", sa.Text, nullable=False),
+    sa.Column("env", sa.Text, nullable=False),
+    sa.Column("spark_ms", sa.Text, nullable=False),
+    sa.Index("runs_by_notebook", "notebook", "started_at"),
+    sa.Index("runs_by_time", "started_at"),
+    sa.Index(
+        "runs_open",
+        "owner",
+        sqlite_where=sa.text("status = 'running'"),
+        postgresql_where=sa.text("status = 'running'"),
+    ),
+)
+
+texts = sa.Table(
+    "texts",
+    metadata,
+    sa.Column("run_id", sa.String(32), primary_key=True),
+    sa.Column("prompt", sa.Text),
+    sa.Column("answer", sa.Text),
+)
+
+
+def utc_text(moment: datetime) -> str:
+    """A UTC instant as text of fixed width: ``2026-11-24T09:15:02.120000Z``."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def utc_time(text: str) -> datetime:
+    """The inverse of :func:`utc_text`."""
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+
+
+def to_row(record: RunRecord) -> dict[str, Any]:
+    """Return the columns of a record, without ``id`` and ``owner``."""
+    reading, usage, cost, info = record.reading, record.reading.usage, record.reading.cost, record.info
+    return {
+        "run_id": record.run_id,
+        "started_at": utc_text(record.started_at),
+        "finished_at": utc_text(record.finished_at) if record.finished_at else None,
+        "status": record.status,
+        "finish_reason": record.finish_reason,
+        "error": record.error,
+        "notebook": record.notebook,
+        "cell_id": record.cell_id,
+        "session": record.session,
+        "user": record.user,
+        "model": info.name,
+        "model_id": info.model_id,
+        "revision": info.revision,
+        "engine": info.engine,
+        "device": info.device,
+        "dtype": info.dtype,
+        "quant": info.quant,
+        "params": _json(record.params),
+        "prompt_sha256": record.prompt_sha256,
+        "input_tokens": usage.input_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "cache_write_input_tokens": usage.cache_write_input_tokens,
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "input_source": usage.input_source,
+        "output_source": usage.output_source,
+        "local_input_tokens": record.local_input_tokens,
+        "anomaly": cost.anomaly,
+        "ttft_s": reading.ttft_s,
+        "queue_s": reading.queue_s,
+        "latency_s": reading.latency_s,
+        "itl_mean_s": reading.itl_mean_s,
+        "itl_p50_s": reading.itl_p50_s,
+        "itl_p95_s": reading.itl_p95_s,
+        "output_tokens_per_s": reading.output_tokens_per_s,
+        "attempts": reading.attempts,
+        "device_s": reading.device_s,
+        "gpu_peak_bytes": reading.peak_bytes,
+        "energy_j": record.energy_j,
+        "rates": _json(rates_dict(record.rates)),
+        "cost_pico": to_picodollars(cost.usd),
+        "cost_source": cost.source,
+        "cost_bound": cost.bound,
+        "token_cost_pico": to_picodollars(cost.token_usd),
+        "compute_cost_pico": to_picodollars(cost.compute_usd),
+        "saved_pico": to_picodollars(cost.saved_usd),
+        "replay_of": record.replay_of,
+        "tags": _json(list(record.tags)),
+        "env": _json(record.env),
+        "spark_ms": _json(list(reading.spark_ms)),
+    }
+
+
+def to_record(row: sa.RowMapping) -> RunRecord:
+    """Return the record of a row."""
+    usage = Usage(
+        input_tokens=row["input_tokens"],
+        output_tokens=row["output_tokens"],
+        cached_input_tokens=row["cached_input_tokens"],
+        cache_write_input_tokens=row["cache_write_input_tokens"],
+        reasoning_tokens=row["reasoning_tokens"],
+        input_source=row["input_source"],
+        output_source=row["output_source"],
+    )
+    cost = Cost(
+        usd=from_picodollars(row["cost_pico"]),
+        source=row["cost_source"],
+        bound=row["cost_bound"],
+        token_usd=from_picodollars(row["token_cost_pico"]),
+        compute_usd=from_picodollars(row["compute_cost_pico"]),
+        saved_usd=from_picodollars(row["saved_pico"]),
+        anomaly=row["anomaly"],
+    )
+    reading = Reading(
+        usage=usage,
+        cost=cost,
+        ttft_s=row["ttft_s"],
+        queue_s=row["queue_s"],
+        latency_s=row["latency_s"],
+        itl_mean_s=row["itl_mean_s"],
+        itl_p50_s=row["itl_p50_s"],
+        itl_p95_s=row["itl_p95_s"],
+        output_tokens_per_s=row["output_tokens_per_s"],
+        device_s=row["device_s"],
+        peak_bytes=row["gpu_peak_bytes"],
+        attempts=row["attempts"],
+        spark_ms=tuple(json.loads(row["spark_ms"])),
+    )
+    env = json.loads(row["env"])
+    info = EngineInfo(
+        name=row["model"],
+        model_id=row["model_id"],
+        engine=row["engine"],
+        revision=row["revision"],
+        device=row["device"],
+        dtype=row["dtype"],
+        quant=row["quant"],
+        tokenizer_sha256=env.get("tokenizer_sha256"),
+    )
+    return RunRecord(
+        run_id=row["run_id"],
+        started_at=utc_time(row["started_at"]),
+        status=row["status"],
+        info=info,
+        prompt_sha256=row["prompt_sha256"],
+        params=json.loads(row["params"]),
+        finished_at=utc_time(row["finished_at"]) if row["finished_at"] else None,
+        finish_reason=row["finish_reason"],
+        error=row["error"],
+        notebook=row["notebook"],
+        cell_id=row["cell_id"],
+        session=row["session"],
+        user=row["user"],
+        reading=reading,
+        rates=_rates(json.loads(row["rates"])),
+        local_input_tokens=row["local_input_tokens"],
+        energy_j=row["energy_j"],
+        replay_of=row["replay_of"],
+        tags=tuple(json.loads(row["tags"])),
+        env=env,
+    )
+
+
+_RATE_NAMES = ("input", "output", "cached", "cache_write", "device_hour")
+
+
+def rates_dict(rates: Rates) -> dict[str, str | None]:
+    """Rates as decimal strings, with their source and version; what is unknown is left out."""
+    values = {name: plain(getattr(rates, name)) for name in _RATE_NAMES}
+    known = {name: value for name, value in values.items() if value is not None}
+    return {**known, "source": rates.source, **({"version": rates.version} if rates.version else {})}
+
+
+def _rates(values: dict[str, Any]) -> Rates:
+    known = {name: Decimal(values[name]) for name in _RATE_NAMES if name in values}
+    return Rates(**known, source=values["source"], version=values.get("version"))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)

@@ -1,0 +1,246 @@
+"""Kernel ↔ sidebar: wire messages, coalesced to at most 20 a second, the last reading always sent.
+
+Data goes out on a comm that the kernel opens; the sidebar asks on a control comm that it opens itself
+and that only its own handler answers, since a message is routed to whichever loop last sent on a comm.
+Snapshots are cumulative, so a lost one does no harm. docs/wire.md describes the messages.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any, Protocol
+
+from tokmagic.errors import TokmagicError
+from tokmagic.events import EngineInfo, RunRecord, Totals
+from tokmagic.prices import plain
+
+VERSION = 1
+DATA_TARGET = "tokmagic.data"
+CONTROL_TARGET = "tokmagic.control"
+INTERVAL_S = 0.05
+"""The pause after each message: at most 20 a second for each kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """The current model as the sidebar's head shows it. ``progress`` is a share, 0 to 1."""
+
+    info: EngineInfo
+    state: str
+    detail: str | None = None
+    progress: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything one message says."""
+
+    notebook: str | None
+    model: ModelView | None
+    notebook_totals: Totals | None
+    day_totals: Totals | None
+    rows: tuple[RunRecord, ...]
+
+
+class Source(Protocol):
+    """What the channel shows and whom it obeys; called from the channel's own threads."""
+
+    def changes(self) -> View:
+        """Return the view with the rows that changed since the last call."""
+        ...
+
+    def everything(self, path: str | None, widgets: bool) -> View:
+        """A sidebar said hello: return the view with each cell's latest run. Raises TokmagicError."""
+        ...
+
+    def stop(self, run_id: str) -> None:
+        """Stop a run."""
+        ...
+
+
+def row_wire(record: RunRecord) -> dict[str, Any]:
+    """One run as the sidebar gets it, and as a cell's output keeps it in ``metadata.tokmagic``."""
+    reading, usage, cost = record.reading, record.reading.usage, record.reading.cost
+    return {
+        "run_id": record.run_id,
+        "cell_id": record.cell_id,
+        "status": record.status,
+        "model": record.info.name,
+        "started_at": record.started_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "input_tokens": usage.input_tokens,
+        "input_source": usage.input_source,
+        "output_tokens": usage.output_tokens,
+        "output_source": usage.output_source,
+        "cost_usd": plain(cost.usd),
+        "cost_source": cost.source,
+        "cost_bound": cost.bound,
+        "saved_usd": plain(cost.saved_usd),
+        "ttft_s": reading.ttft_s,
+        "itl_mean_s": reading.itl_mean_s,
+        "latency_s": reading.latency_s,
+        "spark_ms": list(reading.spark_ms),
+        "max_tokens": record.params.get("max_tokens"),
+        "finish_reason": record.finish_reason,
+        "error": record.error,
+    }
+
+
+def snapshot_wire(view: View, *, session: str, seq: int, complete: bool) -> dict[str, Any]:
+    """A view as a message."""
+    return {
+        "v": VERSION,
+        "type": "snapshot",
+        "complete": complete,
+        "session": session,
+        "seq": seq,
+        "notebook": view.notebook,
+        "model": None if view.model is None else _model_wire(view.model),
+        "totals": {"notebook": _totals_wire(view.notebook_totals), "day": _totals_wire(view.day_totals)},
+        "rows": [row_wire(record) for record in view.rows],
+    }
+
+
+def _model_wire(model: ModelView) -> dict[str, Any]:
+    info = model.info
+    return {
+        "name": info.name,
+        "model_id": info.model_id,
+        "engine": info.engine,
+        "device": info.device,
+        "dtype": info.dtype,
+        "quant": info.quant,
+        "state": model.state,
+        "detail": model.detail,
+        "progress": model.progress,
+    }
+
+
+def _totals_wire(totals: Totals | None) -> dict[str, Any] | None:
+    if totals is None:
+        return None
+    return {
+        "cost_usd": plain(totals.cost_usd),
+        "input_tokens": totals.input_tokens,
+        "output_tokens": totals.output_tokens,
+        "runs": totals.runs,
+        "unpriced_runs": totals.unpriced_runs,
+    }
+
+
+class Channel:
+    """The kernel's end. ``touch`` is what the pipeline calls, from the thread that generates: it only sets a flag."""
+
+    def __init__(self, session: str, source: Source) -> None:
+        self._session = session
+        self._source = source
+        self._seq = 0
+        self._seq_lock = threading.Lock()
+        self._dirty = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._open = False
+        self._send: Callable[[dict[str, Any]], None] = lambda _message: None
+        self._unregister: Callable[[], None] = lambda: None
+
+    def open(self) -> None:
+        """Open the data comm and answer sidebars. Does nothing outside a kernel."""
+        import comm
+
+        if self._open or comm.create_comm is comm._create_comm:
+            return
+        data = comm.create_comm(target_name=DATA_TARGET, data={"v": VERSION, "type": "open", "session": self._session})
+        manager = comm.get_comm_manager()
+        manager.register_target(CONTROL_TARGET, self._on_control_open)
+
+        def unregister() -> None:
+            manager.unregister_target(CONTROL_TARGET, self._on_control_open)
+            data.close()
+
+        self._send, self._unregister = (lambda message: data.send(message)), unregister
+        self._open = True
+        threading.Thread(target=self._pump, name="tokmagic-live", daemon=True).start()
+
+    def close(self) -> None:
+        """Send what is left and stop."""
+        if not self._open:
+            return
+        self.flush()
+        self._open = False
+        self._dirty.set()
+        self._unregister()
+
+    def touch(self) -> None:
+        """Something changed: a message goes out within the interval."""
+        if self._open and not self._dirty.is_set():
+            self._idle.clear()
+            self._dirty.set()
+
+    def flush(self, timeout_s: float = 1.0) -> None:
+        """Wait until the last change has been sent."""
+        if self._open:
+            self._idle.wait(timeout_s)
+
+    def _pump(self) -> None:
+        while self._open:
+            self._dirty.wait()
+            if not self._open:
+                return
+            # Cleared before the look: a change during the look makes one more message, never one less.
+            self._dirty.clear()
+            self._send(self._message(self._source.changes(), complete=False))
+            if not self._dirty.is_set():
+                self._idle.set()
+            time.sleep(INTERVAL_S)
+
+    def _message(self, view: View, *, complete: bool) -> dict[str, Any]:
+        with self._seq_lock:
+            self._seq += 1
+            return snapshot_wire(view, session=self._session, seq=self._seq, complete=complete)
+
+    def _on_control_open(self, control: Any, _message: Any) -> None:
+        control.on_msg(lambda message: self._on_control(control, message["content"]["data"]))
+
+    def _on_control(self, control: Any, request: Any) -> None:
+        try:
+            reply = self._answer(request)
+        except TokmagicError as error:
+            reply = {"v": VERSION, "type": "error", "message": str(error)}
+        if reply is not None:
+            control.send(reply)
+
+    def _answer(self, request: Any) -> dict[str, Any] | None:
+        kind = request.get("type") if isinstance(request, dict) and request.get("v") == VERSION else None
+        if kind == "hello":
+            path = request.get("path")
+            view = self._source.everything(path if isinstance(path, str) else None, request.get("widgets") is True)
+            return self._message(view, complete=True)
+        if kind == "stop":
+            self._source.stop(str(request.get("run_id")))
+            return None
+        return {
+            "v": VERSION,
+            "type": "error",
+            "message": f"this kernel's tokmagic does not know {kind!r}; reload the page",
+        }
+
+
+def add_running(base: Totals | None, running: Iterable[RunRecord]) -> Totals | None:
+    """Sums of finished runs plus what the running ones have used so far."""
+    if base is None:
+        return None
+    cost, runs, unpriced = base.cost_usd, base.runs, base.unpriced_runs
+    input_tokens, output_tokens = base.input_tokens, base.output_tokens
+    for record in running:
+        usage, usd = record.reading.usage, record.reading.cost.usd
+        runs += 1
+        input_tokens += usage.input_tokens or 0
+        output_tokens += usage.output_tokens or 0
+        if usd is None:
+            unpriced += 1
+        else:
+            cost = usd if cost is None else cost + usd
+    return Totals(cost, input_tokens, output_tokens, runs, unpriced)

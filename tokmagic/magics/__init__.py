@@ -1,0 +1,53 @@
+"""The magics: parse, wire, display; no arithmetic."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import TYPE_CHECKING, Any
+
+from tokmagic import api
+from tokmagic.generation import Generation
+from tokmagic.magics.magics import TokMagics
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+
+def load(shell: InteractiveShell) -> None:
+    """Register the magics in ``shell`` and open the live channel."""
+    session = api.session()
+    session.notebook = session.notebook or _notebook_path(shell)
+    magics = TokMagics(shell, session)
+    shell.register_magics(magics)
+    configurables: list[Any] = shell.configurables
+    if session.settings not in configurables:
+        configurables.append(session.settings)
+    _formatter(shell).for_type(Generation, magics.show)
+    session.channel.open()
+    atexit.register(session.channel.flush)
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Take the magics out again, free the models and close the channel."""
+    session = api.session()
+    for kind, names in TokMagics.magics.items():
+        for name in names:
+            shell.magics_manager.magics[kind].pop(name, None)
+    shell.magics_manager.registry.pop("TokMagics", None)
+    configurables: list[Any] = shell.configurables
+    configurables[:] = [configurable for configurable in configurables if configurable is not session.settings]
+    _formatter(shell).pop(Generation, None)
+    atexit.unregister(session.channel.flush)
+    session.channel.close()
+    session.models.close()
+
+
+def _formatter(shell: Any) -> Any:
+    return shell.display_formatter.ipython_display_formatter
+
+
+def _notebook_path(shell: InteractiveShell) -> str | None:
+    """The notebook's path, where the front end tells: VS Code in a variable, Jupyter in the environment."""
+    path = shell.user_ns.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
+    return str(path) if path else None

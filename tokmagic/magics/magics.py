@@ -1,0 +1,328 @@
+"""``%%generate``, ``%model``, ``%price``, ``%cost`` and ``%tokmagic``."""
+
+from __future__ import annotations
+
+import argparse
+import keyword
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+
+from tokmagic import numbers, report
+from tokmagic._version import __version__
+from tokmagic.display import NotebookView, QuietView, TerminalView, View, bundle, metadata, publish
+from tokmagic.errors import NotBuiltError, TokmagicError, UsageError, nearest
+from tokmagic.events import Message, Prompt, Sampling, Usage
+from tokmagic.generation import Generation
+from tokmagic.health import doctor
+from tokmagic.magics.options import Parser, cost_parser, generate_parser, model_parser, price_parser, split
+from tokmagic.magics.settings import rates_from, spec_from
+from tokmagic.prices import bill
+from tokmagic.prompt import build, check_sampling, parse
+from tokmagic.run import Session
+
+
+@magics_class
+class TokMagics(Magics):
+    """tokmagic's magics over one session."""
+
+    def __init__(self, shell: InteractiveShell, session: Session) -> None:
+        super().__init__(shell)
+        # The base class says that there may be no shell; these magics always have one.
+        self._shell: Any = shell
+        self._session = session
+        self._terminal = not hasattr(shell, "kernel")
+
+    @no_var_expand
+    @cell_magic
+    def generate(self, line: str, cell: str) -> Generation | report.Table | None:
+        """Run the cell as a prompt, stream the answer and meter it; ``%%generate --help`` lists the options."""
+        options = self._parse(generate_parser(), line)
+        if options is None:
+            return None
+        _refuse_unbuilt(options)
+        _check_variable(options.into)
+        prompt = self._prompt(options, cell)
+        if options.dry_run:
+            return self._dry_run(prompt, options.model)
+        view = self._view(options)
+        try:
+            generation = self._session.generate(
+                prompt,
+                options.model,
+                cell_id=self._cell_id(),
+                tags=options.tag,
+                watcher=view,
+                progress=view.progress,
+            )
+        except BaseException:
+            view.clear()
+            raise
+        generation.format = options.format
+        generation.shown_at = self._shell.execution_count
+        view.finish(generation)
+        if options.into:
+            self._shell.user_ns[options.into] = generation
+        generation.raise_for_status()
+        if options.chat:
+            self._session.chats[options.chat] = [*prompt.messages, Message("assistant", generation.text)]
+        return generation
+
+    @no_var_expand
+    @line_magic
+    def model(self, line: str) -> Any:
+        """List, add, use, load, unload or describe models; ``%model --help``."""
+        options = self._parse(model_parser(), line)
+        return None if options is None else self._model(options)
+
+    @no_var_expand
+    @line_magic
+    def price(self, line: str) -> Any:
+        """List the rates, or set those of a model; ``%price --help``."""
+        options = self._parse(price_parser(), line)
+        if options is None:
+            return None
+        if options.shadow:
+            raise NotBuiltError("--as is not built yet; shadow prices come with the price tables")
+        if options.model is None:
+            return self._price_table()
+        name = self._session.models.resolve(options.model)
+        self._session.prices.set(name, rates_from(options, self._session.prices.get(name)))
+        return self._price_table()
+
+    @no_var_expand
+    @line_magic
+    def cost(self, line: str) -> report.Table | None:
+        """This notebook's runs, cell by cell; ``by GROUP`` groups otherwise, ``export FILE`` writes them."""
+        options = self._parse(cost_parser(), line)
+        if options is None:
+            return None
+        if options.action in ("project", "plot"):
+            raise NotBuiltError(
+                f"%cost {options.action} is not built yet; %cost export FILE gives the runs to compute with"
+            )
+        if options.action not in (None, "by", "export"):
+            raise UsageError(
+                f"%cost {options.action!r} is unknown{nearest(options.action, ['by', 'export'])}; see %cost --help"
+            )
+        records = self._session.ledger().runs(self._session.selection)
+        if options.action == "export":
+            if not options.value:
+                raise UsageError("%cost export needs a file, such as runs.csv, runs.jsonl or runs.parquet")
+            report.export_file(records, Path(options.value).expanduser())
+            return None
+        return report.table(records, (options.value or "cell") if options.action == "by" else "cell")
+
+    @no_var_expand
+    @line_magic
+    def tokmagic(self, line: str) -> Any:
+        """``doctor`` tells what works here, ``version`` the version."""
+        action = line.strip() or "doctor"
+        if action == "version":
+            return __version__
+        if action == "doctor":
+            return doctor(self._session.settings).table()
+        if action in ("panel", "freeze"):
+            raise NotBuiltError(f"%tokmagic {action} is not built yet")
+        raise UsageError(
+            f"%tokmagic {action!r} is unknown{nearest(action, ['doctor', 'version'])}; use doctor or version"
+        )
+
+    def show(self, generation: Generation) -> None:
+        """Display a Generation, unless it is the value of the very cell that streamed it."""
+        shown_at, generation.shown_at = generation.shown_at, None
+        if shown_at == self._shell.execution_count:
+            return
+        keep = self._session.settings.notebook_metadata
+        if self._terminal:
+            print(bundle(generation)["text/plain"])  # noqa: T201
+        else:
+            publish(bundle(generation), metadata(generation, wanted=keep))
+
+    # Reading the line and the cell
+
+    def _parse(self, parser: Parser, line: str) -> argparse.Namespace | None:
+        options = parser.parse_words(split(line, lambda word: self._shell.var_expand(word, depth=3)))
+        if options.help:
+            print(parser.format_help())  # noqa: T201
+            return None
+        return options
+
+    def _prompt(self, options: argparse.Namespace, cell: str) -> Prompt:
+        sampling = check_sampling(
+            Sampling(
+                max_tokens=options.max_tokens,
+                temperature=options.temperature,
+                top_p=options.top_p,
+                top_k=options.top_k,
+                min_p=options.min_p,
+                repetition_penalty=options.repetition_penalty,
+                stop=tuple(options.stop),
+                seed=options.seed,
+                n=options.n,
+            )
+        )
+        if options.reset and not options.chat:
+            raise UsageError("--reset starts a conversation anew; name it with --chat NAME")
+        return build(
+            parse(cell, self._shell.user_ns, literal=options.literal),
+            sampling,
+            system=options.system,
+            history=self._history(options),
+            completion=options.completion,
+        )
+
+    def _history(self, options: argparse.Namespace) -> list[Message]:
+        if not options.chat or options.reset:
+            return []
+        return self._session.chats.get(options.chat, [])
+
+    def _cell_id(self) -> str | None:
+        """The cell's id; nbclient sends none, so there the request itself is the cell."""
+        get_parent = getattr(self._shell, "get_parent", None)
+        if get_parent is None:
+            return None
+        parent = get_parent() or {}
+        cell_id = parent.get("metadata", {}).get("cellId") or parent.get("header", {}).get("msg_id")
+        return str(cell_id) if cell_id else None
+
+    # Showing
+
+    def _view(self, options: argparse.Namespace) -> View:
+        if options.quiet:
+            return QuietView()
+        if self._terminal:
+            return TerminalView(stream=not options.no_stream and options.n == 1)
+        return NotebookView(
+            form=options.format,
+            stream=not options.no_stream,
+            widgets=self._session.widgets,
+            keep_metadata=self._session.settings.notebook_metadata,
+        )
+
+    def _dry_run(self, prompt: Prompt, model: str | None) -> report.Table:
+        """Count and price the prompt: the least an answer costs, and the most."""
+        engine = self._session.models.engine(model)
+        input_tokens = engine.count(prompt)
+        rates = self._session.prices.get(engine.info.name)
+
+        counted = Usage(
+            input_tokens=input_tokens, cached_input_tokens=0, input_source="counted", output_source="measured"
+        )
+        most = prompt.sampling.max_tokens * prompt.sampling.n
+        low = bill(replace(counted, output_tokens=0), None, rates).usd
+        high = bill(replace(counted, output_tokens=most), None, rates).usd
+        row = (
+            engine.info.name,
+            numbers.tokens(input_tokens),
+            f"≤ {most:,}",
+            numbers.usd(low),
+            numbers.usd(high),
+        )
+        note = "nothing was run" if high is not None else "nothing was run; no token rates are set: %price"
+        return report.Table(("model", "in", "out", "least", "most"), (row,), note)
+
+    def _price_table(self) -> report.Table:
+        rows = []
+        for name, rates in self._session.prices:
+            values = (rates.input, rates.output, rates.cached, rates.cache_write)
+            cells = [numbers.usd(value) for value in values]
+            device = numbers.usd(rates.device_hour)
+            rows.append((name, *cells, device, rates.source))
+        columns = ("model", "input /1M", "output /1M", "cached /1M", "cache-write /1M", "device /h", "source")
+        return report.Table(
+            columns, tuple(rows), "" if rows else "no rates are set: %price MODEL --input 0.15 --output 0.60"
+        )
+
+    # %model
+
+    def _model(self, options: argparse.Namespace) -> report.Table | None:
+        models = self._session.models
+        action = options.action
+        if action in ("add", "use", "load", "info") and not options.name:
+            raise UsageError(f"%model {action} needs a name; known: {', '.join(name for name, _ in models)}")
+        if action == "add":
+            if not options.spec:
+                raise UsageError("%model add NAME SPEC: give a Hugging Face id, a folder or scripted")
+            models.add(options.name, spec_from(options))
+        elif action == "use":
+            models.use(options.name)
+        elif action == "load":
+            view = self._loading_view()
+            self._session.load(options.name, view.progress, keep_others=options.keep)
+            view.clear()
+        elif action == "unload":
+            self._unload(options)
+        elif action == "info":
+            return self._model_info(options.name)
+        elif action != "list":
+            known = ["list", "add", "use", "load", "unload", "info"]
+            raise UsageError(f"%model {action!r} is unknown{nearest(action, known)}; use {', '.join(known)}")
+        self._session.channel.touch()
+        return self._model_table()
+
+    def _loading_view(self) -> View:
+        if self._terminal:
+            return TerminalView(stream=False)
+        return NotebookView(form="text", stream=False, widgets=self._session.widgets, keep_metadata=False)
+
+    def _unload(self, options: argparse.Namespace) -> None:
+        models = self._session.models
+        if not options.all and not options.name:
+            raise UsageError("%model unload needs a name, or --all")
+        for name in models.loaded() if options.all else [models.resolve(options.name)]:
+            models.unload(name)
+
+    def _model_table(self) -> report.Table:
+        models = self._session.models
+        loaded = models.loaded()
+        try:
+            current: str | None = models.current
+        except TokmagicError:
+            current = None
+        rows = tuple(
+            (
+                f"{'* ' if name == current else ''}{name}",
+                spec.source,
+                spec.kind,
+                spec.quant or spec.dtype or "auto",
+                "loaded" if name in loaded else "—",
+            )
+            for name, spec in models
+        )
+        return report.Table(("model", "source", "engine", "as", "state"), rows, figures=False)
+
+    def _model_info(self, name: str) -> report.Table:
+        engine = self._session.models.engine(name)
+        info = engine.info
+        fields = (
+            "name",
+            "model_id",
+            "revision",
+            "engine",
+            "device",
+            "dtype",
+            "quant",
+            "context_tokens",
+            "tokenizer_sha256",
+        )
+        rows = [(field, str(getattr(info, field) or numbers.UNKNOWN)) for field in fields]
+        return report.Table(("", "value"), (*rows, ("state", engine.state)), figures=False)
+
+
+def _refuse_unbuilt(options: argparse.Namespace) -> None:
+    """Options whose rooms come later: what would be relied on is refused rather than ignored."""
+    if options.budget is not None:
+        raise NotBuiltError(
+            "--budget is not built yet, so nothing would hold it; leave it out, or bound the answer with --max-tokens"
+        )
+    if options.json_schema is not None:
+        raise NotBuiltError("--json-schema is not built yet; ask for JSON in the prompt and show it with --format json")
+
+
+def _check_variable(name: str | None) -> None:
+    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
+        raise UsageError(f"--into {name!r} is no variable name; use letters, digits and underscores")

@@ -1,0 +1,153 @@
+"""Option lines: split as a shell would, IPython's ``$name`` and ``{expr}`` filled in word by word."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from tokmagic.errors import UsageError, nearest
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that raises UsageError in one line, with the nearest option, and never exits."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, add_help=False, allow_abbrev=False, exit_on_error=False, **options)
+        # Ours, since the one of the base class prints and exits.
+        self.add_argument("-h", "--help", action="store_true", help="show this help")
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog}: {message}; see {self.prog} --help")
+
+    def parse_words(self, words: Sequence[str]) -> argparse.Namespace:
+        """Parse words that were split already. Raises UsageError."""
+        try:
+            found, unknown = self.parse_known_args(list(words))
+        except argparse.ArgumentError as error:
+            self.error(str(error).removeprefix("argument "))
+        if unknown and not found.help:
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            near = nearest(unknown[0], options) if unknown[0].startswith("-") else ""
+            kind = "option" if unknown[0].startswith("-") else "word"
+            self.error(f"unknown {kind} {unknown[0]!r}{near}")
+        return found
+
+    def options(self) -> list[str]:
+        """All option words, for completion."""
+        return sorted(self._option_string_actions)
+
+
+def split(line: str, expand: Callable[[str], str]) -> list[str]:
+    """Split an option line into words, quotes grouping them, and fill each one in.
+
+    Filled in after splitting, so that a variable's spaces and quotes do not make more words.
+    """
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"the option line cannot be read: {error}; close the quotation") from None
+    return [expand(word) if re.search(r"[${]", word) else word for word in words]
+
+
+def integer(text: str) -> int:
+    """An integer that may be written 1_000 or 1e3."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer():
+            raise
+        return int(number)
+
+
+def generate_parser() -> Parser:
+    """The options of ``%%generate``."""
+    parser = Parser("%%generate")
+    add = parser.add_argument
+    add("-m", "--model", metavar="NAME", help="model to run, by name or SPEC")
+    add("--into", metavar="NAME", help="variable that takes the Generation")
+    add("--system", metavar="TEXT", help="system message")
+    add("--chat", metavar="NAME", help="continue the conversation of this name")
+    add("--reset", action="store_true", help="start the conversation anew")
+    add("--max-tokens", type=integer, metavar="N", default=256, help="most output tokens (256)")
+    add("--temperature", type=float, metavar="T", help="0 is greedy; default: the model's own")
+    add("--top-p", type=float, metavar="P", help="nucleus sampling")
+    add("--top-k", type=integer, metavar="K", help="sample among the K likeliest")
+    add("--min-p", type=float, metavar="P", help="drop tokens less likely than P times the likeliest")
+    add("--repetition-penalty", type=float, metavar="R", help="above 1 repeats less")
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop at this text (repeatable)")
+    add("--seed", type=integer, metavar="N", help="the same seed gives the same answer")
+    add("-n", type=integer, metavar="N", default=1, help="how many answers to sample")
+    add(
+        "--format",
+        choices=["markdown", "text", "code", "json"],
+        default="markdown",
+        help="how to show the answer",
+    )
+    add("--json-schema", metavar="EXPR", help="(not built yet) make the answer fit a JSON schema")
+    add("--literal", action="store_true", help="no template and no role lines: every character means itself")
+    add("--completion", action="store_true", help="feed the text as it stands, without a chat template")
+    add("--no-stream", action="store_true", help="show the answer when it is complete")
+    add("--no-cache", action="store_true", help="generate even if an answer is cached (nothing is cached yet)")
+    add("--refresh", action="store_true", help="generate and renew the cached answer (nothing is cached yet)")
+    add("--dry-run", action="store_true", help="count and price the prompt, run nothing")
+    add("--budget", metavar="USD", help="(not built yet) most that this run may cost")
+    add("--yes", action="store_true", help="ask for no confirmation (nothing asks yet)")
+    add("--tag", action="append", default=[], metavar="TEXT", help="label in the ledger (repeatable)")
+    add("--quiet", action="store_true", help="show nothing")
+    return parser
+
+
+def model_parser() -> Parser:
+    """The words and options of ``%model``."""
+    parser = Parser("%model")
+    add = parser.add_argument
+    add("action", nargs="?", default="list", help="list, add, use, load, unload or info")
+    add("name", nargs="?", help="the model's name in this session")
+    add("spec", nargs="?", help="Hugging Face id, folder, or the name at an endpoint")
+    add("--all", action="store_true", help="unload every model")
+    add("--keep", action="store_true", help="load beside the models that are loaded")
+    add_spec_options(parser)
+    return parser
+
+
+def add_spec_options(parser: argparse.ArgumentParser) -> None:
+    """The options that say how a model is run."""
+    add = parser.add_argument
+    add("--quant", choices=["nf4", "int8", "none"], help="quantise with bitsandbytes while loading")
+    add("--dtype", metavar="TYPE", help="bf16, fp16 or fp32; default: the checkpoint's")
+    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: CUDA where there is one")
+    add("--compile", choices=["auto", "on", "off"], default="auto", help="torch.compile with a static cache")
+    add("--revision", metavar="REV", help="branch, tag or commit on the hub")
+    add("--api-base", metavar="URL", help="(not built yet) an OpenAI-compatible endpoint")
+    add("--api-key-name", metavar="ENV", help="(not built yet) environment variable that holds the key")
+    add("--trust-remote-code", action="store_true", help="let the model run code of its own")
+    add("--allow-pickle", action="store_true", help="read pickled weights, which can run code")
+
+
+def price_parser() -> Parser:
+    """The words and options of ``%price``."""
+    parser = Parser("%price")
+    add = parser.add_argument
+    add("model", nargs="?", help="the model whose rates are set; none: list the rates")
+    add("--input", metavar="USD", help="USD per 1M input tokens")
+    add("--output", metavar="USD", help="USD per 1M output tokens")
+    add("--cached", metavar="USD", help="USD per 1M cached input tokens")
+    add("--cache-write", metavar="USD", help="USD per 1M input tokens written to a cache")
+    add("--per-1k", metavar="USD", help="one rate for input and output, in USD per 1,000 tokens")
+    add("--gpu-hour", metavar="USD", help="USD per hour of the device")
+    add("--as", dest="shadow", metavar="PROVIDER/MODEL", help="(not built yet) price as if run there")
+    return parser
+
+
+def cost_parser() -> Parser:
+    """The words and options of ``%cost``."""
+    parser = Parser("%cost")
+    add = parser.add_argument
+    add("action", nargs="?", help="by, export; project and plot are not built yet")
+    add("value", nargs="?", help="what to group by, or the file to write")
+    add("--calls", metavar="N/day", help="(not built yet) calls to project")
+    return parser

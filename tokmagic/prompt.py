@@ -1,0 +1,143 @@
+"""A cell's text and the notebook's variables become a prompt.
+
+The body is a sandboxed Jinja2 template with strict undefined; only ``{{ … }}`` and ``{% … %}`` are
+special. A line ``--- system``, ``--- user`` or ``--- assistant`` in the cell's own source starts a
+message with that role; the same words inside a variable's value never do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from tokmagic.errors import PromptError, UsageError
+from tokmagic.events import Message, Prompt, Role, Sampling
+
+_ROLE_LINE = re.compile(r"^---[ \t]+(system|user|assistant)[ \t]*(?:\n|\Z)", re.MULTILINE)
+
+
+def render(body: str, variables: Mapping[str, Any]) -> str:
+    """Fill in a template. Newlines are kept; comments are off, so ``{#`` means itself.
+
+    Raises PromptError that names the undefined variable or the line of the syntax error.
+    """
+    # Imported here: jinja2 takes 40 ms, and loading the extension should not pay for it.
+    from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    never = secrets.token_hex(16)
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        comment_start_string=f"{{{never}",
+        comment_end_string=f"{never}}}",
+    )
+    try:
+        # Jinja would turn every \r\n of the source into \n; a stand-in keeps it as it was typed.
+        text = environment.from_string(body.replace("\r", never)).render(dict(variables))
+        return text.replace(never, "\r")
+    except TemplateSyntaxError as error:
+        raise PromptError(
+            f"line {error.lineno} of the prompt: {error.message}; mend the template, "
+            "or use --literal where {{ and {% mean themselves"
+        ) from None
+    except UndefinedError as error:
+        raise PromptError(f"{error.message}; define it, or use --literal if {{{{ … }}}} is meant literally") from None
+    except TemplateError as error:
+        raise PromptError(f"the template cannot be filled in: {error}") from None
+    except Exception as error:
+        # A variable's own code failed (its __str__, an operator, a filter's argument).
+        raise PromptError(f"the template cannot be filled in: {type(error).__name__}: {error}") from error
+
+
+def parse(body: str, variables: Mapping[str, Any] | None = None, *, literal: bool = False) -> tuple[Message, ...]:
+    """Turn a cell's body into messages: template first, role lines of the source respected.
+
+    With ``literal`` every character means itself, role lines too. The one newline that ends a
+    message's last line is not part of it. Raises PromptError.
+    """
+    if literal:
+        return (Message("user", _without_last_newline(body)),)
+    # Role lines are marked before templating with a word that no variable's value can guess, and
+    # split after it, so that a loop may produce messages while a value never can.
+    mark = secrets.token_hex(16)
+    marked = _ROLE_LINE.sub(lambda match: f"{mark}{match[1]};", body)
+    first, *rest = render(marked, variables or {}).split(mark)
+    messages: list[Message] = []
+    if first.strip():
+        messages.append(Message("user", _without_last_newline(first)))
+    for part in rest:
+        role, _, content = part.partition(";")
+        messages.append(Message(cast(Role, role), _without_last_newline(content)))
+    return tuple(messages)
+
+
+def _without_last_newline(text: str) -> str:
+    return text[:-1] if text.endswith("\n") else text
+
+
+def build(
+    messages: Sequence[Message],
+    sampling: Sampling,
+    *,
+    system: str | None = None,
+    history: Sequence[Message] = (),
+    completion: bool = False,
+) -> Prompt:
+    """Put a prompt together: system message, history, then the new messages.
+
+    Raises PromptError where there is nothing to ask, and where roles contradict each other.
+    """
+    roles = [message.role for message in messages]
+    if not any(message.content.strip() for message in messages if message.role != "system"):
+        raise PromptError("the prompt is empty; write what to ask below the %%generate line")
+    if completion:
+        if system is not None or history or roles != ["user"]:
+            raise PromptError("--completion takes plain text: no --system, no --chat and no role lines")
+        return Prompt(tuple(messages), sampling, completion=True)
+    if system is not None and "system" in roles:
+        raise PromptError("the system message is given twice; keep --system or the '--- system' line")
+    if any(message.role == "system" for message in history) and (system is not None or "system" in roles):
+        raise PromptError("this conversation has a system message already; start anew with --reset to change it")
+    opening = (Message("system", system),) if system is not None else ()
+    return Prompt((*opening, *history, *messages), sampling)
+
+
+def check_sampling(sampling: Sampling) -> Sampling:
+    """Return ``sampling`` if every value is in its range, else raise UsageError naming the option."""
+
+    def number(option: str, value: float | None, low: float, high: float, *, open_low: bool = False) -> None:
+        if value is None:
+            return
+        in_range = math.isfinite(value) and (low < value if open_low else low <= value) and value <= high
+        if not in_range:
+            bounds = f"above {low:g}" if open_low else f"at least {low:g}"
+            upper = "" if math.isinf(high) else f" and at most {high:g}"
+            raise UsageError(f"{option} is {value:g}; it must be {bounds}{upper}")
+
+    number("--max-tokens", sampling.max_tokens, 1, math.inf)
+    number("--temperature", sampling.temperature, 0, math.inf)
+    number("--top-p", sampling.top_p, 0, 1, open_low=True)
+    number("--top-k", sampling.top_k, 1, math.inf)
+    number("--min-p", sampling.min_p, 0, 1)
+    number("--repetition-penalty", sampling.repetition_penalty, 0, math.inf, open_low=True)
+    number("--seed", sampling.seed, 0, 2**63 - 1)
+    number("-n", sampling.n, 1, 128)
+    if any(not text for text in sampling.stop):
+        raise UsageError("--stop is empty; give the text at which the answer should stop")
+    return sampling
+
+
+def sha256(prompt: Prompt) -> str:
+    """The hex digest of the rendered messages: the same question has the same digest on every machine."""
+    question = {
+        "completion": prompt.completion,
+        "messages": [[message.role, message.content] for message in prompt.messages],
+    }
+    text = json.dumps(question, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,0 +1,475 @@
+"""The pipeline in one place: engine → meter → sinks, and a ledger row that is settled whatever happens.
+
+A :class:`Session` is what one kernel, or one command, works with: its settings, models, prices, the
+ledger and the live channel.
+"""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import os
+import platform
+import signal
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tokmagic import gpu
+from tokmagic._version import __version__
+from tokmagic.config import TokMagic
+from tokmagic.engines import Engine, Progress, Stream
+from tokmagic.engines.registry import Models
+from tokmagic.errors import (
+    GenerationInterrupted,
+    LedgerError,
+    ModelError,
+    NotBuiltError,
+    PromptError,
+    TokmagicError,
+    UsageError,
+)
+from tokmagic.events import (
+    EngineInfo,
+    Event,
+    Finished,
+    FinishReason,
+    Message,
+    Prompt,
+    Reading,
+    RunRecord,
+    Selection,
+    Status,
+    Token,
+    Totals,
+)
+from tokmagic.generation import Choice, Generation
+from tokmagic.live import Channel, ModelView, View, add_running
+from tokmagic.meter import Meter
+from tokmagic.prices import PriceBook
+from tokmagic.prompt import check_sampling, sha256
+
+if TYPE_CHECKING:
+    from tokmagic.ledger import Ledger
+
+CHECKPOINT_S = 1.0
+"""How often a running row is brought up to date: what a killed process can lose."""
+
+
+class LedgerWarning(UserWarning):
+    """Runs are not being recorded."""
+
+
+class Watcher(Protocol):
+    """Shows a run while it streams. Called on the thread that waits for the answer."""
+
+    def token(self, text: str) -> None:
+        """More of the first choice's text arrived."""
+        ...
+
+
+class _Silent:
+    def token(self, text: str) -> None:
+        """Show nothing."""
+
+
+SILENT: Watcher = _Silent()
+
+
+class Session:
+    """One kernel's or command's tokmagic."""
+
+    def __init__(self, settings: TokMagic | None = None) -> None:
+        self.settings = settings or TokMagic()
+        self.session_id = uuid.uuid4().hex
+        self.models = Models(self.settings)
+        self.prices = PriceBook()
+        self.chats: dict[str, list[Message]] = {}
+        self.notebook: str | None = None
+        self.widgets = False
+        self.channel = Channel(self.session_id, self)
+        self._ledger: Ledger | None = None
+        self._ledger_lock = threading.Lock()
+        self._warned: str | None = None
+        self._running: dict[str, _Run] = {}
+        self._ended: list[RunRecord] = []
+        self._lock = threading.Lock()
+        self._bases: tuple[Totals | None, Totals | None] = (None, None)
+        self._loading: tuple[str, float | None] | None = None
+        self._shown_model: str | None = None
+
+    # Generating
+
+    def generate(
+        self,
+        prompt: Prompt,
+        model: str | None = None,
+        *,
+        cell_id: str | None = None,
+        tags: Sequence[str] = (),
+        watcher: Watcher = SILENT,
+        progress: Progress | None = None,
+    ) -> Generation:
+        """Run a prompt and return its Generation, settled in the ledger.
+
+        An interrupt, a failure and a refusal end in a Generation too, with its ``error`` set:
+        ``raise_for_status`` raises it. Raises UsageError and ModelError where no run could begin.
+        """
+        check_sampling(prompt.sampling)
+        self._refuse_unbuilt()
+        engine = self.load(model, progress)
+        record = self._new_record(engine, prompt, cell_id, tags)
+        return _Run(self, engine, prompt, record, watcher).execute()
+
+    def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
+        """Make a model ready, telling the sidebar meanwhile. Raises UsageError, ModelError."""
+        engine = self.models.engine(model)
+        self._shown_model = engine.info.name
+        if engine.state == "ready":
+            return engine
+
+        def report(doing: str, share: float | None) -> None:
+            self._loading = (doing, share)
+            self.channel.touch()
+            if progress is not None:
+                progress(doing, share)
+
+        try:
+            return self.models.load(model, report, keep_others=keep_others)
+        except KeyboardInterrupt:
+            raise GenerationInterrupted("loading the model was interrupted; nothing was generated") from None
+        finally:
+            self._loading = None
+            self.channel.touch()
+
+    def _refuse_unbuilt(self) -> None:
+        for setting, room in (
+            ("engine_url", "shared engines"),
+            ("budget_day", "budgets"),
+            ("prices", "price files"),
+        ):
+            if getattr(self.settings, setting):
+                raise NotBuiltError(
+                    f"TOKMAGIC_{setting.upper()} is set, but {room} are not built yet; unset it rather than trust it"
+                )
+
+    def _new_record(self, engine: Engine, prompt: Prompt, cell_id: str | None, tags: Sequence[str]) -> RunRecord:
+        info = engine.info
+        env = dict(_environment())
+        if info.tokenizer_sha256:
+            env["tokenizer_sha256"] = info.tokenizer_sha256
+        params = {key: value for key, value in asdict(prompt.sampling).items() if value not in (None, ())}
+        if prompt.completion:
+            params["completion"] = True
+        return RunRecord(
+            run_id=uuid.uuid4().hex,
+            started_at=datetime.now(UTC),
+            status="running",
+            info=info,
+            prompt_sha256=sha256(prompt),
+            params=params,
+            notebook=self.notebook,
+            cell_id=cell_id,
+            session=self.session_id,
+            user=_user(),
+            rates=self.prices.get(info.name),
+            tags=tuple(tags),
+            env=env,
+        )
+
+    # The ledger
+
+    def ledger(self) -> Ledger:
+        """Return this session's ledger, opened at the first call. Raises LedgerError."""
+        # Imported here: SQLAlchemy takes 0.2 s, and loading the extension should not pay for it.
+        from tokmagic.ledger import Ledger
+
+        with self._ledger_lock:
+            if self._ledger is None:
+                self._ledger = Ledger(self.settings.ledger, store_text=self.settings.store_text)
+            return self._ledger
+
+    def record(self, write: Callable[[Ledger], None]) -> None:
+        """Write to the ledger; where that fails generation goes on, and a warning says so once."""
+        try:
+            write(self.ledger())
+            self._warned = None
+        except LedgerError as error:
+            if self._warned != str(error):
+                self._warned = str(error)
+                warnings.warn(f"this run is NOT being recorded: {error}", LedgerWarning, stacklevel=2)
+
+    @property
+    def selection(self) -> Selection:
+        """What selects this notebook's runs: its path, or this session where the path is unknown."""
+        return Selection(notebook=self.notebook) if self.notebook else Selection(session=self.session_id)
+
+    def refresh_totals(self) -> None:
+        """Read the sums of finished runs anew."""
+        midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
+        with suppress(LedgerError):
+            ledger = self.ledger()
+            self._bases = ledger.totals(self.selection), ledger.totals(Selection(since=midnight))
+
+    # What the live channel asks (it calls from its own threads)
+
+    def changes(self) -> View:
+        """The view with running rows and those that ended since the last call."""
+        with self._lock:
+            ended, self._ended = self._ended, []
+            running = [run.snapshot() for run in self._running.values()]
+        return self._view([*ended, *running], running)
+
+    def everything(self, path: str | None, widgets: bool) -> View:
+        """The view with each cell's latest run, for a sidebar that said hello."""
+        self.widgets = widgets
+        if path is not None:
+            self.notebook = resolve_notebook(self.notebook, path)
+        self.refresh_totals()
+        latest = self.ledger().latest_by_cell(self.selection)
+        with self._lock:
+            running = [run.snapshot() for run in self._running.values()]
+        now = {record.run_id for record in running}
+        return self._view([*(record for record in latest if record.run_id not in now), *running], running)
+
+    def stop(self, run_id: str) -> None:
+        """Stop a run of this session; an ended one is left alone."""
+        with self._lock:
+            run = self._running.get(run_id)
+        if run is not None:
+            run.stop()
+
+    def _view(self, rows: Sequence[RunRecord], running: Sequence[RunRecord]) -> View:
+        notebook, day = self._bases
+        totals = add_running(notebook, running), add_running(day, running)
+        return View(self.notebook, self._model_view(), *totals, tuple(rows))
+
+    def _model_view(self) -> ModelView | None:
+        try:
+            name = self._shown_model or self.models.current
+            engine = self.models.engine(name) if name in self.models.opened() else None
+            spec = self.models.spec(name)
+        except TokmagicError:
+            return None
+        if engine is None:
+            return ModelView(EngineInfo(name, spec.source, spec.kind), "unloaded")
+        detail, share = self._loading or (None, None)
+        return ModelView(engine.info, "loading" if self._loading else engine.state, detail, share)
+
+    # What a run does to its session
+
+    def began(self, run: _Run) -> None:
+        """A run is under way."""
+        self.refresh_totals()
+        with self._lock:
+            self._running[run.record.run_id] = run
+        self.channel.touch()
+
+    def ended(self, run: _Run) -> None:
+        """A run is settled."""
+        self.refresh_totals()
+        with self._lock:
+            self._running.pop(run.record.run_id, None)
+            self._ended.append(run.record)
+        self.channel.touch()
+
+    def close(self) -> None:
+        """Free the models, send the last message and let go of the ledger."""
+        self.channel.close()
+        self.models.close()
+        if self._ledger is not None:
+            self._ledger.close()
+
+
+class _Run:
+    """One run from its first row to its last."""
+
+    def __init__(self, session: Session, engine: Engine, prompt: Prompt, record: RunRecord, watcher: Watcher) -> None:
+        self.record = record
+        self._session = session
+        self._engine = engine
+        self._prompt = prompt
+        self._watcher = watcher
+        self._meter = Meter(record.rates)
+        self._stream: Stream | None = None
+        self._stopped = False
+        self._error: TokmagicError | KeyboardInterrupt | None = None
+        self._finished: Finished | None = None
+        self._texts: list[list[str]] = [[] for _ in range(prompt.sampling.n)]
+        self._ids: list[list[int]] = [[] for _ in range(prompt.sampling.n)]
+        self._checkpoint_due = time.monotonic() + CHECKPOINT_S
+
+    def execute(self) -> Generation:
+        """Drive the run to its end, whatever that is."""
+        status: Status = "failed"
+        try:
+            self._session.record(lambda ledger: ledger.begin(self.record, self._prompt.messages))
+            self._session.began(self)
+            self._stream = self._engine.stream(self._prompt)
+            if self._stopped:
+                self._stream.close()
+            self._consume(self._stream)
+            status = self._ended_as()
+        except KeyboardInterrupt:
+            status = "interrupted"
+            self._drain()
+            self._error = GenerationInterrupted(
+                f"the generation was interrupted after {len(self._ids[0])} tokens; its text and its cost are kept"
+            )
+        except (PromptError, UsageError) as error:
+            status, self._error = "refused", error
+        except TokmagicError as error:
+            self._error = error
+        except Exception as error:
+            # Not foreseen: the row is settled all the same, and the stack is kept for a report.
+            self._error = ModelError(f"{type(error).__name__}: {error}")
+            self._error.__cause__ = error
+        finally:
+            with _uninterrupted():
+                self._settle(status)
+        return self._generation()
+
+    def stop(self) -> None:
+        """Stop as the sidebar asks to; any thread."""
+        self._stopped = True
+        if self._stream is not None:
+            self._stream.close()
+
+    def snapshot(self) -> RunRecord:
+        """The row as it is now; any thread."""
+        return replace(self.record, reading=self._meter.reading())
+
+    def _consume(self, stream: Stream) -> None:
+        for event in stream:
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        self._meter.fold(event)
+        if isinstance(event, Token):
+            self._texts[event.choice].append(event.text)
+            if event.id is not None:
+                self._ids[event.choice].append(event.id)
+            if event.choice == 0 and event.text:
+                self._watcher.token(event.text)
+            if time.monotonic() >= self._checkpoint_due:
+                self._checkpoint()
+        elif isinstance(event, Finished):
+            self._finished = event
+            for texts, tail in zip(self._texts, event.tails, strict=False):
+                texts.append(tail)
+            if event.tails and event.tails[0]:
+                self._watcher.token(event.tails[0])
+        self._session.channel.touch()
+
+    def _checkpoint(self) -> None:
+        snapshot = self.snapshot()
+        self._session.record(lambda ledger: ledger.progress(snapshot))
+        self._checkpoint_due = time.monotonic() + CHECKPOINT_S
+
+    def _drain(self) -> None:
+        """Stop the engine and take in what it had generated before it stopped."""
+        if self._stream is None:
+            return
+        self._stream.close()
+        # A second interrupt gives up waiting; the row is settled with what was seen.
+        with suppress(KeyboardInterrupt, TokmagicError):
+            self._consume(self._stream)
+
+    def _ended_as(self) -> Status:
+        reasons = self._finished.reasons if self._finished else ()
+        if "interrupted" not in reasons:
+            return "ok"
+        self._error = GenerationInterrupted(
+            f"the generation was stopped after {len(self._ids[0])} tokens; its text and its cost are kept"
+        )
+        return "interrupted"
+
+    def _settle(self, status: Status) -> None:
+        self.record = replace(
+            self.record,
+            status=status,
+            info=self._engine.info,
+            finished_at=datetime.now(UTC),
+            finish_reason=self._finish_reason(status),
+            error=str(self._error) if status in ("failed", "refused") and self._error else None,
+            reading=self._meter.reading(final=True) if status != "refused" else Reading(),
+        )
+        answer = "".join(self._texts[0])
+        self._session.record(lambda ledger: ledger.settle(self.record, self._prompt.messages, answer))
+        self._session.ended(self)
+
+    def _finish_reason(self, status: Status) -> FinishReason | None:
+        if self._finished is not None:
+            return self._finished.reasons[0]
+        reasons: dict[Status, FinishReason] = {"interrupted": "interrupted", "failed": "error"}
+        return reasons.get(status)
+
+    def _generation(self) -> Generation:
+        reasons: Sequence[str | None] = self._finished.reasons if self._finished else [None] * len(self._texts)
+        choices = tuple(
+            Choice("".join(texts), tuple(ids), reason)
+            for texts, ids, reason in zip(self._texts, self._ids, reasons, strict=False)
+        )
+        return Generation(self._prompt, self.record, choices, error=self._error)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold interrupts back until the end of the block, so that a row is always settled."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[tuple[int, Any]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held and callable(before):
+            before(*held[0])
+
+
+def resolve_notebook(known: str | None, server_path: str) -> str:
+    """Join what the kernel knew of its notebook's path with the path the sidebar sees.
+
+    The kernel's name is fixed at its start and absolute; the sidebar's follows renames and is
+    relative to the server's root. Where the folders agree the absolute form is kept.
+    """
+    if known is None:
+        return server_path
+    if known.endswith(f"/{server_path}") or known == server_path:
+        return known
+    folder, _, name = server_path.rpartition("/")
+    known_folder = known.rpartition("/")[0]
+    if not folder or known_folder == folder or known_folder.endswith(f"/{folder}"):
+        return f"{known_folder}/{name}" if known_folder else name
+    return server_path
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's uid without a name
+        return str(os.getuid())
+
+
+@cache
+def _environment() -> tuple[tuple[str, str], ...]:
+    """Versions that could explain a number: packages, interpreter, driver, image."""
+    stamps = {"tokmagic": __version__, "python": platform.python_version()}
+    for package in ("torch", "transformers", "tokenizers", "bitsandbytes"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            stamps[package] = importlib.metadata.version(package)
+    gpus = gpu.devices()
+    if gpus:
+        stamps |= {"driver": gpus[0].driver, "gpu": gpus[0].name}
+    if image := os.environ.get("TOKMAGIC_IMAGE"):
+        stamps["image"] = image
+    return tuple(stamps.items())

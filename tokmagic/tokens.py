@@ -1,0 +1,119 @@
+"""Tokenizers and chat templates of models, without their weights: ids, counts, and text from ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from tokmagic.errors import ModelError, PromptError
+from tokmagic.events import Message, Prompt
+
+
+class Tokenizer:
+    """A model's own tokenizer and chat template, read from its folder."""
+
+    def __init__(self, folder: Path, *, trust_remote_code: bool = False) -> None:
+        """Read the tokenizer in ``folder``. Raises ModelError."""
+        from transformers import AutoTokenizer
+
+        try:
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=trust_remote_code
+            )
+        except Exception as error:
+            # transformers raises many types here; all of them mean that these files make no tokenizer.
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"{folder} has no tokenizer that can be read: {reason}") from error
+        self._backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
+        self._encode = lru_cache(maxsize=4)(self._encode_uncached)
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the ids the model is fed, special tokens included.
+
+        Chats go through the model's chat template with the generation prompt; completions are
+        tokenised as they stand. Raises PromptError.
+        """
+        return self._encode(prompt.messages, prompt.completion)
+
+    def _encode_uncached(self, messages: tuple[Message, ...], completion: bool) -> tuple[int, ...]:
+        if completion:
+            return tuple(self._tokenizer(messages[0].content)["input_ids"])
+        if not self._tokenizer.chat_template:
+            raise PromptError("this model has no chat template; use --completion to feed it plain text")
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+        except Exception as error:
+            # Templates refuse with jinja2's errors ("roles must alternate"), whatever the model's author wrote.
+            raise PromptError(f"the model's chat template refuses these messages: {error}") from error
+        return tuple(ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of generated ids, special tokens left out."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def decoder(self) -> Decoder:
+        """Return a fresh incremental decoder."""
+        return Decoder(self)
+
+    @property
+    def backend(self) -> Any:
+        """The ``tokenizers.Tokenizer`` underneath, or ``None`` for a tokenizer written in Python."""
+        return self._backend
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the vocabulary, merges and chat template: two models with the same one count alike."""
+        content = (
+            self._backend.to_str()
+            if self._backend is not None
+            else json.dumps(self._tokenizer.get_vocab(), sort_keys=True)
+        )
+        template = json.dumps(self._tokenizer.chat_template, sort_keys=True)
+        return hashlib.sha256(f"{content}\0{template}".encode()).hexdigest()
+
+
+class Decoder:
+    """Text from ids, one id at a time. A character that spans several tokens comes out whole."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._text = ""
+        self._stream: Any = None
+        if tokenizer.backend is not None:
+            from tokenizers.decoders import DecodeStream
+
+            self._stream = DecodeStream(skip_special_tokens=True)
+
+    def push(self, token_id: int) -> str:
+        """Take one id in and return the text that became certain with it, often empty."""
+        self._ids.append(token_id)
+        if self._stream is not None:
+            try:
+                piece = self._stream.step(self._tokenizer.backend, token_id) or ""
+            except Exception:
+                # "Invalid prefix": the library gives up on some byte sequences. Decode in full from here on.
+                self._stream = None
+                piece = self._catch_up()
+        else:
+            piece = self._catch_up()
+        self._text += piece
+        return piece
+
+    def flush(self) -> str:
+        """Return the text that was still held back, incomplete characters as U+FFFD."""
+        whole = self._tokenizer.decode(self._ids)
+        tail = whole[len(self._text) :] if whole.startswith(self._text) else ""
+        self._text += tail
+        return tail
+
+    def _catch_up(self) -> str:
+        whole = self._tokenizer.decode(self._ids)
+        if whole.endswith("�") or not whole.startswith(self._text):
+            return ""
+        return whole[len(self._text) :]

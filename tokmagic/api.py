@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +23,7 @@ def session() -> Session:
     global _session
     if _session is None:
         _session = Session()
+        atexit.register(_session.close)
     return _session
 
 

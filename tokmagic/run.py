@@ -281,7 +281,11 @@ class Session:
         self.channel.touch()
 
     def close(self) -> None:
-        """Free the models, send the last message and let go of the ledger."""
+        """Stop what runs, send the last message, free the models and let go of the ledger."""
+        with self._lock:
+            running = list(self._running.values())
+        for run in running:
+            run.stop()
         self.channel.close()
         self.models.close()
         if self._ledger is not None:

@@ -347,7 +347,8 @@ class _Worker:
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        threading.Thread(target=self._loop, name=name, daemon=True).start()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._thread.start()
 
     def submit(
         self,
@@ -360,7 +361,9 @@ class _Worker:
         return job
 
     def stop(self) -> None:
+        """End the thread: torch aborts the process if it is still there when the interpreter goes."""
         self._jobs.put(None)
+        self._thread.join()
 
     def _loop(self) -> None:
         while (job := self._jobs.get()) is not None:

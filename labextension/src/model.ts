@@ -1,0 +1,155 @@
+/** What is known of one notebook's runs: readings by cell, totals, the model, the connection. No DOM. */
+
+import type { ISignal } from '@lumino/signaling';
+import { Signal } from '@lumino/signaling';
+
+import type {
+  KernelMessage,
+  ModelState,
+  Row,
+  Snapshot,
+  Totals
+} from './protocol';
+
+/** How the sidebar stands to the kernel. */
+export type Connection =
+  'no-kernel' | 'connecting' | 'not-loaded' | 'ready' | 'disconnected';
+
+export class Readings {
+  /** Emitted after every change. */
+  get changed(): ISignal<Readings, void> {
+    return this._changed;
+  }
+
+  get connection(): Connection {
+    return this._connection;
+  }
+
+  get model(): ModelState | null {
+    return this._model;
+  }
+
+  get notebookTotals(): Totals | null {
+    return this._notebookTotals;
+  }
+
+  get dayTotals(): Totals | null {
+    return this._dayTotals;
+  }
+
+  /** What the kernel last complained of. */
+  get error(): string | null {
+    return this._error;
+  }
+
+  /** The latest run of a cell. */
+  row(cellId: string): Row | undefined {
+    return this._rows.get(cellId);
+  }
+
+  /** The runs under way. */
+  get running(): Row[] {
+    return [...this._rows.values()].filter(row => row.status === 'running');
+  }
+
+  setConnection(connection: Connection): void {
+    if (connection !== this._connection) {
+      this._connection = connection;
+      if (connection === 'no-kernel' || connection === 'not-loaded') {
+        this._model = null;
+      }
+      this._changed.emit();
+    }
+  }
+
+  /** Take a message of the kernel in. */
+  apply(message: KernelMessage): void {
+    this._connection = 'ready';
+    if (message.type === 'error') {
+      this._error = message.message;
+    } else {
+      this._applySnapshot(message);
+    }
+    this._changed.emit();
+  }
+
+  /** Rows found in the notebook's outputs: shown until the kernel knows better. */
+  seed(rows: readonly Row[]): void {
+    for (const row of rows) {
+      if (row.cellId !== null && !this._rows.has(row.cellId)) {
+        this._rows.set(row.cellId, settled(row));
+      }
+    }
+    this._changed.emit();
+  }
+
+  /** The kernel went away: nothing runs any more, and what ended stays. */
+  interruptRunning(): void {
+    for (const [cellId, row] of this._rows) {
+      this._rows.set(cellId, settled(row));
+    }
+    this._seqs.clear();
+    this._changed.emit();
+  }
+
+  private _applySnapshot(snapshot: Snapshot): void {
+    this._error = null;
+    if (snapshot.session !== this._session) {
+      // Another kernel process: runs of the one before it cannot be under way.
+      for (const [cellId, row] of this._rows) {
+        this._rows.set(cellId, settled(row));
+      }
+      this._session = snapshot.session;
+      this._seqs.clear();
+      this._seq = -1;
+    }
+    for (const row of snapshot.rows) {
+      this._merge(row, snapshot.seq);
+    }
+    // Replies and pushed snapshots travel on different paths and may overtake each other.
+    if (snapshot.seq > this._seq) {
+      this._seq = snapshot.seq;
+      this._model = snapshot.model;
+      this._notebookTotals = snapshot.totals.notebook;
+      this._dayTotals = snapshot.totals.day;
+    }
+  }
+
+  private _merge(row: Row, seq: number): void {
+    if (row.cellId === null) {
+      return;
+    }
+    const known = this._rows.get(row.cellId);
+    if (known !== undefined) {
+      const sameRun = known.runId === row.runId;
+      const stale = sameRun && seq < (this._seqs.get(row.runId) ?? -1);
+      const revived =
+        sameRun && known.status !== 'running' && row.status === 'running';
+      const older = !sameRun && known.startedAt > row.startedAt;
+      // A run seen as interrupted at a disconnect may well be alive: fresh news of it wins.
+      const reallyAlive = revived && !this._seqs.has(row.runId);
+      if (stale || older || (revived && !reallyAlive)) {
+        return;
+      }
+    }
+    this._rows.set(row.cellId, row);
+    this._seqs.set(row.runId, seq);
+  }
+
+  private readonly _changed = new Signal<Readings, void>(this);
+  private readonly _rows = new Map<string, Row>();
+  private readonly _seqs = new Map<string, number>();
+  private _connection: Connection = 'no-kernel';
+  private _dayTotals: Totals | null = null;
+  private _error: string | null = null;
+  private _model: ModelState | null = null;
+  private _notebookTotals: Totals | null = null;
+  private _seq = -1;
+  private _session = '';
+}
+
+function settled(row: Row): Row {
+  return row.status === 'running'
+    ? { ...row, status: 'interrupted', finishReason: 'interrupted' }
+    : row;
+}

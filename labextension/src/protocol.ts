@@ -1,0 +1,266 @@
+/**
+ * The wire messages between kernel and sidebar, parsed from `unknown`.
+ *
+ * Money stays the decimal string it came as: a float could not hold it. Unknown is null, never 0.
+ */
+
+export const VERSION = 1;
+export const DATA_TARGET = 'tokmagic.data';
+export const CONTROL_TARGET = 'tokmagic.control';
+
+const STATUSES = [
+  'running',
+  'ok',
+  'cached',
+  'interrupted',
+  'failed',
+  'refused'
+] as const;
+const SOURCES = [
+  'measured',
+  'reported',
+  'counted',
+  'estimated',
+  'unknown'
+] as const;
+const BOUNDS = ['exact', 'at_least', 'at_most'] as const;
+
+export type Status = (typeof STATUSES)[number];
+export type Source = (typeof SOURCES)[number];
+export type Bound = (typeof BOUNDS)[number];
+
+/** One run of one cell; every snapshot of it is cumulative. */
+export interface Row {
+  readonly runId: string;
+  readonly cellId: string | null;
+  readonly status: Status;
+  readonly model: string;
+  readonly startedAt: string;
+  readonly inputTokens: number | null;
+  readonly inputSource: Source;
+  readonly outputTokens: number | null;
+  readonly outputSource: Source;
+  readonly costUsd: string | null;
+  readonly costSource: Source;
+  readonly costBound: Bound;
+  readonly savedUsd: string | null;
+  readonly ttftS: number | null;
+  readonly itlMeanS: number | null;
+  readonly latencyS: number | null;
+  readonly sparkMs: readonly number[];
+  readonly maxTokens: number | null;
+  readonly finishReason: string | null;
+  readonly error: string | null;
+}
+
+export interface Totals {
+  readonly costUsd: string | null;
+  readonly inputTokens: number;
+  readonly outputTokens: number;
+  readonly runs: number;
+  readonly unpricedRuns: number;
+}
+
+export interface ModelState {
+  readonly name: string;
+  readonly engine: string;
+  readonly device: string | null;
+  readonly dtype: string | null;
+  readonly quant: string | null;
+  readonly state: string;
+  readonly detail: string | null;
+  readonly progress: number | null;
+}
+
+export interface Snapshot {
+  readonly type: 'snapshot';
+  readonly complete: boolean;
+  readonly session: string;
+  readonly seq: number;
+  readonly model: ModelState | null;
+  readonly totals: {
+    readonly notebook: Totals | null;
+    readonly day: Totals | null;
+  };
+  readonly rows: readonly Row[];
+}
+
+export interface KernelError {
+  readonly type: 'error';
+  readonly message: string;
+}
+
+export type KernelMessage = Snapshot | KernelError;
+
+export type ControlMessage =
+  | { v: number; type: 'hello'; path: string; widgets: boolean }
+  | { v: number; type: 'stop'; run_id: string };
+
+/** What was received is no message of this protocol. */
+export class ProtocolError extends Error {}
+
+/** Whether data looks like ours, so that other people's comm messages are left alone. */
+export function isOurs(data: unknown): boolean {
+  return (
+    isObject(data) &&
+    typeof data.v === 'number' &&
+    (data.type === 'snapshot' || data.type === 'error')
+  );
+}
+
+/** Parse a message of the kernel. Raises ProtocolError. */
+export function parseMessage(data: unknown): KernelMessage {
+  const message = object(data, 'message');
+  if (message.v !== VERSION) {
+    throw new ProtocolError(`version ${String(message.v)} is not ${VERSION}`);
+  }
+  if (message.type === 'error') {
+    return { type: 'error', message: text(message, 'message') };
+  }
+  if (message.type !== 'snapshot') {
+    throw new ProtocolError(`type ${String(message.type)} is unknown`);
+  }
+  const totals = object(message.totals, 'totals');
+  return {
+    type: 'snapshot',
+    complete: message.complete === true,
+    session: text(message, 'session'),
+    seq: number(message, 'seq'),
+    model: message.model === null ? null : parseModel(message.model),
+    totals: {
+      notebook: totals.notebook === null ? null : parseTotals(totals.notebook),
+      day: totals.day === null ? null : parseTotals(totals.day)
+    },
+    rows: list(message.rows, 'rows').map(parseRow)
+  };
+}
+
+/** Parse a row, as it comes on the wire and as an output's metadata holds it. Raises ProtocolError. */
+export function parseRow(data: unknown): Row {
+  const row = object(data, 'row');
+  return {
+    runId: text(row, 'run_id'),
+    cellId: textOrNull(row, 'cell_id'),
+    status: word(row, 'status', STATUSES),
+    model: text(row, 'model'),
+    startedAt: text(row, 'started_at'),
+    inputTokens: numberOrNull(row, 'input_tokens'),
+    inputSource: word(row, 'input_source', SOURCES),
+    outputTokens: numberOrNull(row, 'output_tokens'),
+    outputSource: word(row, 'output_source', SOURCES),
+    costUsd: moneyOrNull(row, 'cost_usd'),
+    costSource: word(row, 'cost_source', SOURCES),
+    costBound: word(row, 'cost_bound', BOUNDS),
+    savedUsd: moneyOrNull(row, 'saved_usd'),
+    ttftS: numberOrNull(row, 'ttft_s'),
+    itlMeanS: numberOrNull(row, 'itl_mean_s'),
+    latencyS: numberOrNull(row, 'latency_s'),
+    sparkMs: list(row.spark_ms, 'spark_ms').map(value => {
+      if (typeof value !== 'number') {
+        throw new ProtocolError('spark_ms holds something that is no number');
+      }
+      return value;
+    }),
+    maxTokens: numberOrNull(row, 'max_tokens'),
+    finishReason: textOrNull(row, 'finish_reason'),
+    error: textOrNull(row, 'error')
+  };
+}
+
+export function hello(path: string, widgets: boolean): ControlMessage {
+  return { v: VERSION, type: 'hello', path, widgets };
+}
+
+export function stop(runId: string): ControlMessage {
+  return { v: VERSION, type: 'stop', run_id: runId };
+}
+
+function parseTotals(data: unknown): Totals {
+  const totals = object(data, 'totals');
+  return {
+    costUsd: moneyOrNull(totals, 'cost_usd'),
+    inputTokens: number(totals, 'input_tokens'),
+    outputTokens: number(totals, 'output_tokens'),
+    runs: number(totals, 'runs'),
+    unpricedRuns: number(totals, 'unpriced_runs')
+  };
+}
+
+function parseModel(data: unknown): ModelState {
+  const model = object(data, 'model');
+  return {
+    name: text(model, 'name'),
+    engine: text(model, 'engine'),
+    device: textOrNull(model, 'device'),
+    dtype: textOrNull(model, 'dtype'),
+    quant: textOrNull(model, 'quant'),
+    state: text(model, 'state'),
+    detail: textOrNull(model, 'detail'),
+    progress: numberOrNull(model, 'progress')
+  };
+}
+
+type Fields = Record<string, unknown>;
+
+function isObject(value: unknown): value is Fields {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+function object(value: unknown, what: string): Fields {
+  if (!isObject(value)) {
+    throw new ProtocolError(`${what} is no object`);
+  }
+  return value;
+}
+
+function list(value: unknown, what: string): readonly unknown[] {
+  if (!Array.isArray(value)) {
+    throw new ProtocolError(`${what} is no list`);
+  }
+  return value;
+}
+
+function text(fields: Fields, name: string): string {
+  const value = fields[name];
+  if (typeof value !== 'string') {
+    throw new ProtocolError(`${name} is no text`);
+  }
+  return value;
+}
+
+function textOrNull(fields: Fields, name: string): string | null {
+  return fields[name] === null ? null : text(fields, name);
+}
+
+function number(fields: Fields, name: string): number {
+  const value = fields[name];
+  if (typeof value !== 'number') {
+    throw new ProtocolError(`${name} is no number`);
+  }
+  return value;
+}
+
+function numberOrNull(fields: Fields, name: string): number | null {
+  return fields[name] === null ? null : number(fields, name);
+}
+
+function moneyOrNull(fields: Fields, name: string): string | null {
+  const value = textOrNull(fields, name);
+  if (value !== null && !/^-?\d+(\.\d+)?$/.test(value)) {
+    throw new ProtocolError(`${name} is no decimal`);
+  }
+  return value;
+}
+
+function word<T extends string>(
+  fields: Fields,
+  name: string,
+  known: readonly T[]
+): T {
+  const value = text(fields, name);
+  const found = known.find(it => it === value);
+  if (found === undefined) {
+    throw new ProtocolError(`${name} ${value} is unknown`);
+  }
+  return found;
+}

@@ -1,0 +1,202 @@
+/** The table of cells. A row is drawn anew only when its own reading changed. */
+
+import type { TranslationBundle } from '@jupyterlab/translation';
+import * as React from 'react';
+
+import { milliseconds, seconds, sparkline, tokens, usd } from './format';
+import type { CellRow } from './notebooks';
+import type { Row, Status } from './protocol';
+
+/** What a row lets a person do. */
+export interface Actions {
+  goTo(cellId: string): void;
+  stop(runId: string): void;
+}
+
+const GLYPHS: Record<Status, string> = {
+  running: '●',
+  ok: '✓',
+  cached: '↺',
+  interrupted: '⊘',
+  failed: '!',
+  refused: '!'
+};
+const SPARK = { width: 44, height: 12 };
+
+export function Rows(props: {
+  rows: readonly CellRow[];
+  actions: Actions;
+  trans: TranslationBundle;
+}): React.ReactElement {
+  const { rows, actions, trans } = props;
+  return (
+    <table className="tm-Rows" aria-label={trans.__('Runs by cell')}>
+      <thead>
+        <tr>
+          <th scope="col">{trans.__('Cell')}</th>
+          <th scope="col" title={trans.__('Input tokens')}>
+            {trans.__('In')}
+          </th>
+          <th scope="col" title={trans.__('Output tokens')}>
+            {trans.__('Out')}
+          </th>
+          <th scope="col">{trans.__('Cost')}</th>
+          <th scope="col" title={trans.__('Time to first token')}>
+            TTFT
+          </th>
+          <th scope="col" title={trans.__('Mean time per output token')}>
+            {trans.__('ms/token')}
+          </th>
+        </tr>
+      </thead>
+      <tbody>
+        {rows.map(({ cellId, label, row }) => (
+          <CellLine
+            key={cellId}
+            cellId={cellId}
+            label={label}
+            row={row}
+            actions={actions}
+            trans={trans}
+          />
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
+const CellLine = React.memo(function CellLine(props: {
+  cellId: string;
+  label: string;
+  row: Row;
+  actions: Actions;
+  trans: TranslationBundle;
+}): React.ReactElement {
+  const { cellId, label, row, actions, trans } = props;
+  const note = noteOf(row, trans);
+  const status = statusText(row.status, trans);
+  const go = () => actions.goTo(cellId);
+  return (
+    <>
+      <tr
+        className="tm-Row"
+        data-run-id={row.runId}
+        data-cell-id={cellId}
+        data-status={row.status}
+        title={`${row.model} · ${status}`}
+        onClick={go}
+      >
+        <th scope="row">
+          <button
+            className="tm-Cell"
+            aria-label={trans.__('Go to cell %1: %2', label, status)}
+          >
+            <span className="tm-Glyph" aria-hidden="true">
+              {GLYPHS[row.status]}
+            </span>
+            {label}
+          </button>
+        </th>
+        <Field name="input" value={row.inputTokens}>
+          {tokens(row.inputTokens, row.inputSource)}
+        </Field>
+        <Field name="output" value={row.outputTokens}>
+          {tokens(row.outputTokens, row.outputSource)}
+        </Field>
+        <Field name="cost" value={row.costUsd}>
+          {usd(row.costUsd, row.costSource, row.costBound)}
+        </Field>
+        <Field name="ttft" value={row.ttftS}>
+          {seconds(row.ttftS)}
+        </Field>
+        <Field name="itl" value={row.itlMeanS}>
+          {milliseconds(row.itlMeanS)}
+          <Spark values={row.sparkMs} />
+        </Field>
+      </tr>
+      {note !== null && (
+        <tr className="tm-Note" data-note-for={row.runId} onClick={go}>
+          <td colSpan={6}>
+            {note}
+            {row.status === 'running' && (
+              <button
+                className="tm-Stop"
+                aria-label={trans.__('Stop the run of cell %1', label)}
+                title={trans.__('Stop this run')}
+                onClick={event => {
+                  event.stopPropagation();
+                  actions.stop(row.runId);
+                }}
+              >
+                ■
+              </button>
+            )}
+          </td>
+        </tr>
+      )}
+    </>
+  );
+});
+
+function Field(props: {
+  name: string;
+  value: number | string | null;
+  children: React.ReactNode;
+}): React.ReactElement {
+  return (
+    <td data-field={props.name} data-value={props.value ?? ''}>
+      {props.children}
+    </td>
+  );
+}
+
+function Spark(props: { values: readonly number[] }): React.ReactElement {
+  const { width, height } = SPARK;
+  return (
+    <svg
+      className="tm-Spark"
+      width={width}
+      height={height}
+      viewBox={`0 -1 ${width} ${height + 2}`}
+      aria-hidden="true"
+    >
+      <polyline points={sparkline(props.values, width, height)} />
+    </svg>
+  );
+}
+
+/** The second line of a row: what its numbers do not say. */
+function noteOf(row: Row, trans: TranslationBundle): string | null {
+  switch (row.status) {
+    case 'running':
+      return row.maxTokens === null
+        ? trans.__('generating')
+        : trans.__('generating, up to %1 tokens', row.maxTokens);
+    case 'cached':
+      return row.savedUsd === null
+        ? trans.__('from the cache')
+        : trans.__('saved %1', usd(row.savedUsd));
+    case 'interrupted':
+      return trans.__('interrupted');
+    case 'failed':
+      return trans.__('failed: %1', row.error ?? trans.__('no reason known'));
+    case 'refused':
+      return trans.__('refused: %1', row.error ?? trans.__('no reason known'));
+    case 'ok':
+      return row.finishReason === 'length'
+        ? trans.__('cut off at --max-tokens')
+        : null;
+  }
+}
+
+function statusText(status: Status, trans: TranslationBundle): string {
+  const texts: Record<Status, string> = {
+    running: trans.__('running'),
+    ok: trans.__('done'),
+    cached: trans.__('from the cache'),
+    interrupted: trans.__('interrupted'),
+    failed: trans.__('failed'),
+    refused: trans.__('refused')
+  };
+  return texts[status];
+}

@@ -1,0 +1,223 @@
+import { Signal } from '@lumino/signaling';
+import { beforeEach, describe, expect, it } from 'vitest';
+
+import { Channel } from '../src/channel';
+import { Readings } from '../src/model';
+import { wire } from './fixtures';
+
+/** A comm as the sidebar opens it: what was sent is kept. */
+class FakeComm {
+  readonly subshellStarted: Promise<void>;
+  readonly sent: unknown[] = [];
+  isDisposed = false;
+  opened = false;
+
+  constructor(
+    readonly commId: string,
+    started: Promise<void>
+  ) {
+    this.subshellStarted = started;
+  }
+
+  open(): void {
+    this.opened = true;
+  }
+
+  send(data: unknown): void {
+    this.sent.push(data);
+  }
+
+  dispose(): void {
+    this.isDisposed = true;
+  }
+}
+
+class FakeKernel {
+  readonly iopubMessage = new Signal<this, any>(this);
+  readonly targets = new Map<string, unknown>();
+  readonly comms: FakeComm[] = [];
+  handleComms = true;
+  isDisposed = false;
+  subshell = Promise.resolve();
+
+  registerCommTarget(name: string, callback: unknown): void {
+    this.targets.set(name, callback);
+  }
+
+  removeCommTarget(name: string): void {
+    this.targets.delete(name);
+  }
+
+  createComm(_target: string): FakeComm {
+    const comm = new FakeComm(`comm-${this.comms.length}`, this.subshell);
+    this.comms.push(comm);
+    return comm;
+  }
+
+  says(msg_type: string, content: object): void {
+    this.iopubMessage.emit({ header: { msg_type }, content });
+  }
+
+  get lastComm(): FakeComm {
+    return this.comms.at(-1)!;
+  }
+}
+
+class FakeContext {
+  readonly kernelChanged = new Signal<this, any>(this);
+  readonly statusChanged = new Signal<this, any>(this);
+  readonly connectionStatusChanged = new Signal<this, any>(this);
+  readonly propertyChanged = new Signal<this, any>(this);
+  path = 'a.ipynb';
+
+  constructor(public session: { kernel: FakeKernel | null } | null) {}
+}
+
+/** Let promises that are already settled be seen. */
+const settle = () => new Promise(resolve => setTimeout(resolve, 0));
+const HELLO = { v: 1, type: 'hello', path: 'a.ipynb', widgets: true };
+
+let kernel: FakeKernel;
+let context: FakeContext;
+let readings: Readings;
+let channel: Channel;
+
+beforeEach(async () => {
+  kernel = new FakeKernel();
+  context = new FakeContext({ kernel });
+  readings = new Readings();
+  channel = new Channel(context as any, readings, true);
+  await settle();
+});
+
+describe('attaching', () => {
+  it('says hello with the notebook path on its own comm', () => {
+    expect(readings.connection).toBe('connecting');
+    expect(kernel.lastComm.opened).toBe(true);
+    expect(kernel.lastComm.sent).toEqual([HELLO]);
+    expect([...kernel.targets.keys()]).toEqual(['tokmagic.data']);
+  });
+
+  it('reads what the kernel says, whichever comm it comes on', () => {
+    kernel.says('comm_msg', { comm_id: 'x', data: wire('streaming') });
+    expect(readings.connection).toBe('ready');
+    expect(readings.running).toHaveLength(1);
+  });
+
+  it('leaves the messages of others alone', () => {
+    kernel.says('comm_msg', { comm_id: 'x', data: { method: 'update' } });
+    kernel.says('stream', { name: 'stdout', text: 'hi' });
+    expect(readings.connection).toBe('connecting');
+  });
+
+  it('complains of a kernel that speaks another version', () => {
+    const data = { ...wire('streaming'), v: 2 };
+    kernel.says('comm_msg', { comm_id: 'x', data });
+    expect(readings.error).toMatch(/another version.*upgrade/);
+  });
+
+  it('knows a kernel where the extension is not loaded, and hears when it is', async () => {
+    kernel.says('comm_close', { comm_id: kernel.lastComm.commId });
+    expect(readings.connection).toBe('not-loaded');
+    kernel.says('comm_open', { comm_id: 'd', target_name: 'tokmagic.data' });
+    await settle();
+    expect(kernel.comms).toHaveLength(2);
+    expect(kernel.lastComm.sent).toEqual([HELLO]);
+  });
+
+  it('waits for the comm to have its subshell', async () => {
+    const slow = new FakeKernel();
+    let started = () => undefined as void;
+    slow.subshell = new Promise(resolve => (started = resolve));
+    new Channel(new FakeContext({ kernel: slow }) as any, new Readings(), true);
+    await settle();
+    expect(slow.lastComm.opened).toBe(false);
+    started();
+    await settle();
+    expect(slow.lastComm.opened).toBe(true);
+  });
+
+  it('shows that there is no kernel', () => {
+    const alone = new Readings();
+    new Channel(new FakeContext(null) as any, alone, true);
+    expect(alone.connection).toBe('no-kernel');
+  });
+});
+
+describe('what happens to kernels', () => {
+  beforeEach(() => {
+    kernel.says('comm_msg', { comm_id: 'x', data: wire('streaming') });
+  });
+
+  it('restart: what ran is interrupted, and a new hello goes out', async () => {
+    context.statusChanged.emit('restarting');
+    expect(readings.running).toEqual([]);
+    expect(readings.connection).toBe('connecting');
+    context.statusChanged.emit('starting');
+    context.statusChanged.emit('idle');
+    await settle();
+    expect(kernel.comms).toHaveLength(2);
+    expect(kernel.lastComm.sent).toEqual([HELLO]);
+  });
+
+  it('death: the rows stay, and nothing runs', () => {
+    context.statusChanged.emit('dead');
+    expect(readings.connection).toBe('no-kernel');
+    expect(readings.running).toEqual([]);
+  });
+
+  it('an ordinary idle brings no hello', async () => {
+    context.statusChanged.emit('busy');
+    context.statusChanged.emit('idle');
+    await settle();
+    expect(kernel.comms).toHaveLength(1);
+    expect(kernel.lastComm.sent).toHaveLength(1);
+  });
+
+  it('switch: the old kernel is left, the new one greeted', async () => {
+    const next = new FakeKernel();
+    context.session = { kernel: next };
+    context.kernelChanged.emit({ oldValue: kernel, newValue: next });
+    await settle();
+    expect(next.lastComm.sent).toEqual([HELLO]);
+    expect(kernel.targets.size).toBe(0);
+    kernel.says('comm_msg', { comm_id: 'x', data: wire('error') });
+    expect(readings.error).toBeNull();
+  });
+
+  it('rename: the kernel is told on the comm that is open', async () => {
+    context.path = 'b.ipynb';
+    context.propertyChanged.emit('path');
+    await settle();
+    expect(kernel.comms).toHaveLength(1);
+    expect(kernel.lastComm.sent.at(-1)).toEqual({ ...HELLO, path: 'b.ipynb' });
+  });
+
+  it('a lost connection: says so, and greets anew when it is back', async () => {
+    context.connectionStatusChanged.emit('disconnected');
+    expect(readings.connection).toBe('disconnected');
+    expect(readings.running).toHaveLength(1);
+    context.connectionStatusChanged.emit('connected');
+    await settle();
+    expect(kernel.comms).toHaveLength(2);
+  });
+});
+
+describe('asking', () => {
+  it('stops a run', () => {
+    channel.stop('a1');
+    expect(kernel.lastComm.sent.at(-1)).toEqual({
+      v: 1,
+      type: 'stop',
+      run_id: 'a1'
+    });
+  });
+
+  it('nothing after the end', () => {
+    channel.dispose();
+    channel.dispose();
+    expect(kernel.lastComm.isDisposed).toBe(true);
+    kernel.says('comm_msg', { comm_id: 'x', data: wire('streaming') });
+    expect(readings.running).toEqual([]);
+  });
+});

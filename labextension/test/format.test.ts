@@ -1,0 +1,93 @@
+import { describe, expect, it } from 'vitest';
+
+import {
+  dtype,
+  milliseconds,
+  seconds,
+  sparkline,
+  tokens,
+  usd
+} from '../src/format';
+
+describe('tokens', () => {
+  it.each([
+    [null, '—'],
+    [0, '0'],
+    [412, '412'],
+    [9999, '9999'],
+    [10_000, '10.0k'],
+    [12_440, '12.4k'],
+    [999_949, '999.9k'],
+    [999_950, '1.0M'],
+    [3_100_000, '3.1M']
+  ])('%j → %s', (count, text) => {
+    expect(tokens(count)).toBe(text);
+  });
+
+  it('marks an estimate', () => {
+    expect(tokens(37, 'estimated')).toBe('~37');
+    expect(tokens(37, 'reported')).toBe('37');
+  });
+});
+
+describe('usd', () => {
+  it.each([
+    [null, '—'],
+    ['0', '$0'],
+    ['0.000', '$0'],
+    ['0.0011', '$0.0011'],
+    ['0.00005215', '$0.0000522'],
+    ['0.00005214', '$0.0000521'],
+    ['0.000000000001', '$0.000000000001'],
+    ['0.0312', '$0.0312'],
+    ['0.41205', '$0.4121'],
+    ['0.5', '$0.5000'],
+    ['0.99996', '$1.0000'],
+    ['1.005', '$1.01'],
+    ['1234567.891', '$1,234,567.89'],
+    ['123456789012345678.995', '$123,456,789,012,345,679.00'],
+    ['-0.02', '-$0.0200']
+  ])('%j → %s', (amount, text) => {
+    expect(usd(amount)).toBe(text);
+  });
+
+  it('marks estimates and bounds', () => {
+    expect(usd('0.0011', 'estimated')).toBe('~$0.0011');
+    expect(usd('0.0011', 'measured', 'at_least')).toBe('≥$0.0011');
+    expect(usd('0.0011', 'estimated', 'at_most')).toBe('~≤$0.0011');
+  });
+});
+
+describe('times', () => {
+  it('shows seconds and milliseconds per token', () => {
+    expect(seconds(0.2044)).toBe('0.20s');
+    expect(seconds(12.44)).toBe('12.4s');
+    expect(seconds(null)).toBe('—');
+    expect(milliseconds(0.0111)).toBe('11.1');
+    expect(milliseconds(0.00052)).toBe('0.52');
+    expect(milliseconds(null)).toBe('—');
+  });
+});
+
+describe('dtype', () => {
+  it('says what people say', () => {
+    expect(dtype('bfloat16')).toBe('bf16');
+    expect(dtype('float8_e4m3')).toBe('float8_e4m3');
+    expect(dtype(null)).toBeNull();
+  });
+});
+
+describe('sparkline', () => {
+  it('spans the box', () => {
+    expect(sparkline([1, 3, 2], 40, 10)).toBe('0.0,10.0 20.0,0.0 40.0,5.0');
+  });
+
+  it('lies in the middle where nothing changes', () => {
+    expect(sparkline([5, 5], 40, 10)).toBe('0.0,5.0 40.0,5.0');
+  });
+
+  it('needs two points', () => {
+    expect(sparkline([5], 40, 10)).toBe('');
+    expect(sparkline([], 40, 10)).toBe('');
+  });
+});

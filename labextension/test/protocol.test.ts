@@ -1,0 +1,137 @@
+import { describe, expect, it } from 'vitest';
+
+import {
+  ProtocolError,
+  hello,
+  isOurs,
+  parseMessage,
+  parseRow,
+  stop
+} from '../src/protocol';
+import { snapshot, wire, wireRow } from './fixtures';
+
+describe('parseMessage', () => {
+  it('reads a snapshot in mid-stream', () => {
+    const message = snapshot();
+    expect(message).toMatchObject({
+      type: 'snapshot',
+      complete: false,
+      seq: 12,
+      model: { name: 'smollm2', device: 'cpu', state: 'ready', progress: null },
+      totals: {
+        notebook: { costUsd: '0.0000521', runs: 1, unpricedRuns: 0 },
+        day: { costUsd: '0.4120521', inputTokens: 12412 }
+      }
+    });
+    expect(message.rows).toEqual([
+      {
+        runId: '01930f5e8c7a4b0f8f1d2a3b4c5d6e7f',
+        cellId: '3a7c1f0e-95f8-4d3b-a8a3-2c1d9e7b6f50',
+        status: 'running',
+        model: 'smollm2',
+        startedAt: '2026-11-24T09:15:02.120000Z',
+        inputTokens: 412,
+        inputSource: 'measured',
+        outputTokens: 37,
+        outputSource: 'measured',
+        costUsd: '0.0000521',
+        costSource: 'measured',
+        costBound: 'exact',
+        savedUsd: null,
+        ttftS: 0.204,
+        itlMeanS: 0.0111,
+        latencyS: 0.6036,
+        sparkMs: [11.0, 11.2, 11.1, 11.1],
+        maxTokens: 256,
+        finishReason: null,
+        error: null
+      }
+    ]);
+  });
+
+  it('reads every state a row can be in', () => {
+    const statuses = snapshot({}, 'state').rows.map(row => row.status);
+    expect(statuses).toEqual([
+      'ok',
+      'interrupted',
+      'ok',
+      'cached',
+      'refused',
+      'failed'
+    ]);
+  });
+
+  it('reads a kernel that knows nothing yet', () => {
+    const message = snapshot({}, 'empty');
+    expect(message.model).toBeNull();
+    expect(message.totals).toEqual({ notebook: null, day: null });
+    expect(message.rows).toEqual([]);
+  });
+
+  it('reads an error', () => {
+    expect(parseMessage(wire('error'))).toEqual({
+      type: 'error',
+      message: 'the ledger cannot be opened'
+    });
+  });
+
+  it('keeps money as the digits it came with', () => {
+    const cost = '123456789012345678.000000000001';
+    expect(parseRow(wireRow({ cost_usd: cost })).costUsd).toBe(cost);
+  });
+
+  it.each([
+    ['another version', { v: 2 }],
+    ['an unknown type', { type: 'delta' }],
+    ['no rows', { rows: undefined }],
+    ['a row that is text', { rows: ['row'] }],
+    ['a sequence number that is text', { seq: '12' }],
+    ['totals that are missing', { totals: undefined }],
+    ['an unknown status', { rows: [wireRow({ status: 'done' })] }],
+    ['a count that is text', { rows: [wireRow({ output_tokens: '37' })] }],
+    ['a cost that is a float', { rows: [wireRow({ cost_usd: 0.1 })] }],
+    ['a cost that is no decimal', { rows: [wireRow({ cost_usd: 'NaN' })] }],
+    ['a field that is missing', { rows: [wireRow({ ttft_s: undefined })] }],
+    ['a spark of text', { rows: [wireRow({ spark_ms: ['1'] })] }]
+  ])('refuses %s', (_what, change) => {
+    expect(() => snapshot(change)).toThrow(ProtocolError);
+  });
+
+  it.each([null, 7, 'text', [], undefined])('refuses %j', data => {
+    expect(() => parseMessage(data)).toThrow(ProtocolError);
+  });
+});
+
+describe('isOurs', () => {
+  it('knows our messages from those of other extensions', () => {
+    expect(isOurs(wire('streaming'))).toBe(true);
+    expect(isOurs(wire('error'))).toBe(true);
+    expect(isOurs({ method: 'update', state: {} })).toBe(false);
+    expect(isOurs({ v: 1, type: 'other' })).toBe(false);
+    expect(isOurs(null)).toBe(false);
+  });
+
+  it('knows a message of a later version, so that it can be complained of', () => {
+    expect(isOurs({ ...wire('streaming'), v: 2 })).toBe(true);
+  });
+});
+
+describe('control messages', () => {
+  it('are the ones that the kernel is tested with', () => {
+    expect([hello('notebooks/01_quickstart.ipynb', true), stop('a1')]).toEqual(
+      wire('control')
+    );
+  });
+});
+
+describe('output metadata', () => {
+  it('is a row', () => {
+    const row = parseRow(wire('output_metadata'));
+    expect(row).toMatchObject({
+      runId: 'a1',
+      cellId: 'c-ok',
+      status: 'ok',
+      costUsd: '0.0011'
+    });
+  });
+});

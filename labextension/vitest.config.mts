@@ -1,0 +1,22 @@
+import { defineConfig } from 'vitest/config';
+
+export default defineConfig({
+  plugins: [
+    {
+      name: 'svg-as-text',
+      enforce: 'pre',
+      async load(id: string) {
+        if (!id.endsWith('.svg')) {
+          return null;
+        }
+        const { readFile } = await import('node:fs/promises');
+        return `export default ${JSON.stringify(await readFile(id, 'utf8'))}`;
+      }
+    }
+  ],
+  test: {
+    environment: 'jsdom',
+    include: ['test/**/*.test.{ts,tsx}'],
+    server: { deps: { inline: [/@jupyterlab\//, /@jupyter\//] } }
+  }
+});

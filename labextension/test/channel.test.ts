@@ -174,6 +174,24 @@ describe('what happens to kernels', () => {
     expect(kernel.lastComm.sent).toHaveLength(1);
   });
 
+  it('end of the extension: nothing runs, and it can be loaded again', () => {
+    kernel.says('comm_close', { comm_id: 'x' });
+    expect(readings.connection).toBe('not-loaded');
+    expect(readings.running).toEqual([]);
+  });
+
+  it('an answer on our own comm is not taken for the data comm', () => {
+    const ours = kernel.lastComm.commId;
+    kernel.says('comm_msg', { comm_id: ours, data: wire('empty') });
+    kernel.says('comm_close', { comm_id: 'x' });
+    expect(readings.connection).toBe('not-loaded');
+  });
+
+  it('the end of another comm means nothing', () => {
+    kernel.says('comm_close', { comm_id: 'y' });
+    expect(readings.connection).toBe('ready');
+  });
+
   it('switch: the old kernel is left, the new one greeted', async () => {
     const next = new FakeKernel();
     context.session = { kernel: next };

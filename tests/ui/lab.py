@@ -1,0 +1,232 @@
+"""A real JupyterLab on loopback and a real Chromium in front of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+START_S = 60.0
+WAIT_MS = 60_000.0
+CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+# --no-sandbox: containers give no user namespaces. The rest keeps Chromium off the network.
+CHROME_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A running server: notebooks live in ``root``."""
+
+    url: str
+    token: str
+    root: Path
+
+    def api(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Call the server's REST API and return its JSON."""
+        request = urllib.request.Request(
+            f"{self.url}api/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"token {self.token}"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            text = reply.read()
+        return json.loads(text) if text else None
+
+    def end_sessions(self) -> None:
+        """Shut every kernel down."""
+        for session in self.api("GET", "sessions"):
+            self.api("DELETE", f"sessions/{session['id']}")
+
+    def kernel_id(self) -> str:
+        """The id of the only kernel."""
+        (session,) = self.api("GET", "sessions")
+        return str(session["kernel"]["id"])
+
+    def notebook(self, name: str, cells: list[str]) -> str:
+        """Write a notebook of code cells and return its name."""
+        content = {
+            "nbformat": 4,
+            "nbformat_minor": 5,
+            "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+            "cells": [
+                {
+                    "cell_type": "code",
+                    "id": f"cell-{index}",
+                    "metadata": {},
+                    "execution_count": None,
+                    "outputs": [],
+                    "source": source,
+                }
+                for index, source in enumerate(cells)
+            ],
+        }
+        (self.root / name).write_text(json.dumps(content), encoding="utf-8")
+        return name
+
+
+@contextmanager
+def running_lab(folder: Path, **env: str) -> Iterator[Lab]:
+    """Start JupyterLab with settings and runtime files of its own; ended by its process id."""
+    root, runtime = folder / "root", folder / "runtime"
+    for path in (root, runtime):
+        path.mkdir(parents=True)
+    _write_setting(folder, "notification", {"fetchNews": "false", "checkForUpdates": False})
+    token = secrets.token_hex(16)
+    log = (folder / "lab.log").open("wb")
+    flags = ["--no-browser", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={root}", "--allow-root"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", *flags, f"--IdentityProvider.token={token}"],
+        env={
+            **os.environ,
+            "JUPYTER_RUNTIME_DIR": str(runtime),
+            "JUPYTER_CONFIG_DIR": str(folder / "config"),
+            "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+            "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+            **env,
+        },
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        cwd=root,
+    )
+    try:
+        yield Lab(_wait_for_url(process, runtime, folder / "lab.log"), token, root)
+    finally:
+        # The first SIGINT asks at a terminal; SIGTERM ends server and kernels alike.
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+        log.close()
+
+
+def _write_setting(folder: Path, plugin: str, values: dict[str, Any]) -> None:
+    path = folder / "settings" / "@jupyterlab" / "apputils-extension" / f"{plugin}.jupyterlab-settings"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def _wait_for_url(process: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
+    info = runtime / f"jpserver-{process.pid}.json"
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        if info.is_file() and (text := info.read_text(encoding="utf-8")).endswith("}"):
+            return str(json.loads(text)["url"])
+        time.sleep(0.1)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')}")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The system's browser, headless."""
+    found = next((path for name in CHROMES if (path := shutil.which(name))), None)
+    if found is None:
+        raise RuntimeError(f"no browser found; install one of {', '.join(CHROMES)} (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, headless=True, args=CHROME_FLAGS)
+        yield browser
+        browser.close()
+
+
+class Notebook:
+    """One notebook open in one page, as a person sees it."""
+
+    def __init__(self, page: Page, lab: Lab, name: str, *, workspace: str | None = None) -> None:
+        self.page = page
+        self.lab = lab
+        self.name = name
+        page.set_default_timeout(WAIT_MS)
+        where = workspace or secrets.token_hex(4)
+        page.goto(f"{lab.url}lab/workspaces/{where}/tree/{quote(name)}?token={lab.token}")
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait until the cells are drawn and the sidebar is there."""
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell")
+        self.panel.wait_for()
+
+    @property
+    def panel(self) -> Locator:
+        return self.page.locator("#tokmagic-panel")
+
+    def wait_connection(self, state: str) -> None:
+        self.panel.locator(f"[data-connection='{state}']").wait_for(state="attached")
+
+    def run(self, index: int) -> None:
+        """Run a cell, as a click into it and Ctrl+Enter do; does not wait for its end."""
+        cell = self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+        cell.scroll_into_view_if_needed()
+        cell.locator(".jp-InputArea-editor").click()
+        self.page.keyboard.press("Control+Enter")
+
+    def wait_run(self, index: int) -> None:
+        """Wait until a cell has its number, which it gets at its end."""
+        self.page.wait_for_function(
+            """index => /\\[\\d+\\]/.test(document.querySelectorAll('.jp-Notebook .jp-Cell')[index]
+                .querySelector('.jp-InputPrompt').textContent)""",
+            arg=index,
+        )
+
+    def row(self, cell_id: str) -> Row:
+        return Row(self, cell_id)
+
+    def command(self, label: str) -> None:
+        """Run a command from the palette."""
+        self.page.keyboard.press("Control+Shift+C")
+        self.page.keyboard.type(label)
+        self.page.locator(".lm-CommandPalette-item.lm-mod-active").wait_for()
+        self.page.keyboard.press("Enter")
+
+
+class Row:
+    """A cell's row in the sidebar."""
+
+    def __init__(self, notebook: Notebook, cell_id: str) -> None:
+        self.selector = f"#tokmagic-panel tr[data-cell-id='{cell_id}']"
+        self.page = notebook.page
+        self.locator = self.page.locator(self.selector)
+
+    def wait(self, status: str) -> None:
+        self.page.locator(f"{self.selector}[data-status='{status}']").wait_for()
+
+    @property
+    def run_id(self) -> str:
+        return self.locator.get_attribute("data-run-id") or ""
+
+    def raw(self, field: str) -> str:
+        """The value behind a column, before it was made short for the eye."""
+        return self.locator.locator(f"[data-field='{field}']").get_attribute("data-value") or ""
+
+    def shown(self, field: str) -> str:
+        return self.locator.locator(f"[data-field='{field}']").inner_text()
+
+    def wait_output_above(self, count: int) -> int:
+        """Wait until the row shows more output tokens than ``count``, and return how many."""
+        found = self.page.wait_for_function(
+            """([selector, count]) => {
+                const value = document.querySelector(selector + " [data-field='output']")?.dataset.value;
+                return value && Number(value) > count ? Number(value) : null;
+            }""",
+            arg=[self.selector, count],
+        )
+        return int(found.json_value())

@@ -1,0 +1,148 @@
+"""The sidebar in a real browser, over a real kernel and the real model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.ui.lab import Lab, Notebook
+from tokmagic.ledger import Ledger
+from tokmagic.report import export_text
+
+pytestmark = [pytest.mark.ui, pytest.mark.model]
+
+Open = Callable[..., Notebook]
+LONG = "%%generate --max-tokens {}\nWrite a very long story about a lighthouse keeper and the sea."
+LOAD = "%load_ext tokmagic\n%price smollm2 --input 0.15 --output 0.60"
+
+
+def exported(ledger: Ledger, run_id: str) -> dict[str, Any]:
+    """A run as ``tokmagic export`` prints it."""
+    rows = [json.loads(line) for line in export_text(ledger.runs(), "jsonl").splitlines()]
+    (row,) = [row for row in rows if row["run_id"] == run_id]
+    return dict(row)
+
+
+def number(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def test_the_quickstarts_first_generation(lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path) -> None:
+    shutil.copy(ROOT / "notebooks" / "01_quickstart.ipynb", lab.root)
+    notebook = open_notebook("01_quickstart.ipynb")
+    notebook.wait_connection("not-loaded")
+    assert "%load_ext tokmagic" in notebook.panel.inner_text()
+    notebook.run(1)
+    notebook.wait_connection("ready")
+    notebook.run(3)
+    notebook.run(4)
+    row = notebook.row("quickstart-04")
+    row.wait("running")
+    seen = [row.wait_output_above(0)]
+    for _ in range(3):
+        seen.append(row.wait_output_above(seen[-1]))
+    row.wait("running")
+    notebook.page.screenshot(path=shots / "streaming-light.png")
+    row.wait("ok")
+    assert seen == sorted(set(seen)), "out-tokens grow"
+
+    saved = exported(ui_ledger, row.run_id)
+    assert saved["cell_id"] == "quickstart-04"
+    assert row.raw("input") == str(saved["input_tokens"])
+    assert row.raw("output") == str(saved["output_tokens"])
+    assert row.raw("cost") == saved["cost_usd"]
+    assert number(row.raw("ttft")) == saved["ttft_s"]
+    assert number(row.raw("itl")) == saved["itl_mean_s"]
+    assert row.shown("output") == str(saved["output_tokens"])
+    assert row.shown("ttft") == f"{saved['ttft_s']:.2f}s"
+    assert re.fullmatch(r"\$0\.0000\d+", row.shown("cost"))
+    total = notebook.panel.locator("[data-total='notebook'] [data-field='cost']")
+    assert total.get_attribute("data-value") == saved["cost_usd"]
+    assert notebook.panel.locator("[data-model-state='ready']").inner_text().startswith("●\nsmollm2")
+
+
+def test_an_interrupted_cell_says_so(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
+    notebook = open_notebook(lab.notebook("interrupt.ipynb", [LOAD, LONG.format(600)]))
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    notebook.run(1)
+    row = notebook.row("cell-1")
+    row.wait_output_above(5)
+    lab.api("POST", f"kernels/{lab.kernel_id()}/interrupt")
+    row.wait("interrupted")
+    assert notebook.panel.get_by_text("interrupted").count() == 1
+    saved = exported(ui_ledger, row.run_id)
+    assert saved["status"] == "interrupted"
+    assert row.raw("output") == str(saved["output_tokens"])
+    assert 5 < saved["output_tokens"] < 600
+    assert row.raw("cost") == saved["cost_usd"]
+
+
+def test_the_stop_button_stops_one_run(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
+    notebook = open_notebook(lab.notebook("stop.ipynb", [LOAD, LONG.format(600)]))
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    notebook.run(1)
+    row = notebook.row("cell-1")
+    row.wait_output_above(5)
+    notebook.panel.get_by_role("button", name="Stop the run of cell").click()
+    row.wait("interrupted")
+    assert exported(ui_ledger, row.run_id)["output_tokens"] < 600
+
+
+def test_a_restart_keeps_ended_rows_and_interrupts_running_ones(
+    lab: Lab, open_notebook: Open, ui_ledger: Ledger
+) -> None:
+    notebook = open_notebook(lab.notebook("restart.ipynb", [LOAD, "%%generate --max-tokens 8\nHi.", LONG.format(600)]))
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    ended, running = notebook.row("cell-1"), notebook.row("cell-2")
+    notebook.run(1)
+    ended.wait("ok")
+    first = (ended.run_id, ended.raw("output"), ended.raw("cost"))
+    notebook.run(2)
+    running.wait_output_above(5)
+    lab.api("POST", f"kernels/{lab.kernel_id()}/restart")
+    running.wait("interrupted")
+    killed = running.run_id
+    notebook.wait_connection("not-loaded")
+    assert (ended.run_id, ended.raw("output"), ended.raw("cost")) == first
+
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    assert exported(ui_ledger, killed)["status"] == "interrupted"
+    notebook.run(1)
+    notebook.page.wait_for_function(
+        "([selector, old]) => document.querySelector(selector)?.dataset.runId !== old", arg=[ended.selector, first[0]]
+    )
+    ended.wait("ok")
+    assert exported(ui_ledger, ended.run_id)["status"] == "ok"
+    assert (running.run_id, running.locator.get_attribute("data-status")) == (killed, "interrupted")
+
+
+def test_a_reload_in_mid_generation_goes_on(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
+    notebook = open_notebook(lab.notebook("reload.ipynb", [LOAD, LONG.format(500)]))
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    notebook.run(1)
+    row = notebook.row("cell-1")
+    before = row.wait_output_above(5)
+    run_id = row.run_id
+    notebook.page.reload()
+    notebook.wait_ready()
+    seen = [row.wait_output_above(before)]
+    assert row.run_id == run_id
+    assert row.locator.get_attribute("data-status") == "running"
+    for _ in range(2):
+        seen.append(row.wait_output_above(seen[-1]))
+    row.wait("ok")
+    saved = exported(ui_ledger, run_id)
+    assert row.raw("output") == str(saved["output_tokens"])
+    assert row.raw("cost") == saved["cost_usd"]

@@ -75,6 +75,8 @@ def messages(prompt: str | Sequence[Mapping[str, str] | Message]) -> list[Messag
     """Turn a text or a chat into messages. Raises UsageError for anything else."""
     if isinstance(prompt, str):
         return [Message("user", prompt)]
+    if not isinstance(prompt, Iterable) or isinstance(prompt, Mapping):
+        raise UsageError(f"{prompt!r} is no prompt; give a text, or a list of messages")
     return [message if isinstance(message, Message) else _message(message) for message in prompt]
 
 
@@ -92,4 +94,6 @@ def _sampling(given: dict[str, Any]) -> Sampling:
         if name not in known:
             raise UsageError(f"unknown option {name!r}{nearest(name, known)}; known: {', '.join(known)}")
     stop = given.get("stop", ())
-    return Sampling(**{**given, "stop": (stop,) if isinstance(stop, str) else tuple(stop)})
+    # Anything that is no list is kept as it is, for check_sampling to name.
+    texts = tuple(stop) if isinstance(stop, list | tuple | set) else (stop,)
+    return Sampling(**{**given, "stop": texts})

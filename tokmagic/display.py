@@ -11,7 +11,7 @@ import IPython.display
 
 from tokmagic.generation import Generation
 from tokmagic.live import row_wire
-from tokmagic.markdown import code_block, plain_text, safe_markdown
+from tokmagic.markdown import code_block, note, plain_text, safe_markdown
 
 _UPDATE_S = 0.1
 # Each update renders the whole answer again, so a long one is updated after it has grown by a share of itself.
@@ -35,7 +35,7 @@ def bundle(generation: Generation) -> Bundle:
     parts = [_formatted(text, generation.format) for text in texts]
     if len(parts) > 1:
         parts = [f"**{index} of {len(parts)}**\n\n{part}" for index, part in enumerate(parts, 1)]
-    return {"text/markdown": "\n\n".join(parts) + f"\n\n*{safe_markdown(footer)}*", **shown}
+    return {"text/markdown": "\n\n".join([*parts, note(footer)]), **shown}
 
 
 def _formatted(text: str, form: str) -> str:
@@ -45,7 +45,7 @@ def _formatted(text: str, form: str) -> str:
         try:
             return code_block(json.dumps(json.loads(_unfenced(text)), indent=2, ensure_ascii=False))
         except ValueError:
-            return f"{code_block(text)}\n\n*this answer is no JSON*"
+            return f"{code_block(text)}\n\n{note('this answer is no JSON')}"
     return safe_markdown(text)
 
 

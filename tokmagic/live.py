@@ -104,6 +104,10 @@ def snapshot_wire(view: View, *, session: str, seq: int, complete: bool) -> dict
     }
 
 
+def _error_wire(message: str) -> dict[str, Any]:
+    return {"v": VERSION, "type": "error", "message": message}
+
+
 def _model_wire(model: ModelView) -> dict[str, Any]:
     info = model.info
     return {
@@ -139,12 +143,14 @@ class Channel:
         self._source = source
         self._seq = 0
         self._seq_lock = threading.Lock()
-        self._dirty = threading.Event()
-        self._idle = threading.Event()
-        self._idle.set()
+        self._state = threading.Condition()
+        self._changed = self._sending = False
+        self._next_at = 0.0
         self._open = False
+        self._thread: threading.Thread | None = None
         self._send: Callable[[dict[str, Any]], None] = lambda _message: None
         self._unregister: Callable[[], None] = lambda: None
+        self._controls: list[Any] = []
 
     def open(self) -> None:
         """Open the data comm and answer sidebars. Does nothing outside a kernel."""
@@ -158,43 +164,62 @@ class Channel:
 
         def unregister() -> None:
             manager.unregister_target(CONTROL_TARGET, self._on_control_open)
+            for control in self._controls:
+                control.close()
+            self._controls.clear()
             data.close()
 
         self._send, self._unregister = (lambda message: data.send(message)), unregister
         self._open = True
-        threading.Thread(target=self._pump, name="tokmagic-live", daemon=True).start()
+        self._thread = threading.Thread(target=self._pump, name="tokmagic-live", daemon=True)
+        self._thread.start()
 
     def close(self) -> None:
         """Send what is left and stop."""
-        if not self._open:
+        if not self._open or self._thread is None:
             return
         self.flush()
-        self._open = False
-        self._dirty.set()
+        with self._state:
+            self._open = False
+            self._state.notify_all()
+        self._thread.join()
         self._unregister()
 
     def touch(self) -> None:
         """Something changed: a message goes out within the interval."""
-        if self._open and not self._dirty.is_set():
-            self._idle.clear()
-            self._dirty.set()
+        # Seen without the lock: a flag that is still up belongs to a look that has yet to come.
+        if self._open and not self._changed:
+            with self._state:
+                self._changed = True
+                self._state.notify_all()
 
     def flush(self, timeout_s: float = 1.0) -> None:
         """Wait until the last change has been sent."""
-        if self._open:
-            self._idle.wait(timeout_s)
+        with self._state:
+            self._state.wait_for(lambda: not self._open or not (self._changed or self._sending), timeout_s)
 
     def _pump(self) -> None:
-        while self._open:
-            self._dirty.wait()
-            if not self._open:
-                return
-            # Cleared before the look: a change during the look makes one more message, never one less.
-            self._dirty.clear()
-            self._send(self._message(self._source.changes(), complete=False))
-            if not self._dirty.is_set():
-                self._idle.set()
-            time.sleep(INTERVAL_S)
+        while self._wait_for_change():
+            try:
+                message = self._message(self._source.changes(), complete=False)
+            except Exception as error:
+                # The next look may well succeed; a sidebar that stands still must say why.
+                message = _error_wire(f"{type(error).__name__}: {error}")
+            self._send(message)
+            with self._state:
+                self._next_at = time.monotonic() + INTERVAL_S
+                self._sending = False
+                self._state.notify_all()
+
+    def _wait_for_change(self) -> bool:
+        """Wait for a change and for the interval to be over; False at the end."""
+        with self._state:
+            self._state.wait_for(lambda: self._changed or not self._open)
+            while self._open and (left := self._next_at - time.monotonic()) > 0:
+                self._state.wait(left)
+            # Taken down before the look: a change during the look makes one more message, never one less.
+            self._sending, self._changed = self._open, False
+            return self._open
 
     def _message(self, view: View, *, complete: bool) -> dict[str, Any]:
         with self._seq_lock:
@@ -202,13 +227,15 @@ class Channel:
             return snapshot_wire(view, session=self._session, seq=self._seq, complete=complete)
 
     def _on_control_open(self, control: Any, _message: Any) -> None:
+        self._controls.append(control)
+        control.on_close(lambda _message: self._controls.remove(control))
         control.on_msg(lambda message: self._on_control(control, message["content"]["data"]))
 
     def _on_control(self, control: Any, request: Any) -> None:
         try:
             reply = self._answer(request)
         except TokmagicError as error:
-            reply = {"v": VERSION, "type": "error", "message": str(error)}
+            reply = _error_wire(str(error))
         if reply is not None:
             control.send(reply)
 
@@ -221,11 +248,7 @@ class Channel:
         if kind == "stop":
             self._source.stop(str(request.get("run_id")))
             return None
-        return {
-            "v": VERSION,
-            "type": "error",
-            "message": f"this kernel's tokmagic does not know {kind!r}; reload the page",
-        }
+        return _error_wire(f"this kernel's tokmagic does not know {kind!r}; reload the page")
 
 
 def add_running(base: Totals | None, running: Iterable[RunRecord]) -> Totals | None:

@@ -1,79 +1,88 @@
-"""What a model wrote, made safe to show: Markdown that can neither run nor load anything.
+"""What a model wrote, made safe to show: it can neither run nor load anything.
 
-Every ``<``, ``&`` and ``$`` the model wrote becomes an entity, in code too, so nothing of it can be
-HTML or math whichever renderer reads it and however it parses code spans. Images stay text, since
-loading one would tell its server about the reader. Links keep their target only for http, https,
-mailto and anchors.
+The answer is parsed as Markdown with HTML off, and written as one block of the plainest HTML, which every
+renderer of Markdown passes through as it stands: none of them gets to read the model's own characters a
+second time. Images become links, since loading one would tell its server about the reader. Links lead to
+http, https, mailto and anchors alone. Dollars and backslashes stand in elements of their own, so that no
+front end takes what lies between two of them for math.
 """
 
 from __future__ import annotations
 
+import html
 import re
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-_FENCE = re.compile(r"^\s*(`{3,}|~{3,})([^`]*)$")
-_CODE_SPAN = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
-_LINK_END = re.compile(r"\](?=\((?!\s*(?:https?://|mailto:|#)))", re.IGNORECASE)
-_DEFINITION = re.compile(r"^(\s*(?:>\s*)*)\[(?=[^\]]*\]:)")
-_ENTITY = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;"}
-_TEXT = {"&": "&amp;", "<": "&lt;", "$": "<span>&#36;</span>"}
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
+_SAFE_LINK = re.compile(r"https?://|mailto:|#", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_MATH = re.compile(r"[$\\]")
+# What could start a formula, begin a construct or end the block, where the renderer reads raw characters.
+_RAW = {"$": "&#36;", "\\": "&#92;", "\n": "&#10;"}
 
 
 def safe_markdown(text: str) -> str:
-    """Return ``text`` as Markdown whose only HTML is our own."""
-    out: list[str] = []
-    code: list[str] | None = None
-    fence = ""
-    for line in _CONTROL.sub("", text).split("\n"):
-        opening = _FENCE.match(line)
-        if code is not None:
-            if opening and opening[1].startswith(fence) and not opening[2].strip():
-                out.append(_block(code))
-                code = None
-            else:
-                code.append(line)
-        elif opening:
-            code, fence = [], opening[1]
-        else:
-            out.append(_line(line))
-    if code is not None:  # an answer that is still streaming, or was cut off
-        out.append(_block(code))
-    return "\n".join(out)
+    """Return ``text``, which is Markdown of anybody's, as Markdown that is safe to show."""
+    body = _parser().render(plain_text(text)).strip()
+    # A blank line would end the block; within <pre> line ends are entities already.
+    return "<div>\n" + re.sub("\n{2,}", "\n", body) + "\n</div>"
 
 
 def code_block(text: str) -> str:
     """Return ``text`` as one block of code."""
-    return _block(_CONTROL.sub("", text).split("\n"))
+    return f"<pre><code>{_raw(plain_text(text))}</code></pre>"
+
+
+def note(text: str) -> str:
+    """Return one line of text, set off from the answer."""
+    return f"<p><em>{_shown(text)}</em></p>"
 
 
 def plain_text(text: str) -> str:
-    """Return ``text`` for a terminal: without the control characters that could drive it."""
+    """Return ``text`` without the control characters that could drive a terminal."""
     return _CONTROL.sub("", text.replace("\r\n", "\n"))
 
 
-def _block(lines: list[str]) -> str:
-    # An HTML block, since in a fenced one an entity would be shown as it is written.
-    body = "\n".join("".join(_ENTITY.get(char, "&#36;" if char == "$" else char) for char in line) for line in lines)
-    return f"\n<pre><code>{body}\n</code></pre>\n"
+@cache
+def _parser() -> MarkdownIt:
+    # Imported here: it takes 60 ms, and loading the extension should not pay for it.
+    from markdown_it import MarkdownIt
+
+    class Parser(MarkdownIt):
+        def validateLink(self, url: str) -> bool:
+            return _SAFE_LINK.match(url) is not None
+
+    parser = Parser("gfm-like", {"html": False})
+    # With HTML off an entity is what the model wrote, too. A definition hides text, and gives a link its
+    # target far from where it is read.
+    parser.disable(["image", "reference", "entity"])
+    assert parser.linkify is not None
+    parser.linkify.set({"fuzzy_link": False, "fuzzy_email": False})
+    for kind, rule in (("text", _text), ("code_inline", _code_inline), ("code_block", _code), ("fence", _code)):
+        parser.add_render_rule(kind, rule)
+    return parser
 
 
-def _line(line: str) -> str:
-    parts: list[str] = []
-    end = 0
-    for span in _CODE_SPAN.finditer(line):
-        parts += [_prose(line[end : span.start()]), _inline(span[2])]
-        end = span.end()
-    parts.append(_prose(line[end:]))
-    return _DEFINITION.sub(r"\1&#91;", "".join(parts))
+def _text(_self: Any, tokens: Sequence[Token], index: int, _options: Any, _env: Any) -> str:
+    return _shown(tokens[index].content)
 
 
-def _inline(code: str) -> str:
-    # Every mark of Markdown becomes an entity: what is inside <code> tags is Markdown to a renderer.
-    return f"<code>{''.join(char if char.isalnum() or char == ' ' else f'&#{ord(char)};' for char in code)}</code>"
+def _code_inline(_self: Any, tokens: Sequence[Token], index: int, _options: Any, _env: Any) -> str:
+    return f"<code>{_raw(tokens[index].content)}</code>"
 
 
-def _prose(text: str) -> str:
-    text = _LINK_END.sub("&#93;", text.replace("&", "\0")).replace("![", "!&#91;")
-    # The ampersands of our own entities above must stay, those of the model must not.
-    text = "".join(_TEXT[char] if char in "<$" else char for char in text)
-    return text.replace("\0", "&amp;")
+def _code(_self: Any, tokens: Sequence[Token], index: int, _options: Any, _env: Any) -> str:
+    return f"<pre><code>{_raw(tokens[index].content)}</code></pre>\n"
+
+
+def _shown(text: str) -> str:
+    return _MATH.sub(lambda sign: f"<span>{_RAW[sign[0]]}</span>", html.escape(text))
+
+
+def _raw(text: str) -> str:
+    return "".join(_RAW.get(char, char) for char in html.escape(text))

@@ -5,7 +5,7 @@ Estimated is marked ``~``, unknown is ``—``, lower bounds ``≥``, upper bound
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 
 from tokmagic.events import Bound, Cost, Reading, Source
 
@@ -27,12 +27,15 @@ def usd(amount: Decimal | None) -> str:
     if amount == 0:
         return "$0"
     if abs(amount) >= 1:
-        return f"${amount:,.2f}"
+        return f"${_rounded(amount, 2):,.2f}"
     # Four decimals or three significant digits, whichever is finer.
-    decimals = max(4, 2 - amount.adjusted())
-    text = f"{amount:.{decimals}f}"
-    whole, _, fraction = text.partition(".")
+    whole, _, fraction = f"{_rounded(amount, max(4, 2 - amount.adjusted())):f}".partition(".")
     return f"${whole}.{fraction.rstrip('0').ljust(4, '0')}"
+
+
+def _rounded(amount: Decimal, decimals: int) -> Decimal:
+    # Half up, as people round money and as the sidebar does.
+    return amount.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP, Context(prec=60))
 
 
 def cost(value: Cost) -> str:

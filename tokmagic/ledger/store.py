@@ -213,6 +213,8 @@ class Ledger:
             raise LedgerError(f"{self._name} {_explain(str(error.orig))}") from error
         except sqlite3.Error as error:
             raise LedgerError(f"{self._name} {_explain(str(error))}") from error
+        except OverflowError as error:
+            raise LedgerError(f"{self._name} cannot hold this run: a count or a cost is beyond 64 bits") from error
         except (SQLAlchemyError, OSError) as error:
             raise LedgerError(f"{self._name} cannot be used: {error}; set TOKMAGIC_LEDGER to another file") from error
 

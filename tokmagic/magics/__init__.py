@@ -18,6 +18,7 @@ def load(shell: InteractiveShell) -> None:
     session = api.session()
     session.notebook = session.notebook or _notebook_path(shell)
     magics = TokMagics(shell, session)
+    session.cell_id = magics.cell_id
     shell.register_magics(magics)
     configurables: list[Any] = shell.configurables
     if session.settings not in configurables:
@@ -36,6 +37,7 @@ def unload(shell: InteractiveShell) -> None:
     configurables: list[Any] = shell.configurables
     configurables[:] = [configurable for configurable in configurables if configurable is not session.settings]
     _formatter(shell).pop(Generation, None)
+    session.cell_id = lambda: None
     session.channel.close()
     session.models.close()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, cell_magic, line_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 
 from tokmagic import numbers, report
 from tokmagic._version import __version__
@@ -37,12 +37,14 @@ class TokMagics(Magics):
         self._terminal = not hasattr(shell, "kernel")
 
     @no_var_expand
-    @cell_magic
-    def generate(self, line: str, cell: str) -> Generation | report.Table | None:
-        """Run the cell as a prompt, stream the answer and meter it; ``%%generate --help`` lists the options."""
+    @line_cell_magic
+    def generate(self, line: str, cell: str | None = None) -> Generation | report.Table | None:
+        """Run the cell as a prompt, stream the answer and meter it; ``%generate --help`` lists the options."""
         options = self._parse(generate_parser(), line)
         if options is None:
             return None
+        if cell is None:
+            raise UsageError("%%generate takes the cell as its prompt: begin the cell with %%generate, two signs")
         _refuse_unbuilt(options)
         _check_variable(options.into)
         prompt = self._prompt(options, cell)
@@ -53,7 +55,6 @@ class TokMagics(Magics):
             generation = self._session.generate(
                 prompt,
                 options.model,
-                cell_id=self._cell_id(),
                 tags=options.tag,
                 watcher=view,
                 progress=view.progress,
@@ -121,6 +122,9 @@ class TokMagics(Magics):
     def tokmagic(self, line: str) -> Any:
         """``doctor`` tells what works here, ``version`` the version."""
         action = line.strip() or "doctor"
+        if action in ("-h", "--help"):
+            print("%tokmagic [doctor|version]: tell what works here, or which version this is")  # noqa: T201
+            return None
         if action == "version":
             return __version__
         if action == "doctor":
@@ -136,7 +140,9 @@ class TokMagics(Magics):
         shown_at, generation.shown_at = generation.shown_at, None
         if shown_at == self._shell.execution_count:
             return
-        keep = self._session.settings.notebook_metadata
+        # The numbers belong to the cell that ran the prompt, not to one that shows its answer again.
+        own = generation.record.cell_id == self.cell_id()
+        keep = own and self._session.settings.notebook_metadata
         if self._terminal:
             print(bundle(generation)["text/plain"])  # noqa: T201
         else:
@@ -180,8 +186,8 @@ class TokMagics(Magics):
             return []
         return self._session.chats.get(options.chat, [])
 
-    def _cell_id(self) -> str | None:
-        """The cell's id; nbclient sends none, so there the request itself is the cell."""
+    def cell_id(self) -> str | None:
+        """The id of the cell that runs now; nbclient sends none, so there the request itself is the cell."""
         get_parent = getattr(self._shell, "get_parent", None)
         if get_parent is None:
             return None
@@ -249,7 +255,7 @@ class TokMagics(Magics):
                 raise UsageError("%model add NAME SPEC: give a Hugging Face id, a folder or scripted")
             models.add(options.name, spec_from(options))
         elif action == "use":
-            models.use(options.name)
+            self._session.use(options.name)
         elif action == "load":
             view = self._loading_view()
             self._session.load(options.name, view.progress, keep_others=options.keep)

@@ -68,13 +68,14 @@ class Kernel:
         cell_id: str | None = None,
         on_message: Callable[[dict[str, Any]], None] | None = None,
         linger_s: float = 0.0,
+        timeout_s: float = TIMEOUT_S,
     ) -> Ran:
         """Run a cell to its end, watching its messages; ``linger_s`` goes on reading after it."""
         request = self.send(source, cell_id)
         ran = Ran({})
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            message = self.client.get_iopub_msg(timeout=TIMEOUT_S)
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            message = self.client.get_iopub_msg(timeout=left)
             ran.messages.append(message)
             if on_message is not None:
                 on_message(message)

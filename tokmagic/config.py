@@ -35,9 +35,12 @@ def _file_settings(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}; mend or remove it") from error
     known = list(TokMagic.class_own_traits(config=True))
-    for name in settings:
+    for name, value in settings.items():
         if name not in known:
             raise UsageError(f"{path}: unknown setting {name}{nearest(name, known)}; known: {', '.join(known)}")
+        switch = isinstance(getattr(TokMagic, name), Bool)
+        if not isinstance(value, (bool, str) if switch else str):
+            raise UsageError(f"{path}: {name} is {value!r}; give {'true or false' if switch else 'a text'}")
     return settings
 
 

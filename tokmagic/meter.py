@@ -105,7 +105,7 @@ class Meter:
         """Seconds between successive tokens of the same choice, unsorted; empty for network pieces."""
         if self._pieces:
             return []
-        return [(later - earlier) / 1e9 for stamps in self._stamps.values() for earlier, later in pairwise(stamps)]
+        return [(later - earlier) / 1e9 for stamps in self._choices() for earlier, later in pairwise(stamps)]
 
     def _itl_mean(self, usage: Usage) -> float | None:
         if self._pieces:
@@ -113,10 +113,14 @@ class Meter:
             if n is None or n < 2 or self._first_ns is None or self._last_ns is None:
                 return None
             return (self._last_ns - self._first_ns) / 1e9 / (n - 1)
-        steps = sum(len(stamps) - 1 for stamps in self._stamps.values())
-        if steps < 1:
-            return None
-        return sum(stamps[-1] - stamps[0] for stamps in self._stamps.values()) / 1e9 / steps
+        # As many as there are now: the other thread goes on folding.
+        spans = [(len(stamps) - 1, stamps[len(stamps) - 1] - stamps[0]) for stamps in self._choices()]
+        steps = sum(count for count, _ in spans)
+        return sum(span for _, span in spans) / 1e9 / steps if steps else None
+
+    def _choices(self) -> list[array[int]]:
+        # A copy: readings are taken on another thread than the one that folds.
+        return list(self._stamps.values())
 
     def _speed(self, usage: Usage) -> float | None:
         n = usage.output_tokens

@@ -40,6 +40,9 @@ class Tokenizer:
         return self._encode(prompt.messages, prompt.completion)
 
     def _encode_uncached(self, messages: tuple[Message, ...], completion: bool) -> tuple[int, ...]:
+        for message in messages:
+            if not _is_text(message.content):
+                raise PromptError("the prompt holds half of a character (a lone surrogate); mend where it was cut")
         if completion:
             return tuple(self._tokenizer(messages[0].content)["input_ids"])
         if not self._tokenizer.chat_template:
@@ -75,6 +78,14 @@ class Tokenizer:
         )
         template = json.dumps(self._tokenizer.chat_template, sort_keys=True)
         return hashlib.sha256(f"{content}\0{template}".encode()).hexdigest()
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Decoder:

@@ -4,16 +4,39 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 from tokmagic._version import __version__
 from tokmagic.cli import commands
-from tokmagic.errors import TokmagicError, UsageError
+from tokmagic.errors import TokmagicError, UsageError, nearest
 
 
-def parser() -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """argparse that raises UsageError in one line, with the nearest word."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Each verb's parser looks at its own words, so an unknown one is told the verb's nearest option."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unknown word {unknown[0]!r}{nearest(unknown[0], self._option_string_actions)}")
+        return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices: Iterable[str] | None = action.choices
+        if choices is not None and value not in choices:
+            self.error(f"unknown {action.metavar} {value!r}{nearest(value, choices)}; known: {', '.join(choices)}")
+
+
+def parser() -> Parser:
     """The command's words and options."""
-    top = argparse.ArgumentParser(prog="tokmagic", description="See what every prompt costs, while you write it.")
+    top = Parser(prog="tokmagic", description="See what every prompt costs, while you write it.")
     top.add_argument("--version", action="version", version=f"tokmagic {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
 
@@ -75,8 +98,8 @@ def _selection(verb: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    given = parser().parse_args(arguments)
     try:
+        given = parser().parse_args(arguments)
         return int(given.run(given))
     except UsageError as error:
         print(f"tokmagic: {error}", file=sys.stderr)

@@ -60,6 +60,8 @@ def pick_dtype(asked: str | None) -> torch.dtype | str:
 def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Progress) -> Any:
     """Load the weights in ``folder`` for inference. Raises ModelError, OutOfMemoryError."""
     check_folder(folder, allow_pickle=spec.allow_pickle)
+    if spec.quant is not None and spec.quant not in _QUANT_BYTES:
+        raise UsageError(f"--quant {spec.quant!r} is unknown{nearest(spec.quant, _QUANT_BYTES)}; use nf4 or int8")
     parameters_bytes = _weights_bytes(folder)
     _require_memory(folder, spec, device, parameters_bytes)
     progress("importing transformers", 0.1)
@@ -76,7 +78,10 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
         options |= {"quantization_config": _quantisation(spec), "device_map": {"": str(device)}}
     try:
         with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(str(folder), **options)
+            model, loaded = AutoModelForCausalLM.from_pretrained(str(folder), output_loading_info=True, **options)
+        if missing := sorted(loaded["missing_keys"]):
+            # transformers would fill them with random numbers and warn.
+            raise ModelError(f"{folder} lacks weights ({missing[0]}, {len(missing)} in all); fetch the model again")
         progress(f"moving to {device}", 0.9)
         if spec.quant is None:
             model = model.to(device)
@@ -91,7 +96,7 @@ def map_error(
     """Turn what torch, transformers or safetensors raised into tokmagic's own error, with its mend."""
     if isinstance(error, ModelError):
         return error
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if is_out_of_memory(error):
         advice = (
             _what_fits(spec, device, weights_bytes) if weights_bytes else "shorten the prompt or lower --max-tokens"
@@ -101,7 +106,7 @@ def map_error(
         return ModelError(
             f"{doing}: a weights file is broken or truncated ({text}); fetch it again: tokmagic pull --force"
         )
-    if "trust_remote_code" in text:
+    if "trust_remote_code" in str(error):
         return ModelError(f"{doing}: it needs code of its own; add it with --trust-remote-code if you trust its author")
     return ModelError(f"{doing}: {text}")
 

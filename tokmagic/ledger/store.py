@@ -69,9 +69,7 @@ class Ledger:
         with self._writing() as connection:
             connection.execute(runs.insert().values(**to_row(record), owner=self._liveness.owner()))
             if self._store_text:
-                chat = [[message.role, message.content] for message in prompt]
-                text = json.dumps(chat, ensure_ascii=False)
-                connection.execute(texts.insert().values(run_id=record.run_id, prompt=text))
+                connection.execute(texts.insert().values(run_id=record.run_id, prompt=_chat(prompt)))
 
     def progress(self, record: RunRecord) -> None:
         """Write a running run's counts so far, so that a killed process loses at most the last moments."""
@@ -89,8 +87,7 @@ class Ledger:
                 return
             changed = connection.execute(texts.update().where(texts.c.run_id == record.run_id).values(answer=answer))
             if changed.rowcount == 0:
-                chat = json.dumps([[message.role, message.content] for message in prompt], ensure_ascii=False)
-                connection.execute(texts.insert().values(run_id=record.run_id, prompt=chat, answer=answer))
+                connection.execute(texts.insert().values(run_id=record.run_id, prompt=_chat(prompt), answer=answer))
 
     def reap(self) -> int:
         """Mark runs whose process died as interrupted; return how many. Called before each look."""
@@ -217,6 +214,12 @@ class Ledger:
             raise LedgerError(f"{self._name} cannot hold this run: a count or a cost is beyond 64 bits") from error
         except (SQLAlchemyError, OSError) as error:
             raise LedgerError(f"{self._name} cannot be used: {error}; set TOKMAGIC_LEDGER to another file") from error
+
+
+def _chat(prompt: Sequence[Message]) -> str:
+    text = json.dumps([[message.role, message.content] for message in prompt], ensure_ascii=False)
+    # A lone surrogate, which no database takes, is kept as the question mark that it shows as.
+    return text.encode("utf-8", "replace").decode()
 
 
 def _where(where: Selection) -> list[Any]:

@@ -1,0 +1,249 @@
+"""Sums, tables and exports: money stays exact, unknown stays unknown, every field survives."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokmagic.errors import UsageError
+from tokmagic.events import Cost, EngineInfo, Rates, Reading, RunRecord, Selection, Status, Usage
+from tokmagic.ledger import Ledger
+from tokmagic.report import FORMATS, GROUPS, Table, add_up, export_file, export_row, export_text, table
+
+FIELDS = re.findall(
+    r"\w+",
+    """run_id started_at finished_at status finish_reason error notebook cell_id session user model model_id revision
+    engine device dtype quant params seed prompt_sha256 input_tokens cached_input_tokens cache_write_input_tokens
+    output_tokens reasoning_tokens input_source output_source local_input_tokens anomaly ttft_s queue_s latency_s
+    itl_mean_s itl_p50_s itl_p95_s output_tokens_per_s attempts device_seconds gpu_peak_bytes energy_j rates cost_usd
+    cost_source compute_cost_usd saved_usd replay_of tags env""",
+)
+TINY = Decimal("0.000000000001")
+START = datetime(2026, 11, 24, 9, 15, 2, 120000, tzinfo=UTC)
+FULL = RunRecord(
+    "f" * 32,
+    START,
+    "ok",
+    EngineInfo('gpt, "x"\nπ', "org/model", "local", "abc", "cuda:0", "bfloat16", "nf4", 8192),
+    "0" * 64,
+    {"max_tokens": 9, "seed": 7, "stop": ["\n", "é"]},
+    finished_at=START + timedelta(seconds=2),
+    finish_reason="stop",
+    notebook="/home/ada/Hefte/eins, zwei.ipynb",
+    cell_id="c-1",
+    session="s-1",
+    user="ada",
+    reading=Reading(
+        Usage(
+            input_tokens=412,
+            output_tokens=118,
+            cached_input_tokens=100,
+            cache_write_input_tokens=0,
+            reasoning_tokens=11,
+            input_source="measured",
+            output_source="reported",
+        ),
+        Cost(Decimal("123.456789012345"), "measured", "exact", None, TINY, Decimal("0.000100"), "odd"),
+        *(0.1, 0.01, 1.5, 0.011, 0.012, 0.013, 91.5, 1.25, 2**40, 2),
+        spark_ms=(11.2, 11.3),
+    ),
+    rates=Rates(Decimal("0.15"), Decimal("0.60"), None, None, Decimal("2.5"), "%price", "v1"),
+    local_input_tokens=410,
+    energy_j=12.5,
+    replay_of="e" * 32,
+    tags=("a", "b,c"),
+    env={"torch": "2.13.0", "note": 'say "hi"'},
+)
+
+
+def run(run_id: str = "r", *, cost: str | None = None, status: Status = "ok", **fields: Any) -> RunRecord:
+    usage = Usage(input_tokens=10, output_tokens=4, input_source="measured", output_source="measured")
+    usd = None if cost is None else Decimal(cost)
+    timing = {"ttft_s": fields.pop("ttft_s", 0.2), "itl_mean_s": fields.pop("itl_mean_s", 0.01)}
+    reading = Reading(usage, Cost(usd, "measured" if cost else "unknown"), **timing)
+    model = EngineInfo(fields.pop("model", "smollm2"), "id", "local")
+    return RunRecord(run_id, fields.pop("at", START), status, model, "", {}, reading=reading, **fields)
+
+
+RUNS = [
+    run("a" * 8, cost="0.1", cell_id="c1", notebook="/n1", tags=("x",), user="ada"),
+    run("b" * 8, cost="0.2", cell_id="c1", notebook="/n1", tags=("x", "y"), user="ada", ttft_s=0.4),
+    run("c" * 8, cell_id="c2", notebook="/n1", model="other", ttft_s=None, itl_mean_s=None),
+    run("d" * 8, cost="0", cell_id="c1", notebook="/n2", status="cached", ttft_s=9.0, itl_mean_s=9.0),
+    run("e" * 8, cell_id=None, notebook=None, status="refused", at=START + timedelta(days=2)),
+]
+
+
+def test_sums_leave_refusals_out_of_the_unpriced_and_cache_hits_out_of_latency() -> None:
+    total = add_up(RUNS)
+    assert (total.runs, total.cost_usd, total.unpriced_runs) == (5, Decimal("0.3"), 1)
+    assert (total.input_tokens, total.output_tokens) == (40, 16)
+    assert (total.ttft_s, total.itl_mean_s) == (pytest.approx(0.3), 0.01)
+    nothing = add_up([])
+    assert (nothing.runs, nothing.cost_usd, nothing.ttft_s) == (0, None, None)
+
+
+@given(st.lists(st.integers(0, 10**18), min_size=1, max_size=30))
+def test_sums_of_money_are_exact(picodollars: list[int]) -> None:
+    runs = [run(cost=f"{amount * TINY:f}") for amount in picodollars]
+    assert add_up(runs).cost_usd == Decimal(sum(picodollars)) * TINY
+
+
+BY = {
+    "cell": ["cell 1", "cell 2", "cell 3", "cell 4"],
+    "run": ["a" * 8, "b" * 8, "c" * 8, "d" * 8, "e" * 8],
+    "model": ["smollm2", "other"],
+    "notebook": ["/n1", "/n2", "—"],
+    "tag": ["x", "y", "—"],
+    "user": ["ada", "—"],
+    "status": ["ok", "cached", "refused"],
+}
+
+
+@pytest.mark.parametrize("by", [*BY, "day"])
+def test_each_grouping_has_its_lines_and_one_total(by: str) -> None:
+    made = table(RUNS, by)
+    assert made.columns == (by, "runs", "in", "out", "cost", "TTFT", "ms/token")
+    names = [row[0] for row in made.rows]
+    days = [record.started_at.astimezone().strftime("%Y-%m-%d") for record in (RUNS[0], RUNS[4])]
+    assert names == [*BY.get(by, days), "total"]
+    assert made.rows[-1][1:5] == ("5", "40", "16", "$0.3000")
+    assert made.note.startswith("1 of 5 runs have no price")
+    if by != "tag":  # a run with two tags is in both lines, and once in the total
+        assert sum(int(row[1]) for row in made.rows[:-1]) == 5
+    assert set(GROUPS) == {*BY, "day"}
+
+
+def test_an_unknown_group_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"cannot group by 'modell' \(did you mean model\?\); use one of cell, run"):
+        table(RUNS, "modell")
+
+
+def test_a_table_lines_up_and_shows_unknown_as_unknown() -> None:
+    text = repr(table([RUNS[0], RUNS[2]], "model"))
+    assert text.splitlines() == [
+        "model    runs  in  out     cost    TTFT  ms/token",
+        "smollm2     1  10    4  $0.1000  0.20 s      10.0",
+        "other       1  10    4        —       —         —",
+        "total       2  20    8  $0.1000  0.20 s      10.0",
+        "1 of 2 runs have no price and are not in the cost; set one with %price",
+    ]
+    assert len(repr(table([], "cell")).splitlines()) == 2
+    left = Table(("name", "says"), (("a", "x"), ("bbb", "y")), figures=False)
+    assert repr(left) == "name  says\na     x\nbbb   y"
+    assert left.as_dicts() == [{"name": "a", "says": "x"}, {"name": "bbb", "says": "y"}]
+
+
+def test_a_table_in_a_notebook_escapes_what_it_shows() -> None:
+    made = Table(("<b>", "cost"), (("<script>alert(1)</script>", "$1"), ("&amp;", "$2")), note="<i> $3")
+    seen: list[str] = []
+    text: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, _attrs: list[tuple[str, str | None]]) -> None:
+            seen.append(tag)
+
+        def handle_data(self, data: str) -> None:
+            text.append(data)
+
+    Reader().feed(made._repr_html_())
+    assert set(seen) == {"div", "table", "thead", "tbody", "tr", "th", "td", "p", "span"}
+    assert "".join(text) == "<b>cost<script>alert(1)</script>$1&amp;$2<i> $3"
+    assert text.count("$") == 3, "each dollar stands alone, so that two of them make no formula"
+
+
+def test_an_export_has_the_documented_fields_in_order() -> None:
+    row = export_row(FULL)
+    assert list(row) == FIELDS
+    assert row["started_at"] == "2026-11-24T09:15:02.120000Z"
+    assert row["finished_at"] == "2026-11-24T09:15:04.120000Z"
+    assert (row["cost_usd"], row["compute_cost_usd"], row["saved_usd"]) == (
+        "123.456789012345",
+        "0.000000000001",
+        "0.0001",
+    )
+    assert (row["seed"], row["tags"], row["gpu_peak_bytes"], row["attempts"]) == (7, ["a", "b,c"], 2**40, 2)
+    assert row["rates"]["input"] == "0.15"
+    assert row["rates"]["cached"] is None
+    bare = export_row(run("x"))
+    assert list(bare) == FIELDS
+    assert [bare[name] for name in ("cost_usd", "saved_usd", "finished_at", "seed", "energy_j")] == [None] * 5
+    local = replace(FULL, started_at=FULL.started_at.astimezone(tz=datetime.now().astimezone().tzinfo))
+    assert export_row(local)["started_at"] == row["started_at"]
+
+
+def test_jsonl_is_one_object_a_run_and_unknown_is_null() -> None:
+    lines = export_text([FULL, run("x")], "jsonl").splitlines()
+    assert [json.loads(line) for line in lines] == [export_row(FULL), export_row(run("x"))]
+    assert "eins, zwei" in lines[0]
+    assert "é" in lines[0], "text is kept as text"
+    assert export_text([], "jsonl") == ""
+
+
+def unflat(row: dict[str, Any]) -> dict[str, Any]:
+    nested = {"params", "rates", "tags", "env"}
+    return {name: json.loads(value) if name in nested else value for name, value in row.items()}
+
+
+def test_csv_round_trips() -> None:
+    rows = list(csv.DictReader(io.StringIO(export_text([FULL, run("x")], "csv"), newline="")))
+    assert len(rows) == 2
+    for row, record in zip(rows, (FULL, run("x")), strict=True):
+        flat = unflat(row)
+        for name, value in export_row(record).items():
+            kept = flat[name]
+            assert kept == (value if isinstance(value, dict | list) else "" if value is None else str(value)), name
+    assert list(csv.reader(io.StringIO(export_text([], "csv")))) == [FIELDS]
+
+
+def test_parquet_round_trips(tmp_path: Path) -> None:
+    path = tmp_path / "runs.parquet"
+    export_file([FULL, run("x")], path)
+    read = pyarrow.parquet.read_table(str(path)).to_pylist()
+    assert [unflat(row) for row in read] == [export_row(FULL), export_row(run("x"))]
+    export_file([], path)
+    assert pyarrow.parquet.read_table(str(path)).column_names == FIELDS
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_the_ledger_gives_back_is_exported_alike(ledger: Ledger, tmp_path: Path, form: str) -> None:
+    priced = replace(FULL, reading=replace(FULL.reading, cost=Cost(Decimal("0.0000521"), "measured", saved_usd=TINY)))
+    ledger.settle(priced)
+    path = tmp_path / f"out.{form}"
+    export_file(ledger.runs(Selection()), path)
+    if form == "parquet":
+        (row,) = pyarrow.parquet.read_table(str(path)).to_pylist()
+    elif form == "csv":
+        (row,) = csv.DictReader(path.open(encoding="utf-8", newline=""))
+    else:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    assert (row["cost_usd"], row["saved_usd"]) == ("0.0000521", "0.000000000001")
+    if form == "jsonl":
+        assert row == export_row(priced)
+
+
+def test_formats_and_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'jsonk' is unknown \(did you mean jsonl\?\); use jsonl, csv, parquet"):
+        export_file([], tmp_path / "out.jsonk")
+    with pytest.raises(UsageError, match=r"parquet cannot be printed; name a file, such as runs.parquet"):
+        export_text([], "parquet")
+    for form in FORMATS:
+        with pytest.raises(UsageError, match=r"cannot be written: .*No such file or directory"):
+            export_file([FULL], tmp_path / "none" / "out", form)
+        with pytest.raises(UsageError, match=r"cannot be written: .*directory"):
+            export_file([FULL], tmp_path, form)
+    export_file([FULL], tmp_path / "out.txt", "jsonl")
+    assert json.loads((tmp_path / "out.txt").read_text(encoding="utf-8")) == export_row(FULL)

@@ -63,6 +63,8 @@ def milliseconds(value_s: float | None) -> str:
 def footer(reading: Reading, model: str, status: str = "ok") -> str:
     """One line under an answer: tokens in → out, cost, TTFT, ms per token, model."""
     usage = reading.usage
+    if status == "refused":  # nothing ran, so there is nothing to tell
+        return f"{model} · refused"
     parts = [
         f"{tokens(usage.input_tokens, usage.input_source)} → {tokens(usage.output_tokens, usage.output_source)} tokens",
         cost(reading.cost),

@@ -11,6 +11,7 @@ import { Rows } from './rows';
 import { Empty, Head, TotalsTable } from './summary';
 
 export const PANEL_ID = 'tokmagic-panel';
+const MIN_WIDTH_PX = 330;
 
 export class SidebarPanel extends ReactWidget {
   constructor(
@@ -20,6 +21,8 @@ export class SidebarPanel extends ReactWidget {
     super();
     this.id = PANEL_ID;
     this.addClass('tm-Panel');
+    // In the element itself: the layout measures it before any stylesheet has come.
+    this.node.style.minWidth = `${MIN_WIDTH_PX}px`;
     this.node.setAttribute('role', 'region');
     this.node.setAttribute('aria-label', _trans.__('Prompt costs'));
     this.title.caption = _trans.__('tokmagic: what each prompt costs');

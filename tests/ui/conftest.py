@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, BrowserContext
 
 from tests.ui.lab import Lab, Notebook, chromium, running_lab
 from tokmagic.ledger import Ledger
@@ -40,9 +40,11 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_notebook(lab: Lab, browser: Browser) -> Iterator[Callable[..., Notebook]]:
-    """Open notebooks; afterwards their kernels and pages are ended."""
-    contexts = []
+def open_notebook(
+    lab: Lab, browser: Browser, shots: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Notebook]]:
+    """Open notebooks; afterwards a picture is taken, and their kernels and pages are ended."""
+    contexts: list[BrowserContext] = []
 
     def open_one(name: str, *, workspace: str | None = None) -> Notebook:
         context = browser.new_context(viewport={"width": 1400, "height": 900})
@@ -50,7 +52,8 @@ def open_notebook(lab: Lab, browser: Browser) -> Iterator[Callable[..., Notebook
         return Notebook(context.new_page(), lab, name, workspace=workspace)
 
     yield open_one
-    for context in contexts:
+    for number, context in enumerate(contexts):
+        context.pages[0].screenshot(path=shots / f"{request.node.name}-{number}.png")
         context.close()
     lab.end_sessions()
 

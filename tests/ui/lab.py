@@ -45,8 +45,11 @@ class Lab:
 
     def api(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Call the server's REST API and return its JSON."""
+        return self._call(method, f"api/{path}", body)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(
-            f"{self.url}api/{path}",
+            f"{self.url}{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"token {self.token}"},
@@ -54,6 +57,11 @@ class Lab:
         with urllib.request.urlopen(request, timeout=30) as reply:
             text = reply.read()
         return json.loads(text) if text else None
+
+    def set_theme(self, name: str) -> None:
+        """Choose the theme of pages that are opened from now on."""
+        setting = {"raw": json.dumps({"theme": name})}
+        self._call("PUT", "lab/api/settings/@jupyterlab/apputils-extension:themes", setting)
 
     def end_sessions(self) -> None:
         """Shut every kernel down."""
@@ -161,9 +169,9 @@ class Notebook:
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Wait until the cells are drawn and the sidebar is there."""
+        """Wait until the cells are drawn, the kernel has answered and the sidebar knows of it."""
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
-        self.panel.wait_for()
+        self.panel.locator(":is([data-connection='not-loaded'], [data-connection='ready'])").wait_for(state="attached")
 
     @property
     def panel(self) -> Locator:
@@ -175,7 +183,6 @@ class Notebook:
     def run(self, index: int) -> None:
         """Run a cell, as a click into it and Ctrl+Enter do; does not wait for its end."""
         cell = self.page.locator(".jp-Notebook .jp-Cell").nth(index)
-        cell.scroll_into_view_if_needed()
         cell.locator(".jp-InputArea-editor").click()
         self.page.keyboard.press("Control+Enter")
 

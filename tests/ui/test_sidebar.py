@@ -146,3 +146,51 @@ def test_a_reload_in_mid_generation_goes_on(lab: Lab, open_notebook: Open, ui_le
     saved = exported(ui_ledger, run_id)
     assert row.raw("output") == str(saved["output_tokens"])
     assert row.raw("cost") == saved["cost_usd"]
+
+
+CONTRAST = """() => {
+    const rgb = text => (text.match(/[\\d.]+/g) ?? []).map(Number);
+    const light = ([r, g, b]) => {
+        const [x, y, z] = [r, g, b].map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * x + 0.7152 * y + 0.0722 * z;
+    };
+    const ground = node => {
+        for (; node; node = node.parentElement) {
+            const colour = rgb(getComputedStyle(node).backgroundColor);
+            if (colour.length === 3 || colour[3] > 0) return colour;
+        }
+        return [255, 255, 255];
+    };
+    const found = [];
+    for (const node of document.querySelectorAll("#tokmagic-panel *")) {
+        const own = [...node.childNodes].some(it => it.nodeType === 3 && it.textContent.trim());
+        if (!own || node.closest("[aria-hidden]")) continue;
+        const [a, b] = [light(rgb(getComputedStyle(node).color)), light(ground(node))];
+        found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.textContent.trim()]);
+    }
+    return found.sort((x, y) => x[0] - y[0])[0];
+}"""
+STATES = [
+    LOAD,
+    "%%generate --max-tokens 120\nExplain in a few sentences why the sky is blue.",
+    "%%generate --max-tokens 9000\nWhy is the sky blue?\n{{ 'word ' * 9000 }}",
+    LONG.format(600),
+]
+
+
+@pytest.mark.parametrize(("theme", "shot"), [("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")])
+def test_every_state_can_be_read_in_both_themes(
+    lab: Lab, open_notebook: Open, shots: Path, theme: str, shot: str
+) -> None:
+    lab.set_theme(theme)
+    notebook = open_notebook(lab.notebook(f"{shot}.ipynb", STATES))
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    for index, status in ((1, "ok"), (2, "refused"), (3, "running")):
+        notebook.run(index)
+        notebook.row(f"cell-{index}").wait(status)
+    notebook.row("cell-3").wait_output_above(20)
+    ratio, text = notebook.page.evaluate(CONTRAST)
+    notebook.page.screenshot(path=shots / f"sidebar-{shot}.png")
+    lab.set_theme("JupyterLab Light")
+    assert ratio >= 4.5, f"{text!r} has a contrast of {ratio:.1f}"

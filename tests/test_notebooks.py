@@ -1,0 +1,130 @@
+"""The notebooks as people run them without a browser, and the magics in a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import papermill
+import pytest
+
+from tests.conftest import ROOT
+from tokmagic.ledger import Ledger
+
+pytestmark = pytest.mark.model
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROMPTS = 4
+"""Runs in the quickstart: three cells and one call from Python."""
+
+
+@pytest.fixture
+def environment(model_home: Path, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKMAGIC_HOME", str(model_home))
+    monkeypatch.setenv("TOKMAGIC_LEDGER", ledger_url)
+
+
+def outputs(notebook: Path) -> list[dict[str, Any]]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+def kept(notebook: Path) -> dict[str, dict[str, Any]]:
+    """The runs that a notebook's outputs tell of."""
+    found = [output.get("metadata", {}).get("tokmagic") for output in outputs(notebook)]
+    return {row["run_id"]: row for row in found if row}
+
+
+def assert_recorded(notebook: Path, ledger: Ledger) -> None:
+    """What the notebook keeps of its runs is what the ledger says, and there are as many as it has prompts."""
+    records = {record.run_id: record for record in ledger.runs()}
+    assert len(records) == PROMPTS
+    assert {record.status for record in records.values()} == {"ok"}
+    rows = kept(notebook)
+    assert set(rows) == set(records)
+    for run_id, row in rows.items():
+        usage = records[run_id].reading.usage
+        assert (row["input_tokens"], row["output_tokens"]) == (usage.input_tokens, usage.output_tokens)
+    errors = [output for output in outputs(notebook) if output["output_type"] == "error"]
+    assert errors == []
+
+
+def test_the_notebooks_are_saved_without_outputs() -> None:
+    assert NOTEBOOKS
+    for notebook in NOTEBOOKS:
+        assert outputs(notebook) == [], f"{notebook.name}: clear its outputs before committing it"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_nbconvert_executes_a_notebook(notebook: Path, environment: None, ledger: Ledger, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute"]
+    done = subprocess.run(
+        [*command, "--output-dir", str(tmp_path), str(notebook)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert_recorded(tmp_path / notebook.name, ledger)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_papermill_executes_a_notebook(notebook: Path, environment: None, ledger: Ledger, tmp_path: Path) -> None:
+    papermill.execute_notebook(notebook, tmp_path / "out.ipynb", progress_bar=False, kernel_name="python3")
+    assert_recorded(tmp_path / "out.ipynb", ledger)
+
+
+def test_a_terminal_runs_the_magics(environment: None, ledger: Ledger) -> None:
+    with_terminal = Terminal([sys.executable, "-m", "IPython", "--no-banner", "--colors=nocolor", "--simple-prompt"])
+    try:
+        with_terminal.ask("%load_ext tokmagic")
+        with_terminal.ask("%price smollm2 --input 0.15 --output 0.60")
+        with_terminal.ask('get_ipython().run_cell("%%generate --max-tokens 8 --into out\\nSay hello.");')
+        shown = with_terminal.ask("print(out.usage.output_tokens, out.status)")
+        assert re.search(r"^8 ok\r?$", shown, re.MULTILINE)
+        assert re.search(r"total +1 +33 +8 +\$0\.00000975 ", with_terminal.ask("%cost"))
+    finally:
+        with_terminal.end()
+    assert "tokens · $0.0000" in with_terminal.seen
+    (record,) = ledger.runs()
+    assert (record.status, record.reading.usage.output_tokens) == ("ok", 8)
+
+
+class Terminal:
+    """A program on a pseudo-terminal."""
+
+    PROMPT = re.compile(r"In \[\d+\]: $")
+
+    def __init__(self, command: list[str]) -> None:
+        self.seen = ""
+        self._master, slave = pty.openpty()
+        self._process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, close_fds=True)
+        os.close(slave)
+        self._until_prompt()
+
+    def ask(self, line: str) -> str:
+        """Type a line and return what came until the next prompt."""
+        before = len(self.seen)
+        os.write(self._master, f"{line}\n".encode())
+        self._until_prompt(before)
+        return self.seen[before:]
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=30)
+        os.close(self._master)
+
+    def _until_prompt(self, start: int = 0, timeout_s: float = 120.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            ready, _, _ = select.select([self._master], [], [], 1.0)
+            if ready:
+                self.seen += os.read(self._master, 65536).decode("utf-8", "replace")
+            if len(self.seen) > start and self.PROMPT.search(self.seen):
+                return
+        raise TimeoutError(self.seen)

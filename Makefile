@@ -11,7 +11,7 @@ TEST_HOME := $(CURDIR)/.cache/test-home
 DEMO := $(CURDIR)/.cache/demo
 LAB_FLAGS := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help install build lab demo test test-ts test-long test-all check format bench browser lock clean
+.PHONY: help install build lab demo test test-ts test-gpu test-long test-all check format bench browser lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -56,6 +56,9 @@ test-ts: build ## the TypeScript tests alone
 
 test-long: build browser ## what takes long: outside peers, fault hunts
 	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "slow and not gpu"
+
+test-gpu: $(INSTALLED) ## what needs a CUDA device
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m gpu tests/gpu
 
 test-all: test test-long ## everything
 

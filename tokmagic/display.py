@@ -13,7 +13,7 @@ from tokmagic.generation import Generation
 from tokmagic.live import row_wire
 from tokmagic.markdown import code_block, note, plain_text, safe_markdown
 
-_UPDATE_S = 0.1
+_UPDATE_S = 0.15
 # Each update renders the whole answer again, so a long one is updated after it has grown by a share of itself.
 _GROWTH = 0.02
 
@@ -99,7 +99,7 @@ class NotebookView:
         self._show({"text/plain": f"loading: {doing}{percent}"})
 
     def token(self, text: str) -> None:
-        """Add to the answer; the output follows at most ten times a second."""
+        """Add to the answer; the output follows six times a second at most."""
         self._text += text
         now = time.monotonic()
         grown = len(self._text) - self._shown_length >= max(1.0, _GROWTH * len(self._text))

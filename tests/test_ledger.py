@@ -1,0 +1,389 @@
+"""The ledger: one row a run whatever happens, exact money, several processes at once, and killed ones found out."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tokmagic.events import Cost, EngineInfo, Message, Rates, Reading, RunRecord, Selection, Status, Totals, Usage
+from tokmagic.ledger import Ledger
+from tokmagic.ledger.schema import metadata
+
+START = datetime(2026, 11, 24, 9, 15, 2, 120000, tzinfo=UTC)
+EVERYTHING = Selection()
+CHAT = (Message("system", "Be brief. é\r\n"), Message("user", "Why?\x00 \U0001f600"))
+TINY = Decimal("0.000000000001")
+FULL = RunRecord(
+    "f" * 32,
+    START,
+    "ok",
+    EngineInfo("gpt π", "org/model", "local", "abc", "cuda:0", "bfloat16", "nf4", None, "9" * 64),
+    "0" * 64,
+    {"max_tokens": 9, "temperature": 0.1, "seed": 2**63 - 1, "stop": ["\n", "é"], "completion": True},
+    finished_at=START + timedelta(seconds=2, microseconds=1),
+    finish_reason="stop",
+    error="none, 'really'",
+    notebook="/home/ada/Hefte/eins, zwei.ipynb",
+    cell_id="c-1",
+    session="s-1",
+    user="ada",
+    reading=Reading(
+        Usage(
+            input_tokens=412,
+            output_tokens=118,
+            cached_input_tokens=100,
+            cache_write_input_tokens=0,
+            reasoning_tokens=11,
+            input_source="counted",
+            output_source="reported",
+        ),
+        Cost(Decimal("123.456789012345"), "reported", "at_least", TINY, Decimal("0.0001"), Decimal("7"), "odd"),
+        *(0.1, 0.01, 1.5, 0.011, 0.012, 0.013, 91.5, 1.25, 2**40, 2),
+        spark_ms=(11.2, 11.3),
+    ),
+    rates=Rates(Decimal("0.15"), Decimal("0.60"), Decimal(0), Decimal("0.19"), Decimal("2.5"), "%price", "v1"),
+    local_input_tokens=410,
+    energy_j=12.5,
+    replay_of="e" * 32,
+    tags=("a", "b,c"),
+    env={"torch": "2.13.0", "note": 'say "hi"', "tokenizer_sha256": "9" * 64},
+)
+
+
+def run(run_id: str | None = None, *, cost: str | None = None, status: Status = "ok", **more: Any) -> RunRecord:
+    usage = Usage(input_tokens=10, output_tokens=4, input_source="measured", output_source="measured")
+    reading = Reading(usage if status != "refused" else Usage(), Cost(None if cost is None else Decimal(cost)))
+    more = {"started_at": START, "reading": reading, **more}
+    return RunRecord(
+        run_id=run_id or uuid.uuid4().hex,
+        status=status,
+        info=EngineInfo("m", "id", "scripted"),
+        prompt_sha256="",
+        params={},
+        **more,
+    )
+
+
+def ids(records: list[RunRecord]) -> list[str]:
+    return [record.run_id for record in records]
+
+
+def rows_in(url: str, table: str = "runs") -> int:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+# One row a run
+
+
+def test_a_run_is_one_row_from_its_beginning_to_its_end(ledger: Ledger, ledger_url: str) -> None:
+    begun = run("r", status="running", reading=Reading())
+    ledger.begin(begun, CHAT)
+    assert ledger.runs() == [begun]
+    later = replace(begun, reading=Reading(Usage(output_tokens=2)))
+    ledger.progress(later)
+    assert ledger.runs() == [later]
+    ended = replace(FULL, run_id="r")
+    ledger.settle(ended, CHAT, "Because.")
+    assert ledger.runs() == [ended]
+    assert rows_in(ledger_url) == rows_in(ledger_url, "texts") == 1
+
+
+def test_an_end_without_a_beginning_writes_the_whole_row(ledger: Ledger) -> None:
+    ledger.settle(FULL, CHAT, "Because.")
+    assert ledger.runs() == [FULL]
+    assert ledger.texts(FULL.run_id) == (list(CHAT), "Because.")
+
+
+def test_settling_twice_keeps_one_row_and_progress_alone_makes_none(ledger: Ledger) -> None:
+    ledger.settle(FULL, CHAT, "one")
+    ledger.settle(replace(FULL, status="failed"), CHAT, "two")
+    assert [record.status for record in ledger.runs()] == ["failed"]
+    assert ledger.texts(FULL.run_id) == (list(CHAT), "two")
+    ledger.progress(run("never begun", status="running"))
+    assert ids(ledger.runs()) == [FULL.run_id]
+
+
+@pytest.mark.parametrize("status", ["ok", "cached", "interrupted", "failed", "refused"])
+def test_every_field_survives(ledger: Ledger, status: Status) -> None:
+    record = replace(FULL, status=status)
+    ledger.settle(record)
+    ledger.close()
+    (kept,) = ledger.runs()
+    for name in (field.name for field in fields(RunRecord)):
+        assert getattr(kept, name) == getattr(record, name), name
+    assert all(getattr(FULL, field.name) not in (None, (), {}) for field in fields(RunRecord)), "FULL has a gap"
+
+
+def test_unknown_comes_back_as_unknown_and_zero_as_zero(ledger: Ledger) -> None:
+    empty = RunRecord("r", START, "ok", EngineInfo("m", "id", "local"), "", {})
+    ledger.settle(empty)
+    zero = replace(empty, run_id="z", reading=Reading(Usage(input_tokens=0, output_tokens=0), Cost(Decimal(0))))
+    ledger.settle(zero)
+    assert ledger.runs() == [empty, zero]
+
+
+def test_another_time_zone_is_the_same_instant(ledger: Ledger) -> None:
+    from datetime import timezone
+
+    local = START.astimezone(timezone(timedelta(hours=9)))
+    ledger.settle(run("r", started_at=local))
+    (kept,) = ledger.runs()
+    assert kept.started_at == local
+    assert kept.started_at.utcoffset() == timedelta(0)
+
+
+MONEY = st.decimals(0, 9_000_000, places=12) | st.integers(0, 9_000_000).map(Decimal)
+
+
+@given(st.lists(MONEY, min_size=1, max_size=4))
+@example([Decimal("9000000"), Decimal("9000000")])
+@example([Decimal("9223372.036854775807"), TINY])
+@example([Decimal("1E+6"), Decimal("1E-12")])
+def test_money_survives_and_adds_up_exactly(tmp_path_factory: pytest.TempPathFactory, amounts: list[Decimal]) -> None:
+    with closing(Ledger(f"sqlite:///{tmp_path_factory.getbasetemp()}/money.sqlite")) as ledger:
+        session = uuid.uuid4().hex
+        for usd in amounts:
+            cost = Cost(usd, "measured", "exact", usd, usd, usd)
+            ledger.settle(run(reading=Reading(Usage(), cost), session=session))
+        kept = [record.reading.cost for record in ledger.runs(Selection(session=session))]
+        assert [cost.usd for cost in kept] == amounts
+        for cost in kept:
+            assert cost.token_usd == cost.compute_usd == cost.saved_usd == cost.usd
+            assert "E" not in str(cost.usd) or cost.usd < 1, "a bill is printed in plain digits"
+        assert ledger.totals(Selection(session=session)).cost_usd == sum(amounts)
+
+
+# Asking
+
+
+def test_totals_count_what_has_no_price_and_leave_out_what_runs(ledger: Ledger) -> None:
+    assert ledger.totals(EVERYTHING) == Totals(None, 0, 0, 0, 0)
+    ledger.begin(run("running", cost="5", status="running"))
+    ledger.settle(run("refused", status="refused"))
+    assert ledger.totals(EVERYTHING) == Totals(None, 0, 0, 1, 0)
+    ledger.settle(run("unpriced"))
+    assert ledger.totals(EVERYTHING) == Totals(None, 10, 4, 2, 1)
+    ledger.settle(run("free", cost="0"))
+    assert ledger.totals(EVERYTHING) == Totals(Decimal(0), 20, 8, 3, 1)
+    for status, cost in (("ok", "0.1"), ("cached", "0.2"), ("interrupted", "0.000000000001"), ("failed", None)):
+        ledger.settle(run(status=status, cost=cost))  # type: ignore[arg-type]
+    assert ledger.totals(EVERYTHING) == Totals(Decimal("0.300000000001"), 60, 24, 7, 2)
+
+
+def test_each_cell_shows_its_latest_run_oldest_first(ledger: Ledger) -> None:
+    for number, cell in enumerate(["a", "b", "a", "c", None, "b", None]):
+        ledger.settle(run(f"{cell}{number}", cell_id=cell, notebook="n"))
+    ledger.settle(run("elsewhere", cell_id="a", notebook="other"))
+    ledger.begin(run("c7", cell_id="c", notebook="n", status="running"))
+    assert ids(ledger.latest_by_cell(Selection(notebook="n"))) == ["a2", "b5", "None6", "c7"]
+    assert ids(ledger.latest_by_cell(Selection(notebook="none"))) == []
+
+
+def test_runs_are_selected_by_notebook_session_and_time(ledger: Ledger) -> None:
+    second = timedelta(seconds=1)
+    for number, (notebook, session) in enumerate([("n", "s"), ("n", "t"), ("m", "s"), (None, "s")]):
+        ledger.settle(run(str(number), notebook=notebook, session=session, started_at=START + number * second))
+    cases: list[tuple[Selection, list[str]]] = [
+        (Selection(), ["0", "1", "2", "3"]),
+        (Selection(notebook="n"), ["0", "1"]),
+        (Selection(session="s"), ["0", "2", "3"]),
+        (Selection(notebook="n", session="s"), ["0"]),
+        (Selection(since=START + second), ["1", "2", "3"]),
+        (Selection(since=START + second + timedelta(microseconds=1)), ["2", "3"]),
+        (Selection(notebook="n", since=START + second), ["1"]),
+        (Selection(notebook="N"), []),
+        (Selection(notebook=""), []),
+    ]
+    for where, expected in cases:
+        assert ids(ledger.runs(where)) == expected, where
+        assert ledger.totals(where).runs == len(expected), where
+    assert ids(ledger.runs(limit=2)) == ["2", "3"], "the newest ones, in their order"
+    assert ids(ledger.runs(Selection(notebook="n"), limit=1)) == ["1"]
+
+
+# Texts and the file
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_texts_are_kept_or_not(tmp_path: Path, kept: bool) -> None:
+    secret = "the-word-that-must-not-be-on-disk"
+    ledger = Ledger(f"sqlite:///{tmp_path}/l.sqlite", store_text=kept)
+    ledger.begin(run("r", status="running"), [Message("user", secret)])
+    ledger.settle(run("r"), [Message("user", secret)], f"answer: {secret}")
+    ledger.settle(run("late"), [Message("user", secret)], secret)
+    expected = ([Message("user", secret)], f"answer: {secret}")
+    assert ledger.texts("r") == (expected if kept else None)
+    assert ledger.texts("unknown") is None
+    assert len(ledger.runs()) == 2
+    on_disk = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert (secret.encode() in on_disk) is kept
+    ledger.close()
+
+
+def test_a_run_that_has_not_answered_yet_has_no_answer(ledger: Ledger) -> None:
+    ledger.begin(run("r", status="running"), CHAT)
+    assert ledger.texts("r") == (list(CHAT), None)
+    ledger.settle(run("r"), CHAT, "")
+    assert ledger.texts("r") == (list(CHAT), "")
+
+
+def test_only_its_owner_may_read_the_ledger(tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "there yet"
+    ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite")
+    ledger.begin(FULL, CHAT)
+    for path in [folder, *folder.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+    assert stat.S_IMODE((folder / "ledger.sqlite").stat().st_mode) == 0o600
+    ledger.close()
+
+
+def test_the_migrations_make_the_tables_of_the_schema(ledger: Ledger, ledger_url: str, tmp_path: Path) -> None:
+    migrated, made = sa.create_engine(ledger_url), sa.create_engine(f"sqlite:///{tmp_path}/made.sqlite")
+    with migrated.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+    metadata.create_all(made)
+    # Conditions of indexes, which alembic does not compare, as SQLite keeps them.
+    indexes = sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name")
+    with migrated.connect() as one, made.connect() as two:
+        found = one.execute(indexes).all()
+        assert found == two.execute(indexes).all()
+        assert len(found) == 3
+    migrated.dispose()
+    made.dispose()
+
+
+# Several processes
+
+WRITER = """
+import sys
+from tests.test_ledger import run
+from tokmagic.ledger import Ledger
+
+print("ready", flush=True)
+sys.stdin.readline()
+ledger = Ledger(sys.argv[1])
+for number in range(500):
+    run_id = f"{sys.argv[2]}-{number}"
+    ledger.begin(run(run_id, status="running", session=sys.argv[2]))
+    ledger.settle(run(run_id, session=sys.argv[2], cost="0.000000000001"))
+"""
+
+GENERATOR = """
+import sys
+from tokmagic import run
+from tokmagic.config import TokMagic
+from tokmagic.events import Message, Prompt, Rates
+from decimal import Decimal
+
+class Watcher:
+    seen = 0
+    def token(self, text):
+        self.seen += 1
+        if self.seen == 5:
+            print("generating", flush=True)
+            sys.stdin.read()
+
+run.CHECKPOINT_S = 0.0
+session = run.Session(TokMagic(home="/nonexistent", ledger=sys.argv[1], model="scripted"))
+session.prices.set("scripted", Rates(Decimal(1), Decimal(2)))
+session.generate(Prompt((Message("user", "first"),)), cell_id="whole")
+session.generate(Prompt((Message("user", "second"),)), cell_id="cut", watcher=Watcher())
+"""
+
+
+@contextmanager
+def process(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process that has printed its first line, and is ended at the end."""
+    command = [sys.executable, "-c", script, *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        try:
+            assert child.stdout.readline(), "it ended before it was ready"
+            yield child
+        finally:
+            child.kill()
+
+
+def test_two_processes_that_write_at_once_lose_no_run(ledger_url: str) -> None:
+    with process(WRITER, ledger_url, "a") as first, process(WRITER, ledger_url, "b") as second:
+        for child in (first, second):
+            assert child.stdin is not None
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        assert (first.wait(300), second.wait(300)) == (0, 0)
+    with closing(Ledger(ledger_url)) as ledger:
+        for name in ("a", "b"):
+            found = ledger.runs(Selection(session=name))
+            assert ids(found) == [f"{name}-{number}" for number in range(500)]
+            assert {record.status for record in found} == {"ok"}
+        assert ledger.totals(EVERYTHING) == Totals(Decimal("0.000000001"), 10_000, 4_000, 1_000, 0)
+    assert rows_in(ledger_url, "texts") == 1_000
+
+
+def test_a_killed_process_leaves_its_run_interrupted_with_its_counts(ledger: Ledger, ledger_url: str) -> None:
+    ledger.settle(FULL)
+    with process(GENERATOR, ledger_url) as child:
+        _, whole, alive = ledger.runs()
+        assert (alive.status, alive.reading.usage.output_tokens, alive.finished_at) == ("running", 4, None)
+        assert ledger.latest_by_cell(Selection(session=alive.session)) == [whole, alive]
+        assert ledger.reap() == 0, "a process that lives keeps its run"
+        child.send_signal(signal.SIGKILL)
+        assert child.wait(60) == -signal.SIGKILL
+    found = ledger.runs()
+    assert found[:2] == [FULL, whole]
+    killed = replace(alive, status="interrupted", finish_reason="interrupted", error="the kernel ended during the run")
+    assert found[2] == killed
+    assert killed.reading.usage.input_tokens == 12
+    assert killed.reading.cost.usd == Decimal("0.00002")
+    assert ledger.totals(Selection(session=alive.session)).runs == 2
+    assert ledger.texts(killed.run_id) == ([Message("user", "second")], None)
+    assert ledger.reap() == 0, "found out once"
+
+
+@pytest.mark.parametrize("look", ["runs", "latest_by_cell", "reap"])
+def test_every_look_finds_out_who_died_and_this_process_stays_alive(ledger: Ledger, ledger_url: str, look: str) -> None:
+    ledger.begin(run("mine", status="running"))
+    with process(GENERATOR, ledger_url) as child:
+        child.kill()
+        child.wait(60)
+    looks: dict[str, Callable[[], object]] = {
+        "runs": ledger.runs,
+        "latest_by_cell": lambda: ledger.latest_by_cell(EVERYTHING),
+        "reap": ledger.reap,
+    }
+    looks[look]()
+    with closing(sqlite3.connect(ledger_url.removeprefix("sqlite:///"))) as connection:
+        statuses = [row[0] for row in connection.execute("SELECT status FROM runs ORDER BY id")]
+    assert statuses == ["running", "ok", "interrupted"]
+    with closing(Ledger(ledger_url)) as another:
+        assert another.runs()[0].status == "running", "seen from another opening of the same process"
+
+
+def test_ended_processes_leave_no_lock_files_behind(ledger: Ledger, ledger_url: str, tmp_path: Path) -> None:
+    for _ in itertools.repeat(None, 2):
+        with process(GENERATOR, ledger_url) as child:
+            child.kill()
+            child.wait(60)
+        ledger.runs()
+    assert list((tmp_path / "ledger.sqlite.live").iterdir()) == []

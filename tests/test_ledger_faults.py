@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
@@ -13,8 +14,9 @@ import sqlalchemy as sa
 
 from tests.test_ledger import FULL, ids, run
 from tokmagic.errors import LedgerError, NewerLedgerError
-from tokmagic.events import Message, Reading, RunRecord, Usage
+from tokmagic.events import Message, Prompt, Reading, RunRecord, Usage
 from tokmagic.ledger import Ledger, store
+from tokmagic.run import LedgerWarning, Session
 
 ANSWER = "This answer is scripted: it was not written by a model, but it is metered like one that was."
 BIG = [Message("user", "many pages " * 20_000)]
@@ -391,14 +393,14 @@ def test_a_ledger_that_is_locked_in_mid_run_gets_the_run_when_it_is_free(
     class Watcher:
         lock: ExitStack | None = None
 
-        def token(self, text: str) -> None:
+        def token(self, _text: str) -> None:
             if self.lock is None:
                 self.lock = ExitStack()
                 self.lock.enter_context(locked(path))
 
     session, watcher = make_session(model="scripted"), Watcher()
     with warned() as seen:
-        lost: Generation = session.generate(ASK, watcher=watcher)
+        lost = session.generate(ASK, watcher=watcher)
     assert (lost.status, len(seen)) == ("ok", 1)
     assert watcher.lock is not None
     watcher.lock.close()

@@ -227,7 +227,7 @@ def touched_fast(wire: Wire, numbers: Numbers, channel: Channel) -> list[float]:
 def test_messages_are_at_most_twenty_a_second_and_the_last_value_arrives(
     wire: Wire, numbers: Numbers, channel: Channel
 ) -> None:
-    assert pytest.approx(20) == 1 / INTERVAL_S
+    assert INTERVAL_S >= 1 / 20
     stamps = touched_fast(wire, numbers, channel)
     assert len(stamps) <= (stamps[-1] - stamps[0]) / INTERVAL_S + 1
     # Nearly every touch is coalesced: far more happened than was sent.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from tokmagic import run as pipeline
 from tokmagic.config import TokMagic
 from tokmagic.engines.registry import Models
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
-from tokmagic.errors import GenerationInterrupted, ModelError, NotBuiltError, PromptError, TokmagicError, UsageError
+from tokmagic.errors import GenerationInterrupted, ModelError, NotBuiltError, PromptError, UsageError
 from tokmagic.events import Message, Prompt, Rates, RunRecord, Sampling, Selection, Totals, Usage
 from tokmagic.generation import Generation
 from tokmagic.ledger import Ledger
+from tokmagic.live import add_running
 from tokmagic.run import Session, resolve_notebook
 
 ASK = Prompt((Message("user", "Hi"),))
+NOTEBOOK = "/home/ada/nb/one.ipynb"
 PIECES = ["Hel", "lo", " you", " there", "!"]
 DOLLARS = Rates(input=Decimal(1), output=Decimal(2), source="%price")
 Make = Callable[..., Session]
@@ -92,14 +95,11 @@ def raising(error: BaseException) -> Callable[..., Any]:
     return do
 
 
-# Every end, one row
-
-
 def test_a_whole_run(make_session: Make, script: Callable[..., str]) -> None:
     session, watcher = make_session(), Each(lambda _number: None)
     model = script()
     session.prices.set(model, DOLLARS)
-    session.notebook, session.cell_id = "/nb/one.ipynb", lambda: "cell-9"
+    session.notebook, session.cell_id = NOTEBOOK, lambda: "cell-9"
     prompt = Prompt(ASK.messages, Sampling(max_tokens=99, seed=5))
     generation = session.generate(prompt, model, tags=["a", "b"], watcher=watcher)
     row = settled(session, generation.raise_for_status())
@@ -111,7 +111,7 @@ def test_a_whole_run(make_session: Make, script: Callable[..., str]) -> None:
     assert row.reading.cost.usd == Decimal("0.000017")
     assert (row.reading.ttft_s, row.reading.itl_mean_s, row.reading.latency_s) == pytest.approx((0.5, 0.25, 1.5))
     assert row.params == {"max_tokens": 99, "seed": 5, "n": 1}
-    assert (row.notebook, row.cell_id, row.tags) == ("/nb/one.ipynb", "cell-9", ("a", "b"))
+    assert (row.notebook, row.cell_id, row.tags) == (NOTEBOOK, "cell-9", ("a", "b"))
     assert row.session == session.session_id
     assert row.env["python"]
     cut = session.generate(Prompt(ASK.messages, Sampling(max_tokens=2)), model, cell_id="given").record
@@ -133,37 +133,35 @@ def test_a_failed_run_keeps_what_it_had(make_session: Make, script: Callable[...
     assert session.ledger().totals(Selection()).runs == 1
 
 
-@pytest.mark.parametrize("error", [PromptError("too long; shorten it"), UsageError("give --temperature")])
-def test_a_refused_run_costs_nothing(make_session: Make, error: TokmagicError) -> None:
+NOT_TAKEN: list[tuple[Exception, str]] = [(PromptError("too long"), "refused"), (UsageError("give one"), "refused")]
+NOT_TAKEN += [(RuntimeError("index 7\nis out of range"), "failed")]
+
+
+@pytest.mark.parametrize(("error", "status"), NOT_TAKEN, ids=repr)
+def test_a_run_that_is_not_taken_costs_nothing(make_session: Make, error: Exception, status: str) -> None:
     session = make_session()
     session.models = Given(stream=raising(error))
     session.prices.set("odd", DOLLARS)
     generation = session.generate(ASK)
     row = settled(session, generation)
-    assert (row.status, row.finish_reason, row.error) == ("refused", None, str(error))
-    assert (row.reading.usage, row.reading.cost.usd) == (Usage(), None)
-    assert (generation.text, generation.tokens, generation.error) == ("", (), error)
-    assert session.ledger().totals(Selection()) == Totals(None, 0, 0, 1, 0)
-
-
-def test_what_nobody_foresaw_is_settled_with_its_stack_kept(make_session: Make) -> None:
-    session = make_session()
-    unforeseen = RuntimeError("index 7\nis out of range")
-    session.models = Given(stream=raising(unforeseen))
-    generation = session.generate(ASK)
-    row = settled(session, generation)
-    assert (row.status, row.finish_reason) == ("failed", "error")
-    assert str(row.error).startswith("RuntimeError: index 7")
+    assert (row.status, row.finish_reason) == (status, None if status == "refused" else "error")
+    assert (row.reading.usage, row.reading.cost.usd, generation.text, generation.tokens) == (Usage(), None, "", ())
+    assert str(error).splitlines()[0] in str(row.error)
     assert generation.error is not None
-    assert generation.error.__cause__ is unforeseen
+    assert error in (generation.error, generation.error.__cause__), "the stack is kept for a report"
+    assert session.ledger().totals(Selection()).unpriced_runs == (status == "failed")
 
 
 @pytest.mark.parametrize("text", ["half \ud83d", "nul \x00", "\r\n"])
-def test_an_answer_of_any_characters_is_settled(make_session: Make, script: Callable[..., str], text: str) -> None:
+@pytest.mark.parametrize("place", ["answer", "tag", "notebook"])
+def test_any_characters_are_settled(make_session: Make, script: Callable[..., str], text: str, place: str) -> None:
+    """A lone surrogate also stands for a byte of a file name that is no UTF-8."""
     session = make_session()
-    generation = session.generate(ASK, script(pieces=[text]))
-    assert generation.text == text
-    assert settled(session, generation).status == "ok"
+    session.notebook = text if place == "notebook" else None
+    answer = text if place == "answer" else "yes"
+    generation = session.generate(ASK, script(pieces=[answer]), tags=[text] if place == "tag" else [])
+    assert (generation.text, generation.status) == (answer, "ok")
+    assert [row.status for row in session.ledger().runs()] == ["ok"]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(max_tokens=0), Sampling(temperature=-1.0), Sampling(stop=("",))])
@@ -176,9 +174,6 @@ def test_what_cannot_begin_leaves_no_row(make_session: Make, sampling: Sampling)
     with pytest.raises(ModelError, match="is no script"):
         session.generate(ASK, "scripted:/none")
     assert session.ledger().runs() == []
-
-
-# Interrupts
 
 
 def test_an_interrupt_keeps_text_ids_and_usage_and_settles_first(
@@ -200,15 +195,11 @@ def test_an_interrupt_keeps_text_ids_and_usage_and_settles_first(
     assert session.generate(ASK, model).status == "ok", "the next run is whole"
 
 
-class Queued(ScriptedStream):
+def queued(_prompt: Prompt) -> ScriptedStream:
     """What was generated before the close can still be read, as from a model that ran ahead."""
-
-    def close(self) -> None:
-        """The queue holds all of it already."""
-
-
-def queued(_prompt: Prompt) -> Queued:
-    return Queued(Script.of_text(PIECES), 99)
+    stream = ScriptedStream(Script.of_text(PIECES), 99)
+    stream.close = lambda: None  # type: ignore[method-assign]
+    return stream
 
 
 @pytest.mark.parametrize(("at", "kept"), [((2,), 5), ((2, 4), 4), ((2, 5), 5), ((2, 3, 4), 3)])
@@ -225,27 +216,11 @@ def test_a_second_interrupt_gives_up_waiting_for_the_rest(make_session: Make, at
 
 
 def test_a_watcher_that_breaks_after_an_interrupt_changes_nothing(make_session: Make) -> None:
-    def do(number: int) -> None:
-        if number == 2:
-            raise KeyboardInterrupt
-        if number > 2:
-            raise OSError("the terminal went away")
-
-    session = make_session()
+    session, errors = make_session(), iter([KeyboardInterrupt(), OSError("the terminal went away")])
     session.models = Given(stream=queued)
-    generation = session.generate(ASK, watcher=Each(do))
+    generation = session.generate(ASK, watcher=Each(lambda _number: raising(next(errors))()))
     assert settled(session, generation).status == "interrupted"
     assert isinstance(generation.error, GenerationInterrupted)
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("the terminal went away")], ids=repr)
-def test_what_is_raised_while_a_run_is_submitted_settles_it(make_session: Make, error: BaseException) -> None:
-    session = make_session()
-    session.models = Given(stream=raising(error))
-    generation = session.generate(ASK)
-    row = settled(session, generation)
-    assert row.status == ("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-    assert row.reading.usage == Usage()
 
 
 def test_an_interrupt_while_the_row_is_settled_waits_for_it(make_session: Make) -> None:
@@ -288,21 +263,6 @@ def test_a_run_is_stopped_from_another_thread(make_session: Make, script: Callab
     assert session.ledger().runs() == [kept], "stopping what has ended changes nothing"
 
 
-def test_a_run_stopped_before_its_first_event_has_no_answer(make_session: Make) -> None:
-    session = make_session()
-
-    def stream(_prompt: Prompt) -> ScriptedStream:
-        session.stop(session.changes().rows[0].run_id)
-        return ScriptedStream(Script.of_text(PIECES), 99)
-
-    session.models = Given(stream=stream)
-    generation = session.generate(ASK)
-    assert (settled(session, generation).status, generation.tokens) == ("interrupted", ())
-
-
-# While it runs
-
-
 def test_the_running_row_is_brought_up_to_date(
     make_session: Make, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,7 +277,7 @@ def test_the_running_row_is_brought_up_to_date(
 
 def test_totals_are_the_sum_of_the_rows_the_running_one_included(make_session: Make) -> None:
     session, views = make_session(model="scripted"), []
-    session.notebook = "/nb/one.ipynb"
+    session.notebook = NOTEBOOK
     session.prices.set("scripted", DOLLARS)
     everything = Each(lambda number: views.append(session.everything(None, False) if number % 2 else session.changes()))
     session.generate(ASK, cell_id="a")
@@ -329,24 +289,11 @@ def test_totals_are_the_sum_of_the_rows_the_running_one_included(make_session: M
         live = view.rows[-1]
         assert (live.status, live.reading.usage.output_tokens) == ("running", number)
         assert [row.cell_id for row in view.rows] == (["a", "b", "c"] if number % 2 else ["c"])
-        assert view.notebook_totals == view.day_totals == summed([*finished[:2], live])
+        assert view.notebook_totals == view.day_totals == add_running(Totals(), [*finished[:2], live])
     last = session.changes()
     assert [row.status for row in last.rows] == ["ok"]
-    assert last.notebook_totals == summed(finished) == session.ledger().totals(session.selection)
+    assert last.notebook_totals == add_running(Totals(), finished) == session.ledger().totals(session.selection)
     assert session.changes().rows == (), "told once"
-
-
-def summed(rows: Sequence[RunRecord]) -> Totals:
-    readings = [row.reading for row in rows]
-    return Totals(
-        sum((reading.cost.usd or Decimal(0) for reading in readings), Decimal(0)),
-        sum(reading.usage.input_tokens or 0 for reading in readings),
-        sum(reading.usage.output_tokens or 0 for reading in readings),
-        len(rows),
-    )
-
-
-# Settings and arguments
 
 
 @pytest.mark.parametrize("name", ["engine_url", "budget_day", "prices"])
@@ -388,53 +335,34 @@ def test_another_ledger_is_opened_when_the_setting_changes(make_session: Make, t
     ("known", "seen", "expected"),
     [
         (None, "nb/one.ipynb", "nb/one.ipynb"),
-        ("/home/ada/nb/one.ipynb", "nb/one.ipynb", "/home/ada/nb/one.ipynb"),
-        ("/home/ada/nb/one.ipynb", "one.ipynb", "/home/ada/nb/one.ipynb"),
-        ("/home/ada/nb/one.ipynb", "nb/two.ipynb", "/home/ada/nb/two.ipynb"),
-        ("/home/ada/nb/one.ipynb", "two.ipynb", "/home/ada/nb/two.ipynb"),
-        ("/home/ada/nb/one.ipynb", "b/one.ipynb", "b/one.ipynb"),
-        ("/home/ada/nb/one.ipynb", "b/two.ipynb", "b/two.ipynb"),
+        (NOTEBOOK, "nb/one.ipynb", NOTEBOOK),
+        (NOTEBOOK, "one.ipynb", NOTEBOOK),
+        (NOTEBOOK, "nb/two.ipynb", "/home/ada/nb/two.ipynb"),
+        (NOTEBOOK, "two.ipynb", "/home/ada/nb/two.ipynb"),
+        (NOTEBOOK, "b/one.ipynb", "b/one.ipynb"),
         ("one.ipynb", "one.ipynb", "one.ipynb"),
         ("one.ipynb", "two.ipynb", "two.ipynb"),
-        ("nb/one.ipynb", "nb/two.ipynb", "nb/two.ipynb"),
     ],
 )
 def test_the_notebook_is_named_by_what_kernel_and_sidebar_know(known: str | None, seen: str, expected: str) -> None:
     assert resolve_notebook(known, seen) == expected
 
 
-WRONG: list[tuple[str, Callable[[], object]]] = [
-    ("no text", lambda: api.generate(5)),  # type: ignore[arg-type]
-    ("no text", lambda: api.generate(None)),  # type: ignore[arg-type]
-    ("no text", lambda: api.generate({"role": "user", "content": "x"})),  # type: ignore[arg-type]
-    ("no message", lambda: api.generate(["x"])),  # type: ignore[list-item]
-    ("no message", lambda: api.generate(b"x")),  # type: ignore[arg-type]
-    ("no message", lambda: api.generate([{"role": "robot", "content": "x"}])),
-    ("no message", lambda: api.generate([Message("user", 5)])),  # type: ignore[arg-type]
-    ("no Prompt", lambda: api.generate(Prompt("x"))),  # type: ignore[arg-type]
-    ("a Prompt and more", lambda: api.generate(ASK, max_tokens=5)),
-    ("empty", lambda: api.generate(" ")),
-    ("empty", lambda: api.generate([])),
-    ("model", lambda: api.generate("x", 5)),  # type: ignore[arg-type]
-    ("model", lambda: api.generate("x", "smolm")),
-    ("system", lambda: api.generate("x", system=5)),  # type: ignore[arg-type]
-    ("tags", lambda: api.generate("x", tags=5)),  # type: ignore[arg-type]
-    ("tags", lambda: api.generate("x", tags="one")),
-    ("tags", lambda: api.generate("x", tags=[5])),  # type: ignore[list-item]
-    ("option", lambda: api.generate("x", max_token=5)),
-    ("option", lambda: api.generate("x", max_tokens="5")),
-    ("option", lambda: api.generate("x", stop=5)),
-    ("option", lambda: api.generate("x", seed=1.5)),
-    ("prompts", lambda: api.generate_many(5)),  # type: ignore[arg-type]
-    ("prompts", lambda: api.generate_many("one text")),
-    ("prompts", lambda: api.generate_many([5])),
-    ("count", lambda: api.count(5)),  # type: ignore[arg-type]
-    ("count", lambda: api.count("x", 5)),  # type: ignore[arg-type]
-    ("count", lambda: api.count([{"role": "user"}])),
-]
+WRONG_PROMPTS: tuple[Any, ...] = (5, None, {"role": "user", "content": "x"}, ["x"], b"x", [5], [{"role": "user"}])
+WRONG_PROMPTS += ([{"role": "robot", "content": "x"}], [Message("user", 5)], " ", [], Prompt("x"))  # type: ignore[arg-type]
+WRONG_OPTIONS: tuple[Any, ...] = ({"model": 5}, {"model": "smolm"}, {"system": 5}, {"max_token": 5}, {"stop": 5})
+WRONG_OPTIONS += ({"max_tokens": "5"}, {"seed": 1.5}, {"tags": 5}, {"tags": "one"}, {"tags": [5]})
+CALLS: dict[str, Callable[[], object]] = {
+    **{f"generate {prompt!r}": partial(api.generate, prompt) for prompt in WRONG_PROMPTS},
+    **{f"generate {options}": partial(api.generate, "x", **options) for options in WRONG_OPTIONS},
+    **{f"many {prompts!r}": partial(api.generate_many, prompts) for prompts in (5, "one text", [5])},
+    **{f"count {prompt!r}": partial(api.count, prompt) for prompt in (5, None, [{"role": "user"}])},
+    "count model": lambda: api.count("x", 5),  # type: ignore[arg-type]
+    "a Prompt and more": lambda: api.generate(ASK, max_tokens=5),
+}
 
 
-@pytest.mark.parametrize("call", [call for _, call in WRONG], ids=[f"{what}-{i}" for i, (what, _) in enumerate(WRONG)])
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_wrong_arguments_give_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, make_session: Make, call: Callable[[], object]
 ) -> None:

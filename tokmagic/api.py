@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from tokmagic.errors import UsageError, nearest
 from tokmagic.events import Message, Prompt, Role, Sampling
@@ -45,15 +45,22 @@ def generate(
     Raises PromptError, UsageError, ModelError, and GenerationInterrupted after an interrupt; whatever
     is raised, the run's row is settled first.
     """
+    labels = _texts("tags", tags)
+    if system is not None and not isinstance(system, str):
+        raise UsageError(f"system is {system!r}; give a text")
     if not isinstance(prompt, Prompt):
         prompt = build(messages(prompt), _sampling(sampling), system=system, completion=completion)
     elif sampling or system is not None or completion:
         raise UsageError("a Prompt brings its own sampling and system message; give a text to set them here")
-    return session().generate(prompt, model, tags=tuple(tags)).raise_for_status()
+    elif not isinstance(prompt.messages, tuple) or any(not _is_message(message) for message in prompt.messages):
+        raise UsageError(f"{prompt.messages!r} are no messages; give a tuple of Message(role, text)")
+    return session().generate(prompt, _model(model), tags=labels).raise_for_status()
 
 
 def generate_many(prompts: Iterable[Any], model: str | None = None, **options: Any) -> list[Generation]:
     """Run several prompts one after another; see :func:`generate`."""
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+        raise UsageError(f"{prompts!r} are no prompts; give a list of them")
     return [generate(prompt, model, **options) for prompt in prompts]
 
 
@@ -63,7 +70,7 @@ def count(text: str | Sequence[Mapping[str, str] | Message], model: str | None =
     Raises PromptError and ModelError.
     """
     prompt = Prompt(tuple(messages(text)), completion=isinstance(text, str))
-    return session().models.engine(model).count(prompt)
+    return session().models.engine(_model(model)).count(prompt)
 
 
 def ledger() -> Ledger:
@@ -77,15 +84,35 @@ def messages(prompt: str | Sequence[Mapping[str, str] | Message]) -> list[Messag
         return [Message("user", prompt)]
     if not isinstance(prompt, Iterable) or isinstance(prompt, Mapping):
         raise UsageError(f"{prompt!r} is no prompt; give a text, or a list of messages")
-    return [message if isinstance(message, Message) else _message(message) for message in prompt]
+    return [_message(message) for message in prompt]
 
 
-def _message(given: Mapping[str, str]) -> Message:
-    role = given.get("role") if isinstance(given, Mapping) else None
-    content = given.get("content") if isinstance(given, Mapping) else None
-    if role not in ("system", "user", "assistant") or not isinstance(content, str):
+def _message(given: Mapping[str, str] | Message) -> Message:
+    if isinstance(given, Mapping):
+        given = Message(cast(Role, given.get("role")), cast(str, given.get("content")))
+    if not _is_message(given):
         raise UsageError(f"{given!r} is no message; give {{'role': 'user', 'content': 'text'}}")
-    return Message(cast(Role, role), content)
+    return given
+
+
+def _is_message(given: object) -> bool:
+    known = get_args(Role)
+    return isinstance(given, Message) and given.role in known and isinstance(given.content, str)
+
+
+def _model(given: str | None) -> str | None:
+    if given is not None and not isinstance(given, str):
+        raise UsageError(f"model is {given!r}; give its name, a Hugging Face id or a folder")
+    return given
+
+
+def _texts(what: str, given: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UsageError(f"{what} is {given!r}; give a list of texts")
+    texts = tuple(given)
+    if any(not isinstance(text, str) for text in texts):
+        raise UsageError(f"{what} is {list(texts)!r}; give a list of texts")
+    return texts
 
 
 def _sampling(given: dict[str, Any]) -> Sampling:

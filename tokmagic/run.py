@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -100,6 +101,7 @@ class Session:
         self._ledger: Ledger | None = None
         self._ledger_lock = threading.Lock()
         self._warned: str | None = None
+        self._owed: deque[Callable[[Ledger], None]] = deque()
         self._running: dict[str, _Run] = {}
         self._ended: list[RunRecord] = []
         self._lock = threading.Lock()
@@ -210,15 +212,28 @@ class Session:
                 self._ledger.close()
                 self._ledger = None
 
-    def record(self, write: Callable[[Ledger], None]) -> None:
-        """Write to the ledger; where that fails generation goes on, and a warning says so once."""
+    def record(self, write: Callable[[Ledger], None], *, owed: bool = False) -> bool:
+        """Write to the ledger and say whether it was written; where not, generation goes on and a warning says so once.
+
+        What is ``owed`` (the end of a run whose beginning is in the ledger) is written before the next success.
+        """
         try:
-            write(self.ledger())
-            self._warned = None
+            ledger = self.ledger()
+            while self._owed:
+                self._owed[0](ledger)
+                self._owed.popleft()
+            write(ledger)
         except LedgerError as error:
+            if owed:
+                self._owed.append(write)
             if self._warned != str(error):
                 self._warned = str(error)
-                warnings.warn(f"this run is NOT being recorded: {error}", LedgerWarning, stacklevel=2)
+                # With a registry of its own each cause is told again when it comes back.
+                text = f"this run is NOT being recorded: {error}"
+                warnings.warn_explicit(text, LedgerWarning, __file__, 0, registry={})
+            return False
+        self._warned = None
+        return True
 
     @property
     def selection(self) -> Selection:
@@ -318,7 +333,7 @@ class _Run:
         self._watcher = watcher
         self._meter = Meter(record.rates)
         self._stream: Stream | None = None
-        self._stopped = False
+        self._begun = self._stopped = False
         self._error: TokmagicError | KeyboardInterrupt | None = None
         self._finished: Finished | None = None
         self._texts: list[list[str]] = [[] for _ in range(prompt.sampling.n)]
@@ -329,7 +344,7 @@ class _Run:
         """Drive the run to its end, whatever that is."""
         status: Status = "failed"
         try:
-            self._session.record(lambda ledger: ledger.begin(self.record, self._prompt.messages))
+            self._begun = self._session.record(lambda ledger: ledger.begin(self.record, self._prompt.messages))
             self._session.began(self)
             self._stream = self._engine.stream(self._prompt)
             if self._stopped:
@@ -348,7 +363,7 @@ class _Run:
             self._error = error
         except Exception as error:
             # Not foreseen: the row is settled all the same, and the stack is kept for a report.
-            self._error = ModelError(f"{type(error).__name__}: {error}")
+            self._error = ModelError(f"{type(error).__name__}: {' '.join(str(error).split())}")
             self._error.__cause__ = error
         finally:
             with _uninterrupted():
@@ -397,8 +412,8 @@ class _Run:
         if self._stream is None:
             return
         self._stream.close()
-        # A second interrupt gives up waiting; the row is settled with what was seen.
-        with suppress(KeyboardInterrupt, TokmagicError):
+        # A second interrupt gives up waiting, and so does a failure; the row is settled with what was seen.
+        with suppress(KeyboardInterrupt, Exception):
             self._consume(self._stream)
 
     def _ended_as(self) -> Status:
@@ -421,7 +436,8 @@ class _Run:
             reading=self._meter.reading(final=True) if status != "refused" else Reading(),
         )
         answer = "".join(self._texts[0])
-        self._session.record(lambda ledger: ledger.settle(self.record, self._prompt.messages, answer))
+        record = self.record
+        self._session.record(lambda ledger: ledger.settle(record, self._prompt.messages, answer), owed=self._begun)
         self._session.ended(self)
 
     def _finish_reason(self, status: Status) -> FinishReason | None:

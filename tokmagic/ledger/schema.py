@@ -105,8 +105,21 @@ def utc_time(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
 
 
+def storable(text: str) -> str:
+    """``text`` with each lone surrogate, which no database takes, written out as ``\\udce9``.
+
+    File names that are no UTF-8 reach Python as such, and a model may write half of a character.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def to_row(record: RunRecord) -> dict[str, Any]:
     """Return the columns of a record, without ``id`` and ``owner``."""
+    row = _columns(record)
+    return {name: storable(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _columns(record: RunRecord) -> dict[str, Any]:
     reading, usage, cost, info = record.reading, record.reading.usage, record.reading.cost, record.info
     return {
         "run_id": record.run_id,

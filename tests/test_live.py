@@ -20,7 +20,19 @@ import comm
 import pytest
 
 from tokmagic.errors import LedgerError
-from tokmagic.events import Cost, EngineInfo, Message, Prompt, Reading, RunRecord, Totals, Usage
+from tokmagic.events import (
+    Budget,
+    Cost,
+    EngineInfo,
+    Message,
+    Prompt,
+    Rates,
+    Reading,
+    RunRecord,
+    Standing,
+    Totals,
+    Usage,
+)
 from tokmagic.live import (
     CONTROL_TARGET,
     DATA_TARGET,
@@ -58,10 +70,11 @@ def usage(output: int | None, source: Any = "measured") -> Usage:
 
 PRICE = Cost(Decimal("0.0000521"), "measured")
 STREAMING = Reading(usage(37), PRICE, 0.204, None, 0.6036, 0.0111, spark_ms=(11.0, 11.2, 11.1, 11.1))
-DONE = Reading(usage(118), Cost(Decimal("0.0011"), "measured"), 0.204, None, 1.5, 0.0111, spark_ms=(11.2,))
+BILL = Cost(Decimal("0.0011"), "measured", shadow_usd=Decimal("0.00030"))
+DONE = Reading(usage(118), BILL, 0.204, None, 1.5, 0.0111, spark_ms=(11.2,))
 GUESSED = Reading(usage(37, "estimated"), replace(PRICE, source="estimated", bound="at_least"), 0.204, None, 0.6036)
 CACHED = Reading(usage(37), Cost(Decimal(0), "measured", saved_usd=Decimal("0.00110")))
-OK_ROW = record("a1", "c-ok", "ok", DONE, finish_reason="stop")
+OK_ROW = record("a1", "c-ok", "ok", DONE, finish_reason="stop", rates=Rates(shadow_model="openai/gpt-5-mini"))
 ROWS = (
     OK_ROW,
     record("a2", "c-unpriced", "interrupted", replace(STREAMING, cost=Cost()), finish_reason="interrupted"),
@@ -69,6 +82,14 @@ ROWS = (
     record("a4", "c-cached", "cached", CACHED),
     record("a5", "c-refused", "refused", Reading(), error="the prompt has 9000 tokens, the context 8192"),
     record("a6", None, "failed", Reading(usage(0), latency_s=0.6036), finish_reason="error", error="out of memory"),
+    record("a7", "c-stopped", "interrupted", STREAMING, finish_reason="budget", error="stopped at $0.0000521"),
+)
+SPENT_AND_HELD = (Decimal("0.00110"), Decimal("0.00050"), 942, 512, 1)
+STANDINGS = (
+    Standing(Budget("cell", Decimal("0.050"))),
+    Standing(Budget("notebook", tokens=20_000), spent_tokens=530, held_tokens=412, unpriced_runs=1),
+    Standing(Budget("day", Decimal("0.002")), *SPENT_AND_HELD),
+    Standing(Budget("month", Decimal("5.00"), warn_at=0.5), *SPENT_AND_HELD),
 )
 
 
@@ -92,6 +113,7 @@ def test_a_state_message_with_every_kind_of_row_is_the_fixture() -> None:
         Totals(None, 0, 0, 1, 1),
         Totals(Decimal("0.0011"), 824, 118, 2, 1),
         ROWS,
+        STANDINGS,
     )
     message = snapshot_wire(view, session=SESSION, seq=1, complete=True)
     assert message == fixture("state")

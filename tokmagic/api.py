@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from tokmagic.errors import UsageError, nearest
@@ -34,6 +35,8 @@ def generate(
     system: str | None = None,
     completion: bool = False,
     tags: Iterable[str] = (),
+    budget: str | Decimal | None = None,
+    yes: bool = False,
     **sampling: Any,
 ) -> Generation:
     """Run a prompt, metered and recorded, and return its Generation.
@@ -41,8 +44,10 @@ def generate(
     ``prompt`` is a text, a list of ``{"role": …, "content": …}`` messages, or a Prompt; nothing in it
     is a template. ``sampling`` takes Sampling's fields: ``max_tokens``, ``temperature``, ``top_p``,
     ``top_k``, ``min_p``, ``repetition_penalty``, ``stop``, ``seed``, ``n``.
+    ``budget`` is the most that the run may cost, in USD; ``yes`` lets a prompt pass that is longer than the
+    cell's budget lets pass unasked.
 
-    Raises PromptError, UsageError, ModelError, and GenerationInterrupted after an interrupt; whatever
+    Raises PromptError, UsageError, BudgetError, ModelError, and GenerationInterrupted after an interrupt; whatever
     is raised, the run's row is settled first.
     """
     labels = _texts("tags", tags)
@@ -54,7 +59,8 @@ def generate(
         raise UsageError("a Prompt brings its own sampling and system message; give a text to set them here")
     elif not isinstance(prompt.messages, tuple) or any(not _is_message(message) for message in prompt.messages):
         raise UsageError(f"{prompt.messages!r} are no messages; give a tuple of Message(role, text)")
-    return session().generate(prompt, _model(model), tags=labels).raise_for_status()
+    confirm = (lambda _question: True) if yes else None
+    return session().generate(prompt, _model(model), tags=labels, budget=budget, confirm=confirm).raise_for_status()
 
 
 def generate_many(prompts: Iterable[Any], model: str | None = None, **options: Any) -> list[Generation]:

@@ -8,6 +8,7 @@
     ├── PromptError       the cell's text does not make a prompt
     │   └── ContextError  the prompt does not fit the model's context
     ├── PriceError        rates that cannot be used
+    ├── BudgetError       a budget does not admit the run, or stopped it
     ├── ModelError        the model cannot be found, read or run
     │   └── OutOfMemoryError  the device's memory does not hold it
     └── LedgerError       runs cannot be recorded
@@ -48,6 +49,10 @@ class ContextError(PromptError):
 
 class PriceError(TokmagicError):
     """Rates that cannot be used."""
+
+
+class BudgetError(TokmagicError):
+    """A budget does not admit the run, or stopped it in mid-stream."""
 
 
 class ModelError(TokmagicError):

@@ -17,7 +17,8 @@ Source = Literal["measured", "reported", "counted", "estimated", "unknown"]
 """Where a count or a cost came from; see docs/metrics.md, "Provenance"."""
 Bound = Literal["exact", "at_least", "at_most"]
 Status = Literal["running", "ok", "cached", "interrupted", "failed", "refused"]
-FinishReason = Literal["stop", "length", "interrupted", "error"]
+FinishReason = Literal["stop", "length", "interrupted", "error", "budget"]
+Scope = Literal["cell", "notebook", "day", "month"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,23 @@ Event = Started | Token | Finished
 
 
 @dataclass(frozen=True, slots=True)
+class Tier:
+    """Rates that replace the base ones for a whole run whose input has more than ``above_tokens`` tokens."""
+
+    above_tokens: int
+    input: Decimal
+    output: Decimal
+    cached: Decimal | None = None
+    cache_write: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rates:
-    """Prices frozen into a run: USD per 1,000,000 tokens, USD per hour for the device."""
+    """Prices frozen into a run: USD per 1,000,000 tokens, USD per hour for the device.
+
+    ``source`` and ``version`` say where they came from. ``shadow`` are the rates of the hosted model named
+    ``shadow_model``, for what the same tokens would cost there.
+    """
 
     input: Decimal | None = None
     output: Decimal | None = None
@@ -131,6 +147,9 @@ class Rates:
     device_hour: Decimal | None = None
     source: str = "unknown"
     version: str | None = None
+    tiers: tuple[Tier, ...] = ()
+    shadow_model: str | None = None
+    shadow: Rates | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +163,7 @@ class Cost:
     compute_usd: Decimal | None = None
     saved_usd: Decimal | None = None
     anomaly: str | None = None
+    shadow_usd: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,3 +244,75 @@ class Selection:
     notebook: str | None = None
     session: str | None = None
     since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """A cap on what runs may cost. Of USD and tokens either may be None: no cap of that kind.
+
+    ``cell`` bounds each single run (its ``tokens``: the prompt's, above which a person is asked); the other scopes
+    bound the sum over a notebook, or over a user's local day or month. ``warn_at`` is a share of the cap. With
+    ``strict`` a run whose price is unknown is refused. ``user`` None means each user by himself; ``notebook`` is set
+    for the scopes cell and notebook.
+    """
+
+    scope: Scope
+    usd: Decimal | None = None
+    tokens: int | None = None
+    warn_at: float = 0.8
+    strict: bool = False
+    notebook: str | None = None
+    user: str | None = None
+    origin: str = "%budget"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a budget stands: what ended runs have used and what running ones hold."""
+
+    budget: Budget
+    spent_usd: Decimal = Decimal(0)
+    held_usd: Decimal = Decimal(0)
+    spent_tokens: int = 0
+    held_tokens: int = 0
+    unpriced_runs: int = 0
+    """Ended runs whose price is not known: they are in no sum of USD."""
+
+    @property
+    def available_usd(self) -> Decimal | None:
+        """Cap − spent − live holds; None without a cap. Below 0 where a cap was lowered."""
+        return None if self.budget.usd is None else self.budget.usd - self.spent_usd - self.held_usd
+
+    @property
+    def available_tokens(self) -> int | None:
+        """The same in tokens."""
+        return None if self.budget.tokens is None else self.budget.tokens - self.spent_tokens - self.held_tokens
+
+    @property
+    def share(self) -> float:
+        """The larger of the used shares of both caps, holds included; 1 is all of it."""
+        used = self.spent_usd + self.held_usd
+        shares = [float(used / self.budget.usd)] if self.budget.usd else []
+        if self.budget.tokens:
+            shares.append((self.spent_tokens + self.held_tokens) / self.budget.tokens)
+        return max(shares, default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The most that a run can use: set aside before it starts. ``usd`` None: its price is not known.
+
+    ``estimated``: not a bound, so the run is watched while it streams.
+    """
+
+    tokens: int
+    usd: Decimal | None = None
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whether a run may start. ``refused`` says why not, in one line; ``standings`` are after its hold."""
+
+    refused: str | None = None
+    standings: tuple[Standing, ...] = ()

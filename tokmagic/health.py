@@ -12,8 +12,8 @@ from pathlib import Path
 
 from tokmagic import gpu
 from tokmagic.config import TokMagic
-from tokmagic.engines import ModelSpec
-from tokmagic.engines.local_store import locate
+from tokmagic.engines.local_store import check_folder, locate
+from tokmagic.engines.registry import Models
 from tokmagic.errors import TokmagicError
 from tokmagic.report import Table
 from tokmagic.run import Session
@@ -72,7 +72,14 @@ def _packages(_settings: TokMagic) -> Iterator[Finding]:
 
 def _model(settings: TokMagic) -> Iterator[Finding]:
     try:
-        located = locate(ModelSpec(settings.model), settings)
+        models = Models(settings)
+        spec = models.spec(models.current)
+        if spec.kind == "scripted":
+            yield Finding("model", True, f"{models.engine().info.name}, which plays back a fixed answer")
+            return
+        located = locate(spec, settings)
+        if located is not None:
+            check_folder(located.folder, allow_pickle=False)
     except TokmagicError as error:
         yield Finding("model", False, str(error), "set TOKMAGIC_MODEL", vital=True)
         return

@@ -15,7 +15,7 @@ from datetime import UTC
 from typing import Any, Protocol
 
 from tokmagic.errors import TokmagicError
-from tokmagic.events import EngineInfo, RunRecord, Totals
+from tokmagic.events import EngineInfo, RunRecord, Standing, Totals
 from tokmagic.prices import plain
 
 VERSION = 1
@@ -44,6 +44,7 @@ class View:
     notebook_totals: Totals | None
     day_totals: Totals | None
     rows: tuple[RunRecord, ...]
+    budgets: tuple[Standing, ...] = ()
 
 
 class Source(Protocol):
@@ -79,6 +80,8 @@ def row_wire(record: RunRecord) -> dict[str, Any]:
         "cost_source": cost.source,
         "cost_bound": cost.bound,
         "saved_usd": plain(cost.saved_usd),
+        "shadow_usd": plain(cost.shadow_usd),
+        "shadow_model": record.rates.shadow_model,
         "ttft_s": reading.ttft_s,
         "itl_mean_s": reading.itl_mean_s,
         "latency_s": reading.latency_s,
@@ -100,6 +103,7 @@ def snapshot_wire(view: View, *, session: str, seq: int, complete: bool) -> dict
         "notebook": view.notebook,
         "model": None if view.model is None else _model_wire(view.model),
         "totals": {"notebook": _totals_wire(view.notebook_totals), "day": _totals_wire(view.day_totals)},
+        "budgets": [_budget_wire(standing) for standing in view.budgets],
         "rows": [row_wire(record) for record in view.rows],
     }
 
@@ -132,6 +136,18 @@ def _totals_wire(totals: Totals | None) -> dict[str, Any] | None:
         "output_tokens": totals.output_tokens,
         "runs": totals.runs,
         "unpriced_runs": totals.unpriced_runs,
+    }
+
+
+def _budget_wire(it: Standing) -> dict[str, Any]:
+    return {
+        "scope": it.budget.scope,
+        "cap_usd": plain(it.budget.usd),
+        "used_usd": plain(it.spent_usd + it.held_usd),
+        "cap_tokens": it.budget.tokens,
+        "used_tokens": it.spent_tokens + it.held_tokens,
+        "warn_at": it.budget.warn_at,
+        "unpriced_runs": it.unpriced_runs,
     }
 
 

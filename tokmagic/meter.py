@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
+from decimal import Decimal
 from itertools import pairwise
 
 from tokmagic.events import Event, Finished, Rates, Reading, Started, Token, Usage
@@ -58,6 +59,10 @@ class Meter:
         if self._first_ns is None:
             self._first_ns = token.at_ns
         self._last_ns = token.at_ns
+
+    def cost_usd(self) -> Decimal | None:
+        """The bill so far, without the rest of a reading: cheap enough to be asked at every token."""
+        return bill(self._usage(), self._device_s(), self._rates).usd
 
     def reading(self, *, final: bool = False) -> Reading:
         """Return what is known now: cumulative, so a later reading replaces an earlier one.

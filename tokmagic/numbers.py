@@ -60,14 +60,18 @@ def milliseconds(value_s: float | None) -> str:
     return f"{ms:.2f}" if ms < 1 else f"{ms:.1f}"
 
 
-def footer(reading: Reading, model: str, status: str = "ok") -> str:
+def _shadow(value: Cost, model: str | None) -> str:
+    return f" ({model}: {usd(value.shadow_usd)})" if model else ""
+
+
+def footer(reading: Reading, model: str, status: str = "ok", shadow_model: str | None = None) -> str:
     """One line under an answer: tokens in → out, cost, TTFT, ms per token, model."""
     usage = reading.usage
     if status == "refused":  # nothing ran, so there is nothing to tell
         return f"{model} · refused"
     parts = [
         f"{tokens(usage.input_tokens, usage.input_source)} → {tokens(usage.output_tokens, usage.output_source)} tokens",
-        cost(reading.cost),
+        cost(reading.cost) + _shadow(reading.cost, shadow_model),
         f"TTFT {seconds(reading.ttft_s)}",
         f"{milliseconds(reading.itl_mean_s)} ms/token",
         model,

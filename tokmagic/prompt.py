@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from decimal import Decimal
+from typing import Any, cast, get_args
 
 from tokmagic.errors import PromptError, UsageError
 from tokmagic.events import Message, Prompt, Role, Sampling
 
-_ROLE_LINE = re.compile(r"^---[ \t]+(system|user|assistant)[ \t]*(?:\n|\Z)", re.MULTILINE)
+_ROLE_LINE = re.compile(r"^---[ \t]+(system|user|assistant)[ \t]*(\r?\n|\Z)", re.MULTILINE)
+_ROLES = get_args(Role)
+# An end of line in a text whose lines do not all end with \r\n.
+_NOT_CRLF = re.compile(r"(?<!\r)\n|\r(?!\n)")
 
 
 def render(body: str, variables: Mapping[str, Any]) -> str:
@@ -31,15 +34,17 @@ def render(body: str, variables: Mapping[str, Any]) -> str:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     never = secrets.token_hex(16)
+    crlf = "\r" in body and not _NOT_CRLF.search(body)
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
         keep_trailing_newline=True,
+        newline_sequence="\r\n" if crlf else "\n",
         comment_start_string=f"{{{never}",
         comment_end_string=f"{never}}}",
     )
     try:
-        # Jinja would turn every \r\n of the source into \n; a stand-in keeps it as it was typed.
-        text = environment.from_string(body.replace("\r", never)).render(dict(variables))
+        # Jinja makes all ends of line of the source alike; where they differ, a stand-in keeps each as it was typed.
+        text = environment.from_string(body if crlf else body.replace("\r", never)).render(dict(variables))
         return text.replace(never, "\r")
     except TemplateSyntaxError as error:
         raise PromptError(
@@ -52,7 +57,8 @@ def render(body: str, variables: Mapping[str, Any]) -> str:
         raise PromptError(f"the template cannot be filled in: {error}") from None
     except Exception as error:
         # A variable's own code failed (its __str__, an operator, a filter's argument).
-        raise PromptError(f"the template cannot be filled in: {type(error).__name__}: {error}") from error
+        says = " ".join(str(error).split())
+        raise PromptError(f"the template cannot be filled in: {type(error).__name__}: {says}") from error
 
 
 def parse(body: str, variables: Mapping[str, Any] | None = None, *, literal: bool = False) -> tuple[Message, ...]:
@@ -64,22 +70,26 @@ def parse(body: str, variables: Mapping[str, Any] | None = None, *, literal: boo
     if literal:
         return (Message("user", _without_last_newline(body)),)
     # Role lines are marked before templating with a word that no variable's value can guess, and
-    # split after it, so that a loop may produce messages while a value never can.
-    mark = secrets.token_hex(16)
+    # split after it, so that a loop may produce messages while a value never can. Digits, which have
+    # no upper case: the line may stand in a {% filter %} block.
+    mark = f"{secrets.randbits(128):039d}"
     # The newline stays in front of the semicolon, so that a syntax error names the cell's own line.
-    marked = _ROLE_LINE.sub(lambda match: f"{mark}{match[1]}{chr(10) * match[0].count(chr(10))};", body)
+    marked = _ROLE_LINE.sub(lambda match: f"{mark}{match[1]}{match[2]};", body)
     first, *rest = render(marked, variables or {}).split(mark)
     messages: list[Message] = []
     if first.strip():
         messages.append(Message("user", _without_last_newline(first)))
     for part in rest:
-        role, _, content = part.partition(";")
-        messages.append(Message(cast(Role, role.strip()), _without_last_newline(content)))
+        word, _, content = part.partition(";")
+        role = word.strip().lower()
+        if role not in _ROLES:
+            raise PromptError("a filter of the template changed a '--- role' line; keep these lines out of its block")
+        messages.append(Message(cast(Role, role), _without_last_newline(content)))
     return tuple(messages)
 
 
 def _without_last_newline(text: str) -> str:
-    return text[:-1] if text.endswith("\n") else text
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 
 def build(
@@ -109,6 +119,10 @@ def build(
     return Prompt((*opening, *history, *messages), sampling)
 
 
+# Beyond any model's context, and far inside the 64 bits that the ledger has for sums of tokens.
+_MOST = 1_000_000_000
+
+
 def check_sampling(sampling: Sampling) -> Sampling:
     """Return ``sampling`` if every value is in its range, else raise UsageError naming the option."""
 
@@ -119,18 +133,17 @@ def check_sampling(sampling: Sampling) -> Sampling:
             return
         if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
             raise UsageError(f"{option} is {value!r}; give a {'whole ' if whole else ''}number")
-        in_range = math.isfinite(value) and (low < value if open_low else low <= value) and value <= high
-        if not in_range:
-            bounds = f"above {low:g}" if open_low else f"at least {low:g}"
-            upper = "" if math.isinf(high) else f" and at most {high:g}"
-            raise UsageError(f"{option} is {value:g}; it must be {bounds}{upper}")
+        # Compared as they are: a long int does not fit a float, and nan compares false.
+        if not ((low < value if open_low else low <= value) and value <= high):
+            bounds = f"above {low:,}" if open_low else f"at least {low:,}"
+            raise UsageError(f"{option} is {_short(value)}; it must be {bounds} and at most {high:,}")
 
-    number("--max-tokens", sampling.max_tokens, 1, math.inf, whole=True)
-    number("--temperature", sampling.temperature, 0, math.inf)
+    number("--max-tokens", sampling.max_tokens, 1, _MOST, whole=True)
+    number("--temperature", sampling.temperature, 0, _MOST)
     number("--top-p", sampling.top_p, 0, 1, open_low=True)
-    number("--top-k", sampling.top_k, 1, math.inf, whole=True)
+    number("--top-k", sampling.top_k, 1, _MOST, whole=True)
     number("--min-p", sampling.min_p, 0, 1)
-    number("--repetition-penalty", sampling.repetition_penalty, 0, math.inf, open_low=True)
+    number("--repetition-penalty", sampling.repetition_penalty, 0, _MOST, open_low=True)
     number("--seed", sampling.seed, 0, 2**63 - 1, whole=True)
     number("-n", sampling.n, 1, 128, whole=True)
     if any(not isinstance(text, str) for text in sampling.stop):
@@ -138,6 +151,12 @@ def check_sampling(sampling: Sampling) -> Sampling:
     if any(not text for text in sampling.stop):
         raise UsageError("--stop is empty; give the text at which the answer should stop")
     return sampling
+
+
+def _short(value: float) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if abs(value) < 10**20 else f"{Decimal(value):.3g}"
 
 
 def sha256(prompt: Prompt) -> str:

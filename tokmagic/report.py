@@ -17,7 +17,7 @@ from typing import Any
 from tokmagic import numbers
 from tokmagic.errors import UsageError, nearest
 from tokmagic.events import EngineInfo, Rates, RunRecord
-from tokmagic.prices import plain
+from tokmagic.prices import plain, rates_dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ def export_row(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _rates(rates: Rates) -> dict[str, str | None]:
+def _rates(rates: Rates) -> dict[str, Any]:
     return {
         "input": plain(rates.input),
         "output": plain(rates.output),
@@ -213,6 +213,8 @@ def _rates(rates: Rates) -> dict[str, str | None]:
         "device_hour": plain(rates.device_hour),
         "source": rates.source,
         "version": rates.version,
+        **({"tiers": rates_dict(rates)["tiers"]} if rates.tiers else {}),
+        **({"shadow_model": rates.shadow_model, "shadow": _rates(rates.shadow)} if rates.shadow else {}),
     }
 
 

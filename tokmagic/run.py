@@ -16,19 +16,23 @@ import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tokmagic import budget as budgets
 from tokmagic import gpu
 from tokmagic._version import __version__
 from tokmagic.config import TokMagic
+from tokmagic.days import start_of_day
 from tokmagic.engines import Engine, Progress, Stream
 from tokmagic.engines.registry import Models
 from tokmagic.errors import (
+    BudgetError,
     GenerationInterrupted,
     LedgerError,
     ModelError,
@@ -38,15 +42,18 @@ from tokmagic.errors import (
     UsageError,
 )
 from tokmagic.events import (
+    Budget,
     EngineInfo,
     Event,
     Finished,
     FinishReason,
     Message,
     Prompt,
+    Rates,
     Reading,
     RunRecord,
     Selection,
+    Standing,
     Status,
     Token,
     Totals,
@@ -56,12 +63,14 @@ from tokmagic.live import Channel, ModelView, View, add_running
 from tokmagic.meter import Meter
 from tokmagic.prices import PriceBook
 from tokmagic.prompt import check_sampling, sha256
+from tokmagic.spending import BudgetWarning, Confirm, Purse
 
 if TYPE_CHECKING:
-    from tokmagic.ledger import Ledger
+    from tokmagic.ledger import Ledger, Outbox
 
 CHECKPOINT_S = 1.0
 """How often a running row is brought up to date: what a killed process can lose."""
+_RETRY_S = 30.0
 
 
 class LedgerWarning(UserWarning):
@@ -91,7 +100,7 @@ class Session:
         self.settings = settings or TokMagic()
         self.session_id = uuid.uuid4().hex
         self.models = Models(self.settings)
-        self.prices = PriceBook()
+        self.prices = PriceBook(lambda: self.settings.prices)
         self.chats: dict[str, list[Message]] = {}
         self.notebook: str | None = None
         self.widgets = False
@@ -101,6 +110,7 @@ class Session:
         self._ledger: Ledger | None = None
         self._ledger_lock = threading.Lock()
         self._warned: str | None = None
+        self._outbox: Outbox | None = None
         self._owed: deque[Callable[[Ledger], None]] = deque()
         self._running: dict[str, _Run] = {}
         self._ended: list[RunRecord] = []
@@ -108,6 +118,9 @@ class Session:
         self._bases: tuple[Totals | None, Totals | None] = (None, None)
         self._loading: tuple[str, float | None] | None = None
         self._shown_model: str | None = None
+        self.user = _user()
+        self._told: dict[str, set[str]] = {}
+        self._standings: tuple[Standing, ...] = ()
         self.settings.observe(self._reopen_ledger, ["ledger", "store_text"])
 
     # Generating
@@ -119,19 +132,27 @@ class Session:
         *,
         cell_id: str | None = None,
         tags: Sequence[str] = (),
+        budget: Decimal | str | None = None,
+        confirm: Confirm | None = None,
         watcher: Watcher = SILENT,
         progress: Progress | None = None,
     ) -> Generation:
         """Run a prompt and return its Generation, settled in the ledger under ``cell_id``, else the cell that runs now.
 
+        ``budget`` is the most this run may cost, in USD. ``confirm`` asks the person about a long prompt; without it
+        there is nobody to ask.
+
         An interrupt, a failure and a refusal end in a Generation too, with its ``error`` set:
-        ``raise_for_status`` raises it. Raises UsageError and ModelError where no run could begin.
+        ``raise_for_status`` raises it. Raises UsageError, BudgetError (for a cap that is none) and ModelError
+        where no run could begin.
         """
         check_sampling(prompt.sampling)
+        own = self._own_budgets(budget)
         self._refuse_unbuilt()
         engine = self.load(model, progress)
         record = replace(self._new_record(engine, prompt, tags), cell_id=cell_id or self.cell_id())
-        return _Run(self, engine, prompt, record, watcher).execute()
+        purse = Purse([*self._stored_budgets(), *own], own, confirm)
+        return _Run(self, engine, prompt, record, watcher, purse).execute()
 
     def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
         """Make a model ready, telling the sidebar meanwhile. Raises UsageError, ModelError."""
@@ -161,15 +182,10 @@ class Session:
         self.channel.touch()
 
     def _refuse_unbuilt(self) -> None:
-        for setting, room in (
-            ("engine_url", "shared engines"),
-            ("budget_day", "budgets"),
-            ("prices", "price files"),
-        ):
-            if getattr(self.settings, setting):
-                raise NotBuiltError(
-                    f"TOKMAGIC_{setting.upper()} is set, but {room} are not built yet; unset it rather than trust it"
-                )
+        if self.settings.engine_url:
+            raise NotBuiltError(
+                "TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it rather than trust it"
+            )
 
     def _new_record(self, engine: Engine, prompt: Prompt, tags: Sequence[str]) -> RunRecord:
         info = engine.info
@@ -188,21 +204,66 @@ class Session:
             params=params,
             notebook=self.notebook,
             session=self.session_id,
-            user=_user(),
-            rates=self.prices.get(info.name),
+            user=self.user,
+            rates=self.rates(info),
             tags=tuple(tags),
             env=env,
         )
+
+    def info(self, name: str) -> EngineInfo:
+        """What is known of a model, without opening its engine for it. Raises UsageError."""
+        if name in self.models.opened():
+            return self.models.engine(name).info
+        spec = self.models.spec(name)
+        return EngineInfo(name, spec.source, spec.kind)
+
+    # Prices and budgets
+
+    def rates(self, info: EngineInfo) -> Rates:
+        """The rates in force for a model, with where they came from. Raises PriceError."""
+        rates = self.prices.rates(info, _gpu_name(info.device))
+        self.warn("prices", {"file": self.prices.problem} if self.prices.problem else {})
+        return rates
+
+    @property
+    def budget_notebook(self) -> str:
+        """What stands for this notebook in a budget: its path, or this session where the path is unknown."""
+        return self.notebook or f"session:{self.session_id}"
+
+    def standings(self) -> list[Standing]:
+        """How the budgets that apply here stand now. Raises LedgerError, BudgetError."""
+        held = [*self.ledger().budgets(self.user, self.budget_notebook), *self._own_budgets(None)]
+        return self.ledger().standings(held, self.user, datetime.now())
+
+    def _own_budgets(self, usd: Decimal | str | None) -> list[Budget]:
+        own = [budgets.of_day(self.settings.budget_day, self.user)] if self.settings.budget_day else []
+        return [*own, budgets.of_run(usd)] if usd is not None else own
+
+    def _stored_budgets(self) -> list[Budget]:
+        # Where the ledger cannot be read the run is not recorded either, and a warning says so.
+        with suppress(LedgerError):
+            return self.ledger().budgets(self.user, self.budget_notebook)
+        return []
+
+    def warn(self, room: str, told: Mapping[str, str]) -> None:
+        """Tell of what stands ill with prices or budgets; each key once, until it has gone away."""
+        for key, text in told.items():
+            if key not in self._told.get(room, ()):
+                warnings.warn_explicit(text, BudgetWarning, __file__, 0, registry={})
+        self._told[room] = set(told)
 
     # The ledger
 
     def ledger(self) -> Ledger:
         """Return this session's ledger, opened at the first call. Raises LedgerError."""
         # Imported here: SQLAlchemy takes 0.2 s, and loading the extension should not pay for it.
-        from tokmagic.ledger import Ledger
+        from tokmagic.ledger import Ledger, Outbox
 
         with self._ledger_lock:
             if self._ledger is None:
+                if not self.settings.ledger.startswith("sqlite"):
+                    path = self.settings.home_path / "undelivered.sqlite"
+                    self._outbox = Outbox(path, store_text=self.settings.store_text)
                 self._ledger = Ledger(self.settings.ledger, store_text=self.settings.store_text)
             return self._ledger
 
@@ -210,30 +271,51 @@ class Session:
         with self._ledger_lock:
             if self._ledger is not None:
                 self._ledger.close()
-                self._ledger = None
+            self._ledger = self._outbox = None
 
-    def record(self, write: Callable[[Ledger], None], *, owed: bool = False) -> bool:
-        """Write to the ledger and say whether it was written; where not, generation goes on and a warning says so once.
+    def record(self, write: Callable[[Ledger], None]) -> bool:
+        """Write to the ledger and say whether it was written; where not, a warning says so once and nothing stops."""
+        return self._written(write, "this run is NOT being recorded")
 
-        What is ``owed`` (the end of a run whose beginning is in the ledger) is written before the next success.
+    def settle(self, record: RunRecord, prompt: Sequence[Message], answer: str, *, begun: bool) -> None:
+        """Write a run's end. Where the ledger cannot be reached it is written as soon as that is back.
+
+        A server's runs are kept in a file meanwhile. A file's are owed in memory, and only where their beginning is in
+        the ledger, so that no run goes on for ever.
         """
+
+        def write(ledger: Ledger) -> None:
+            ledger.settle(record, prompt, answer)
+
+        if self._outbox is None:
+            if not self.record(write) and begun:
+                self._owed.append(write)
+        elif not self._written(write, "this run is kept on this machine and delivered when its ledger is back"):
+            try:
+                self._outbox.keep(record, prompt, answer)
+            except LedgerError as error:
+                self._tell(f"this run is NOT being recorded: {error}")
+
+    def _written(self, write: Callable[[Ledger], None], otherwise: str) -> bool:
         try:
             ledger = self.ledger()
             while self._owed:
                 self._owed[0](ledger)
                 self._owed.popleft()
+            if self._outbox:
+                self._outbox.deliver(ledger)
             write(ledger)
         except LedgerError as error:
-            if owed:
-                self._owed.append(write)
-            if self._warned != str(error):
-                self._warned = str(error)
-                # With a registry of its own each cause is told again when it comes back.
-                text = f"this run is NOT being recorded: {error}"
-                warnings.warn_explicit(text, LedgerWarning, __file__, 0, registry={})
+            self._tell(f"{otherwise}: {error}")
             return False
         self._warned = None
         return True
+
+    def _tell(self, text: str) -> None:
+        if self._warned != text:
+            self._warned = text
+            # With a registry of its own each cause is told again when it comes back.
+            warnings.warn_explicit(text, LedgerWarning, __file__, 0, registry={})
 
     @property
     def selection(self) -> Selection:
@@ -242,10 +324,10 @@ class Session:
 
     def refresh_totals(self) -> None:
         """Read the sums of finished runs anew."""
-        midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
-        with suppress(LedgerError):
+        with suppress(LedgerError, BudgetError):
             ledger = self.ledger()
-            self._bases = ledger.totals(self.selection), ledger.totals(Selection(since=midnight))
+            self._bases = ledger.totals(self.selection), ledger.totals(Selection(since=start_of_day()))
+            self._standings = tuple(self.standings())
 
     # What the live channel asks (it calls from its own threads)
 
@@ -279,19 +361,19 @@ class Session:
     def _view(self, rows: Sequence[RunRecord], running: Sequence[RunRecord]) -> View:
         notebook, day = self._bases
         totals = add_running(notebook, running), add_running(day, running)
-        return View(self.notebook, self._model_view(), *totals, tuple(rows))
+        return View(self.notebook, self._model_view(), *totals, tuple(rows), self._standings)
 
     def _model_view(self) -> ModelView | None:
         try:
             name = self._shown_model or self.models.current
-            engine = self.models.engine(name) if name in self.models.opened() else None
-            spec = self.models.spec(name)
+            info = self.info(name)
         except TokmagicError:
             return None
-        if engine is None:
-            return ModelView(EngineInfo(name, spec.source, spec.kind), "unloaded")
+        if name not in self.models.opened():
+            return ModelView(info, "unloaded")
+        engine = self.models.engine(name)
         detail, share = self._loading or (None, None)
-        return ModelView(engine.info, "loading" if self._loading else engine.state, detail, share)
+        return ModelView(info, "loading" if self._loading else engine.state, detail, share)
 
     # What a run does to its session
 
@@ -325,12 +407,16 @@ class Session:
 class _Run:
     """One run from its first row to its last."""
 
-    def __init__(self, session: Session, engine: Engine, prompt: Prompt, record: RunRecord, watcher: Watcher) -> None:
+    def __init__(
+        self, session: Session, engine: Engine, prompt: Prompt, record: RunRecord, watcher: Watcher, purse: Purse
+    ) -> None:
         self.record = record
         self._session = session
         self._engine = engine
         self._prompt = prompt
         self._watcher = watcher
+        self._purse = purse
+        self._broke = False
         self._meter = Meter(record.rates)
         self._stream: Stream | None = None
         self._begun = self._stopped = False
@@ -344,7 +430,7 @@ class _Run:
         """Drive the run to its end, whatever that is."""
         status: Status = "failed"
         try:
-            self._begun = self._session.record(lambda ledger: ledger.begin(self.record, self._prompt.messages))
+            self._begin()
             self._session.began(self)
             self._stream = self._engine.stream(self._prompt)
             if self._stopped:
@@ -357,7 +443,7 @@ class _Run:
             self._error = GenerationInterrupted(
                 f"the generation was interrupted after {len(self._ids[0])} tokens; its text and its cost are kept"
             )
-        except (PromptError, UsageError) as error:
+        except (PromptError, UsageError, BudgetError) as error:
             status, self._error = "refused", error
         except TokmagicError as error:
             self._error = error
@@ -369,6 +455,19 @@ class _Run:
             with _uninterrupted():
                 self._settle(status)
         return self._generation()
+
+    def _begin(self) -> None:
+        """Insert the row as running, if the budgets let the run in."""
+        if self._purse.held:
+            try:
+                self._purse.open(self._session.ledger, self.record, self._prompt, self._engine)
+                self._begun = True
+            except LedgerError:
+                self._purse.let_go()
+            self._session.warn("budgets", dict(self._purse.warnings(self.record)))
+        if not self._begun:
+            hold = self._purse.hold
+            self._begun = self._session.record(lambda ledger: ledger.begin(self.record, self._prompt.messages, hold))
 
     def stop(self) -> None:
         """Stop as the sidebar asks to; any thread."""
@@ -392,6 +491,10 @@ class _Run:
                 self._ids[event.choice].append(event.id)
             if event.choice == 0 and event.text:
                 self._watcher.token(event.text)
+            if not self._broke and not self._purse.covers(self._meter.cost_usd, self._session.ledger, self.record):
+                self._broke = True
+                if self._stream is not None:
+                    self._stream.close()
             if time.monotonic() >= self._checkpoint_due:
                 self._checkpoint()
         elif isinstance(event, Finished):
@@ -404,8 +507,9 @@ class _Run:
 
     def _checkpoint(self) -> None:
         snapshot = self.snapshot()
-        self._session.record(lambda ledger: ledger.progress(snapshot))
-        self._checkpoint_due = time.monotonic() + CHECKPOINT_S
+        written = self._session.record(lambda ledger: ledger.progress(snapshot))
+        # A ledger that does not answer may take long to say so.
+        self._checkpoint_due = time.monotonic() + (CHECKPOINT_S if written else _RETRY_S)
 
     def _drain(self) -> None:
         """Stop the engine and take in what it had generated before it stopped."""
@@ -420,6 +524,9 @@ class _Run:
         reasons = self._finished.reasons if self._finished else ()
         if "interrupted" not in reasons:
             return "ok"
+        if self._broke:
+            self._error = self._purse.stopped(self._meter.cost_usd())
+            return "interrupted"
         self._error = GenerationInterrupted(
             f"the generation was stopped after {len(self._ids[0])} tokens; its text and its cost are kept"
         )
@@ -432,15 +539,16 @@ class _Run:
             info=self._engine.info,
             finished_at=datetime.now(UTC),
             finish_reason=self._finish_reason(status),
-            error=str(self._error) if status in ("failed", "refused") and self._error else None,
+            error=str(self._error) if self._error and (self._broke or status in ("failed", "refused")) else None,
             reading=self._meter.reading(final=True) if status != "refused" else Reading(),
         )
         answer = "".join(self._texts[0])
-        record = self.record
-        self._session.record(lambda ledger: ledger.settle(record, self._prompt.messages, answer), owed=self._begun)
+        self._session.settle(self.record, self._prompt.messages, answer, begun=self._begun)
         self._session.ended(self)
 
     def _finish_reason(self, status: Status) -> FinishReason | None:
+        if self._broke and status == "interrupted":
+            return "budget"
         if self._finished is not None:
             return self._finished.reasons[0]
         reasons: dict[Status, FinishReason] = {"interrupted": "interrupted", "failed": "error"}
@@ -486,6 +594,19 @@ def resolve_notebook(known: str | None, server_path: str) -> str:
     if not folder or known_folder == folder or known_folder.endswith(f"/{folder}"):
         return f"{known_folder}/{name}" if known_folder else name
     return server_path
+
+
+def _gpu_name(device: str | None) -> str | None:
+    """The name of the GPU that is called ``cuda:N``, as NVML gives it."""
+    kind, _, index = (device or "").partition(":")
+    names = _gpu_names() if kind == "cuda" else ()
+    number = int(index or 0)
+    return names[number] if number < len(names) else None
+
+
+@cache
+def _gpu_names() -> tuple[str, ...]:
+    return tuple(device.name for device in gpu.devices())
 
 
 def _user() -> str | None:

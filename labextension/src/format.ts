@@ -42,7 +42,7 @@ export function usd(
   }
   if (/[1-9]/.test(whole)) {
     const [dollars, cents] = round(whole, fraction, 2);
-    return `${marks}${sign}$${dollars.replace(/\B(?=(\d{3})+$)/g, ',')}.${cents}`;
+    return `${marks}${sign}$${thousands(dollars)}.${cents}`;
   }
   const leadingZeros = fraction.search(/[1-9]/);
   const [dollars, digits] = round(
@@ -52,6 +52,24 @@ export function usd(
   );
   const trimmed = digits.replace(/0+$/, '').padEnd(4, '0');
   return `${marks}${sign}$${dollars}.${trimmed}`;
+}
+
+/** A cap in dollars as it was set: all its digits, and at least two decimals. */
+export function cap(amount: string): string {
+  const [whole = '0', fraction = ''] = amount.split('.');
+  const cents = fraction.replace(/0+$/, '').padEnd(2, '0');
+  return `$${thousands(whole)}.${cents}`;
+}
+
+/** A share as percent, rounded down so that 100 % is all of it and nothing less. */
+export function percent(share: number): string {
+  // A little more, because 0.29 × 100 is a little less than 29 among floats.
+  const whole = Math.floor(share * 100 + 1e-12);
+  return whole === 0 && share > 0 ? '<1\u00a0%' : `${whole}\u00a0%`;
+}
+
+function thousands(digits: string): string {
+  return digits.replace(/\B(?=(\d{3})+$)/g, ',');
 }
 
 function round(

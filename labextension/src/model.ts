@@ -4,6 +4,7 @@ import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 
 import type {
+  Budget,
   KernelMessage,
   ModelState,
   Row,
@@ -35,6 +36,11 @@ export class Readings {
 
   get dayTotals(): Totals | null {
     return this._dayTotals;
+  }
+
+  /** How the budgets stand that hold here; several may be of one scope. */
+  get budgets(): readonly Budget[] {
+    return this._budgets;
   }
 
   /** What the kernel last complained of. */
@@ -112,6 +118,7 @@ export class Readings {
       this._model = snapshot.model;
       this._notebookTotals = snapshot.totals.notebook;
       this._dayTotals = snapshot.totals.day;
+      this._budgets = snapshot.budgets;
     }
   }
 
@@ -139,6 +146,7 @@ export class Readings {
   private readonly _changed = new Signal<Readings, void>(this);
   private readonly _rows = new Map<string, Row>();
   private readonly _seqs = new Map<string, number>();
+  private _budgets: readonly Budget[] = [];
   private _connection: Connection = 'no-kernel';
   private _dayTotals: Totals | null = null;
   private _error: string | null = null;

@@ -54,6 +54,7 @@ export class SidebarPanel extends ReactWidget {
           <TotalsTable
             notebook={readings.notebookTotals}
             day={readings.dayTotals}
+            budgets={readings.budgets}
             trans={trans}
           />
         )}

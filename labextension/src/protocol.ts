@@ -24,10 +24,12 @@ const SOURCES = [
   'unknown'
 ] as const;
 const BOUNDS = ['exact', 'at_least', 'at_most'] as const;
+const SCOPES = ['cell', 'notebook', 'day', 'month'] as const;
 
 export type Status = (typeof STATUSES)[number];
 export type Source = (typeof SOURCES)[number];
 export type Bound = (typeof BOUNDS)[number];
+export type Scope = (typeof SCOPES)[number];
 
 /** One run of one cell; every snapshot of it is cumulative. */
 export interface Row {
@@ -44,6 +46,9 @@ export interface Row {
   readonly costSource: Source;
   readonly costBound: Bound;
   readonly savedUsd: string | null;
+  /** What the same tokens would cost at `shadowModel`; part of no sum. */
+  readonly shadowUsd: string | null;
+  readonly shadowModel: string | null;
   readonly ttftS: number | null;
   readonly itlMeanS: number | null;
   readonly latencyS: number | null;
@@ -58,6 +63,19 @@ export interface Totals {
   readonly inputTokens: number;
   readonly outputTokens: number;
   readonly runs: number;
+  readonly unpricedRuns: number;
+}
+
+/** A cap on what runs may use; of its two caps at least one is set. Used is what was spent and what is held. */
+export interface Budget {
+  readonly scope: Scope;
+  readonly capUsd: string | null;
+  readonly usedUsd: string;
+  readonly capTokens: number | null;
+  readonly usedTokens: number;
+  /** The share of the cap from which on it is worth a warning, 0 to 1. */
+  readonly warnAt: number;
+  /** Runs without a price, which `usedUsd` cannot count. */
   readonly unpricedRuns: number;
 }
 
@@ -82,6 +100,7 @@ export interface Snapshot {
     readonly notebook: Totals | null;
     readonly day: Totals | null;
   };
+  readonly budgets: readonly Budget[];
   readonly rows: readonly Row[];
 }
 
@@ -131,6 +150,7 @@ export function parseMessage(data: unknown): KernelMessage {
       notebook: totals.notebook === null ? null : parseTotals(totals.notebook),
       day: totals.day === null ? null : parseTotals(totals.day)
     },
+    budgets: parseBudgets(message.budgets),
     rows: list(message.rows, 'rows').map(parseRow)
   };
 }
@@ -152,6 +172,9 @@ export function parseRow(data: unknown): Row {
     costSource: word(row, 'cost_source', SOURCES),
     costBound: word(row, 'cost_bound', BOUNDS),
     savedUsd: moneyOrNull(row, 'saved_usd'),
+    // Rows that were saved by earlier versions have no shadow price.
+    shadowUsd: 'shadow_usd' in row ? moneyOrNull(row, 'shadow_usd') : null,
+    shadowModel: 'shadow_model' in row ? textOrNull(row, 'shadow_model') : null,
     ttftS: numberOrNull(row, 'ttft_s'),
     itlMeanS: numberOrNull(row, 'itl_mean_s'),
     latencyS: numberOrNull(row, 'latency_s'),
@@ -184,6 +207,48 @@ function parseTotals(data: unknown): Totals {
     runs: number(totals, 'runs'),
     unpricedRuns: number(totals, 'unpriced_runs')
   };
+}
+
+/** Those that can be read: a kernel may be older, and have none, or newer, and have other kinds. */
+function parseBudgets(data: unknown): readonly Budget[] {
+  return Array.isArray(data)
+    ? data.map(parseBudget).filter(budget => budget !== null)
+    : [];
+}
+
+function parseBudget(data: unknown): Budget | null {
+  try {
+    const fields = object(data, 'budget');
+    const budget: Budget = {
+      scope: word(fields, 'scope', SCOPES),
+      capUsd: moneyOrNull(fields, 'cap_usd'),
+      usedUsd: money(fields, 'used_usd'),
+      capTokens: numberOrNull(fields, 'cap_tokens'),
+      usedTokens: number(fields, 'used_tokens'),
+      warnAt: number(fields, 'warn_at'),
+      unpricedRuns: number(fields, 'unpriced_runs')
+    };
+    return isSound(budget) ? budget : null;
+  } catch (error) {
+    if (error instanceof ProtocolError) {
+      return null;
+    }
+    throw error;
+  }
+}
+
+/** Whether a share of its caps can be told. */
+function isSound(budget: Budget): boolean {
+  const { capUsd, usedUsd, capTokens, usedTokens, warnAt } = budget;
+  return (
+    (capUsd !== null || capTokens !== null) &&
+    (capUsd === null || (/[1-9]/.test(capUsd) && !capUsd.startsWith('-'))) &&
+    (capTokens === null || capTokens > 0) &&
+    !usedUsd.startsWith('-') &&
+    usedTokens >= 0 &&
+    warnAt >= 0 &&
+    warnAt <= 1
+  );
 }
 
 function parseModel(data: unknown): ModelState {
@@ -244,12 +309,16 @@ function numberOrNull(fields: Fields, name: string): number | null {
   return fields[name] === null ? null : number(fields, name);
 }
 
-function moneyOrNull(fields: Fields, name: string): string | null {
-  const value = textOrNull(fields, name);
-  if (value !== null && !/^-?\d+(\.\d+)?$/.test(value)) {
+function money(fields: Fields, name: string): string {
+  const value = text(fields, name);
+  if (!/^-?\d+(\.\d+)?$/.test(value)) {
     throw new ProtocolError(`${name} is no decimal`);
   }
   return value;
+}
+
+function moneyOrNull(fields: Fields, name: string): string | null {
+  return fields[name] === null ? null : money(fields, name);
 }
 
 function word<T extends string>(

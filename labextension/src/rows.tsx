@@ -103,16 +103,14 @@ const CellLine = React.memo(function CellLine(props: {
         <Field name="output" value={row.outputTokens}>
           {tokens(row.outputTokens, row.outputSource)}
         </Field>
-        <Field name="cost" value={row.costUsd}>
-          {usd(row.costUsd, row.costSource, row.costBound)}
-        </Field>
-        <Field name="ttft" value={row.ttftS}>
-          {seconds(row.ttftS)}
-        </Field>
-        <Field name="itl" value={row.itlMeanS}>
-          {milliseconds(row.itlMeanS)}
-          <Spark values={row.sparkMs} />
-        </Field>
+        {row.status === 'cached' && row.savedUsd !== null ? (
+          // A replayed answer costs nothing and has no latency of its own.
+          <td colSpan={3} data-field="saved" data-value={row.savedUsd}>
+            {trans.__('saved %1', usd(row.savedUsd))}
+          </td>
+        ) : (
+          <Measured row={row} />
+        )}
       </tr>
       {note !== null && (
         <tr className="tm-Note" data-note-for={row.runId} onClick={go}>
@@ -137,6 +135,24 @@ const CellLine = React.memo(function CellLine(props: {
     </>
   );
 });
+
+function Measured(props: { row: Row }): React.ReactElement {
+  const { row } = props;
+  return (
+    <>
+      <Field name="cost" value={row.costUsd}>
+        {usd(row.costUsd, row.costSource, row.costBound)}
+      </Field>
+      <Field name="ttft" value={row.ttftS}>
+        {seconds(row.ttftS)}
+      </Field>
+      <Field name="itl" value={row.itlMeanS}>
+        {milliseconds(row.itlMeanS)}
+        <Spark values={row.sparkMs} />
+      </Field>
+    </>
+  );
+}
 
 function Field(props: {
   name: string;
@@ -165,28 +181,43 @@ function Spark(props: { values: readonly number[] }): React.ReactElement {
   );
 }
 
-/** The second line of a row: what its numbers do not say. */
+/** The second line of a row: what its numbers do not say, and what the same tokens would cost elsewhere. */
 function noteOf(row: Row, trans: TranslationBundle): string | null {
+  const parts = [endOf(row, trans), shadowOf(row)];
+  return parts.filter(part => part !== null).join(' · ') || null;
+}
+
+function endOf(row: Row, trans: TranslationBundle): string | null {
+  const reason = row.error ?? trans.__('no reason known');
   switch (row.status) {
     case 'running':
       return row.maxTokens === null
         ? trans.__('generating')
         : trans.__('generating, up to %1 tokens', row.maxTokens);
     case 'cached':
-      return row.savedUsd === null
-        ? trans.__('from the cache')
-        : trans.__('saved %1', usd(row.savedUsd));
+      return row.savedUsd === null ? trans.__('from the cache') : null;
     case 'interrupted':
-      return trans.__('interrupted');
+      return row.finishReason === 'budget'
+        ? trans.__('stopped by a budget: %1', reason)
+        : trans.__('interrupted');
     case 'failed':
-      return trans.__('failed: %1', row.error ?? trans.__('no reason known'));
+      return trans.__('failed: %1', reason);
     case 'refused':
-      return trans.__('refused: %1', row.error ?? trans.__('no reason known'));
+      return trans.__('refused: %1', reason);
     case 'ok':
       return row.finishReason === 'length'
         ? trans.__('cut off at --max-tokens')
         : null;
   }
+}
+
+function shadowOf(row: Row): string | null {
+  if (row.shadowUsd === null || row.shadowModel === null) {
+    return null;
+  }
+  const guessed = [row.inputSource, row.outputSource].includes('estimated');
+  const cost = usd(row.shadowUsd, guessed ? 'estimated' : 'measured');
+  return `${row.shadowModel}: ${cost}`;
 }
 
 function statusText(status: Status, trans: TranslationBundle): string {

@@ -3,9 +3,12 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
-import { dtype, tokens, usd } from './format';
+import type { Use } from './budgets';
+import { mostUsed, ofEachRun, uncounted } from './budgets';
+import { cap, dtype, tokens, usd } from './format';
+import { BudgetMeter } from './meter';
 import type { Connection } from './model';
-import type { ModelState, Totals } from './protocol';
+import type { Budget, ModelState, Totals } from './protocol';
 
 export function Head(props: {
   model: ModelState | null;
@@ -43,13 +46,15 @@ export function Head(props: {
   );
 }
 
+/** The sums, and the budgets that cap them. */
 export function TotalsTable(props: {
   notebook: Totals | null;
   day: Totals | null;
+  budgets: readonly Budget[];
   trans: TranslationBundle;
 }): React.ReactElement | null {
-  const { notebook, day, trans } = props;
-  if (notebook === null && day === null) {
+  const { notebook, day, budgets, trans } = props;
+  if (notebook === null && day === null && budgets.length === 0) {
     return null;
   }
   return (
@@ -59,62 +64,122 @@ export function TotalsTable(props: {
           name="notebook"
           label={trans.__('Notebook')}
           totals={notebook}
+          use={mostUsed(budgets, 'notebook')}
           trans={trans}
         />
         <TotalsLine
           name="day"
           label={trans.__('Today')}
           totals={day}
+          use={mostUsed(budgets, 'day')}
           trans={trans}
         />
+        <TotalsLine
+          name="month"
+          label={trans.__('Month')}
+          totals={null}
+          use={mostUsed(budgets, 'month')}
+          trans={trans}
+        />
+        <Note text={eachRun(budgets, trans)} />
+        <Note text={unpriced(notebook, budgets, trans)} />
       </tbody>
     </table>
   );
 }
 
 function TotalsLine(props: {
-  name: string;
+  name: 'notebook' | 'day' | 'month';
   label: string;
   totals: Totals | null;
+  use: Use | null;
   trans: TranslationBundle;
-}): React.ReactElement | null {
-  const { name, label, totals, trans } = props;
-  if (totals === null) {
-    return null;
-  }
-  const unpriced = totals.unpricedRuns;
+}): React.ReactElement {
+  const { name, label, totals, use, trans } = props;
   return (
     <>
-      <tr data-total={name}>
-        <th scope="row">{label}</th>
-        <td data-field="cost" data-value={totals.costUsd ?? ''}>
-          {/* With runs that have no price the sum is what is known of it. */}
-          {usd(
-            totals.costUsd,
-            'measured',
-            unpriced > 0 && totals.costUsd !== null ? 'at_least' : 'exact'
-          )}
-        </td>
-        <td data-field="input" data-value={totals.inputTokens}>
-          {trans.__('%1 in', tokens(totals.inputTokens))}
-        </td>
-        <td data-field="output" data-value={totals.outputTokens}>
-          {trans.__('%1 out', tokens(totals.outputTokens))}
-        </td>
-      </tr>
-      {unpriced > 0 && name === 'notebook' && (
-        <tr className="tm-Note">
-          <td colSpan={4}>
-            {trans._n(
-              '%1 run has no price; set one with %price',
-              '%1 runs have no price; set one with %price',
-              unpriced
+      {totals !== null && (
+        <tr data-total={name}>
+          <th scope="row">{label}</th>
+          <td data-field="cost" data-value={totals.costUsd ?? ''}>
+            {/* With runs that have no price the sum is what is known of it. */}
+            {usd(
+              totals.costUsd,
+              'measured',
+              totals.unpricedRuns > 0 && totals.costUsd !== null
+                ? 'at_least'
+                : 'exact'
             )}
+          </td>
+          <td data-field="input" data-value={totals.inputTokens}>
+            {trans.__('%1 in', tokens(totals.inputTokens))}
+          </td>
+          <td data-field="output" data-value={totals.outputTokens}>
+            {trans.__('%1 out', tokens(totals.outputTokens))}
+          </td>
+        </tr>
+      )}
+      {use !== null && (
+        <tr data-budget={name}>
+          {totals === null && <th scope="row">{label}</th>}
+          <td colSpan={totals === null ? 3 : 4}>
+            <BudgetMeter
+              use={use}
+              label={trans.__('Budget: %1', label)}
+              trans={trans}
+            />
           </td>
         </tr>
       )}
     </>
   );
+}
+
+function Note(props: { text: string | null }): React.ReactElement | null {
+  return props.text === null ? null : (
+    <tr className="tm-Note">
+      <td colSpan={4}>{props.text}</td>
+    </tr>
+  );
+}
+
+/** What has no price. Said once: that a budget does not count it tells more. */
+function unpriced(
+  notebook: Totals | null,
+  budgets: readonly Budget[],
+  trans: TranslationBundle
+): string | null {
+  const missed = uncounted(budgets);
+  if (missed > 0) {
+    return trans._n(
+      '%1 run has no price and is not counted; set one with %price',
+      '%1 runs have no price and are not counted; set one with %price',
+      missed
+    );
+  }
+  const runs = notebook?.unpricedRuns ?? 0;
+  return runs === 0
+    ? null
+    : trans._n(
+        '%1 run has no price; set one with %price',
+        '%1 runs have no price; set one with %price',
+        runs
+      );
+}
+
+/** What bounds every single run; null where nothing does. */
+function eachRun(
+  budgets: readonly Budget[],
+  trans: TranslationBundle
+): string | null {
+  const caps = ofEachRun(budgets);
+  const parts = [
+    caps.usd === null ? null : trans.__('each run up to %1', cap(caps.usd)),
+    caps.tokens === null
+      ? null
+      : trans.__('asks above %1 prompt tokens', tokens(caps.tokens))
+  ];
+  return parts.filter(part => part !== null).join(' · ') || null;
 }
 
 /** What to do next, where there is nothing to show. `null` is no notebook at all. */

@@ -3,7 +3,7 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 
-import type { Row, Snapshot } from '../src/protocol';
+import type { Budget, Row, Snapshot } from '../src/protocol';
 import { parseMessage } from '../src/protocol';
 
 export function wire(name: string): any {
@@ -22,4 +22,18 @@ export function wireRow(change: object = {}): any {
 
 export function rowOf(message: Snapshot): Row {
   return message.rows[0]!;
+}
+
+/** A budget in which nothing was used, with some fields changed. */
+export function budgetOf(change: Partial<Budget> = {}): Budget {
+  return {
+    scope: 'day',
+    capUsd: null,
+    usedUsd: '0',
+    capTokens: null,
+    usedTokens: 0,
+    warnAt: 0.8,
+    unpricedRuns: 0,
+    ...change
+  };
 }

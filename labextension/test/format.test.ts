@@ -1,8 +1,10 @@
 import { describe, expect, it } from 'vitest';
 
 import {
+  cap,
   dtype,
   milliseconds,
+  percent,
   seconds,
   sparkline,
   tokens,
@@ -55,6 +57,37 @@ describe('usd', () => {
     expect(usd('0.0011', 'estimated')).toBe('~$0.0011');
     expect(usd('0.0011', 'measured', 'at_least')).toBe('≥$0.0011');
     expect(usd('0.0011', 'estimated', 'at_most')).toBe('~≤$0.0011');
+  });
+});
+
+describe('cap', () => {
+  it.each([
+    ['5', '$5.00'],
+    ['5.00', '$5.00'],
+    ['0.05', '$0.05'],
+    ['0.050', '$0.05'],
+    ['0.5', '$0.50'],
+    ['0.000000000001', '$0.000000000001'],
+    ['1.005', '$1.005'],
+    ['1000000', '$1,000,000.00'],
+    ['100', '$100.00']
+  ])('%j → %s', (amount, text) => {
+    expect(cap(amount)).toBe(text);
+  });
+});
+
+describe('percent', () => {
+  it.each([
+    [0, '0\u00a0%'],
+    [0.000001, '<1\u00a0%'],
+    [0.0824, '8\u00a0%'],
+    [0.29, '29\u00a0%'],
+    [0.57, '57\u00a0%'],
+    [0.999999, '99\u00a0%'],
+    [1, '100\u00a0%'],
+    [1.2, '120\u00a0%']
+  ])('%j → %s', (share, text) => {
+    expect(percent(share)).toBe(text);
   });
 });
 

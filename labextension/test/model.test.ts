@@ -2,7 +2,7 @@ import { beforeEach, describe, expect, it } from 'vitest';
 
 import { Readings } from '../src/model';
 import { parseRow } from '../src/protocol';
-import { rowOf, snapshot, wireRow } from './fixtures';
+import { rowOf, snapshot, wire, wireRow } from './fixtures';
 
 const CELL = '3a7c1f0e-95f8-4d3b-a8a3-2c1d9e7b6f50';
 
@@ -40,10 +40,25 @@ describe('snapshots', () => {
     expect(readings.row('c-ok')).toBe(before);
   });
 
+  it('bring the budgets, the latest ones alone', () => {
+    expect(readings.budgets).toEqual([]);
+    readings.apply(snapshot({}, 'state'));
+    expect(readings.budgets.map(budget => budget.scope)).toEqual([
+      'cell',
+      'notebook',
+      'day',
+      'month'
+    ]);
+    take(2, {}, { budgets: [] });
+    expect(readings.budgets).toEqual([]);
+  });
+
   it('that were overtaken change nothing', () => {
-    take(13, { output_tokens: 50 });
-    take(12, { output_tokens: 37 }, { model: null });
+    const budgets = wire('state').budgets;
+    take(13, { output_tokens: 50 }, { budgets });
+    take(12, { output_tokens: 37 }, { model: null, budgets: [] });
     expect(readings.row(CELL)?.outputTokens).toBe(50);
+    expect(readings.budgets).toHaveLength(4);
     expect(readings.model).not.toBeNull();
   });
 

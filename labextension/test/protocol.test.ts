@@ -8,7 +8,7 @@ import {
   parseRow,
   stop
 } from '../src/protocol';
-import { snapshot, wire, wireRow } from './fixtures';
+import { budgetOf, snapshot, wire, wireRow } from './fixtures';
 
 describe('parseMessage', () => {
   it('reads a snapshot in mid-stream', () => {
@@ -38,6 +38,8 @@ describe('parseMessage', () => {
         costSource: 'measured',
         costBound: 'exact',
         savedUsd: null,
+        shadowUsd: null,
+        shadowModel: null,
         ttftS: 0.204,
         itlMeanS: 0.0111,
         latencyS: 0.6036,
@@ -57,8 +59,88 @@ describe('parseMessage', () => {
       'ok',
       'cached',
       'refused',
-      'failed'
+      'failed',
+      'interrupted'
     ]);
+  });
+
+  it('reads budgets in USD and in tokens', () => {
+    expect(snapshot({}, 'state').budgets).toEqual([
+      budgetOf({ scope: 'cell', capUsd: '0.05' }),
+      budgetOf({
+        scope: 'notebook',
+        capTokens: 20000,
+        usedTokens: 942,
+        unpricedRuns: 1
+      }),
+      budgetOf({
+        scope: 'day',
+        capUsd: '0.002',
+        usedUsd: '0.0016',
+        usedTokens: 1454,
+        unpricedRuns: 1
+      }),
+      budgetOf({
+        scope: 'month',
+        capUsd: '5',
+        usedUsd: '0.0016',
+        usedTokens: 1454,
+        warnAt: 0.5,
+        unpricedRuns: 1
+      })
+    ]);
+  });
+
+  it('reads a kernel that knows no budgets', () => {
+    expect(snapshot({ budgets: undefined }).budgets).toEqual([]);
+    expect(snapshot({}, 'empty').budgets).toEqual([]);
+  });
+
+  it.each([null, 'budgets', 7, {}])('takes %j for no budgets', budgets => {
+    expect(snapshot({ budgets }).budgets).toEqual([]);
+  });
+
+  it.each([
+    ['text', 'budget'],
+    ['null', null],
+    ['an unknown scope', { scope: 'week' }],
+    ['no cap', { cap_usd: null, cap_tokens: null }],
+    ['a cap of nothing', { cap_usd: '0.00' }],
+    ['a cap below nothing', { cap_usd: '-5' }],
+    ['a cap that is a float', { cap_usd: 5 }],
+    ['a cap that is no decimal', { cap_usd: '5 USD' }],
+    ['a cap that is missing', { cap_usd: undefined }],
+    ['no tokens allowed', { cap_usd: null, cap_tokens: 0 }],
+    ['tokens as text', { cap_tokens: '5000' }],
+    ['a use that is unknown', { used_usd: null }],
+    ['a use below nothing', { used_usd: '-0.1' }],
+    ['used tokens that are missing', { used_tokens: undefined }],
+    ['used tokens below nothing', { used_tokens: -1 }],
+    ['a warning beyond the cap', { warn_at: 1.5 }],
+    ['a warning as text', { warn_at: '80 %' }],
+    ['uncounted runs that are missing', { unpriced_runs: undefined }]
+  ])('leaves a budget with %s out, and keeps the others', (_what, change) => {
+    const sound = wire('state').budgets[2];
+    const broken =
+      typeof change === 'object' && change ? { ...sound, ...change } : change;
+    const message = snapshot({ budgets: [broken, sound] });
+    expect(message.budgets).toEqual(snapshot({ budgets: [sound] }).budgets);
+    expect(message.budgets).toHaveLength(1);
+  });
+
+  it('reads a shadow price', () => {
+    const shadow = { shadow_usd: '0.0003', shadow_model: 'openai/gpt-5-mini' };
+    expect(parseRow(wireRow(shadow))).toMatchObject({
+      shadowUsd: '0.0003',
+      shadowModel: 'openai/gpt-5-mini'
+    });
+  });
+
+  it('reads a row of the time before shadow prices', () => {
+    const old = { ...wireRow() };
+    delete old.shadow_usd;
+    delete old.shadow_model;
+    expect(parseRow(old)).toMatchObject({ shadowUsd: null, shadowModel: null });
   });
 
   it('reads a kernel that knows nothing yet', () => {
@@ -92,7 +174,8 @@ describe('parseMessage', () => {
     ['a cost that is a float', { rows: [wireRow({ cost_usd: 0.1 })] }],
     ['a cost that is no decimal', { rows: [wireRow({ cost_usd: 'NaN' })] }],
     ['a field that is missing', { rows: [wireRow({ ttft_s: undefined })] }],
-    ['a spark of text', { rows: [wireRow({ spark_ms: ['1'] })] }]
+    ['a spark of text', { rows: [wireRow({ spark_ms: ['1'] })] }],
+    ['a shadow price that is a float', { rows: [wireRow({ shadow_usd: 0.1 })] }]
   ])('refuses %s', (_what, change) => {
     expect(() => snapshot(change)).toThrow(ProtocolError);
   });

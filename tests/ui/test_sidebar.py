@@ -150,6 +150,7 @@ def test_a_reload_in_mid_generation_goes_on(lab: Lab, open_notebook: Open, ui_le
 
 CONTRAST = """() => {
     const rgb = text => (text.match(/[\\d.]+/g) ?? []).map(Number);
+    const over = ([r, g, b, alpha = 1], ground) => [r, g, b].map((v, i) => v * alpha + ground[i] * (1 - alpha));
     const light = ([r, g, b]) => {
         const [x, y, z] = [r, g, b].map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
         return 0.2126 * x + 0.7152 * y + 0.0722 * z;
@@ -165,7 +166,8 @@ CONTRAST = """() => {
     for (const node of document.querySelectorAll("#tokmagic-panel *")) {
         const own = [...node.childNodes].some(it => it.nodeType === 3 && it.textContent.trim());
         if (!own || node.closest("[aria-hidden]")) continue;
-        const [a, b] = [light(rgb(getComputedStyle(node).color)), light(ground(node))];
+        const back = ground(node);
+        const [a, b] = [light(over(rgb(getComputedStyle(node).color), back)), light(back)];
         found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.textContent.trim()]);
     }
     return found.sort((x, y) => x[0] - y[0])[0];
@@ -194,3 +196,107 @@ def test_every_state_can_be_read_in_both_themes(
     notebook.page.screenshot(path=shots / f"sidebar-{shot}.png")
     lab.set_theme("JupyterLab Light")
     assert ratio >= 4.5, f"{text!r} has a contrast of {ratio:.1f}"
+
+
+SCRIPTED = """%load_ext tokmagic
+%model add s scripted
+%model use s
+%price s --input 1000 --output 1000"""
+CAPS = """%budget month 20
+%budget cell 0.03 --tokens 2000
+%budget notebook 0.05 --warn 0.5"""
+# A scripted prompt has 12 tokens, so that a run of N more costs $0.001 × (12 + N).
+SPENDING = [
+    SCRIPTED,
+    CAPS,
+    "%%generate --max-tokens 3\nThree more.",
+    "%%generate --max-tokens 3\nAnd three.",
+    "%%generate --max-tokens 18\nToo many.",
+    "%%generate --max-tokens 8\nWhat is left.",
+    "%budget off",
+]
+FILL = """name => {
+    const probe = document.body.appendChild(document.createElement("div"));
+    probe.style.color = `var(${name})`;
+    const wanted = getComputedStyle(probe).color;
+    probe.remove();
+    const fill = document.querySelector("#tokmagic-panel [data-budget='notebook'] .tm-BarFill");
+    return getComputedStyle(fill).backgroundColor === wanted;
+}"""
+THEMES = [("JupyterLab Light", "light"), ("JupyterLab Dark", "dark"), ("JupyterLab Dark High Contrast", "contrast")]
+
+
+def wait_budget(notebook: Notebook, level: str, now: int) -> str:
+    """Wait until the bar of the notebook's budget stands at ``now`` percent, and return what its line says."""
+    line = notebook.panel.locator("[data-budget='notebook']")
+    line.locator(f"[data-level='{level}'] [role='meter'][aria-valuenow='{now}']").wait_for()
+    return " ".join(line.inner_text().split())
+
+
+@pytest.mark.parametrize(("theme", "shot"), THEMES)
+def test_a_budget_fills_up_warns_and_refuses(lab: Lab, open_notebook: Open, shots: Path, theme: str, shot: str) -> None:
+    lab.set_theme(theme)
+    notebook = open_notebook(lab.notebook(f"budget-{shot}.ipynb", SPENDING))
+    lab.set_theme("JupyterLab Light")
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    page, panel = notebook.page, notebook.panel
+
+    def look(name: str) -> None:
+        ratio, text = page.evaluate(CONTRAST)
+        page.screenshot(path=shots / f"budget-{shot}-{name}.png")
+        assert ratio >= 4.5, f"{text!r} has a contrast of {ratio:.1f}"
+
+    notebook.run(1)
+    assert wait_budget(notebook, "ok", 0) == "$0 of $0.05 0 %"
+    assert panel.get_by_text("each run up to $0.03").count() == 1
+    assert panel.locator("[data-budget='month'] [role='meter']").get_attribute("aria-label") == "Budget: Month"
+
+    notebook.run(2)
+    assert wait_budget(notebook, "ok", 30) == "$0.0150 of $0.05 30 %"
+    assert page.evaluate(FILL, "--jp-success-color1")
+    look("ok")
+    notebook.run(3)
+    assert wait_budget(notebook, "warning", 60) == "$0.0300 of $0.05 60 % ⚠\ufe0e warning"
+    assert page.evaluate(FILL, "--jp-warn-color1")
+
+    notebook.run(4)
+    refused = notebook.row("cell-4")
+    refused.wait("refused")
+    note = panel.locator(f"[data-note-for='{refused.run_id}']").inner_text()
+    assert note.startswith(
+        "refused: this run may cost up to $0.0300, the notebook's budget of $0.0500 has $0.0200 left"
+    )
+    wait_budget(notebook, "warning", 60)
+    look("warning")
+
+    notebook.run(5)
+    notebook.row("cell-5").wait("ok")
+    assert wait_budget(notebook, "used-up", 100) == "$0.0500 of $0.05 100 % ⚠\ufe0e used up"
+    assert page.evaluate(FILL, "--jp-error-color1")
+    total = panel.locator("[data-total='notebook'] [data-field='cost']")
+    assert total.get_attribute("data-value") == "0.05"
+    look("used-up")
+    notebook.run(6)
+    panel.locator("[data-budget='month']").wait_for(state="detached")
+
+
+def test_a_run_that_a_budget_stops_says_so(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
+    script = {"pieces": ["word "] * 20, "ttft_s": 0.05, "itl_s": 0.05, "pace": 1}
+    (lab.root / "slow.json").write_text(json.dumps(script), encoding="utf-8")
+    setup = "%load_ext tokmagic\n%model add slow scripted:slow.json\n%model use slow\n%price slow --gpu-hour 3600"
+    # Held is at most 20 × 20 ms, as other scripts take; this one takes 50 ms a token.
+    run = "%%generate --max-tokens 20\nOn and on."
+    notebook = open_notebook(lab.notebook("stopped.ipynb", [setup, "%budget notebook 0.5", run]))
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    notebook.run(1)
+    wait_budget(notebook, "ok", 0)
+    notebook.run(2)
+    row = notebook.row("cell-2")
+    row.wait("interrupted")
+    saved = exported(ui_ledger, row.run_id)
+    assert saved["finish_reason"] == "budget"
+    note = notebook.panel.locator(f"[data-note-for='{row.run_id}']")
+    assert note.inner_text() == f"stopped by a budget: {saved['error']}"
+    wait_budget(notebook, "used-up", 100)

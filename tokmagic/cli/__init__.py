@@ -65,6 +65,11 @@ def parser() -> Parser:
     verb.add_argument("--input", metavar="USD", help="USD per 1M input tokens")
     verb.add_argument("--output", metavar="USD", help="USD per 1M output tokens")
     verb.add_argument("--gpu-hour", metavar="USD", help="USD per hour of the device")
+    verb.add_argument(
+        "--as", dest="shadow", metavar="PROVIDER/MODEL", help="reckon beside it what that model would cost"
+    )
+    verb.add_argument("--budget", metavar="USD", help="most that this run may cost")
+    verb.add_argument("--yes", action="store_true", help="run a prompt that is longer than a budget lets pass unasked")
     _json(verb)
     verb.set_defaults(run=commands.run)
 
@@ -84,6 +89,13 @@ def parser() -> Parser:
     verb.add_argument("-o", "--output", metavar="FILE", help="file to write (standard output)")
     _selection(verb)
     verb.set_defaults(run=commands.export)
+
+    verb = verbs.add_parser("ledger", help="copy the ledger into another database")
+    verb.add_argument(
+        "action", metavar="ACTION", choices=["move"], help="move: copy every ended run into the ledger at URL"
+    )
+    verb.add_argument("url", metavar="URL", help="such as postgresql+psycopg://user@host/database")
+    verb.set_defaults(run=commands.ledger)
     return top
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokmagic import api, health
 from tokmagic import report as reports
+from tokmagic.config import TokMagic
 from tokmagic.engines import ModelSpec, parse_source
 from tokmagic.errors import UsageError
 from tokmagic.events import Prompt, Rates, RunRecord, Sampling, Selection
@@ -58,7 +59,15 @@ def run(given: argparse.Namespace) -> int:
     prompt = build(messages, sampling, system=given.system, completion=given.completion)
     name = session.models.resolve(given.model) if given.model else session.models.current
     _set_rates(given, name)
-    generation = session.generate(prompt, name, tags=given.tag, watcher=_Printer(quiet=given.json), progress=_progress)
+    generation = session.generate(
+        prompt,
+        name,
+        tags=given.tag,
+        budget=given.budget,
+        confirm=(lambda _question: True) if given.yes else None,
+        watcher=_Printer(quiet=given.json),
+        progress=_progress,
+    )
     if given.json:
         print(json.dumps(generation.as_dict(), ensure_ascii=False))
     else:
@@ -89,6 +98,23 @@ def export(given: argparse.Namespace) -> int:
         reports.export_file(records, Path(given.output), given.format)
     else:
         sys.stdout.write(reports.export_text(records, given.format or "jsonl"))
+    return 0
+
+
+def ledger(given: argparse.Namespace) -> int:
+    """``tokmagic ledger move URL``."""
+    from tokmagic.ledger import Ledger
+    from tokmagic.ledger.move import move
+
+    # Whether the target keeps texts follows from what it is, unless the setting says so.
+    target = Ledger(given.url, store_text=TokMagic(ledger=given.url).store_text)
+    try:
+        moved = move(api.ledger(), target)
+    finally:
+        target.close()
+    left = f"; {moved.running} still run, copy again when they have ended" if moved.running else ""
+    print(f"{moved.runs} runs and {moved.texts} texts copied into {target.name}, {moved.present} were there{left}")
+    print("use it from now on with TOKMAGIC_LEDGER (the ledger copied from is unchanged)", file=sys.stderr)
     return 0
 
 
@@ -148,3 +174,5 @@ def _set_rates(given: argparse.Namespace, name: str) -> None:
         rates = replace(rates, device_hour=hourly(given.gpu_hour))
     if rates != Rates(source="command line"):
         api.session().prices.set(name, rates)
+    if given.shadow:
+        api.session().prices.shadow(name, given.shadow)

@@ -1,16 +1,37 @@
-"""Which processes still live: each holds a file lock that the operating system releases at its death."""
+"""Which processes still live: each holds a lock that the operating system or the database releases at its death."""
 
 from __future__ import annotations
 
 import os
+import threading
 import uuid
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
+import sqlalchemy as sa
 from filelock import FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
 
 
-class Liveness:
-    """Owners of running rows, as lock files in ``folder``."""
+class Liveness(Protocol):
+    """Owners of running rows."""
+
+    def owner(self) -> str:
+        """This process's owner id; its lock is taken at the first call. Raises OSError or SQLAlchemyError."""
+        ...
+
+    def is_dead(self, owner: str) -> bool:
+        """Whether the process that wrote ``owner`` has ended."""
+        ...
+
+    def close(self) -> None:
+        """Let go of this process's lock."""
+        ...
+
+
+class FileLocks:
+    """Owners as locked files in ``folder``: for a ledger that is a file on one machine."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -19,7 +40,6 @@ class Liveness:
         self._lock: FileLock | None = None
 
     def owner(self) -> str:
-        """This process's owner id; its lock is taken at the first call. Raises OSError."""
         if self._pid != os.getpid():  # a forked child is a process of its own
             owner = uuid.uuid4().hex
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -30,7 +50,6 @@ class Liveness:
         return self._owner
 
     def is_dead(self, owner: str) -> bool:
-        """Whether the process that wrote ``owner`` has ended. Its lock file is removed then."""
         if owner == self._owner and self._pid == os.getpid():
             return False
         path = self._path(owner)
@@ -43,6 +62,9 @@ class Liveness:
             return False
         return True
 
+    def close(self) -> None:
+        """The lock stays until the process ends: its rows may be written by another opening of the same file."""
+
     def _sweep(self, but: str) -> None:
         """Remove what ended processes left behind; a missing file means a dead owner."""
         for path in self._folder.glob("*.lock"):
@@ -51,3 +73,49 @@ class Liveness:
 
     def _path(self, owner: str) -> Path:
         return self._folder / f"{owner}.lock"
+
+
+class AdvisoryLocks:
+    """Owners as advisory locks, each held by a connection of its process: for a PostgreSQL server."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._pid: int | None = None
+        self._owner = ""
+        self._connection: sa.Connection | None = None
+        self._guard = threading.Lock()
+
+    def owner(self) -> str:
+        with self._guard:
+            if self._pid != os.getpid() or not self._holds():
+                owner = uuid.uuid4().hex
+                # Never given back: a lock of the session lives as long as its connection.
+                connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+                connection.execute(sa.select(sa.func.pg_advisory_lock(_key(owner))))
+                self._owner, self._connection, self._pid = owner, connection, os.getpid()
+            return self._owner
+
+    def is_dead(self, owner: str) -> bool:
+        # Shared, so that two processes that look at once do not take each other for the owner.
+        with self._engine.begin() as connection:
+            free = sa.func.pg_try_advisory_xact_lock_shared(_key(owner))
+            return bool(connection.execute(sa.select(free)).scalar_one())
+
+    def close(self) -> None:
+        if self._connection is not None and self._pid == os.getpid():
+            with suppress(SQLAlchemyError):
+                self._connection.invalidate()
+                self._connection.close()
+            self._connection, self._pid = None, None
+
+    def _holds(self) -> bool:
+        """Whether the connection lives that holds the lock: a server that was started anew has forgotten it."""
+        try:
+            return self._connection is not None and bool(self._connection.execute(sa.select(1)).scalar_one())
+        except SQLAlchemyError:
+            return False
+
+
+def _key(owner: str) -> int:
+    """An owner id as the 64-bit signed integer that names an advisory lock."""
+    return int.from_bytes(bytes.fromhex(owner)[:8], "big", signed=True)

@@ -13,10 +13,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tokmagic.events import Cost, EngineInfo, Rates, Reading, RunRecord, Usage
-from tokmagic.prices import from_picodollars, plain, to_picodollars
+from tokmagic.events import Cost, EngineInfo, Reading, RunRecord, Usage
+from tokmagic.prices import bill, from_picodollars, rates_dict, rates_of, to_picodollars
 
-HEAD = "0001"
+HEAD = "0002"
 """The revision of the newest migration."""
 
 metadata = sa.MetaData()
@@ -76,6 +76,8 @@ runs = sa.Table(
     sa.Column("tags", sa.Text, nullable=False),
     sa.Column("env", sa.Text, nullable=False),
     sa.Column("spark_ms", sa.Text, nullable=False),
+    sa.Column("hold_pico", sa.BigInteger),
+    sa.Column("hold_tokens", sa.BigInteger),
     sa.Index("runs_by_notebook", "notebook", "started_at"),
     sa.Index("runs_by_time", "started_at"),
     sa.Index(
@@ -94,6 +96,30 @@ texts = sa.Table(
     sa.Column("answer", sa.Text),
 )
 
+budgets = sa.Table(
+    "budgets",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("scope", sa.String(8), nullable=False),
+    sa.Column("notebook", sa.Text),
+    sa.Column("user", sa.Text),
+    sa.Column("cap_pico", sa.BigInteger),
+    sa.Column("cap_tokens", sa.BigInteger),
+    sa.Column("warn_at", sa.Float(53), nullable=False),
+    sa.Column("strict", sa.Boolean, nullable=False),
+)
+
+answers = sa.Table(
+    "answers",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("run_id", sa.String(32), nullable=False),
+    sa.Column("choices", sa.Text, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("used_at", sa.String(27), nullable=False),
+    sa.Index("answers_by_use", "used_at"),
+)
+
 
 def utc_text(moment: datetime) -> str:
     """A UTC instant as text of fixed width: ``2026-11-24T09:15:02.120000Z``."""
@@ -105,12 +131,26 @@ def utc_time(text: str) -> datetime:
     return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
 
 
-def storable(text: str) -> str:
-    """``text`` with each lone surrogate, which no database takes, written out as ``\\udce9``.
+# Dollars are summed in two parts, since a sum of picodollars alone leaves 64 bits at nine million dollars.
+_CHUNK = 1_000_000
 
-    File names that are no UTF-8 reach Python as such, and a model may write half of a character.
+
+def money_sum(pico: Any) -> tuple[Any, Any]:
+    """The sum of an expression in picodollars as two columns, for :func:`money`."""
+    return sa.func.sum(pico.op("/")(_CHUNK)), sa.func.sum(pico.op("%")(_CHUNK))
+
+
+def money(high: Any, low: Any) -> Decimal | None:
+    """A sum in USD from what :func:`money_sum` selected; None for a sum of nothing."""
+    return None if high is None else from_picodollars(int(high) * _CHUNK + int(low))
+
+
+def storable(text: str) -> str:
+    """``text`` with what not every database takes written out: lone surrogates as ``\\udce9``, NUL as ``\\x00``.
+
+    File names that are no UTF-8 reach Python as lone surrogates, and a model may write half of a character.
     """
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def to_row(record: RunRecord) -> dict[str, Any]:
@@ -186,6 +226,7 @@ def to_record(row: sa.RowMapping) -> RunRecord:
         input_source=row["input_source"],
         output_source=row["output_source"],
     )
+    rates = rates_of(json.loads(row["rates"]))
     cost = Cost(
         usd=from_picodollars(row["cost_pico"]),
         source=row["cost_source"],
@@ -194,6 +235,8 @@ def to_record(row: sa.RowMapping) -> RunRecord:
         compute_usd=from_picodollars(row["compute_cost_pico"]),
         saved_usd=from_picodollars(row["saved_pico"]),
         anomaly=row["anomaly"],
+        # Follows from what is frozen in the row, so it has no column of its own.
+        shadow_usd=None if rates.shadow is None else bill(usage, None, rates.shadow).usd,
     )
     reading = Reading(
         usage=usage,
@@ -236,28 +279,13 @@ def to_record(row: sa.RowMapping) -> RunRecord:
         session=row["session"],
         user=row["user"],
         reading=reading,
-        rates=_rates(json.loads(row["rates"])),
+        rates=rates,
         local_input_tokens=row["local_input_tokens"],
         energy_j=row["energy_j"],
         replay_of=row["replay_of"],
         tags=tuple(json.loads(row["tags"])),
         env=env,
     )
-
-
-_RATE_NAMES = ("input", "output", "cached", "cache_write", "device_hour")
-
-
-def rates_dict(rates: Rates) -> dict[str, str | None]:
-    """Rates as decimal strings, with their source and version; what is unknown is left out."""
-    values = {name: plain(getattr(rates, name)) for name in _RATE_NAMES}
-    known = {name: value for name, value in values.items() if value is not None}
-    return {**known, "source": rates.source, **({"version": rates.version} if rates.version else {})}
-
-
-def _rates(values: dict[str, Any]) -> Rates:
-    known = {name: Decimal(values[name]) for name in _RATE_NAMES if name in values}
-    return Rates(**known, source=values["source"], version=values.get("version"))
 
 
 def _json(value: Any) -> str:

@@ -18,8 +18,17 @@ from tokmagic.errors import NotBuiltError, TokmagicError, UsageError, nearest
 from tokmagic.events import Message, Prompt, Sampling, Usage
 from tokmagic.generation import Generation
 from tokmagic.health import doctor
-from tokmagic.magics.options import Parser, cost_parser, generate_parser, model_parser, price_parser, split
-from tokmagic.magics.settings import rates_from, spec_from
+from tokmagic.magics import budgets
+from tokmagic.magics.options import (
+    Parser,
+    budget_parser,
+    cost_parser,
+    generate_parser,
+    model_parser,
+    price_parser,
+    split,
+)
+from tokmagic.magics.settings import has_rates, rate_cells, rates_from, spec_from
 from tokmagic.prices import bill
 from tokmagic.prompt import build, check_sampling, parse
 from tokmagic.run import Session
@@ -56,6 +65,8 @@ class TokMagics(Magics):
                 prompt,
                 options.model,
                 tags=options.tag,
+                budget=options.budget,
+                confirm=(lambda _question: True) if options.yes else budgets.ask,
                 watcher=view,
                 progress=view.progress,
             )
@@ -86,13 +97,30 @@ class TokMagics(Magics):
         options = self._parse(price_parser(), line)
         if options is None:
             return None
-        if options.shadow:
-            raise NotBuiltError("--as is not built yet; shadow prices come with the price tables")
         if options.model is None:
             return self._price_table()
         name = self._session.models.resolve(options.model)
-        self._session.prices.set(name, rates_from(options, self._session.prices.get(name)))
+        book = self._session.prices
+        if options.off:
+            book.reset(name)
+        elif options.shadow:
+            book.shadow(name, None if options.shadow == "off" else options.shadow)
+        if not options.off and (not options.shadow or has_rates(options)):
+            book.set(name, rates_from(options, book.get(name)))
         return self._price_table()
+
+    @no_var_expand
+    @line_magic
+    def budget(self, line: str) -> report.Table | None:
+        """List the budgets and how they stand, or set one; ``%budget --help``."""
+        options = self._parse(budget_parser(), line)
+        if options is None:
+            return None
+        if options.scope not in (None, "list"):
+            budgets.change(self._session, options)
+            self._session.refresh_totals()
+            self._session.channel.touch()
+        return budgets.table(self._session)
 
     @no_var_expand
     @line_magic
@@ -213,7 +241,7 @@ class TokMagics(Magics):
         """Count and price the prompt: the least an answer costs, and the most."""
         engine = self._session.models.engine(model)
         input_tokens = engine.count(prompt)
-        rates = self._session.prices.get(engine.info.name)
+        rates = self._session.rates(engine.info)
 
         counted = Usage(
             input_tokens=input_tokens, cached_input_tokens=0, input_source="counted", output_source="measured"
@@ -233,15 +261,15 @@ class TokMagics(Magics):
 
     def _price_table(self) -> report.Table:
         rows = []
-        for name, rates in self._session.prices:
-            values = (rates.input, rates.output, rates.cached, rates.cache_write)
-            cells = [numbers.usd(value) for value in values]
-            device = numbers.usd(rates.device_hour)
-            rows.append((name, *cells, device, rates.source))
-        columns = ("model", "input /1M", "output /1M", "cached /1M", "cache-write /1M", "device /h", "source")
-        return report.Table(
-            columns, tuple(rows), "" if rows else "no rates are set: %price MODEL --input 0.15 --output 0.60"
-        )
+        for name, _ in self._session.models:
+            rates = self._session.rates(self._session.info(name))
+            rows.append((name, *rate_cells(rates), rates.source, rates.version or numbers.UNKNOWN))
+            rows += [(f"  above {tier.above_tokens:,} in", *rate_cells(tier), "", "") for tier in rates.tiers]
+            if rates.shadow is not None:
+                shadow = rates.shadow
+                rows.append((f"  as {rates.shadow_model}", *rate_cells(shadow), shadow.source, shadow.version or ""))
+        columns = ("model", "input /1M", "output /1M", "cached /1M", "cache-write /1M", "device /h", "source", "as of")
+        return report.Table(columns, tuple(rows), "set rates with %price MODEL --input 0.15 --output 0.60")
 
     # %model
 
@@ -321,10 +349,6 @@ class TokMagics(Magics):
 
 def _refuse_unbuilt(options: argparse.Namespace) -> None:
     """Options whose rooms come later: what would be relied on is refused rather than ignored."""
-    if options.budget is not None:
-        raise NotBuiltError(
-            "--budget is not built yet, so nothing would hold it; leave it out, or bound the answer with --max-tokens"
-        )
     if options.json_schema is not None:
         raise NotBuiltError("--json-schema is not built yet; ask for JSON in the prompt and show it with --format json")
 

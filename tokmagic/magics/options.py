@@ -10,6 +10,10 @@ from typing import Any, NoReturn
 
 from tokmagic.errors import UsageError, nearest
 
+_EXPRESSION = re.compile(r"\{[^{}]*\}")
+# Begins with a dash, but can be no option of ours: a rule of dashes, a negative number.
+_NO_OPTION = re.compile(r"-{3,}$|-[\d.]")
+
 
 class Parser(argparse.ArgumentParser):
     """argparse that raises UsageError in one line, with the nearest option, and never exits."""
@@ -25,7 +29,7 @@ class Parser(argparse.ArgumentParser):
     def parse_words(self, words: Sequence[str]) -> argparse.Namespace:
         """Parse words that were split already. Raises UsageError."""
         try:
-            found, unknown = self.parse_known_args(list(words))
+            found, unknown = self.parse_known_args(self._joined(words))
         except argparse.ArgumentError as error:
             self.error(str(error).removeprefix("argument "))
         if unknown and not found.help:
@@ -35,6 +39,17 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unknown {kind} {unknown[0]!r}{near}")
         return found
 
+    def _joined(self, words: Sequence[str]) -> list[str]:
+        """``--stop ---`` as ``--stop=---``: argparse takes any word that begins with a dash for an option."""
+        joined: list[str] = []
+        for word in words:
+            option = self._option_string_actions.get(joined[-1]) if joined else None
+            if option is not None and option.nargs is None and _NO_OPTION.match(word):
+                joined[-1] += ("=" if joined[-1].startswith("--") else "") + word
+            else:
+                joined.append(word)
+        return joined
+
     def options(self) -> list[str]:
         """All option words, for completion."""
         return sorted(self._option_string_actions)
@@ -43,12 +58,20 @@ class Parser(argparse.ArgumentParser):
 def split(line: str, expand: Callable[[str], str]) -> list[str]:
     """Split an option line into words, quotes grouping them, and fill each one in.
 
-    Filled in after splitting, so that a variable's spaces and quotes do not make more words.
+    Filled in after splitting, so that a variable's spaces and quotes do not make more words; those inside ``{expr}``
+    belong to the expression.
     """
+    expressions: list[str] = []
+
+    def set_aside(match: re.Match[str]) -> str:
+        expressions.append(match[0])
+        return f"{{{len(expressions) - 1}}}"
+
     try:
-        words = shlex.split(line)
+        words = shlex.split(_EXPRESSION.sub(set_aside, line))
     except ValueError as error:
         raise UsageError(f"the option line cannot be read: {error}; close the quotation") from None
+    words = [_EXPRESSION.sub(lambda match: expressions[int(match[0][1:-1])], word) for word in words]
     return [expand(word) if re.search(r"[${]", word) else word for word in words]
 
 
@@ -94,8 +117,8 @@ def generate_parser() -> Parser:
     add("--no-cache", action="store_true", help="generate even if an answer is cached (nothing is cached yet)")
     add("--refresh", action="store_true", help="generate and renew the cached answer (nothing is cached yet)")
     add("--dry-run", action="store_true", help="count and price the prompt, run nothing")
-    add("--budget", metavar="USD", help="(not built yet) most that this run may cost")
-    add("--yes", action="store_true", help="ask for no confirmation (nothing asks yet)")
+    add("--budget", metavar="USD", help="most that this run may cost")
+    add("--yes", action="store_true", help="run a prompt that is longer than the cell's budget lets pass unasked")
     add("--tag", action="append", default=[], metavar="TEXT", help="label in the ledger (repeatable)")
     add("--quiet", action="store_true", help="show nothing")
     return parser
@@ -133,13 +156,32 @@ def price_parser() -> Parser:
     parser = Parser("%price")
     add = parser.add_argument
     add("model", nargs="?", help="the model whose rates are set; none: list the rates")
+    add("off", nargs="?", choices=["off"], help="forget what was set for the model")
     add("--input", metavar="USD", help="USD per 1M input tokens")
     add("--output", metavar="USD", help="USD per 1M output tokens")
     add("--cached", metavar="USD", help="USD per 1M cached input tokens")
     add("--cache-write", metavar="USD", help="USD per 1M input tokens written to a cache")
     add("--per-1k", metavar="USD", help="one rate for input and output, in USD per 1,000 tokens")
     add("--gpu-hour", metavar="USD", help="USD per hour of the device")
-    add("--as", dest="shadow", metavar="PROVIDER/MODEL", help="(not built yet) price as if run there")
+    add(
+        "--as",
+        dest="shadow",
+        metavar="PROVIDER/MODEL",
+        help="reckon beside it what a hosted model would cost; off: no longer",
+    )
+    return parser
+
+
+def budget_parser() -> Parser:
+    """The words and options of ``%budget``."""
+    parser = Parser("%budget")
+    add = parser.add_argument
+    add("scope", nargs="?", help="cell (each single run), notebook, day, month; off removes your budgets; none: list")
+    add("usd", nargs="?", metavar="USD", help="the cap in USD, or off")
+    add("--tokens", type=integer, metavar="N", help="cap in tokens; for cell: the prompt's, above which it asks")
+    add("--warn", type=float, metavar="SHARE", default=0.8, help="share of the cap at which it warns (0.8)")
+    add("--strict", action="store_true", help="refuse what has no known price, rather than warn")
+    add("--everyone", action="store_true", help="cap each user of a shared ledger, not you alone")
     return parser
 
 

@@ -6,17 +6,30 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
+from tokmagic import numbers
 from tokmagic.engines import ModelSpec
 from tokmagic.errors import UsageError
-from tokmagic.events import Rates
+from tokmagic.events import Rates, Tier
 from tokmagic.prices import hourly, rate
+
+
+def has_rates(options: argparse.Namespace) -> bool:
+    """Whether ``%price`` was given a rate."""
+    names = ("input", "output", "cached", "cache_write", "per_1k", "gpu_hour")
+    return any(getattr(options, name) is not None for name in names)
+
+
+def rate_cells(rates: Rates | Tier) -> tuple[str, ...]:
+    """The rates as a table shows them, in dollars."""
+    values = (rates.input, rates.output, rates.cached, rates.cache_write, getattr(rates, "device_hour", None))
+    return tuple(numbers.usd(value) for value in values)
 
 
 def rates_from(options: argparse.Namespace, before: Rates) -> Rates:
     """Rates as ``%price`` gives them, on top of what was set before. Raises UsageError, PriceError."""
     token_rates = ("input", "output", "cached", "cache_write")
     given = {field: getattr(options, field) for field in token_rates if getattr(options, field) is not None}
-    if not given and options.per_1k is None and options.gpu_hour is None:
+    if not has_rates(options):
         raise UsageError("no rate is given; use --input and --output, --per-1k or --gpu-hour")
     changed = replace(before, source="%price")
     if options.per_1k is not None:

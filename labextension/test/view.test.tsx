@@ -1,0 +1,215 @@
+import { nullTranslator } from '@jupyterlab/translation';
+import * as React from 'react';
+import { renderToStaticMarkup } from 'react-dom/server';
+import { describe, expect, it } from 'vitest';
+
+import type { Budget, Row, Totals } from '../src/protocol';
+import { parseRow } from '../src/protocol';
+import { Rows } from '../src/rows';
+import { TotalsTable } from '../src/summary';
+import { budgetOf, snapshot, wireRow } from './fixtures';
+
+const trans = nullTranslator.load('tokmagic');
+
+function show(element: React.ReactElement): HTMLElement {
+  const node = document.createElement('div');
+  node.innerHTML = renderToStaticMarkup(element);
+  return node;
+}
+
+function textOf(node: ParentNode, selector: string): string | undefined {
+  const text = node.querySelector(selector)?.textContent;
+  return text?.replace(/\u00a0/g, ' ');
+}
+
+describe('the sums', () => {
+  const totals: Totals = {
+    costUsd: '0.0312',
+    inputTokens: 12400,
+    outputTokens: 3100,
+    runs: 3,
+    unpricedRuns: 0
+  };
+
+  function sums(
+    budgets: readonly Budget[],
+    notebook: Totals | null = totals,
+    day: Totals | null = null
+  ): HTMLElement {
+    return show(
+      <TotalsTable
+        notebook={notebook}
+        day={day}
+        budgets={budgets}
+        trans={trans}
+      />
+    );
+  }
+
+  it('show no bar without a budget', () => {
+    const node = sums([]);
+    expect(textOf(node, '[data-total=notebook]')).toBe(
+      'Notebook$0.031212.4k in3100 out'
+    );
+    expect(node.querySelector('[role=meter]')).toBeNull();
+    expect(node.querySelectorAll('tr')).toHaveLength(1);
+  });
+
+  it('show how far a budget is used, for eyes and for screen readers', () => {
+    const node = sums([
+      budgetOf({ scope: 'notebook', capUsd: '5', usedUsd: '0.412' })
+    ]);
+    expect(textOf(node, '[data-budget=notebook]')).toBe('$0.4120 of $5.008 %');
+    const bar = node.querySelector('[role=meter]')!;
+    expect(bar.getAttribute('aria-label')).toBe('Budget: Notebook');
+    expect(bar.getAttribute('aria-valuemin')).toBe('0');
+    expect(bar.getAttribute('aria-valuemax')).toBe('100');
+    expect(bar.getAttribute('aria-valuenow')).toBe('8');
+    expect(bar.getAttribute('aria-valuetext')).toBe('8\u00a0%');
+    expect(bar.querySelector<HTMLElement>('*')!.style.width).toBe('8.24%');
+  });
+
+  it.each([
+    ['4', 'warning', '$4.00 of $5.0080 %⚠\ufe0e warning', '80'],
+    ['5', 'used-up', '$5.00 of $5.00100 %⚠\ufe0e used up', '100'],
+    ['6', 'used-up', '$6.00 of $5.00120 %⚠\ufe0e used up', '100']
+  ])('say at %s of 5: %s', (usedUsd, level, text, now) => {
+    const node = sums([budgetOf({ capUsd: '5', usedUsd })], null, totals);
+    expect(textOf(node, '[data-budget=day]')).toBe(text);
+    expect(textOf(node, '[role=status]')).toMatch(level.replace('-', ' '));
+    const bar = node.querySelector('[role=meter]')!;
+    expect(bar.closest('[data-level]')!.getAttribute('data-level')).toBe(level);
+    expect(bar.getAttribute('aria-valuenow')).toBe(now);
+  });
+
+  it('show tokens', () => {
+    const node = sums([
+      budgetOf({ scope: 'notebook', capTokens: 50000, usedTokens: 12500 })
+    ]);
+    expect(textOf(node, '[data-budget=notebook]')).toBe(
+      '12.5k of 50.0k tokens25 %'
+    );
+  });
+
+  it('give a month a line of its own, and a run a small one', () => {
+    const node = sums([
+      budgetOf({ scope: 'month', capUsd: '20', usedUsd: '2.1' }),
+      budgetOf({ scope: 'cell', capUsd: '0.05', capTokens: 2000 })
+    ]);
+    expect(textOf(node, '[data-budget=month]')).toBe(
+      'Month$2.10 of $20.0010 %'
+    );
+    expect(textOf(node, '.tm-Note')).toBe(
+      'each run up to $0.05 · asks above 2000 prompt tokens'
+    );
+  });
+
+  it('show budgets before there are sums', () => {
+    const node = sums([budgetOf({ capUsd: '5' })], null, null);
+    expect(textOf(node, '[data-budget=day]')).toBe('Today$0 of $5.000 %');
+  });
+
+  it('say once what has no price', () => {
+    const unpriced = { ...totals, unpricedRuns: 2 };
+    const without = sums([], unpriced);
+    expect(textOf(without, '.tm-Note')).toBe(
+      '2 runs have no price; set one with %price'
+    );
+    const capped = budgetOf({
+      scope: 'notebook',
+      capUsd: '5',
+      usedUsd: '0.412',
+      unpricedRuns: 2
+    });
+    const node = sums([capped], unpriced);
+    expect(textOf(node, '[data-budget]')).toBe('≥$0.4120 of $5.008 %');
+    expect(node.querySelectorAll('.tm-Note')).toHaveLength(1);
+    expect(textOf(node, '.tm-Note')).toBe(
+      '2 runs have no price and are not counted; set one with %price'
+    );
+  });
+
+  it('count every run where the cap is in tokens', () => {
+    const node = sums([budgetOf({ capTokens: 9000, unpricedRuns: 1 })]);
+    expect(node.querySelector('.tm-Note')).toBeNull();
+  });
+
+  it('show what the wire brings', () => {
+    const { totals, budgets } = snapshot({}, 'state');
+    const node = sums(budgets, totals.notebook, totals.day);
+    const lines = [...node.querySelectorAll('tr')].map(line =>
+      line.textContent!.replace(/\u00a0/g, ' ')
+    );
+    expect(lines).toEqual([
+      'Notebook—0 in0 out',
+      '942 of 20.0k tokens4 %',
+      'Today≥$0.0011824 in118 out',
+      '≥$0.0016 of $0.00280 %⚠\ufe0e warning',
+      'Month≥$0.0016 of $5.00<1 %',
+      'each run up to $0.05',
+      '1 run has no price and is not counted; set one with %price'
+    ]);
+  });
+});
+
+describe('a row', () => {
+  function line(change: object): HTMLElement {
+    const row: Row = parseRow(wireRow(change));
+    const actions = { goTo: () => undefined, stop: () => undefined };
+    const rows = [{ cellId: 'c', label: '3', row }];
+    return show(<Rows rows={rows} actions={actions} trans={trans} />);
+  }
+
+  it('says which budget stopped it', () => {
+    const node = line({
+      status: 'interrupted',
+      finish_reason: 'budget',
+      error: 'stopped at $0.05: a budget is used up (day $0.05)'
+    });
+    expect(textOf(node, '.tm-Note')).toBe(
+      'stopped by a budget: stopped at $0.05: a budget is used up (day $0.05)'
+    );
+  });
+
+  it('tells a stop by a budget from one by hand', () => {
+    const node = line({ status: 'interrupted', finish_reason: 'stop' });
+    expect(textOf(node, '.tm-Note')).toBe('interrupted');
+  });
+
+  it('says why it was refused', () => {
+    const node = line({ status: 'refused', error: 'it does not fit' });
+    expect(textOf(node, '.tm-Note')).toBe('refused: it does not fit');
+  });
+
+  it('from the cache says what was saved, in place of cost and latency', () => {
+    const cached = { status: 'cached', cost_usd: '0', saved_usd: '0.0011' };
+    const node = line(cached);
+    expect(textOf(node, '.tm-Row')).toBe('↺341237saved $0.0011');
+    expect(node.querySelector('.tm-Note')).toBeNull();
+    expect(
+      node.querySelector('[data-field=saved]')!.getAttribute('data-value')
+    ).toBe('0.0011');
+  });
+
+  it('from the cache whose saving is unknown says where it is from', () => {
+    const node = line({ status: 'cached', cost_usd: '0' });
+    expect(textOf(node, '[data-field=cost]')).toBe('$0');
+    expect(textOf(node, '.tm-Note')).toBe('from the cache');
+  });
+
+  it('shows what the same tokens would cost elsewhere', () => {
+    const shadow = { shadow_usd: '0.0003', shadow_model: 'openai/gpt-5-mini' };
+    const ended = line({ ...shadow, status: 'ok' });
+    expect(textOf(ended, '.tm-Note')).toBe('openai/gpt-5-mini: $0.0003');
+    const running = line({ ...shadow, output_source: 'estimated' });
+    expect(textOf(running, '.tm-Note td')).toBe(
+      'generating, up to 256 tokens · openai/gpt-5-mini: ~$0.0003■'
+    );
+  });
+
+  it('shows no shadow price that is unknown', () => {
+    const shadow = { shadow_usd: null, shadow_model: 'openai/gpt-5-mini' };
+    const node = line({ ...shadow, status: 'ok' });
+    expect(node.querySelector('.tm-Note')).toBeNull();
+  });
+});

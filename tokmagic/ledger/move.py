@@ -1,0 +1,83 @@
+"""One ledger's content copied into another, whatever databases they are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from tokmagic.errors import LedgerError
+from tokmagic.ledger import budgets as budget_rows
+from tokmagic.ledger.schema import budgets, runs, texts
+from tokmagic.ledger.store import Ledger
+
+_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What was copied, what was there already, and what still runs and was left."""
+
+    runs: int = 0
+    texts: int = 0
+    present: int = 0
+    running: int = 0
+
+
+def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _done: None) -> Moved:
+    """Copy runs, texts and budgets from ``source`` into ``target``; told how many runs are done.
+
+    Run again it copies only what is new. Texts are copied where the target keeps them. Raises LedgerError.
+    """
+    if source.name == target.name:
+        raise LedgerError(f"{source.name} is the ledger in use already; name another one to copy into")
+    source.reap()
+    copied = present = kept = 0
+    for rows in _ended_runs(source):
+        ids = [row["run_id"] for row in rows]
+        written = _texts(source, ids) if target.store_text else []
+        with target.writing() as connection:
+            known = set(connection.execute(sa.select(runs.c.run_id).where(runs.c.run_id.in_(ids))).scalars())
+            new = [row for row in rows if row["run_id"] not in known]
+            new_texts = [row for row in written if row["run_id"] not in known]
+            if new:
+                connection.execute(runs.insert(), new)
+            if new_texts:
+                connection.execute(texts.insert(), new_texts)
+        copied, present, kept = copied + len(new), present + len(known), kept + len(new_texts)
+        told(copied + present)
+    _copy_budgets(source, target)
+    with source.reading() as connection:
+        live = sa.select(sa.func.count()).select_from(runs).where(runs.c.status == "running")
+        running = int(connection.execute(live).scalar_one())
+    return Moved(copied, kept, present, running)
+
+
+def _ended_runs(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
+    """Ended runs in the order in which they began, in portions; none of them is the process' own concern any more."""
+    last = 0
+    while True:
+        query = sa.select(runs).where(runs.c.id > last, runs.c.status != "running").order_by(runs.c.id).limit(_AT_ONCE)
+        with ledger.reading() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        if not rows:
+            return
+        last = rows[-1]["id"]
+        for row in rows:
+            # The key is each database's own.
+            del row["id"]
+        yield rows
+
+
+def _texts(ledger: Ledger, ids: list[str]) -> list[dict[str, Any]]:
+    with ledger.reading() as connection:
+        return [dict(row) for row in connection.execute(sa.select(texts).where(texts.c.run_id.in_(ids))).mappings()]
+
+
+def _copy_budgets(source: Ledger, target: Ledger) -> None:
+    with source.reading() as connection:
+        found = [budget_rows.from_row(row) for row in connection.execute(sa.select(budgets)).mappings()]
+    for budget in found:
+        target.set_budget(budget)

@@ -1,0 +1,98 @@
+"""``%budget``: what its words mean, and the table it shows."""
+
+from __future__ import annotations
+
+import argparse
+from typing import get_args
+
+from IPython.core.error import StdinNotImplementedError
+
+from tokmagic import budget as budgets
+from tokmagic import numbers, report
+from tokmagic.errors import UsageError, nearest
+from tokmagic.events import Budget, Scope, Standing
+from tokmagic.run import Session
+
+SCOPES = get_args(Scope)
+
+
+def change(session: Session, options: argparse.Namespace) -> None:
+    """Set or remove budgets as the words say. Raises UsageError, BudgetError, LedgerError."""
+    if options.scope == "off":
+        for scope in SCOPES:
+            session.ledger().drop_budget(_named(session, scope, everyone=options.everyone))
+        return
+    if options.scope not in SCOPES:
+        known = [*SCOPES, "off"]
+        raise UsageError(
+            f"%budget {options.scope!r} is unknown{nearest(options.scope, known)}; use {', '.join(known)}, "
+            "such as %budget day 5"
+        )
+    named = _named(session, options.scope, everyone=options.everyone)
+    if options.usd == "off":
+        if not session.ledger().drop_budget(named):
+            raise UsageError(f"there is no budget for the {options.scope} to switch off; %budget lists them")
+        return
+    session.ledger().set_budget(_asked(named, options))
+
+
+def table(session: Session) -> report.Table:
+    """The budgets that hold here, and how they stand."""
+    rows = tuple(_row(it) for it in session.standings())
+    unpriced = max((it.unpriced_runs for it in session.standings() if it.budget.usd is not None), default=0)
+    note = "" if rows else "no budget is set: %budget day 5 caps a day at $5.00"
+    if unpriced:
+        note = f"{unpriced} runs have no price, so that no budget in USD counts them; set one with %price"
+    return report.Table(("budget", "cap", "spent", "held", "left", "used", "warns at", "of"), rows, note)
+
+
+def ask(question: str) -> bool | None:
+    """Put a question to the person; None where there is nobody to answer."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except (StdinNotImplementedError, EOFError):
+        return None
+
+
+def _named(session: Session, scope: Scope, *, everyone: bool) -> Budget:
+    here = session.budget_notebook if scope in ("cell", "notebook") else None
+    return Budget(scope, notebook=here, user=None if everyone else session.user)
+
+
+def _asked(named: Budget, options: argparse.Namespace) -> Budget:
+    if options.usd is None and options.tokens is None:
+        raise UsageError(f"%budget {named.scope} needs a cap: an amount in USD, --tokens N, or off")
+    if not 0 < options.warn <= 1:
+        raise UsageError(f"--warn is {options.warn:g}; give a share of the cap above 0 and up to 1, such as 0.8")
+    return Budget(
+        named.scope,
+        None if options.usd is None else budgets.usd(options.usd, what=f"%budget {named.scope}"),
+        None if options.tokens is None else budgets.tokens(options.tokens, what="--tokens"),
+        options.warn,
+        options.strict,
+        named.notebook,
+        named.user,
+    )
+
+
+def _row(it: Standing) -> tuple[str, ...]:
+    budget, cell = it.budget, it.budget.scope == "cell"
+    caps, spent, held, left = [], [], [], []
+    if budget.usd is not None:
+        caps.append(numbers.usd(budget.usd))
+        spent.append(numbers.usd(it.spent_usd))
+        held.append(numbers.usd(it.held_usd))
+        left.append(numbers.usd(it.available_usd))
+    if budget.tokens is not None:
+        caps.append(f"{budget.tokens:,} tokens")
+        spent.append(f"{it.spent_tokens:,}")
+        held.append(f"{it.held_tokens:,}")
+        left.append(f"{it.available_tokens or 0:,}")
+    columns = [", ".join(column) for column in (caps, spent, held, left)]
+    if cell:  # it bounds each run by itself, so nothing adds up
+        columns[1:] = [numbers.UNKNOWN] * 3
+    used = numbers.UNKNOWN if cell else f"{it.share:.0%}"
+    whose = "each user" if budget.user is None else budget.user
+    source = "" if budget.origin == "%budget" else f" ({budget.origin})"
+    strict = " strict" if budget.strict else ""
+    return (f"{budget.scope}{strict}{source}", *columns, used, f"{budget.warn_at:.0%}", whose)

@@ -1,0 +1,25 @@
+"""What tokens and device time cost. Rates are USD per 1,000,000 tokens, and USD per hour for a device.
+
+What is not known is ``None`` and stays so: a run without a price has no cost, never a cost of 0. Prices are read here
+and nowhere else: what ``%price`` set, the user's file, the price package for hosted models, list prices of devices.
+"""
+
+from tokmagic.prices.billing import bill, bound_usd, loaded_usd
+from tokmagic.prices.book import PriceBook
+from tokmagic.prices.frozen import rates_dict, rates_of
+from tokmagic.prices.money import PICODOLLARS, from_picodollars, hourly, plain, rate, to_picodollars
+
+__all__ = [
+    "PICODOLLARS",
+    "PriceBook",
+    "bill",
+    "bound_usd",
+    "from_picodollars",
+    "hourly",
+    "loaded_usd",
+    "plain",
+    "rate",
+    "rates_dict",
+    "rates_of",
+    "to_picodollars",
+]

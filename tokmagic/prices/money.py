@@ -1,0 +1,70 @@
+"""Amounts of money, exact: rates as people type them, picodollars for the database, decimals for the wire."""
+
+from __future__ import annotations
+
+from decimal import Context, Decimal, InvalidOperation, localcontext
+
+from tokmagic.errors import PriceError
+
+PICODOLLARS = 10**12
+MILLION = Decimal(1_000_000)
+# A rate beyond this is a slip of the keyboard, and keeps every run's bill inside a 64-bit integer.
+_HIGHEST_RATE = Decimal(1_000_000)
+# Products of counts and rates are exact in this many digits.
+EXACT = Context(prec=60)
+
+
+def rate(text: str | Decimal | int, *, what: str = "rate", per: int = 1_000_000) -> Decimal:
+    """Parse a rate in USD for ``per`` tokens and return it for 1,000,000 tokens, exactly.
+
+    Raises PriceError for what is no number, is negative, or is finer than a picodollar a token.
+    """
+    with localcontext(EXACT):
+        value = _money(text, what) * MILLION / per
+        if value * 1_000_000 % 1 != 0:
+            raise PriceError(f"{what} {text} is finer than one picodollar a token; round it to $0.000001 per 1M tokens")
+        if value > _HIGHEST_RATE:
+            raise PriceError(f"{what} is {text}; that is more than {_HIGHEST_RATE:,} USD per 1,000,000 tokens")
+    return value.normalize() if value else Decimal(0)
+
+
+def hourly(text: str | Decimal | int, *, what: str = "--gpu-hour") -> Decimal:
+    """Parse a device rate in USD per hour. Raises PriceError."""
+    return _money(text, what)
+
+
+def _money(text: str | Decimal | int, what: str) -> Decimal:
+    try:
+        value = Decimal(str(text).strip().removeprefix("$"))
+    except InvalidOperation:
+        raise PriceError(f"{what} is {text!r}; give a number in USD, such as 0.15") from None
+    if not value.is_finite() or value < 0 or value > _HIGHEST_RATE:
+        raise PriceError(f"{what} is {text}; give a number from 0 to {_HIGHEST_RATE:,} USD")
+    return value
+
+
+def to_picodollars(amount: Decimal | None) -> int | None:
+    """Dollars as an exact integer for the database. Raises PriceError where that would round."""
+    if amount is None:
+        return None
+    with localcontext(EXACT):
+        scaled = amount * PICODOLLARS
+        if scaled != scaled.to_integral_value():
+            raise PriceError(f"{amount} USD is finer than a picodollar")
+        return int(scaled)
+
+
+def from_picodollars(amount: int | None) -> Decimal | None:
+    """The inverse of :func:`to_picodollars`."""
+    if amount is None:
+        return None
+    with localcontext(EXACT):
+        return (Decimal(amount) / PICODOLLARS).normalize() + Decimal(0)
+
+
+def plain(amount: Decimal | None) -> str | None:
+    """A decimal as it goes on the wire and into exports: ``"0.0000521"``, never ``5.21E-5``."""
+    if amount is None:
+        return None
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -72,10 +72,10 @@ def _sides(tokens: int) -> dict[str, Callable[[], None]]:
         assert out.shape[1] - encoded["input_ids"].shape[1] == tokens
 
     def magic() -> None:
-        shell.run_cell_magic("generate", f"--max-tokens {tokens} --temperature 0", PROMPT)
+        shell.run_cell_magic("generate", f"--no-cache --max-tokens {tokens} --temperature 0", PROMPT)
 
     def sidebar() -> None:
-        assert current.generate(prompt).usage.output_tokens == tokens
+        assert current.generate(prompt, cache=False).usage.output_tokens == tokens
 
     def no_sidebar() -> None:
         current.channel.close()

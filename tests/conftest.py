@@ -22,8 +22,8 @@ os.environ |= {
     "TOKMAGIC_CONFIG": os.devnull,
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
-for _name in ("TOKMAGIC_LEDGER", "TOKMAGIC_PRICES", "TOKMAGIC_MODEL", "TOKMAGIC_BUDGET_DAY", "TOKMAGIC_ENGINE_URL"):
-    os.environ.pop(_name, None)
+for _setting in ("LEDGER", "PRICES", "MODEL", "BUDGET_DAY", "ENGINE_URL", "STORE_TEXT", "CACHE", "CACHE_BYTES"):
+    os.environ.pop(f"TOKMAGIC_{_setting}", None)
 
 
 @pytest.fixture(scope="session")

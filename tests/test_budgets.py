@@ -414,3 +414,22 @@ def test_a_model_that_counts_nothing_is_held_on_its_bytes(make_session: Make) ->
     assert purse.hold is not None
     assert purse.hold.estimated
     assert purse.hold.tokens == 100 + 16 + 64 + 10
+
+
+@pytest.mark.model
+def test_the_real_model_is_stopped_within_a_forward_pass_of_the_cap(make_session: Make, model_home: Path) -> None:
+    session = make_session(home=str(model_home))
+    session.load("smollm2")
+    session.prices.set("smollm2", Rates(device_hour=Decimal(3_600), source="%price"))  # a dollar a second
+    story = Prompt((Message("user", "Write a very long story about the sea."),), Sampling(max_tokens=200))
+    stopped = session.generate(story, budget="0.50")
+    assert (stopped.status, stopped.finish_reason) == ("interrupted", "budget")
+    reading = stopped.reading
+    assert len(stopped.tokens) == len(reading.spark_ms) + 1 == reading.usage.output_tokens
+    assert reading.ttft_s is not None
+    # What each token brought the cost to, in seconds and so in dollars.
+    first = reading.ttft_s - (reading.queue_s or 0)
+    costs = [first + sum(reading.spark_ms[:later]) / 1e3 for later in range(len(stopped.tokens))]
+    reached = next(number for number, cost in enumerate(costs, 1) if cost >= 0.5)
+    assert len(stopped.tokens) <= reached + 1
+    assert stopped.text

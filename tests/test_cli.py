@@ -74,7 +74,7 @@ def test_version_and_help(tokmagic: Command) -> None:
     assert tokmagic("--version").stdout == f"tokmagic {__version__}\n"
     shown = tokmagic("--help")
     assert shown.returncode == 0
-    for verb in ("doctor", "pull", "run", "count", "report", "export"):
+    for verb in ("doctor", "pull", "run", "count", "report", "export", "check", "ledger"):
         assert f"\n    {verb} " in shown.stdout
         assert tokmagic(verb, "--help").returncode == 0
 

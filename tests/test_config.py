@@ -19,6 +19,8 @@ NAMES = {
     "prices",
     "store_text",
     "budget_day",
+    "cache",
+    "cache_bytes",
     "notebook_metadata",
 }
 

@@ -133,7 +133,9 @@ BAD = [
     ("%%generate --temperature -1\nHi", "--temperature is -1"),
     ("%%generate --temperature nan\nHi", "--temperature is nan"),
     ("%%generate --max-tokens 0\nHi", "--max-tokens is 0"),
-    ("%%generate --budget 1\nHi", "not built yet"),
+    ("%%generate --budget 0\nHi", "--budget is 0; give a number above 0"),
+    ("%cost project", "--calls 1e6/day"),
+    ("%cost projekt", "did you mean project?"),
     ("%%generate --json-schema x\nHi", "not built yet"),
     ("%%generate -n 2\nHi", "add --temperature"),
     ("%%generate -m /nowhere/at/all\nHi", "does not exist"),
@@ -222,3 +224,54 @@ def _until_dead(ledger: Ledger) -> list[RunRecord]:
     while (records := ledger.runs())[-1].status == "running" and time.monotonic() < deadline:
         time.sleep(0.05)
     return records
+
+
+@pytest.mark.model
+def test_budgets_from_the_magic_to_the_refused_row(kernel: Kernel, ledger_url: str) -> None:
+    ready = kernel.run("%model add s scripted\n%price s --input 1000 --output 1000\n%budget notebook 0.10 --warn 0.5")
+    assert ready.ok, ready.error
+    assert "notebook" in ready.displays[-1]["data"]["text/html"]
+    # 12 tokens in and 18 out at a thousandth of a dollar each; $0.032 may be used by the first run.
+    one = kernel.run("%%generate -m s --max-tokens 20\nHi.", cell_id="cell-b1")
+    two = kernel.run("%%generate -m s --max-tokens 20\nHi there.", cell_id="cell-b2")
+    assert (one.ok, two.ok) == (True, True)
+    assert "BudgetWarning: the notebook's budget is " in two.stdout
+    three = kernel.run("%%generate -m s --max-tokens 80\nHi you.", cell_id="cell-b3", linger_s=0.3)
+    assert not three.ok
+    assert three.error.startswith("BudgetError: this run may cost up to $0.0920, the notebook's budget of $0.1000 has ")
+    (refused,) = rows(ledger_url, "cell-b3")
+    assert (refused.status, refused.error) == ("refused", three.error.removeprefix("BudgetError: "))
+    (shown,) = [budget for budget in three.snapshots[-1]["budgets"] if budget["scope"] == "notebook"]
+    assert (shown["cap_usd"], shown["warn_at"]) == ("0.1", 0.5)
+    assert Decimal(shown["used_usd"]) > Decimal("0.06")
+
+    asked = kernel.run("%budget cell --tokens 5\n")
+    assert asked.ok, asked.error
+    nobody = kernel.run("%%generate -m s --max-tokens 1\nHi.", cell_id="cell-b4")
+    assert nobody.error.startswith("BudgetError: the prompt has 12 tokens, more than the 5")
+    assert "--yes confirms it" in nobody.error
+    assert kernel.run("%%generate -m s --max-tokens 1 --yes\nHi.", cell_id="cell-b4").ok
+    assert kernel.run("%budget off").ok
+    assert kernel.run("%%generate -m s --max-tokens 80\nHi you.", cell_id="cell-b3").ok
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("%budget day -5", "BudgetError: %budget day is -5; give a number above 0"),
+        ("%budget day 0", "BudgetError: %budget day is 0; give a number above 0"),
+        ("%budget day five", "BudgetError: %budget day is 'five'; "),
+        ("%budget day 5EUR", "BudgetError: %budget day is '5EUR'; budgets are in USD"),
+        ("%budget weekly 5", "UsageError: %budget 'weekly' is unknown; use cell, notebook, day, month, off"),
+        ("%budget notebok 5", "UsageError: %budget 'notebok' is unknown (did you mean notebook?)"),
+        ("%budget day", "UsageError: %budget day needs a cap"),
+        ("%budget day 5 --warn 80", "UsageError: --warn is 80; give a share"),
+        ("%budget day --tokens -3", "BudgetError: --tokens is -3; give a whole number above 0"),
+        ("%budget day off", "UsageError: there is no budget for the day to switch off"),
+    ],
+)
+def test_bad_budgets_are_told_in_one_line(kernel: Kernel, line: str, expected: str) -> None:
+    ran = kernel.run(line)
+    assert not ran.ok
+    assert ran.error.startswith(expected)
+    assert "\n" not in ran.error

@@ -18,7 +18,11 @@ from typing import Any
 
 import comm
 import pytest
+from traitlets import default
 
+from tokmagic.config import TokMagic
+from tokmagic.engines import ModelSpec
+from tokmagic.engines.registry import Models
 from tokmagic.errors import LedgerError
 from tokmagic.events import (
     Budget,
@@ -138,6 +142,30 @@ def test_running_rows_are_added_to_the_sums_and_unknown_stays_unknown() -> None:
     assert add_running(Totals(), [unknown]) == Totals(None, 0, 0, 1, 1)
     assert add_running(Totals(), [priced, priced]) == Totals(Decimal("0.0022"), 824, 236, 2, 0)
     assert add_running(None, [priced]) is None
+
+
+def test_a_look_from_the_sidebar_does_not_undo_the_choice_of_a_model() -> None:
+    class Asked(TokMagic):
+        """Settings that are slow to answer: meanwhile the person chooses a model."""
+
+        @default("model")
+        def _model(self) -> str:
+            models.use("chosen")
+            return "smollm2"
+
+    models = Models(Asked())
+    models.add("chosen", ModelSpec("scripted"))
+    assert models.current == "smollm2"
+    assert models.current == "chosen"
+
+
+def test_a_look_from_the_sidebar_does_not_freeze_the_default_model() -> None:
+    settings = TokMagic(model="smollm2")
+    models = Models(settings)
+    models.add("other", ModelSpec("scripted"))
+    assert models.current == "smollm2"
+    settings.model = "other"
+    assert models.current == "other"
 
 
 class Wire:

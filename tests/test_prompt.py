@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokmagic.errors import PromptError, UsageError
@@ -61,7 +61,9 @@ def test_single_braces_dollars_and_hashes_mean_themselves(text: str) -> None:
     assert render(text, {"x": "FILLED"}) == text
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("ab {}%#$\\-\r\n\t0é\u2028")))
+@example("a{\rb\n")
 def test_text_without_double_braces_comes_out_as_it_went_in(text: str) -> None:
     safe = re.sub(r"\{[{%]", "[", text)
     while "{{" in safe or "{%" in safe:
@@ -69,6 +71,7 @@ def test_text_without_double_braces_comes_out_as_it_went_in(text: str) -> None:
     assert render(safe, {}) == safe
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_a_value_is_never_a_template(value: str) -> None:
     assert render("a{{ x }}b", {"x": value}) == f"a{value}b"
@@ -160,6 +163,7 @@ def test_other_lines_are_text(line: str) -> None:
     assert pairs(f"a\n{line}\nb") == [("user", f"a\n{line}\nb")]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["--- system\n", "--- user\r\n", "--- assistant", "x", "\n", "\r\n"])).map("".join))
 def test_a_role_line_in_a_value_is_text(value: str) -> None:
     message = f"Summarise:\n{value}|"
@@ -263,7 +267,7 @@ def test_the_range_is_told() -> None:
     with pytest.raises(UsageError, match=r"^--top-p is 1\.5; it must be above 0 and at most 1$"):
         check_sampling(Sampling(top_p=1.5))
     with pytest.raises(UsageError, match=r"^--max-tokens is nan; give a whole number$"):
-        check_sampling(replace(SAMPLING, max_tokens=float("nan")))  # type: ignore[arg-type]
+        check_sampling(replace(SAMPLING, max_tokens=float("nan")))
     with pytest.raises(UsageError, match=r"^--max-tokens is 1\.00e\+400; .* at most 1,000,000,000$"):
         check_sampling(Sampling(max_tokens=10**400))
 

@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 
 from tokmagic.errors import UsageError
 from tokmagic.events import Cost, EngineInfo, Rates, Reading, RunRecord, Selection, Status, Usage
+from tokmagic.exports import FORMATS, dataframe, export_file, export_row, export_text
 from tokmagic.ledger import Ledger
-from tokmagic.report import FORMATS, GROUPS, Table, add_up, export_file, export_row, export_text, table
+from tokmagic.prices import PriceBook
+from tokmagic.report import GROUPS, add_up, repriced, table, waste
+from tokmagic.tables import Table
 
 FIELDS = re.findall(
     r"\w+",
@@ -71,6 +74,8 @@ FULL = RunRecord(
 
 def run(run_id: str = "r", *, cost: str | None = None, status: Status = "ok", **fields: Any) -> RunRecord:
     usage = Usage(input_tokens=10, output_tokens=4, input_source="measured", output_source="measured")
+    if status == "refused":
+        usage = Usage()
     usd = None if cost is None else Decimal(cost)
     timing = {"ttft_s": fields.pop("ttft_s", 0.2), "itl_mean_s": fields.pop("itl_mean_s", 0.01)}
     reading = Reading(usage, Cost(usd, "measured" if cost else "unknown"), **timing)
@@ -91,7 +96,7 @@ def test_sums_leave_refusals_out_of_the_unpriced_and_cache_hits_out_of_latency()
     total = add_up(RUNS)
     assert (total.runs, total.cost_usd, total.unpriced_runs) == (5, Decimal("0.3"), 1)
     assert (total.input_tokens, total.output_tokens) == (40, 16)
-    assert (total.ttft_s, total.itl_mean_s) == (pytest.approx(0.3), 0.01)
+    assert (total.ttft_s, total.itl_mean_s) == pytest.approx(((0.2 + 0.4 + 0.2) / 3, 0.01))
     nothing = add_up([])
     assert (nothing.runs, nothing.cost_usd, nothing.ttft_s) == (0, None, None)
 
@@ -113,10 +118,19 @@ BY = {
 }
 
 
+def filled(ledger: Ledger, records: list[RunRecord]) -> Ledger:
+    for record in records:
+        ledger.settle(record)
+    return ledger
+
+
+EVERYTHING = Selection()
+
+
 @pytest.mark.parametrize("by", [*BY, "day"])
-def test_each_grouping_has_its_lines_and_one_total(by: str) -> None:
-    made = table(RUNS, by)
-    assert made.columns == (by, "runs", "in", "out", "cost", "TTFT", "ms/token")
+def test_each_grouping_has_its_lines_and_one_total(ledger: Ledger, by: str) -> None:
+    made = table(filled(ledger, RUNS), EVERYTHING, by)
+    assert made.columns == (by, "runs", "in", "out", "cost", "saved", "TTFT", "ms/token")
     names = [row[0] for row in made.rows]
     days = [record.started_at.astimezone().strftime("%Y-%m-%d") for record in (RUNS[0], RUNS[4])]
     assert names == [*BY.get(by, days), "total"]
@@ -127,21 +141,21 @@ def test_each_grouping_has_its_lines_and_one_total(by: str) -> None:
     assert set(GROUPS) == {*BY, "day"}
 
 
-def test_an_unknown_group_is_refused_with_the_nearest() -> None:
+def test_an_unknown_group_is_refused_with_the_nearest(ledger: Ledger) -> None:
     with pytest.raises(UsageError, match=r"cannot group by 'modell' \(did you mean model\?\); use one of cell, run"):
-        table(RUNS, "modell")
+        table(ledger, EVERYTHING, "modell")
 
 
-def test_a_table_lines_up_and_shows_unknown_as_unknown() -> None:
-    text = repr(table([RUNS[0], RUNS[2]], "model"))
+def test_a_table_lines_up_and_shows_unknown_as_unknown(ledger: Ledger) -> None:
+    assert len(repr(table(ledger, EVERYTHING, "cell")).splitlines()) == 2
+    text = repr(table(filled(ledger, [RUNS[0], RUNS[2]]), EVERYTHING, "model"))
     assert text.splitlines() == [
-        "model    runs  in  out     cost    TTFT  ms/token",
-        "smollm2     1  10    4  $0.1000  0.20 s      10.0",
-        "other       1  10    4        —       —         —",
-        "total       2  20    8  $0.1000  0.20 s      10.0",
+        "model    runs  in  out     cost  saved    TTFT  ms/token",
+        "smollm2     1  10    4  $0.1000      —  0.20 s      10.0",
+        "other       1  10    4        —      —       —         —",
+        "total       2  20    8  $0.1000      —  0.20 s      10.0",
         "1 of 2 runs have no price and are not in the cost; set one with %price",
     ]
-    assert len(repr(table([], "cell")).splitlines()) == 2
     left = Table(("name", "says"), (("a", "x"), ("bbb", "y")), figures=False)
     assert repr(left) == "name  says\na     x\nbbb   y"
     assert left.as_dicts() == [{"name": "a", "says": "x"}, {"name": "bbb", "says": "y"}]
@@ -247,3 +261,74 @@ def test_formats_and_places_that_cannot_be_written_are_named(tmp_path: Path) -> 
             export_file([FULL], tmp_path, form)
     export_file([FULL], tmp_path / "out.txt", "jsonl")
     assert json.loads((tmp_path / "out.txt").read_text(encoding="utf-8")) == export_row(FULL)
+
+
+def test_an_export_that_fails_leaves_the_earlier_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    export_file([FULL], path)
+    before = path.read_bytes()
+
+    def failing() -> Any:
+        yield FULL
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UsageError, match="cannot be written: No space left"):
+        export_file(failing(), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_parquet_keeps_numbers_as_numbers(tmp_path: Path) -> None:
+    export_file([FULL], tmp_path / "runs.parquet")
+    schema = pyarrow.parquet.read_schema(str(tmp_path / "runs.parquet"))
+    kinds = {name: str(schema.field(name).type) for name in ("input_tokens", "ttft_s", "cost_usd", "tags", "seed")}
+    assert kinds == {
+        "input_tokens": "int64",
+        "ttft_s": "double",
+        "cost_usd": "string",
+        "tags": "string",
+        "seed": "int64",
+    }
+
+
+def test_a_data_frame_keeps_money_exact() -> None:
+    frame = dataframe([FULL, run("x")])
+    assert list(frame.columns) == FIELDS
+    assert frame["cost_usd"][0] == Decimal("123.456789012345")
+    assert frame["cost_usd"][1] is None
+    assert frame["started_at"][0].to_pydatetime() == START
+    assert frame["input_tokens"].sum() == 422
+    assert len(dataframe([])) == 0
+
+
+def test_waste_is_what_was_paid_for_and_gave_nothing_new(ledger: Ledger) -> None:
+    assert waste(ledger, EVERYTHING).note == "nothing was wasted"
+    greedy: dict[str, Any] = {"temperature": 0.0, "max_tokens": 9}
+    records = [
+        *(replace(run(f"g{n}", cost="0.10"), params=greedy, prompt_sha256="p") for n in range(3)),
+        replace(run("other", cost="0.10"), params=greedy, prompt_sha256="q"),
+        *(replace(run(f"s{n}", cost="0.01"), params={"seed": 7}, prompt_sha256="p") for n in range(2)),
+        *(replace(run(f"r{n}", cost="5"), params={"temperature": 0.7}, prompt_sha256="p") for n in range(2)),
+        run("i", cost="0.3", status="interrupted"),
+        run("f", status="failed"),
+        run("c", cost="0", status="cached"),
+    ]
+    made = waste(filled(ledger, records), EVERYTHING)
+    assert made.rows == (
+        ("interrupted", "1", "14", "$0.3000"),
+        ("failed", "1", "14", "—"),
+        ("run again unchanged", "3", "42", "$0.2100"),
+    )
+
+
+def test_repricing_shows_the_difference_and_changes_nothing(ledger: Ledger) -> None:
+    filled(ledger, [run("a", cost="0.1"), run("b", cost="0.2"), run("c", cost="0.3", model="other")])
+    before = ledger.runs()
+    book = PriceBook()
+    book.set("smollm2", Rates(Decimal(10_000), Decimal(20_000)))  # 10 in and 4 out: $0.18 a run
+    made = repriced(ledger, EVERYTHING, book)
+    assert made.rows == (
+        ("smollm2", "2", "$0.3000", "$0.3600", "+$0.0600"),
+        ("other", "1", "$0.3000", "—", "—"),
+    )
+    assert ledger.runs() == before

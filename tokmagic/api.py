@@ -37,6 +37,8 @@ def generate(
     tags: Iterable[str] = (),
     budget: str | Decimal | None = None,
     yes: bool = False,
+    cache: bool | None = None,
+    refresh: bool = False,
     **sampling: Any,
 ) -> Generation:
     """Run a prompt, metered and recorded, and return its Generation.
@@ -46,6 +48,8 @@ def generate(
     ``top_k``, ``min_p``, ``repetition_penalty``, ``stop``, ``seed``, ``n``.
     ``budget`` is the most that the run may cost, in USD; ``yes`` lets a prompt pass that is longer than the
     cell's budget lets pass unasked.
+    An identical run is replayed from the cache, where temperature 0 or a seed makes it repeatable: ``cache=True`` asks
+    for that in any case, ``cache=False`` keeps the run out of it, and ``refresh`` generates and renews what is cached.
 
     Raises PromptError, UsageError, BudgetError, ModelError, and GenerationInterrupted after an interrupt; whatever
     is raised, the run's row is settled first.
@@ -59,8 +63,15 @@ def generate(
         raise UsageError("a Prompt brings its own sampling and system message; give a text to set them here")
     elif not isinstance(prompt.messages, tuple) or any(not _is_message(message) for message in prompt.messages):
         raise UsageError(f"{prompt.messages!r} are no messages; give a tuple of Message(role, text)")
+    if cache not in (None, True, False) or refresh not in (True, False):
+        raise UsageError(f"cache is {cache!r} and refresh {refresh!r}; give True or False")
+    if cache is False and refresh:
+        raise UsageError("cache=False keeps the run out of the cache, refresh renews what is in it; give one of them")
     confirm = (lambda _question: True) if yes else None
-    return session().generate(prompt, _model(model), tags=labels, budget=budget, confirm=confirm).raise_for_status()
+    generation = session().generate(
+        prompt, _model(model), tags=labels, budget=budget, confirm=confirm, cache=cache, refresh=refresh
+    )
+    return generation.raise_for_status()
 
 
 def generate_many(prompts: Iterable[Any], model: str | None = None, **options: Any) -> list[Generation]:

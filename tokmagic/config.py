@@ -13,17 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from traitlets import Bool, Enum, TraitError, TraitType, Unicode, default, validate
+from traitlets import Bool, Enum, Int, TraitError, TraitType, Unicode, default, validate
 from traitlets.config import Configurable
 
 from tokmagic.errors import UsageError, nearest
 
 DEFAULT_MODEL = "smollm2"
+DEFAULT_CACHE_BYTES = 256 * 2**20
 
 
 def config_file() -> Path:
     """Where ``config.toml`` is looked for: ``TOKMAGIC_CONFIG``, else the platform's configuration folder."""
     return Path(os.environ.get("TOKMAGIC_CONFIG") or platformdirs.user_config_path("tokmagic") / "config.toml")
+
+
+# What a setting may be in the file; one that is none of these is a text.
+_FILE_TYPES: dict[type, tuple[Any, str]] = {
+    Bool: ((bool, str), "true or false"),
+    Int: ((int, str), "a whole number"),
+}
 
 
 @cache
@@ -38,9 +46,9 @@ def _file_settings(path: Path) -> dict[str, Any]:
     for name, value in settings.items():
         if name not in known:
             raise UsageError(f"{path}: unknown setting {name}{nearest(name, known)}; known: {', '.join(known)}")
-        switch = isinstance(getattr(TokMagic, name), Bool)
-        if not isinstance(value, (bool, str) if switch else str):
-            raise UsageError(f"{path}: {name} is {value!r}; give {'true or false' if switch else 'a text'}")
+        types, asked = _FILE_TYPES.get(type(getattr(TokMagic, name)), (str, "a text"))
+        if not isinstance(value, types):
+            raise UsageError(f"{path}: {name} is {value!r}; give {asked}")
     return settings
 
 
@@ -62,6 +70,16 @@ def _on(name: str, value: Any) -> bool:
     raise UsageError(f"{name} is {value!r}; use on or off")
 
 
+def _bytes(name: str, value: Any) -> int:
+    try:
+        count = int(value) if not isinstance(value, bool) else -1
+    except ValueError:
+        count = -1
+    if count < 0:
+        raise UsageError(f"{name} is {value!r}; give a whole number of bytes, such as {DEFAULT_CACHE_BYTES}")
+    return count
+
+
 class TokMagic(Configurable):
     """The settings of this process; ``%config TokMagic`` lists them."""
 
@@ -76,6 +94,12 @@ class TokMagic(Configurable):
     engine_url = Unicode(help="URL of a shared engine (TOKMAGIC_ENGINE_URL).").tag(config=True)
     prices = Unicode(help="TOML file with your own rates (TOKMAGIC_PRICES).").tag(config=True)
     store_text = Bool(help="Keep prompts and answers in the ledger (TOKMAGIC_STORE_TEXT: on/off).").tag(config=True)
+    cache = Bool(
+        help="Replay an identical run from the ledger instead of generating it again (TOKMAGIC_CACHE: on/off)."
+    ).tag(config=True)
+    cache_bytes = Int(
+        min=0, help="Most bytes that the answers kept for it may take together (TOKMAGIC_CACHE_BYTES)."
+    ).tag(config=True)
     budget_day = Unicode(help="USD a day that all runs together may cost (TOKMAGIC_BUDGET_DAY).").tag(config=True)
     notebook_metadata = Bool(
         help="Write each run's numbers into the output's metadata (TOKMAGIC_NOTEBOOK_METADATA: on/off)."
@@ -112,6 +136,14 @@ class TokMagic(Configurable):
     def _store_text(self) -> bool:
         # A personal ledger keeps texts; a team's database does not unless it is asked to.
         return _on("TOKMAGIC_STORE_TEXT", _given("store_text", self.ledger.startswith("sqlite")))
+
+    @default("cache")
+    def _cache(self) -> bool:
+        return _on("TOKMAGIC_CACHE", _given("cache", True))
+
+    @default("cache_bytes")
+    def _cache_bytes(self) -> int:
+        return _bytes("TOKMAGIC_CACHE_BYTES", _given("cache_bytes", DEFAULT_CACHE_BYTES))
 
     @default("budget_day")
     def _budget_day(self) -> str:

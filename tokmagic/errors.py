@@ -11,6 +11,7 @@
     ├── BudgetError       a budget does not admit the run, or stopped it
     ├── ModelError        the model cannot be found, read or run
     │   └── OutOfMemoryError  the device's memory does not hold it
+    ├── NotebookError     a notebook file whose numbers cannot be checked
     └── LedgerError       runs cannot be recorded
         └── NewerLedgerError  written by a newer tokmagic; never touched
 
@@ -61,6 +62,10 @@ class ModelError(TokmagicError):
 
 class OutOfMemoryError(ModelError):
     """The device's memory does not hold the model or its cache."""
+
+
+class NotebookError(TokmagicError):
+    """A notebook file whose numbers cannot be checked."""
 
 
 class LedgerError(TokmagicError):

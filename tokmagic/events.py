@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
@@ -198,6 +198,14 @@ class EngineInfo:
     quant: str | None = None
     context_tokens: int | None = None
     tokenizer_sha256: str | None = None
+    device_name: str | None = None
+    """The GPU's name as its driver gives it, such as ``NVIDIA H100 80GB HBM3``."""
+    provider: str | None = None
+    """Whose public API an endpoint is, as the price table names it; None for a server of one's own."""
+
+
+INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider")
+"""What of EngineInfo a row keeps in ``env``, having no column of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,12 +246,82 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheStatus:
+    """What the answer cache holds and what it was good for, over all notebooks of the ledger.
+
+    ``saved_usd`` is None where no hit has a price; ``unpriced_hits`` are in no sum.
+    """
+
+    answers: int = 0
+    size_bytes: int = 0
+    hits: int = 0
+    saved_usd: Decimal | None = None
+    unpriced_hits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Selection:
-    """Which runs are meant; what is None does not select."""
+    """Which runs are meant; what is None does not select. ``until`` is the first instant that does not belong."""
 
     notebook: str | None = None
     session: str | None = None
     since: datetime | None = None
+    until: datetime | None = None
+    user: str | None = None
+    model: str | None = None
+    cell_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """Sums over ended runs of one group.
+
+    ``cost_usd`` is None where none has a price, ``saved_usd`` where no cache hit has one. Refused runs count as runs,
+    but neither as priced nor as unpriced. Cache hits are left out of the latencies.
+    """
+
+    runs: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: Decimal | None = None
+    unpriced_runs: int = 0
+    saved_usd: Decimal | None = None
+    ttft_total_s: float = 0.0
+    ttft_runs: int = 0
+    itl_total_s: float = 0.0
+    itl_steps: int = 0
+
+    @property
+    def ttft_s(self) -> float | None:
+        """The mean TTFT of the runs that have one."""
+        return self.ttft_total_s / self.ttft_runs if self.ttft_runs else None
+
+    @property
+    def itl_mean_s(self) -> float | None:
+        """Seconds a token, over all tokens after the first of each run: each run weighs as much as it generated."""
+        return self.itl_total_s / self.itl_steps if self.itl_steps else None
+
+    def __add__(self, other: Sum) -> Sum:
+        return Sum(
+            self.runs + other.runs,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            _known_sum(self.cost_usd, other.cost_usd),
+            self.unpriced_runs + other.unpriced_runs,
+            _known_sum(self.saved_usd, other.saved_usd),
+            self.ttft_total_s + other.ttft_total_s,
+            self.ttft_runs + other.ttft_runs,
+            self.itl_total_s + other.itl_total_s,
+            self.itl_steps + other.itl_steps,
+        )
+
+
+def _known_sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    if one is None or other is None:
+        return other if one is None else one
+    # As many digits as both need: sums of money are exact, however many runs there are.
+    with localcontext(prec=60):
+        return one + other
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ class Generation:
     @property
     def footer(self) -> str:
         """The one line of numbers under the answer."""
-        return numbers.footer(self.reading, self.model, self.status, self.record.rates.shadow_model)
+        return numbers.footer(self.reading, self.model, self.status, self.record.rates)
 
     def raise_for_status(self) -> Generation:
         """Return self, or raise what ended the run early."""
@@ -107,7 +107,9 @@ class Generation:
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
             "cost_usd": plain(self.cost.usd),
-            "cost_source": self.record.rates.source,
+            "rates_source": self.record.rates.source,
+            "saved_usd": plain(self.cost.saved_usd),
+            "shadow_model": self.record.rates.shadow_model,
             "shadow_usd": plain(self.cost.shadow_usd),
             "ttft_s": reading.ttft_s,
             "itl_mean_s": reading.itl_mean_s,

@@ -15,8 +15,9 @@ from tokmagic.config import TokMagic
 from tokmagic.engines.local_store import check_folder, locate
 from tokmagic.engines.registry import Models
 from tokmagic.errors import TokmagicError
-from tokmagic.report import Table
+from tokmagic.prices import PriceBook
 from tokmagic.run import Session
+from tokmagic.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Diagnosis:
 def doctor(settings: TokMagic) -> Diagnosis:
     """Look at everything generation needs. Loads no model and downloads nothing."""
     findings: list[Finding] = []
-    for check in (_packages, _model, _device, _ledger, _lab):
+    for check in (_packages, _model, _device, _ledger, _prices, _lab):
         try:
             findings += check(settings)
         except TokmagicError as error:
@@ -119,6 +120,12 @@ def _ledger(settings: TokMagic) -> Iterator[Finding]:
         f"{free / 2**30:.1f} GiB free for {home}",
         "" if free > 2**30 else "free some space",
     )
+
+
+def _prices(settings: TokMagic) -> Iterator[Finding]:
+    if settings.prices:
+        PriceBook(lambda: settings.prices).check()
+        yield Finding("prices", True, settings.prices)
 
 
 def _lab(_settings: TokMagic) -> Iterator[Finding]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from decimal import ROUND_HALF_UP, Context, Decimal
 
-from tokmagic.events import Bound, Cost, Reading, Source
+from tokmagic.events import Bound, Cost, Rates, Reading, Source
 
 UNKNOWN = "—"
+NO_RATES = Rates()
 _MARK: dict[Bound, str] = {"exact": "", "at_least": "≥", "at_most": "≤"}
 
 
@@ -60,18 +61,42 @@ def milliseconds(value_s: float | None) -> str:
     return f"{ms:.2f}" if ms < 1 else f"{ms:.1f}"
 
 
-def _shadow(value: Cost, model: str | None) -> str:
-    return f" ({model}: {usd(value.shadow_usd)})" if model else ""
+def size(count_bytes: int) -> str:
+    """Bytes with the unit one reads: ``0 bytes``, ``1.4 KiB``, ``256 MiB``."""
+    amount, unit = float(count_bytes), "bytes"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 99.95 else f"{amount:.1f} {unit}"
 
 
-def footer(reading: Reading, model: str, status: str = "ok", shadow_model: str | None = None) -> str:
-    """One line under an answer: tokens in → out, cost, TTFT, ms per token, model."""
+def _saved(value: Cost, rates: Rates) -> str:
+    """What a replay saved, and whose price that is reckoned at."""
+    listed = value.saved_usd is not None and rates.input is None and rates.source.startswith("list price")
+    return f"saved {usd(value.saved_usd)}{' at list price' if listed else ''}"
+
+
+def _beside(value: Cost, rates: Rates) -> str:
+    """What stands beside a cost: that it is what the device's time is worth at list price; what it would be there."""
+    listed = value.token_usd is None and value.compute_usd is not None and rates.source.startswith("list price")
+    shadow = f" ({rates.shadow_model}: {usd(value.shadow_usd)})" if rates.shadow_model else ""
+    return f"{' at list price' if listed else ''}{shadow}"
+
+
+def footer(reading: Reading, model: str, status: str = "ok", rates: Rates = NO_RATES) -> str:
+    """One line under an answer: tokens in → out, cost and whose price it is, TTFT, ms per token, model."""
     usage = reading.usage
     if status == "refused":  # nothing ran, so there is nothing to tell
         return f"{model} · refused"
+    counts = (
+        f"{tokens(usage.input_tokens, usage.input_source)} → {tokens(usage.output_tokens, usage.output_source)} tokens"
+    )
+    if status == "cached":  # what took no time has no latency to tell
+        return " · ".join([counts, cost(reading.cost), model, status, _saved(reading.cost, rates)])
     parts = [
-        f"{tokens(usage.input_tokens, usage.input_source)} → {tokens(usage.output_tokens, usage.output_source)} tokens",
-        cost(reading.cost) + _shadow(reading.cost, shadow_model),
+        counts,
+        cost(reading.cost) + _beside(reading.cost, rates),
         f"TTFT {seconds(reading.ttft_s)}",
         f"{milliseconds(reading.itl_mean_s)} ms/token",
         model,

@@ -33,7 +33,7 @@ def render(body: str, variables: Mapping[str, Any]) -> str:
     from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    never = secrets.token_hex(16)
+    never, carriage_return = secrets.token_hex(16), secrets.token_hex(16)
     crlf = "\r" in body and not _NOT_CRLF.search(body)
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
@@ -44,8 +44,8 @@ def render(body: str, variables: Mapping[str, Any]) -> str:
     )
     try:
         # Jinja makes all ends of line of the source alike; where they differ, a stand-in keeps each as it was typed.
-        text = environment.from_string(body if crlf else body.replace("\r", never)).render(dict(variables))
-        return text.replace(never, "\r")
+        text = environment.from_string(body if crlf else body.replace("\r", carriage_return)).render(dict(variables))
+        return text.replace(carriage_return, "\r")
     except TemplateSyntaxError as error:
         raise PromptError(
             f"line {error.lineno} of the prompt: {error.message}; mend the template, "

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tokmagic import budget as budgets
 from tokmagic import gpu
 from tokmagic._version import __version__
+from tokmagic.cache import Answer, Cache, Place, replayed
 from tokmagic.config import TokMagic
 from tokmagic.days import start_of_day
 from tokmagic.engines import Engine, Progress, Stream
@@ -42,6 +43,7 @@ from tokmagic.errors import (
     UsageError,
 )
 from tokmagic.events import (
+    INFO_IN_ENV,
     Budget,
     EngineInfo,
     Event,
@@ -107,6 +109,7 @@ class Session:
         self.cell_id: Callable[[], str | None] = lambda: None
         """Tells the id of the cell that runs now; the magics set it."""
         self.channel = Channel(self.session_id, self)
+        self.cache = Cache(self.settings, self.ledger)
         self._ledger: Ledger | None = None
         self._ledger_lock = threading.Lock()
         self._warned: str | None = None
@@ -119,6 +122,7 @@ class Session:
         self._loading: tuple[str, float | None] | None = None
         self._shown_model: str | None = None
         self.user = _user()
+        self._loaded_at: dict[str, float] = {}
         self._told: dict[str, set[str]] = {}
         self._standings: tuple[Standing, ...] = ()
         self.settings.observe(self._reopen_ledger, ["ledger", "store_text"])
@@ -134,13 +138,16 @@ class Session:
         tags: Sequence[str] = (),
         budget: Decimal | str | None = None,
         confirm: Confirm | None = None,
+        cache: bool | None = None,
+        refresh: bool = False,
         watcher: Watcher = SILENT,
         progress: Progress | None = None,
     ) -> Generation:
         """Run a prompt and return its Generation, settled in the ledger under ``cell_id``, else the cell that runs now.
 
         ``budget`` is the most this run may cost, in USD. ``confirm`` asks the person about a long prompt; without it
-        there is nobody to ask.
+        there is nobody to ask. ``cache`` says whether the answer may come from the cache and go into it; None: where
+        the same prompt gets the same answer. ``refresh`` generates and renews what is cached.
 
         An interrupt, a failure and a refusal end in a Generation too, with its ``error`` set:
         ``raise_for_status`` raises it. Raises UsageError, BudgetError (for a cap that is none) and ModelError
@@ -149,10 +156,31 @@ class Session:
         check_sampling(prompt.sampling)
         own = self._own_budgets(budget)
         self._refuse_unbuilt()
-        engine = self.load(model, progress)
-        record = replace(self._new_record(engine, prompt, tags), cell_id=cell_id or self.cell_id())
+        self.prices.check()
+        engine = self.models.engine(model)
+        place = self.cache.place(engine, prompt, cache, refresh=refresh)
+        answer = place.find()
+        if answer is None:
+            engine = self.load(model, progress)
+            answer = place.find()
+        info = engine.info if answer is None else replace(answer.info, name=engine.info.name)
+        record = replace(self._new_record(info, prompt, tags), cell_id=cell_id or self.cell_id())
+        if answer is not None:
+            return self._replay(prompt, replayed(record, answer), answer, place, watcher)
         purse = Purse([*self._stored_budgets(), *own], own, confirm)
-        return _Run(self, engine, prompt, record, watcher, purse).execute()
+        return _Run(self, engine, prompt, record, watcher, purse, place).execute()
+
+    def _replay(self, prompt: Prompt, record: RunRecord, answer: Answer, place: Place, watcher: Watcher) -> Generation:
+        """Show an answer of the cache, at once, as a run of its own that no budget is asked for."""
+        self._shown_model = record.info.name
+        text = answer.choices[0].text
+        with _uninterrupted():
+            if self.settle(record, prompt.messages, text, begun=False):
+                place.touch()
+            self.ended(record)
+        if text:
+            watcher.token(text)
+        return Generation(prompt, record, answer.choices)
 
     def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
         """Make a model ready, telling the sidebar meanwhile. Raises UsageError, ModelError."""
@@ -168,12 +196,19 @@ class Session:
                 progress(doing, share)
 
         try:
-            return self.models.load(model, report, keep_others=keep_others)
+            loaded = self.models.load(model, report, keep_others=keep_others)
+            self._loaded_at[loaded.info.name] = time.monotonic()
+            return loaded
         except KeyboardInterrupt:
             raise GenerationInterrupted("loading the model was interrupted; nothing was generated") from None
         finally:
             self._loading = None
             self.channel.touch()
+
+    def loaded_s(self) -> dict[str, float]:
+        """Seconds since each model that is in memory now was loaded, idle time included."""
+        now, held = time.monotonic(), self.models.loaded()
+        return {name: now - since for name, since in self._loaded_at.items() if name in held}
 
     def use(self, model: str) -> None:
         """Make a model the current one, here and in the sidebar. Raises UsageError."""
@@ -187,11 +222,9 @@ class Session:
                 "TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it rather than trust it"
             )
 
-    def _new_record(self, engine: Engine, prompt: Prompt, tags: Sequence[str]) -> RunRecord:
-        info = engine.info
+    def _new_record(self, info: EngineInfo, prompt: Prompt, tags: Sequence[str]) -> RunRecord:
         env = dict(_environment())
-        if info.tokenizer_sha256:
-            env["tokenizer_sha256"] = info.tokenizer_sha256
+        env |= {name: value for name in INFO_IN_ENV if (value := getattr(info, name)) is not None}
         params = {key: value for key, value in asdict(prompt.sampling).items() if value not in (None, ())}
         if prompt.completion:
             params["completion"] = True
@@ -221,7 +254,7 @@ class Session:
 
     def rates(self, info: EngineInfo) -> Rates:
         """The rates in force for a model, with where they came from. Raises PriceError."""
-        rates = self.prices.rates(info, _gpu_name(info.device))
+        rates = self.prices.rates(info)
         self.warn("prices", {"file": self.prices.problem} if self.prices.problem else {})
         return rates
 
@@ -277,8 +310,8 @@ class Session:
         """Write to the ledger and say whether it was written; where not, a warning says so once and nothing stops."""
         return self._written(write, "this run is NOT being recorded")
 
-    def settle(self, record: RunRecord, prompt: Sequence[Message], answer: str, *, begun: bool) -> None:
-        """Write a run's end. Where the ledger cannot be reached it is written as soon as that is back.
+    def settle(self, record: RunRecord, prompt: Sequence[Message], answer: str, *, begun: bool) -> bool:
+        """Write a run's end and say whether it is in the ledger now; where that cannot be reached it will be later.
 
         A server's runs are kept in a file meanwhile. A file's are owed in memory, and only where their beginning is in
         the ledger, so that no run goes on for ever.
@@ -288,13 +321,17 @@ class Session:
             ledger.settle(record, prompt, answer)
 
         if self._outbox is None:
-            if not self.record(write) and begun:
+            written = self.record(write)
+            if not written and begun:
                 self._owed.append(write)
-        elif not self._written(write, "this run is kept on this machine and delivered when its ledger is back"):
-            try:
-                self._outbox.keep(record, prompt, answer)
-            except LedgerError as error:
-                self._tell(f"this run is NOT being recorded: {error}")
+            return written
+        if self._written(write, "this run is kept on this machine and delivered when its ledger is back"):
+            return True
+        try:
+            self._outbox.keep(record, prompt, answer)
+        except LedgerError as error:
+            self._tell(f"this run is NOT being recorded: {error}")
+        return False
 
     def _written(self, write: Callable[[Ledger], None], otherwise: str) -> bool:
         try:
@@ -384,12 +421,12 @@ class Session:
             self._running[run.record.run_id] = run
         self.channel.touch()
 
-    def ended(self, run: _Run) -> None:
+    def ended(self, record: RunRecord) -> None:
         """A run is settled."""
         self.refresh_totals()
         with self._lock:
-            self._running.pop(run.record.run_id, None)
-            self._ended.append(run.record)
+            self._running.pop(record.run_id, None)
+            self._ended.append(record)
         self.channel.touch()
 
     def close(self) -> None:
@@ -408,7 +445,14 @@ class _Run:
     """One run from its first row to its last."""
 
     def __init__(
-        self, session: Session, engine: Engine, prompt: Prompt, record: RunRecord, watcher: Watcher, purse: Purse
+        self,
+        session: Session,
+        engine: Engine,
+        prompt: Prompt,
+        record: RunRecord,
+        watcher: Watcher,
+        purse: Purse,
+        place: Place,
     ) -> None:
         self.record = record
         self._session = session
@@ -416,6 +460,7 @@ class _Run:
         self._prompt = prompt
         self._watcher = watcher
         self._purse = purse
+        self._place = place
         self._broke = False
         self._meter = Meter(record.rates)
         self._stream: Stream | None = None
@@ -543,8 +588,9 @@ class _Run:
             reading=self._meter.reading(final=True) if status != "refused" else Reading(),
         )
         answer = "".join(self._texts[0])
-        self._session.settle(self.record, self._prompt.messages, answer, begun=self._begun)
-        self._session.ended(self)
+        if self._session.settle(self.record, self._prompt.messages, answer, begun=self._begun):
+            self._place.keep(self._generation())
+        self._session.ended(self.record)
 
     def _finish_reason(self, status: Status) -> FinishReason | None:
         if self._broke and status == "interrupted":
@@ -594,19 +640,6 @@ def resolve_notebook(known: str | None, server_path: str) -> str:
     if not folder or known_folder == folder or known_folder.endswith(f"/{folder}"):
         return f"{known_folder}/{name}" if known_folder else name
     return server_path
-
-
-def _gpu_name(device: str | None) -> str | None:
-    """The name of the GPU that is called ``cuda:N``, as NVML gives it."""
-    kind, _, index = (device or "").partition(":")
-    names = _gpu_names() if kind == "cuda" else ()
-    number = int(index or 0)
-    return names[number] if number < len(names) else None
-
-
-@cache
-def _gpu_names() -> tuple[str, ...]:
-    return tuple(device.name for device in gpu.devices())
 
 
 def _user() -> str | None:

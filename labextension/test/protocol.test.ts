@@ -214,7 +214,9 @@ describe('output metadata', () => {
       runId: 'a1',
       cellId: 'c-ok',
       status: 'ok',
-      costUsd: '0.0011'
+      costUsd: '0.0011',
+      shadowUsd: '0.0003',
+      shadowModel: 'openai/gpt-5-mini'
     });
   });
 });

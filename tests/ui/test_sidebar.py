@@ -13,8 +13,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.ui.lab import Lab, Notebook
+from tokmagic.exports import export_text
 from tokmagic.ledger import Ledger
-from tokmagic.report import export_text
 
 pytestmark = [pytest.mark.ui, pytest.mark.model]
 
@@ -223,6 +223,7 @@ FILL = """name => {
     const fill = document.querySelector("#tokmagic-panel [data-budget='notebook'] .tm-BarFill");
     return getComputedStyle(fill).backgroundColor === wanted;
 }"""
+GROUND = "selector => getComputedStyle(document.querySelector(selector)).backgroundColor"
 THEMES = [("JupyterLab Light", "light"), ("JupyterLab Dark", "dark"), ("JupyterLab Dark High Contrast", "contrast")]
 
 
@@ -277,6 +278,11 @@ def test_a_budget_fills_up_warns_and_refuses(lab: Lab, open_notebook: Open, shot
     total = panel.locator("[data-total='notebook'] [data-field='cost']")
     assert total.get_attribute("data-value") == "0.05"
     look("used-up")
+
+    page.emulate_media(forced_colors="active")
+    page.screenshot(path=shots / f"budget-{shot}-forced.png")
+    assert page.evaluate(GROUND, "#tokmagic-panel .tm-BarFill") != page.evaluate(GROUND, "#tokmagic-panel")
+    page.emulate_media(forced_colors="none")
     notebook.run(6)
     panel.locator("[data-budget='month']").wait_for(state="detached")
 

@@ -70,6 +70,10 @@ def parser() -> Parser:
     )
     verb.add_argument("--budget", metavar="USD", help="most that this run may cost")
     verb.add_argument("--yes", action="store_true", help="run a prompt that is longer than a budget lets pass unasked")
+    cached = verb.add_mutually_exclusive_group()
+    cached.add_argument("--cache", action="store_true", help="replay an identical run even where it has no seed")
+    cached.add_argument("--no-cache", action="store_true", help="generate, and keep the answer out of the cache")
+    cached.add_argument("--refresh", action="store_true", help="generate and renew the cached answer")
     _json(verb)
     verb.set_defaults(run=commands.run)
 
@@ -79,7 +83,9 @@ def parser() -> Parser:
     verb.set_defaults(run=commands.count)
 
     verb = verbs.add_parser("report", help="tokens, cost and latency of recorded runs")
-    verb.add_argument("--by", default="cell", help="cell, run, model, notebook, day, tag, user or status")
+    verb.add_argument("--by", help="cell, run, model, notebook, day, tag, user or status")
+    verb.add_argument("--waste", action="store_true", help="what was paid for and gave nothing new")
+    verb.add_argument("--reprice", action="store_true", help="beside the frozen costs what the runs would cost today")
     _selection(verb)
     _json(verb)
     verb.set_defaults(run=commands.report)
@@ -89,6 +95,17 @@ def parser() -> Parser:
     verb.add_argument("-o", "--output", metavar="FILE", help="file to write (standard output)")
     _selection(verb)
     verb.set_defaults(run=commands.export)
+
+    verb = verbs.add_parser("check", help="a notebook's saved numbers against limits, for pre-commit and CI")
+    verb.add_argument("notebook", nargs="+", metavar="NOTEBOOK", help="an .ipynb file; nothing in it is run")
+    verb.add_argument("--max-cost", metavar="USD", help="most that all its cells together may cost")
+    verb.add_argument("--max-tokens", metavar="N", help="most tokens that all its cells together may take, in and out")
+    verb.add_argument("--max-increase", metavar="PCT", help="most that a cell, and the whole, may grow by, as 10%%")
+    verb.add_argument(
+        "--against", metavar="OLD", help="the earlier version: a file, or git:REV for the same path there"
+    )
+    _json(verb)
+    verb.set_defaults(run=commands.check)
 
     verb = verbs.add_parser("ledger", help="copy the ledger into another database")
     verb.add_argument(
@@ -106,6 +123,10 @@ def _json(verb: argparse.ArgumentParser) -> None:
 def _selection(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--notebook", metavar="PATH", help="only this notebook's runs")
     verb.add_argument("--since", metavar="DATE", help="only runs from this day on (YYYY-MM-DD)")
+    verb.add_argument("--until", metavar="DATE", help="only runs before this day")
+    verb.add_argument("--month", metavar="MONTH", help="only runs of this month (YYYY-MM)")
+    verb.add_argument("--user", metavar="NAME", help="only this user's runs")
+    verb.add_argument("--model", metavar="NAME", help="only runs of the model of this name")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

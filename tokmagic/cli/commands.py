@@ -6,15 +6,16 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
-from tokmagic import api, health
+from tokmagic import api, exports, gate, health
 from tokmagic import report as reports
 from tokmagic.config import TokMagic
 from tokmagic.engines import ModelSpec, parse_source
-from tokmagic.errors import UsageError
-from tokmagic.events import Prompt, Rates, RunRecord, Sampling, Selection
+from tokmagic.errors import NotebookError, UsageError
+from tokmagic.events import Prompt, Rates, Sampling, Selection
 from tokmagic.markdown import plain_text
 from tokmagic.prices import hourly, rate
 from tokmagic.prompt import build, parse
@@ -65,6 +66,8 @@ def run(given: argparse.Namespace) -> int:
         tags=given.tag,
         budget=given.budget,
         confirm=(lambda _question: True) if given.yes else None,
+        cache=False if given.no_cache else given.cache or None,
+        refresh=given.refresh,
         watcher=_Printer(quiet=given.json),
         progress=_progress,
     )
@@ -86,19 +89,54 @@ def count(given: argparse.Namespace) -> int:
 
 def report(given: argparse.Namespace) -> int:
     """``tokmagic report``."""
-    table = reports.table(_selected(given), given.by)
+    where, ledger = _selected(given), api.ledger()
+    if given.waste:
+        table = reports.waste(ledger, where)
+    elif given.reprice:
+        table = reports.repriced(ledger, where, api.session().prices, given.by or "model")
+    else:
+        table = reports.table(ledger, where, given.by or "cell")
     print(json.dumps(table.as_dicts(), ensure_ascii=False) if given.json else table)
     return 0
 
 
 def export(given: argparse.Namespace) -> int:
     """``tokmagic export``."""
-    records = _selected(given)
+    records = api.ledger().stream(_selected(given))
     if given.output:
-        reports.export_file(records, Path(given.output), given.format)
+        exports.export_file(records, Path(given.output), given.format)
     else:
-        sys.stdout.write(reports.export_text(records, given.format or "jsonl"))
+        sys.stdout.writelines(exports.export_lines(records, given.format or "jsonl"))
     return 0
+
+
+def check(given: argparse.Namespace) -> int:
+    """``tokmagic check NOTEBOOK…``: exit 1 beyond a limit, and where there is nothing to check."""
+    wanted = gate.limits(given.max_cost, given.max_tokens, given.max_increase)
+    if not wanted.any and given.against is None:
+        raise UsageError("check needs a limit: --max-cost, --max-tokens, or --max-increase with --against")
+    if wanted.increase is not None and given.against is None:
+        raise UsageError("--max-increase needs the earlier version: --against OLD.ipynb or --against git:HEAD")
+    if given.against is not None and not given.against.startswith("git:") and len(given.notebook) > 1:
+        raise UsageError("--against a file goes with one notebook; for several use --against git:REV")
+    found: list[dict[str, Any]] = []
+    for path in given.notebook:
+        try:
+            notebook = gate.read(gate.read_file(path), path)
+            against = gate.earlier(given.against, path) if given.against is not None else None
+        except NotebookError as error:
+            found.append({"notebook": path, "ok": False, "error": str(error)})
+            if not given.json:
+                print(f"tokmagic: {error}", file=sys.stderr, flush=True)
+            continue
+        verdict = gate.check(notebook, wanted, against, new=given.against is not None and against is None)
+        found.append(gate.as_dict(verdict))
+        if not given.json:
+            heading = [f"{path}:"] if len(given.notebook) > 1 else []
+            print(*heading, gate.table(verdict), *(f"{path}: {it}" for it in verdict.problems), sep="\n", flush=True)
+    if given.json:
+        print(json.dumps(found, ensure_ascii=False, indent=1))
+    return 0 if all(it["ok"] for it in found) else 1
 
 
 def ledger(given: argparse.Namespace) -> int:
@@ -137,15 +175,28 @@ def _progress(doing: str, share: float | None) -> None:
         sys.stderr.flush()
 
 
-def _selected(given: argparse.Namespace) -> list[RunRecord]:
-    since = None
-    if given.since:
+def _selected(given: argparse.Namespace) -> Selection:
+    if given.month and (given.since or given.until):
+        raise UsageError("--month is a period of its own; give it, or --since and --until")
+    since, until = _date(given.since, "--since"), _date(given.until, "--until")
+    if given.month:
         try:
-            since = datetime.fromisoformat(given.since).astimezone()
+            first = datetime.strptime(given.month, "%Y-%m")
         except ValueError:
-            raise UsageError(f"--since {given.since!r} is no date; give one such as 2026-11-24") from None
+            raise UsageError(f"--month {given.month!r} is no month; give one such as 2026-11") from None
+        since = first.astimezone()
+        until = (first + timedelta(days=32)).replace(day=1).astimezone()
     notebook = str(Path(given.notebook).resolve()) if given.notebook else None
-    return api.ledger().runs(Selection(notebook=notebook, since=since))
+    return Selection(notebook=notebook, since=since, until=until, user=given.user, model=given.model)
+
+
+def _date(text: str | None, option: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no date; give one such as 2026-11-24") from None
 
 
 def _read(file: str) -> str:

@@ -40,6 +40,14 @@ class Engine(Protocol):
     def info(self) -> EngineInfo: ...
     @property
     def state(self) -> EngineState: ...
+    def identity(self) -> EngineInfo | None:
+        """Return what its answers depend on, the same before and after loading; None where only loading can tell.
+
+        Unlike ``info`` it names the files themselves where they have no revision. Reads no weights and fetches
+        nothing. Raises ModelError, UsageError.
+        """
+        ...
+
     def count(self, prompt: Prompt) -> int:
         """Return the input tokens of ``prompt``, without loading weights. Raises PromptError, ModelError."""
         ...

@@ -17,8 +17,8 @@ import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from tokmagic.engines import EngineState, ModelSpec, Progress
-from tokmagic.engines.local_load import free_memory, load_model, map_error, pick_device
-from tokmagic.engines.local_store import Located, locate, pull
+from tokmagic.engines.local_load import declared_dtype, device_name, free_memory, load_model, map_error, pick_device
+from tokmagic.engines.local_store import Located, fingerprint, locate, pull
 from tokmagic.engines.stopping import StopFilter
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Sampling, Started, Token, Usage
@@ -46,6 +46,7 @@ class LocalEngine:
         self._tokenizer: Tokenizer | None = None
         self._model: Any = None
         self._device: torch.device | None = None
+        self._loaded_as: EngineInfo | None = None
         self._state: EngineState = "unloaded"
         self._worker: _Worker | None = None
         self._lock = threading.Lock()
@@ -63,6 +64,7 @@ class LocalEngine:
             quant=self._spec.quant,
             context_tokens=_context_tokens(model) if model is not None else None,
             tokenizer_sha256=self._tokenizer.sha256 if self._tokenizer is not None else None,
+            device_name=device_name(self._device),
         )
 
     def _wanted_device(self) -> str | None:
@@ -74,6 +76,28 @@ class LocalEngine:
     @property
     def state(self) -> EngineState:
         return self._state
+
+    def identity(self) -> EngineInfo | None:
+        if self._state == "ready" and self._loaded_as is not None:
+            return self._loaded_as
+        if self._tokenizer is None and locate(self._spec, self._settings) is None:
+            return None
+        return self._identity(pick_device(self._spec.device))
+
+    def _identity(self, device: torch.device) -> EngineInfo:
+        tokenizer = self._ready_tokenizer(_no_progress)
+        located = self._located
+        assert located is not None
+        return EngineInfo(
+            name=self._name,
+            model_id=located.model_id,
+            engine="local",
+            revision=located.revision or fingerprint(located.folder),
+            device=device.type,
+            dtype=declared_dtype(located.folder, self._spec),
+            quant=self._spec.quant,
+            tokenizer_sha256=tokenizer.sha256,
+        )
 
     def count(self, prompt: Prompt) -> int:
         return len(self._ready_tokenizer(_no_progress).encode(prompt))
@@ -125,6 +149,8 @@ class LocalEngine:
             progress("reading the tokenizer", 0.05)
             self._ready_tokenizer(progress)
             assert self._located is not None
+            # Before the weights are read: what is changed meanwhile must not pass for what was loaded.
+            self._loaded_as = self._identity(self._device)
             self._model = load_model(self._located.folder, self._spec, self._device, progress)
             if cancelled.is_set():
                 self._unload()

@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,13 @@ def pick_device(asked: str | None) -> torch.device:
     return device
 
 
+def device_name(device: torch.device | None) -> str | None:
+    """What the driver calls a GPU, part of one included (``… MIG 1g.10gb``); None for a CPU."""
+    if device is None or device.type != "cuda":
+        return None
+    return str(torch.cuda.get_device_name(device))
+
+
 def pick_dtype(asked: str | None) -> torch.dtype | str:
     """Return the torch dtype for a name, ``"auto"`` (the checkpoint's own) for none. Raises UsageError."""
     if asked is None or asked == "auto":
@@ -55,6 +63,22 @@ def pick_dtype(asked: str | None) -> torch.dtype | str:
     if asked not in _DTYPES:
         raise UsageError(f"--dtype {asked!r} is unknown{nearest(asked, _DTYPES)}; use bf16, fp16 or fp32")
     return _DTYPES[asked]
+
+
+def declared_dtype(folder: Path, spec: ModelSpec) -> str:
+    """Return the dtype that a model will have as far as that is known without its weights, else ``auto``.
+
+    Raises UsageError.
+    """
+    asked = pick_dtype(spec.dtype)
+    if not isinstance(asked, str):
+        return str(asked).removeprefix("torch.")
+    if spec.quant is not None:  # the checkpoint's own dtype is not the one that is computed in
+        return "auto"
+    # A configuration that cannot be read is for loading to tell of.
+    with suppress(ModelError):
+        return _configured_dtype(folder) or "auto"
+    return "auto"
 
 
 def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Progress) -> Any:
@@ -156,11 +180,16 @@ def _weights_bytes(folder: Path) -> int:
 
 
 def _stored_dtype(folder: Path) -> str:
+    return _configured_dtype(folder) or "float32"
+
+
+def _configured_dtype(folder: Path) -> str | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}; fetch the model again") from error
-    return str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    dtype = (config.get("dtype") or config.get("torch_dtype")) if isinstance(config, dict) else None
+    return str(dtype) if dtype else None
 
 
 def _needed(parameters: float, dtype: str, quant: str | None) -> float:

@@ -129,6 +129,19 @@ def check_folder(folder: Path, *, allow_pickle: bool) -> None:
         )
 
 
+def fingerprint(folder: Path) -> str:
+    """Stands for the revision of files that have none: another one as soon as one of them was written anew.
+
+    Raises ModelError.
+    """
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        stamps = [(path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be read: {error.strerror or error}; check its permissions") from error
+    return hashlib.sha256(repr(stamps).encode()).hexdigest()
+
+
 def _given_folder(folder: Path) -> Located:
     if not folder.exists():
         raise ModelError(f"{folder} does not exist; give a folder that holds a model, or a Hugging Face id")

@@ -26,9 +26,9 @@ class Models:
     @property
     def current(self) -> str:
         """The model used when none is named. Raises UsageError for an unusable setting."""
-        if self._current is None:
-            self._current = self.resolve(self._settings.model)
-        return self._current
+        # Never stored here: the live channel's threads look too, and would undo a choice made meanwhile.
+        chosen = self._current
+        return self.resolve(self._settings.model) if chosen is None else chosen
 
     def __iter__(self) -> Iterator[tuple[str, ModelSpec]]:
         return iter(self._specs.items())

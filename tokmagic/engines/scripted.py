@@ -6,6 +6,7 @@ ids, how they are stamped, when it fails. With ``pace`` it also takes the time i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -113,6 +114,9 @@ class ScriptedEngine:
     @property
     def state(self) -> EngineState:
         return "ready"
+
+    def identity(self) -> EngineInfo:
+        return replace(self.info, revision=hashlib.sha256(repr(self._scripts).encode()).hexdigest())
 
     def count(self, prompt: Prompt) -> int:
         """The script's input tokens: a scripted engine has no tokenizer, whatever ``prompt`` says."""

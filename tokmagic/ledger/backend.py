@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,10 @@ BUSY_S = 10.0
 _ADMISSIONS = 0x746F6B6D
 
 
+Execute = Callable[[str, Any], object]
+"""Executes a driver's statement with its parameters."""
+
+
 class Backend(Protocol):
     """One database."""
 
@@ -32,6 +36,10 @@ class Backend(Protocol):
 
     def prepare(self) -> None:
         """Make ready what only an own database may be given, before its first migration."""
+        ...
+
+    def quickly(self) -> AbstractContextManager[Execute]:
+        """A transaction that writes statements as the driver takes them, for what every run does."""
         ...
 
     def serialise(self, connection: sa.Connection, key: str) -> None:
@@ -75,6 +83,19 @@ class SqliteBackend:
         with closing(self.engine.raw_connection()) as raw:
             raw.cursor().execute("PRAGMA journal_mode=WAL")
 
+    @contextmanager
+    def quickly(self) -> Iterator[Execute]:
+        # Past SQLAlchemy's connection, whose own work takes longer than SQLite's.
+        with closing(self.engine.raw_connection()) as raw:
+            cursor = raw.cursor()
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                yield cursor.execute
+                cursor.execute("COMMIT")
+            except BaseException:
+                raw.rollback()  # does nothing where SQLite has done so itself
+                raise
+
     def serialise(self, connection: sa.Connection, key: str) -> None:
         """A transaction that writes has SQLite for itself already."""
 
@@ -117,6 +138,11 @@ class PostgresBackend:
 
     def prepare(self) -> None:
         """A database has nothing to be made ready."""
+
+    @contextmanager
+    def quickly(self) -> Iterator[Execute]:
+        with self.engine.begin() as connection:
+            yield connection.exec_driver_sql
 
     def serialise(self, connection: sa.Connection, key: str) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADMISSIONS, sa.func.hashtext(key))))

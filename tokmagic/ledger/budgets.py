@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from tokmagic.days import start_of_day, start_of_month
 from tokmagic.events import Budget, Standing
-from tokmagic.ledger.schema import budgets, money, money_sum, runs, storable, utc_text
+from tokmagic.ledger.schema import LIVE, budgets, money, money_sum, runs, storable, utc_text
 from tokmagic.prices import from_picodollars, to_picodollars
 
 SESSION = "session:"
@@ -55,36 +55,43 @@ def standing(
     """How a budget stands for a user's runs; ``but`` leaves one run's hold out."""
     if budget.scope == "cell":
         return Standing(budget)  # it bounds each run by itself
-    conditions = [_same(runs.c.user, user), *_period(budget, now)]
-    live = runs.c.status == "running"
-    zero = sa.literal(0, sa.BigInteger)
-    cost, hold = sa.func.coalesce(runs.c.cost_pico, 0), sa.func.coalesce(runs.c.hold_pico, 0)
-    used = sa.func.coalesce(runs.c.input_tokens, 0) + sa.func.coalesce(runs.c.output_tokens, 0)
-    kept = sa.func.coalesce(runs.c.hold_tokens, 0)
-    if but is not None:
-        conditions.append(runs.c.run_id != but)
-    # A running run that has used more than its hold counts with what it has used.
-    query = sa.select(
-        *money_sum(sa.case((live, zero), else_=cost)),
-        *money_sum(sa.case((live, sa.case((hold > cost, hold), else_=cost)), else_=zero)),
-        sa.func.coalesce(sa.func.sum(sa.case((live, zero), else_=used)), 0),
-        sa.func.coalesce(sa.func.sum(sa.case((live, sa.case((kept > used, kept), else_=used)), else_=zero)), 0),
-        sa.func.coalesce(
-            sa.func.sum(
-                sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status.not_in(["running", "refused"])), 1), else_=0)
-            ),
-            0,
-        ),
-    ).where(*conditions)
-    spent_high, spent_low, held_high, held_low, spent, held, unpriced = connection.execute(query).one()
+    conditions = (_same(runs.c.user, user), *_period(budget, now))
+    # What was replayed from the cache used no tokens.
+    metered = sa.func.coalesce(runs.c.input_tokens, 0) + sa.func.coalesce(runs.c.output_tokens, 0)
+    used = sa.case((runs.c.status != "cached", metered), else_=0)
+    unpriced = sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refused"), 1), else_=0)
+    # Answered from an index alone: a month may have very many runs, and every admission asks.
+    ended = sa.select(*money_sum(runs.c.cost_pico), sa.func.sum(used), sa.func.sum(unpriced)).where(
+        *conditions, runs.c.status != "running"
+    )
+    spent_high, spent_low, spent_tokens, unpriced_runs = connection.execute(ended).one()
+    # All that run, and then whose they are: they are few, while a user's runs are many.
+    running = connection.execute(sa.select(*_HELD).where(LIVE, runs.c.owner.is_not(None))).all()
+    counted = [row for row in running if row.run_id != but and row.user == user and _in_period(row, budget, now)]
+    # One that has used more than its hold counts with what it has used.
+    pico = sum(max(row.hold_pico or 0, row.cost_pico or 0) for row in counted)
+    tokens = sum(max(row.hold_tokens or 0, (row.input_tokens or 0) + (row.output_tokens or 0)) for row in counted)
     return Standing(
         budget,
         money(spent_high, spent_low) or Decimal(0),
-        money(held_high, held_low) or Decimal(0),
-        int(spent),
-        int(held),
-        int(unpriced),
+        from_picodollars(pico) or Decimal(0),
+        int(spent_tokens or 0),
+        tokens,
+        int(unpriced_runs or 0),
     )
+
+
+_HELD = (
+    *(runs.c.run_id, runs.c.user, runs.c.notebook, runs.c.session, runs.c.started_at),
+    *(runs.c.cost_pico, runs.c.hold_pico, runs.c.hold_tokens, runs.c.input_tokens, runs.c.output_tokens),
+)
+
+
+def _in_period(row: Any, budget: Budget, now: datetime) -> bool:
+    if budget.scope == "notebook":
+        notebook = budget.notebook or ""
+        return bool(storable(notebook) == row.notebook or notebook == f"{SESSION}{row.session}")
+    return bool(row.started_at >= _start(budget, now))
 
 
 def _period(budget: Budget, now: datetime) -> list[Any]:
@@ -93,8 +100,11 @@ def _period(budget: Budget, now: datetime) -> list[Any]:
         if session != budget.notebook:
             return [runs.c.session == session]
         return [runs.c.notebook == storable(session)]
-    start = start_of_day(now) if budget.scope == "day" else start_of_month(now)
-    return [runs.c.started_at >= utc_text(start)]
+    return [runs.c.started_at >= _start(budget, now)]
+
+
+def _start(budget: Budget, now: datetime) -> str:
+    return utc_text(start_of_day(now) if budget.scope == "day" else start_of_month(now))
 
 
 def _for_user(user: str | None) -> Any:

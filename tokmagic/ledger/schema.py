@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tokmagic.events import Cost, EngineInfo, Reading, RunRecord, Usage
+from tokmagic.events import INFO_IN_ENV, Cost, EngineInfo, Reading, RunRecord, Usage
 from tokmagic.prices import bill, from_picodollars, rates_dict, rates_of, to_picodollars
 
 HEAD = "0002"
@@ -79,14 +79,28 @@ runs = sa.Table(
     sa.Column("hold_pico", sa.BigInteger),
     sa.Column("hold_tokens", sa.BigInteger),
     sa.Index("runs_by_notebook", "notebook", "started_at"),
-    sa.Index("runs_by_time", "started_at"),
+    sa.Index(
+        "runs_by_time",
+        *("started_at", "model", "status", "cost_pico", "saved_pico"),
+        *("input_tokens", "output_tokens", "ttft_s", "itl_mean_s"),
+    ),
+    sa.Index("runs_by_user", "user", "started_at", "status", "cost_pico", "input_tokens", "output_tokens"),
     sa.Index(
         "runs_open",
         "owner",
         sqlite_where=sa.text("status = 'running'"),
         postgresql_where=sa.text("status = 'running'"),
     ),
+    sa.Index(
+        "runs_cached",
+        "saved_pico",
+        sqlite_where=sa.text("status = 'cached'"),
+        postgresql_where=sa.text("status = 'cached'"),
+    ),
 )
+
+LIVE = sa.text("runs.status = 'running'")
+"""Runs that go on. Written out, not as a parameter: only so SQLite sees that the index of these runs alone answers."""
 
 texts = sa.Table(
     "texts",
@@ -114,10 +128,11 @@ answers = sa.Table(
     metadata,
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("run_id", sa.String(32), nullable=False),
-    sa.Column("choices", sa.Text, nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("used_at", sa.String(27), nullable=False),
-    sa.Index("answers_by_use", "used_at"),
+    # With the size in it, so that their sum is asked without reading the answers.
+    sa.Index("answers_by_use", "used_at", "size_bytes"),
 )
 
 
@@ -262,7 +277,7 @@ def to_record(row: sa.RowMapping) -> RunRecord:
         device=row["device"],
         dtype=row["dtype"],
         quant=row["quant"],
-        tokenizer_sha256=env.get("tokenizer_sha256"),
+        **{name: env.get(name) for name in INFO_IN_ENV},
     )
     return RunRecord(
         run_id=row["run_id"],

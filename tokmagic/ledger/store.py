@@ -15,11 +15,12 @@ import sqlalchemy as sa
 
 from tokmagic.budget import refusal
 from tokmagic.errors import LedgerError, NewerLedgerError
-from tokmagic.events import Admission, Budget, Hold, Message, RunRecord, Selection, Standing, Totals
-from tokmagic.ledger import budgets
-from tokmagic.ledger.backend import mapped, open_backend
+from tokmagic.events import Admission, Budget, CacheStatus, Hold, Message, RunRecord, Selection, Standing, Totals
+from tokmagic.ledger import answers, budgets, summaries
+from tokmagic.ledger.backend import Execute, mapped, open_backend
 from tokmagic.ledger.schema import (
     HEAD,
+    LIVE,
     money,
     money_sum,
     runs,
@@ -27,16 +28,20 @@ from tokmagic.ledger.schema import (
     texts,
     to_record,
     to_row,
-    utc_text,
 )
+from tokmagic.ledger.summaries import conditions
 from tokmagic.prices import to_picodollars
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 ALL = Selection()
 # Statements that every run executes: made once, since making them takes longer than running them.
 _INSERT_RUN, _INSERT_TEXT = runs.insert(), texts.insert()
+_RUN_COLUMNS = [column.name for column in runs.c if column.name != "id"]
+_TEXT_COLUMNS = [column.name for column in texts.c]
 _UPDATE_RUN = runs.update().where(runs.c.run_id == sa.bindparam("key"))
 _UPDATE_TEXT = texts.update().where(texts.c.run_id == sa.bindparam("key"))
+# Runs read at once where all of them are asked for.
+_PORTION = 1_000
 # Runs looked through for how long a token takes.
 _LOOK_BACK = 2000
 _ENDED: dict[str, Any] = {"owner": None, "hold_pico": None, "hold_tokens": None}
@@ -57,6 +62,9 @@ class Ledger:
         self._store_text = store_text
         self._backend = open_backend(url)
         self._liveness = self._backend.liveness
+        dialect = self._backend.engine.dialect
+        self._insert_run = _Insert(_INSERT_RUN, _RUN_COLUMNS, dialect)
+        self._insert_text = _Insert(_INSERT_TEXT, _TEXT_COLUMNS, dialect)
         self._migrate()
 
     @property
@@ -71,8 +79,8 @@ class Ledger:
 
     def begin(self, record: RunRecord, prompt: Sequence[Message] = (), hold: Hold | None = None) -> None:
         """Insert a run as running, with what it may use at most."""
-        with self.writing() as connection:
-            self._begin(connection, record, prompt, hold)
+        with mapped(self._backend), self._backend.quickly() as execute:
+            self._begin(execute, record, prompt, hold)
 
     def admit(
         self, record: RunRecord, prompt: Sequence[Message], hold: Hold, own: Sequence[Budget], now: datetime
@@ -91,7 +99,7 @@ class Ledger:
             refused = refusal(before, hold)
             if refused is not None:
                 return Admission(refused, tuple(before))
-            self._begin(connection, record, prompt, hold)
+            self._begin(connection.exec_driver_sql, record, prompt, hold)
         usd, tokens = hold.usd or Decimal(0), hold.tokens
         return Admission(
             None,
@@ -178,7 +186,7 @@ class Ledger:
     def runs(self, where: Selection = ALL, *, limit: int | None = None) -> list[RunRecord]:
         """Return runs in the order in which they started, the newest ``limit`` of them."""
         self.reap()
-        query = sa.select(runs).where(*_where(where)).order_by(runs.c.id.desc())
+        query = sa.select(runs).where(*conditions(where)).order_by(runs.c.id.desc())
         with self.reading() as connection:
             found = connection.execute(query if limit is None else query.limit(limit)).mappings().all()
         return [to_record(row) for row in reversed(found)]
@@ -186,10 +194,34 @@ class Ledger:
     def latest_by_cell(self, where: Selection) -> list[RunRecord]:
         """Return each cell's latest run, oldest first."""
         self.reap()
-        newest = sa.select(sa.func.max(runs.c.id)).where(*_where(where)).group_by(runs.c.cell_id)
+        newest = sa.select(sa.func.max(runs.c.id)).where(*conditions(where)).group_by(runs.c.cell_id)
         query = sa.select(runs).where(runs.c.id.in_(newest)).order_by(runs.c.id)
         with self.reading() as connection:
             return [to_record(row) for row in connection.execute(query).mappings().all()]
+
+    def stream(self, where: Selection = ALL) -> Iterator[RunRecord]:
+        """Yield runs in the order in which they started, a portion in memory at a time."""
+        self.reap()
+        last = 0
+        while True:
+            query = sa.select(runs).where(runs.c.id > last, *conditions(where)).order_by(runs.c.id).limit(_PORTION)
+            with self.reading() as connection:
+                rows = connection.execute(query).mappings().all()
+            if not rows:
+                return
+            last = rows[-1]["id"]
+            yield from map(to_record, rows)
+
+    def summarise(self, where: Selection, by: str) -> summaries.Grouped:
+        """Add ended runs up by a key, in the order in which the groups first ran; see :mod:`summaries`."""
+        self.reap()
+        with self.reading() as connection:
+            return summaries.summarise(connection, where, by)
+
+    def answered(self, where: Selection) -> list[Any]:
+        """What tells of runs that were made again unchanged; see :func:`summaries.costs_of`."""
+        with self.reading() as connection:
+            return summaries.costs_of(connection, where)
 
     def totals(self, where: Selection) -> Totals:
         """Return the sums over runs that are no longer running."""
@@ -200,7 +232,7 @@ class Ledger:
             sa.func.coalesce(sa.func.sum(runs.c.input_tokens), 0),
             sa.func.coalesce(sa.func.sum(runs.c.output_tokens), 0),
             sa.func.coalesce(sa.func.sum(sa.case((unpriced, 1), else_=0)), 0),
-        ).where(runs.c.status != "running", *_where(where))
+        ).where(runs.c.status != "running", *conditions(where))
         with self.reading() as connection:
             count, high, low, input_tokens, output_tokens, without = connection.execute(query).one()
         return Totals(money(high, low), int(input_tokens), int(output_tokens), int(count), int(without))
@@ -213,6 +245,41 @@ class Ledger:
             return None
         chat = json.loads(row["prompt"]) if row["prompt"] else []
         return [Message(role, content) for role, content in chat], row["answer"]
+
+    def answer(self, key: str) -> tuple[str, str] | None:
+        """Return a remembered answer: the id of the run that gave it, and its text; None where there is none."""
+        with self.reading() as connection:
+            return answers.find(connection, key)
+
+    def keep_answer(self, key: str, run_id: str, answer: str, limit_bytes: int) -> bool:
+        """Remember an answer, if texts are kept and it fits; the least recently used others leave where all do not.
+
+        Returns whether it was kept.
+        """
+        if not self._store_text:
+            return False
+        with self._remembering() as connection:
+            return answers.keep(connection, key, run_id, answer, limit_bytes)
+
+    def use_answer(self, key: str) -> None:
+        """Note that a remembered answer was used just now."""
+        with self._remembering() as connection:
+            answers.use(connection, key)
+
+    def drop_answer(self, key: str) -> None:
+        """Remove a remembered answer, if it is there."""
+        with self._remembering() as connection:
+            answers.drop(connection, key)
+
+    def clear_answers(self) -> int:
+        """Remove all remembered answers and return how many there were."""
+        with self._remembering() as connection:
+            return answers.clear(connection)
+
+    def cache_status(self) -> CacheStatus:
+        """What is remembered, and what it was good for."""
+        with self.reading() as connection:
+            return answers.status(connection)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -231,19 +298,23 @@ class Ledger:
         with mapped(self._backend), self._backend.engine.begin() as connection:
             yield connection
 
-    def _begin(
-        self, connection: sa.Connection, record: RunRecord, prompt: Sequence[Message], hold: Hold | None
-    ) -> None:
+    @contextmanager
+    def _remembering(self) -> Iterator[sa.Connection]:
+        with self.writing() as connection:
+            self._backend.serialise(connection, "answers")
+            yield connection
+
+    def _begin(self, execute: Execute, record: RunRecord, prompt: Sequence[Message], hold: Hold | None) -> None:
         row = {**to_row(record), **_ENDED, "owner": self._liveness.owner()}
         if hold is not None:
             row["hold_pico"] = None if hold.usd is None else to_picodollars(hold.usd)
             row["hold_tokens"] = hold.tokens
-        connection.execute(_INSERT_RUN, row)
+        self._insert_run(execute, row)
         if self._store_text:
-            connection.execute(_INSERT_TEXT, {"run_id": record.run_id, "prompt": _chat(prompt), "answer": None})
+            self._insert_text(execute, {"run_id": record.run_id, "prompt": _chat(prompt), "answer": None})
 
     def _dead(self, connection: sa.Connection) -> list[str]:
-        owners = connection.execute(sa.select(runs.c.owner).where(runs.c.status == "running").distinct()).scalars()
+        owners = connection.execute(sa.select(runs.c.owner).where(LIVE).distinct()).scalars()
         return [owner for owner in owners.all() if owner is not None and self._liveness.is_dead(owner)]
 
     def _reap(self, connection: sa.Connection) -> int:
@@ -252,7 +323,7 @@ class Ledger:
         if not dead:
             return 0
         values = {"status": "interrupted", "finish_reason": "interrupted", "error": "the kernel ended during the run"}
-        ended = runs.update().where(runs.c.status == "running", runs.c.owner.in_(dead)).values(**values, **_ENDED)
+        ended = runs.update().where(LIVE, runs.c.owner.in_(dead)).values(**values, **_ENDED)
         return connection.execute(ended).rowcount
 
     def _migrate(self) -> None:
@@ -289,16 +360,17 @@ class Ledger:
         return str(revision) if revision is not None else None
 
 
+class _Insert:
+    """An insert as the driver takes it, compiled once."""
+
+    def __init__(self, statement: sa.Insert, columns: list[str], dialect: sa.Dialect) -> None:
+        compiled: Any = statement.compile(dialect=dialect, column_keys=columns)
+        self._sql = str(compiled)
+        self._order: list[str] | None = compiled.positiontup
+
+    def __call__(self, execute: Execute, row: dict[str, Any]) -> None:
+        execute(self._sql, row if self._order is None else tuple([row[name] for name in self._order]))
+
+
 def _chat(prompt: Sequence[Message]) -> str:
     return storable(json.dumps([[message.role, message.content] for message in prompt], ensure_ascii=False))
-
-
-def _where(where: Selection) -> list[Any]:
-    conditions = []
-    if where.notebook is not None:
-        conditions.append(runs.c.notebook == storable(where.notebook))
-    if where.session is not None:
-        conditions.append(runs.c.session == where.session)
-    if where.since is not None:
-        conditions.append(runs.c.started_at >= utc_text(where.since))
-    return conditions

@@ -8,10 +8,11 @@ from typing import get_args
 from IPython.core.error import StdinNotImplementedError
 
 from tokmagic import budget as budgets
-from tokmagic import numbers, report
+from tokmagic import numbers
 from tokmagic.errors import UsageError, nearest
 from tokmagic.events import Budget, Scope, Standing
 from tokmagic.run import Session
+from tokmagic.tables import Table
 
 SCOPES = get_args(Scope)
 
@@ -36,14 +37,14 @@ def change(session: Session, options: argparse.Namespace) -> None:
     session.ledger().set_budget(_asked(named, options))
 
 
-def table(session: Session) -> report.Table:
+def table(session: Session) -> Table:
     """The budgets that hold here, and how they stand."""
     rows = tuple(_row(it) for it in session.standings())
     unpriced = max((it.unpriced_runs for it in session.standings() if it.budget.usd is not None), default=0)
     note = "" if rows else "no budget is set: %budget day 5 caps a day at $5.00"
     if unpriced:
         note = f"{unpriced} runs have no price, so that no budget in USD counts them; set one with %price"
-    return report.Table(("budget", "cap", "spent", "held", "left", "used", "warns at", "of"), rows, note)
+    return Table(("budget", "cap", "spent", "held", "left", "used", "warns at", "of"), rows, note)
 
 
 def ask(question: str) -> bool | None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import argparse
 import keyword
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 
-from tokmagic import numbers, report
+from tokmagic import numbers
 from tokmagic._version import __version__
 from tokmagic.display import NotebookView, QuietView, TerminalView, View, bundle, metadata, publish
 from tokmagic.errors import NotBuiltError, TokmagicError, UsageError, nearest
 from tokmagic.events import Message, Prompt, Sampling, Usage
 from tokmagic.generation import Generation
 from tokmagic.health import doctor
-from tokmagic.magics import budgets
+from tokmagic.magics import answers, budgets, costs
 from tokmagic.magics.options import (
     Parser,
     budget_parser,
+    cache_parser,
     cost_parser,
     generate_parser,
     model_parser,
@@ -32,6 +32,7 @@ from tokmagic.magics.settings import has_rates, rate_cells, rates_from, spec_fro
 from tokmagic.prices import bill
 from tokmagic.prompt import build, check_sampling, parse
 from tokmagic.run import Session
+from tokmagic.tables import Table
 
 
 @magics_class
@@ -47,7 +48,7 @@ class TokMagics(Magics):
 
     @no_var_expand
     @line_cell_magic
-    def generate(self, line: str, cell: str | None = None) -> Generation | report.Table | None:
+    def generate(self, line: str, cell: str | None = None) -> Generation | Table | None:
         """Run the cell as a prompt, stream the answer and meter it; ``%generate --help`` lists the options."""
         options = self._parse(generate_parser(), line)
         if options is None:
@@ -67,6 +68,8 @@ class TokMagics(Magics):
                 tags=options.tag,
                 budget=options.budget,
                 confirm=(lambda _question: True) if options.yes else budgets.ask,
+                cache=answers.wanted(options),
+                refresh=options.refresh,
                 watcher=view,
                 progress=view.progress,
             )
@@ -101,17 +104,22 @@ class TokMagics(Magics):
             return self._price_table()
         name = self._session.models.resolve(options.model)
         book = self._session.prices
+        if options.off and (options.shadow or has_rates(options)):
+            raise UsageError("off forgets what was set for a model; give it alone")
         if options.off:
             book.reset(name)
-        elif options.shadow:
+            return self._price_table()
+        # Everything is read before anything is changed.
+        rates = rates_from(options, book.get(name)) if has_rates(options) or not options.shadow else None
+        if options.shadow:
             book.shadow(name, None if options.shadow == "off" else options.shadow)
-        if not options.off and (not options.shadow or has_rates(options)):
-            book.set(name, rates_from(options, book.get(name)))
+        if rates is not None:
+            book.set(name, rates)
         return self._price_table()
 
     @no_var_expand
     @line_magic
-    def budget(self, line: str) -> report.Table | None:
+    def budget(self, line: str) -> Table | None:
         """List the budgets and how they stand, or set one; ``%budget --help``."""
         options = self._parse(budget_parser(), line)
         if options is None:
@@ -124,26 +132,22 @@ class TokMagics(Magics):
 
     @no_var_expand
     @line_magic
-    def cost(self, line: str) -> report.Table | None:
-        """This notebook's runs, cell by cell; ``by GROUP`` groups otherwise, ``export FILE`` writes them."""
+    def cache(self, line: str) -> Table | None:
+        """What the answer cache holds and saved; ``on``, ``off``, ``clear``."""
+        options = self._parse(cache_parser(), line)
+        if options is None:
+            return None
+        answers.change(self._session, options.action)
+        return answers.table(self._session)
+
+    @no_var_expand
+    @line_magic
+    def cost(self, line: str) -> Any:
+        """What this notebook's runs cost, cell by cell; ``%cost --help`` tells what else there is."""
         options = self._parse(cost_parser(), line)
         if options is None:
             return None
-        if options.action in ("project", "plot"):
-            raise NotBuiltError(
-                f"%cost {options.action} is not built yet; %cost export FILE gives the runs to compute with"
-            )
-        if options.action not in (None, "by", "export"):
-            raise UsageError(
-                f"%cost {options.action!r} is unknown{nearest(options.action, ['by', 'export'])}; see %cost --help"
-            )
-        records = self._session.ledger().runs(self._session.selection)
-        if options.action == "export":
-            if not options.value:
-                raise UsageError("%cost export needs a file, such as runs.csv, runs.jsonl or runs.parquet")
-            report.export_file(records, Path(options.value).expanduser())
-            return None
-        return report.table(records, (options.value or "cell") if options.action == "by" else "cell")
+        return costs.cost(self._session, options)
 
     @no_var_expand
     @line_magic
@@ -237,7 +241,7 @@ class TokMagics(Magics):
             keep_metadata=self._session.settings.notebook_metadata,
         )
 
-    def _dry_run(self, prompt: Prompt, model: str | None) -> report.Table:
+    def _dry_run(self, prompt: Prompt, model: str | None) -> Table:
         """Count and price the prompt: the least an answer costs, and the most."""
         engine = self._session.models.engine(model)
         input_tokens = engine.count(prompt)
@@ -257,23 +261,27 @@ class TokMagics(Magics):
             numbers.usd(high),
         )
         note = "nothing was run" if high is not None else "nothing was run; no token rates are set: %price"
-        return report.Table(("model", "in", "out", "least", "most"), (row,), note)
+        return Table(("model", "in", "out", "least", "most"), (row,), note)
 
-    def _price_table(self) -> report.Table:
+    def _price_table(self) -> Table:
         rows = []
-        for name, _ in self._session.models:
+        for name, spec in self._session.models:
             rates = self._session.rates(self._session.info(name))
-            rows.append((name, *rate_cells(rates), rates.source, rates.version or numbers.UNKNOWN))
+            opened = name in self._session.models.opened()
+            waits = rates.source == "unknown" and not opened and spec.kind == "local"
+            source = "its device's list price, once it is loaded" if waits else rates.source
+            rows.append((name, *rate_cells(rates), source, rates.version or numbers.UNKNOWN))
             rows += [(f"  above {tier.above_tokens:,} in", *rate_cells(tier), "", "") for tier in rates.tiers]
             if rates.shadow is not None:
                 shadow = rates.shadow
                 rows.append((f"  as {rates.shadow_model}", *rate_cells(shadow), shadow.source, shadow.version or ""))
         columns = ("model", "input /1M", "output /1M", "cached /1M", "cache-write /1M", "device /h", "source", "as of")
-        return report.Table(columns, tuple(rows), "set rates with %price MODEL --input 0.15 --output 0.60")
+        note = self._session.prices.problem or "set rates with %price MODEL --input 0.15 --output 0.60"
+        return Table(columns, tuple(rows), note)
 
     # %model
 
-    def _model(self, options: argparse.Namespace) -> report.Table | None:
+    def _model(self, options: argparse.Namespace) -> Table | None:
         models = self._session.models
         action = options.action
         if action in ("add", "use", "load", "info") and not options.name:
@@ -310,7 +318,7 @@ class TokMagics(Magics):
         for name in models.loaded() if options.all else [models.resolve(options.name)]:
             models.unload(name)
 
-    def _model_table(self) -> report.Table:
+    def _model_table(self) -> Table:
         models = self._session.models
         loaded = models.loaded()
         try:
@@ -327,9 +335,9 @@ class TokMagics(Magics):
             )
             for name, spec in models
         )
-        return report.Table(("model", "source", "engine", "as", "state"), rows, figures=False)
+        return Table(("model", "source", "engine", "as", "state"), rows, figures=False)
 
-    def _model_info(self, name: str) -> report.Table:
+    def _model_info(self, name: str) -> Table:
         engine = self._session.models.engine(name)
         info = engine.info
         fields = (
@@ -344,7 +352,7 @@ class TokMagics(Magics):
             "tokenizer_sha256",
         )
         rows = [(field, str(getattr(info, field) or numbers.UNKNOWN)) for field in fields]
-        return report.Table(("", "value"), (*rows, ("state", engine.state)), figures=False)
+        return Table(("", "value"), (*rows, ("state", engine.state)), figures=False)
 
 
 def _refuse_unbuilt(options: argparse.Namespace) -> None:

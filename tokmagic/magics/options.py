@@ -114,8 +114,9 @@ def generate_parser() -> Parser:
     add("--literal", action="store_true", help="no template and no role lines: every character means itself")
     add("--completion", action="store_true", help="feed the text as it stands, without a chat template")
     add("--no-stream", action="store_true", help="show the answer when it is complete")
-    add("--no-cache", action="store_true", help="generate even if an answer is cached (nothing is cached yet)")
-    add("--refresh", action="store_true", help="generate and renew the cached answer (nothing is cached yet)")
+    add("--cache", action="store_true", help="replay an identical run even where sampling has no seed")
+    add("--no-cache", action="store_true", help="generate, and keep the answer out of the cache")
+    add("--refresh", action="store_true", help="generate and renew the cached answer")
     add("--dry-run", action="store_true", help="count and price the prompt, run nothing")
     add("--budget", metavar="USD", help="most that this run may cost")
     add("--yes", action="store_true", help="run a prompt that is longer than the cell's budget lets pass unasked")
@@ -185,11 +186,26 @@ def budget_parser() -> Parser:
     return parser
 
 
+def cache_parser() -> Parser:
+    """The words of ``%cache``."""
+    parser = Parser("%cache")
+    parser.add_argument(
+        "action",
+        nargs="?",
+        default="status",
+        help="status (or none): what it holds and saved; on, off; clear: empty it",
+    )
+    return parser
+
+
 def cost_parser() -> Parser:
     """The words and options of ``%cost``."""
     parser = Parser("%cost")
     add = parser.add_argument
-    add("action", nargs="?", help="by, export; project and plot are not built yet")
-    add("value", nargs="?", help="what to group by, or the file to write")
-    add("--calls", metavar="N/day", help="(not built yet) calls to project")
+    add(
+        "action", nargs="?", help="by GROUP, df (pandas), export FILE, plot, project, waste; none: a line for each cell"
+    )
+    add("value", nargs="?", help="what to group by (cell, run, model, notebook, day, tag, user, status), or the file")
+    add("--calls", metavar="N/UNIT", help="project: how often, such as 1e6/day (hour, day, week, month)")
+    add("--cell", metavar="CELL", help="project: the cell's number in %%cost, or its id (default: the latest that ran)")
     return parser

@@ -41,9 +41,9 @@ def rates_from(options: argparse.Namespace, before: Rates) -> Rates:
     changed = replace(changed, **new)
     if options.gpu_hour is not None:
         changed = replace(changed, device_hour=hourly(options.gpu_hour))
-    if (changed.input is None) != (changed.output is None):
-        missing = "--output" if changed.output is None else "--input"
-        raise UsageError(f"a bill needs both token rates; give {missing} too (0 if it is free)")
+    missing = [f"--{field}" for field in ("input", "output") if getattr(changed, field) is None]
+    if missing and any(getattr(changed, field) is not None for field in token_rates):
+        raise UsageError(f"a bill needs both token rates; give {' and '.join(missing)} too (0 if it is free)")
     return changed
 
 

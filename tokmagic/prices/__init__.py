@@ -8,6 +8,7 @@ from tokmagic.prices.billing import bill, bound_usd, loaded_usd
 from tokmagic.prices.book import PriceBook
 from tokmagic.prices.frozen import rates_dict, rates_of
 from tokmagic.prices.money import PICODOLLARS, from_picodollars, hourly, plain, rate, to_picodollars
+from tokmagic.prices.repricing import reprice
 
 __all__ = [
     "PICODOLLARS",
@@ -21,5 +22,6 @@ __all__ = [
     "rate",
     "rates_dict",
     "rates_of",
+    "reprice",
     "to_picodollars",
 ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from decimal import ROUND_CEILING, Decimal, localcontext
 
-from tokmagic.events import Bound, Cost, Rates, Source, Usage
+from tokmagic.events import Bound, Cost, Rates, Source, Tier, Usage
 from tokmagic.prices.money import EXACT, MILLION, PICODOLLARS
 
 _HOUR_NS = Decimal(3_600_000_000_000)
+# In picodollars it still fits into a database's 64-bit integer.
+_HIGHEST_BILL = Decimal(9_000_000)
+# Thirty years.
+_LONGEST_S = 1e9
 
 
 def bill(usage: Usage, device_s: float | None, rates: Rates) -> Cost:
@@ -18,23 +21,24 @@ def bill(usage: Usage, device_s: float | None, rates: Rates) -> Cost:
     device rate and device seconds are known, else unknown. Counts that contradict each other give
     no cost and name the anomaly.
     """
-    anomaly = _anomaly(usage)
+    anomaly = _anomaly(usage, device_s)
     if anomaly:
         return Cost(anomaly=anomaly)
     with localcontext(EXACT):
-        token_usd, bound = _token_cost(usage, rates)
+        token_usd, bound, source = _token_cost(usage, rates)
         compute_usd = _compute_cost(device_s, rates.device_hour)
+    for amount in (token_usd, compute_usd):
+        if amount is not None and not 0 <= amount <= _HIGHEST_BILL:
+            return Cost(anomaly=f"a cost of {amount:.2f} USD cannot be")
     shadow_usd = bill(usage, None, rates.shadow).usd if rates.shadow is not None else None
     if token_usd is not None:
-        estimated = "estimated" in (usage.input_source, usage.output_source)
-        source: Source = "estimated" if estimated else _weakest(usage)
         return Cost(token_usd, source, bound, token_usd, compute_usd, shadow_usd=shadow_usd)
     if compute_usd is not None:
         return Cost(compute_usd, "measured", "exact", None, compute_usd, shadow_usd=shadow_usd)
     return Cost(shadow_usd=shadow_usd)
 
 
-def _anomaly(usage: Usage) -> str | None:
+def _anomaly(usage: Usage, device_s: float | None) -> str | None:
     counts = {
         "input": usage.input_tokens,
         "output": usage.output_tokens,
@@ -50,27 +54,30 @@ def _anomaly(usage: Usage) -> str | None:
         return f"cached and cache-write tokens ({parts}) exceed the input ({usage.input_tokens})"
     if (usage.reasoning_tokens or 0) > (usage.output_tokens or 0):
         return f"reasoning tokens ({usage.reasoning_tokens}) exceed the output ({usage.output_tokens})"
+    if device_s is not None and not 0 <= device_s <= _LONGEST_S:
+        return f"{device_s} device seconds"
     return None
 
 
-def _token_cost(usage: Usage, rates: Rates) -> tuple[Decimal | None, Bound]:
+def _token_cost(usage: Usage, rates: Rates) -> tuple[Decimal | None, Bound, Source]:
     if rates.input is None or rates.output is None or usage.input_tokens is None or usage.output_tokens is None:
-        return None, "exact"
-    rates = _tier(rates, usage.input_tokens)
-    assert rates.input is not None
-    assert rates.output is not None
+        return None, "exact", "unknown"
+    tier = _tier(rates, usage.input_tokens)
+    assert tier.input is not None
+    assert tier.output is not None
+    cached_rate = tier.input if tier.cached is None else tier.cached
+    write_rate = tier.input if tier.cache_write is None else tier.cache_write
     cached = usage.cached_input_tokens or 0
     written = usage.cache_write_input_tokens or 0
     plain = usage.input_tokens - cached - written
-    total = (
-        plain * rates.input
-        + cached * (rates.input if rates.cached is None else rates.cached)
-        + written * (rates.input if rates.cache_write is None else rates.cache_write)
-        + usage.output_tokens * rates.output
-    )
-    # With the cached part unknown the whole input is priced in full: the bill can only be lower.
-    at_most = usage.cached_input_tokens is None and rates.cached is not None
-    return total / MILLION, "at_most" if at_most else "exact"
+    total = plain * tier.input + cached * cached_rate + written * write_rate + usage.output_tokens * tier.output
+    # A part that is unknown is priced as plain input: the bill may be lower, or higher, where its rate is.
+    unknown = [cached_rate] if usage.cached_input_tokens is None else []
+    unknown += [write_rate] if usage.cache_write_input_tokens is None else []
+    lower, higher = any(rate < tier.input for rate in unknown), any(rate > tier.input for rate in unknown)
+    source = "estimated" if lower and higher else _weakest(usage)
+    bound: Bound = "exact" if lower == higher else "at_most" if lower else "at_least"
+    return total / MILLION, bound, source
 
 
 def _compute_cost(device_s: float | None, device_hour: Decimal | None) -> Decimal | None:
@@ -88,6 +95,16 @@ def _weakest(usage: Usage) -> Source:
     return max((usage.input_source, usage.output_source), key=_STRENGTH.index)
 
 
+def _tier(rates: Rates, input_tokens: int) -> Rates | Tier:
+    """The rates that hold for a run with so many input tokens: the whole run is priced at the tier that it reaches."""
+    found: Rates | Tier = rates
+    above = -1
+    for tier in rates.tiers:
+        if above < tier.above_tokens < input_tokens:
+            found, above = tier, tier.above_tokens
+    return found
+
+
 def bound_usd(
     rates: Rates, input_tokens: int, max_output_tokens: int, token_time_s: float | None
 ) -> tuple[Decimal | None, bool]:
@@ -97,26 +114,21 @@ def bound_usd(
     device rate alone: all output tokens at ``token_time_s``, seconds each, which bounds nothing.
     """
     if rates.input is not None and rates.output is not None:
-        tier = _tier(rates, input_tokens)
-        dearest = max(rate for rate in (tier.input, tier.cached, tier.cache_write) if rate is not None)
-        counted = Usage(input_tokens=input_tokens, output_tokens=max_output_tokens)
-        return bill(counted, None, Rates(input=dearest, output=tier.output)).usd, False
+        # The count may itself be an upper bound, so each tier up to it can be the one that is billed.
+        tiers: list[Rates | Tier] = [rates, *(tier for tier in rates.tiers if tier.above_tokens < input_tokens)]
+        parts = [rate for tier in tiers for rate in (tier.input, tier.cached, tier.cache_write) if rate is not None]
+        outputs = [tier.output for tier in tiers if tier.output is not None]
+        with localcontext(EXACT):
+            return (input_tokens * max(parts) + max_output_tokens * max(outputs)) / MILLION, False
+    if rates.device_hour is None:
+        return None, False
     if token_time_s is None:
         return None, True
-    return bill(Usage(), token_time_s * max_output_tokens, rates).usd, True
+    with localcontext(EXACT):
+        return _compute_cost(token_time_s * max_output_tokens, rates.device_hour), True
 
 
 def loaded_usd(seconds: float, device_hour: Decimal) -> Decimal:
     """The device rate over the time since a model was loaded, idle time included: beside the runs, never in them."""
     with localcontext(EXACT):
         return _compute_cost(seconds, device_hour) or Decimal(0)
-
-
-def _tier(rates: Rates, input_tokens: int | None) -> Rates:
-    """The rates that hold for a run with so many input tokens: the whole run is priced at the tier that it reaches."""
-    for tier in sorted(rates.tiers, key=lambda tier: tier.above_tokens, reverse=True):
-        if input_tokens is not None and input_tokens > tier.above_tokens:
-            return replace(
-                rates, input=tier.input, output=tier.output, cached=tier.cached, cache_write=tier.cache_write, tiers=()
-            )
-    return rates

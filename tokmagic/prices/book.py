@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from tokmagic.errors import PriceError
 from tokmagic.events import EngineInfo, Rates
-from tokmagic.prices.devices import list_rates
+from tokmagic.prices.devices import device_of, list_rates
 from tokmagic.prices.hosted import hosted_rates
-from tokmagic.prices.user_file import PriceFile
+from tokmagic.prices.user_file import PriceFile, UserPrices
 
 
 class PriceBook:
-    """Rates by model. What ``%price`` set comes first, then the user's file, then the list price of a local device.
+    """Rates by model: what ``%price`` set, else the user's file, else a provider's price, else the device's.
 
-    A local model never matches a hosted one's price, however it is called.
+    Only an endpoint whose provider is known has a hosted price: a local model, or one at an endpoint of somebody
+    else's, never matches one, however it is called.
     """
 
     def __init__(self, file: Callable[[], str] = lambda: "") -> None:
@@ -26,7 +29,14 @@ class PriceBook:
         self._file = PriceFile()
 
     def set(self, model: str, rates: Rates) -> None:
-        """Set the rates used for ``model`` from now on. Finished runs keep the rates they ran with."""
+        """Set the rates used for ``model`` from now on. Finished runs keep the rates they ran with.
+
+        Raises PriceError for a rate below 0, or that is no number.
+        """
+        for name in ("input", "output", "cached", "cache_write", "device_hour"):
+            value = getattr(rates, name)
+            if value is not None and not (value.is_finite() and value >= 0):
+                raise PriceError(f"{name} is {value}; give a number that is not below 0")
         self._set[model] = rates
 
     def get(self, model: str) -> Rates:
@@ -49,18 +59,29 @@ class PriceBook:
             hosted_rates(hosted, datetime.now(UTC))
             self._shadows[model] = hosted
 
-    def rates(self, info: EngineInfo, gpu_name: str | None = None, at: datetime | None = None) -> Rates:
+    def rates(self, info: EngineInfo, at: datetime | None = None) -> Rates:
         """Return the rates for a run of the model, to be frozen into its row. Raises PriceError.
 
-        ``gpu_name`` is the name of the GPU it runs on, if any; ``at`` is when, for dated prices (default: now).
+        ``at`` is when, for dated prices (default: now).
         """
-        rates = self._set.get(info.name) or self._file.read(self._setting()).rates(info, gpu_name)
-        if rates is None:
-            rates = list_rates(info.device, gpu_name) if info.engine == "local" else Rates()
+        moment = at or datetime.now(UTC)
+        file = self._file.read(self._setting())
+        device = _device_rates(info, file)
+        rates = self._set.get(info.name) or file.rates(info) or _hosted(info, moment) or device
+        if rates.input is not None and rates.device_hour is None and device.device_hour is not None:
+            # Beside the token cost stands what the machine's time is worth, and the source says whose rate that is.
+            source = f"{rates.source}; device {device.source} ({device.version})"
+            rates = replace(rates, device_hour=device.device_hour, source=source)
         hosted = self._shadows.get(info.name)
         if hosted is not None:
-            rates = replace(rates, shadow_model=hosted, shadow=hosted_rates(hosted, at or datetime.now(UTC)))
+            # A price that was there when it was asked for can be gone, and a run does not depend on it.
+            with suppress(PriceError):
+                rates = replace(rates, shadow_model=hosted, shadow=hosted_rates(hosted, moment))
         return rates
+
+    def check(self) -> None:
+        """Read the user's file, if there is one. Raises PriceError where it was never good."""
+        self._file.read(self._setting())
 
     @property
     def problem(self) -> str | None:
@@ -70,3 +91,18 @@ class PriceBook:
     def __iter__(self) -> Iterator[tuple[str, Rates]]:
         """What was set, by model."""
         return iter(sorted(self._set.items()))
+
+
+def _device_rates(info: EngineInfo, file: UserPrices) -> Rates:
+    device = device_of(info)
+    if device is None:
+        return Rates()
+    return file.devices.get(device) or list_rates(device)
+
+
+def _hosted(info: EngineInfo, moment: datetime) -> Rates | None:
+    if info.engine != "endpoint" or info.provider is None:
+        return None
+    with suppress(PriceError):
+        return hosted_rates(f"{info.provider}/{info.model_id}", moment)
+    return None

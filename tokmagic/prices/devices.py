@@ -8,31 +8,41 @@ import tomllib
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-from tokmagic.events import Rates
+from tokmagic.events import EngineInfo, Rates
 
-# What a device of a known name can be without being worth its price.
-_NOT_WHOLE = frozenset({"MIG", "LAPTOP", "MOBILE", "MAX-Q"})
+_BRANDS = frozenset({"NVIDIA", "TESLA", "GEFORCE"})
+
+DeviceKey = frozenset[str]
 
 
-def list_rates(device: str | None, gpu_name: str | None) -> Rates:
-    """Return the list price of the device a model runs on; unknown for a GPU that is not listed.
+def device_key(name: str) -> DeviceKey:
+    """What two spellings of one device's name share: ``Tesla T4`` and ``NVIDIA T4``, ``A100-SXM4-80GB``."""
+    return frozenset(re.split(r"[\s-]+", name.strip().upper())) - _BRANDS
 
-    ``device`` is ``cpu`` or ``cuda:N``, ``gpu_name`` is its name as NVML gives it. A CPU counts with all cores that
-    this process may use.
+
+def device_of(info: EngineInfo) -> DeviceKey | None:
+    """The device that a local model runs on; None where that is not known."""
+    if info.engine != "local" or info.device is None:
+        return None
+    if info.device.startswith("cpu"):
+        return device_key("cpu")
+    return None if info.device_name is None else device_key(info.device_name)
+
+
+def list_rates(device: DeviceKey | None) -> Rates:
+    """Return the list price of a device; unknown for one that is not listed.
+
+    A CPU counts with all virtual CPUs that this process may use.
     """
-    if device == "cpu":
-        cpu, cores = _table()["cpu"], len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        return _rates(Decimal(cpu["usd"]) * cores, f"{cores} × {cpu['source']}", cpu["date"])
-    if gpu_name is None or device is None or not device.startswith("cuda"):
-        return Rates()
-    words = frozenset(re.split(r"[ \-]+", gpu_name.upper()))
-    if words & _NOT_WHOLE:
-        return Rates()
+    if device == device_key("cpu"):
+        cpu, count = _table()["cpu"], cpus()
+        return _rates(Decimal(cpu["usd"]) * count, f"{count} vCPU, {cpu['source']}", cpu["date"])
     for gpu in _table()["gpu"]:
-        if frozenset(gpu["name"].upper().split()) <= words:
-            return _rates(Decimal(gpu["usd"]), f"{gpu['name']}, {gpu['source']}", gpu["date"])
+        if device in [device_key(name) for name in gpu["names"]]:
+            return _rates(Decimal(gpu["usd"]), gpu["source"], gpu["date"])
     return Rates()
 
 
@@ -43,3 +53,14 @@ def _rates(usd: Decimal, what: str, date: str) -> Rates:
 @cache
 def _table() -> dict[str, Any]:
     return tomllib.loads((files("tokmagic.prices") / "prices.toml").read_text(encoding="utf-8"))
+
+
+@cache
+def cpus() -> int:
+    """How many virtual CPUs this process may use at once: what it is bound to, and its container's share."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(bound, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return bound

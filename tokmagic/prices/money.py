@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Context, Decimal, InvalidOperation, localcontext
 
 from tokmagic.errors import PriceError
 
 PICODOLLARS = 10**12
 MILLION = Decimal(1_000_000)
-# A rate beyond this is a slip of the keyboard, and keeps every run's bill inside a 64-bit integer.
+# A rate beyond this is a slip of the keyboard.
 _HIGHEST_RATE = Decimal(1_000_000)
+_GRAIN = Decimal(1) / PICODOLLARS
 # Products of counts and rates are exact in this many digits.
 EXACT = Context(prec=60)
+# Decimal itself also takes underscores, and digits of other scripts, which a reader may not recognise.
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def rate(text: str | Decimal | int, *, what: str = "rate", per: int = 1_000_000) -> Decimal:
@@ -19,28 +23,40 @@ def rate(text: str | Decimal | int, *, what: str = "rate", per: int = 1_000_000)
 
     Raises PriceError for what is no number, is negative, or is finer than a picodollar a token.
     """
+    value = _money(text, what)
+    if not _is_multiple(value, per * _GRAIN):
+        raise PriceError(f"{what} {text} is finer than one picodollar a token; round it to $0.000001 per 1M tokens")
     with localcontext(EXACT):
-        value = _money(text, what) * MILLION / per
-        if value * 1_000_000 % 1 != 0:
-            raise PriceError(f"{what} {text} is finer than one picodollar a token; round it to $0.000001 per 1M tokens")
+        value = value * MILLION / per
         if value > _HIGHEST_RATE:
             raise PriceError(f"{what} is {text}; that is more than {_HIGHEST_RATE:,} USD per 1,000,000 tokens")
-    return value.normalize() if value else Decimal(0)
+        return value.normalize() if value else Decimal(0)
 
 
 def hourly(text: str | Decimal | int, *, what: str = "--gpu-hour") -> Decimal:
     """Parse a device rate in USD per hour. Raises PriceError."""
-    return _money(text, what)
+    value = _money(text, what)
+    if not _is_multiple(value, _GRAIN):
+        raise PriceError(f"{what} {text} is finer than one picodollar an hour; round it")
+    return value if value else Decimal(0)
 
 
 def _money(text: str | Decimal | int, what: str) -> Decimal:
+    given = str(text).strip().removeprefix("$")
+    if not _NUMBER.fullmatch(given) and not isinstance(text, Decimal):
+        raise PriceError(f"{what} is {text!r}; give a number in USD, such as 0.15")
     try:
-        value = Decimal(str(text).strip().removeprefix("$"))
-    except InvalidOperation:
+        value = Decimal(given)
+    except InvalidOperation:  # an exponent beyond all bounds
         raise PriceError(f"{what} is {text!r}; give a number in USD, such as 0.15") from None
     if not value.is_finite() or value < 0 or value > _HIGHEST_RATE:
         raise PriceError(f"{what} is {text}; give a number from 0 to {_HIGHEST_RATE:,} USD")
     return value
+
+
+def _is_multiple(value: Decimal, grain: Decimal) -> bool:
+    # Comparing is exact, whatever the number of digits; arithmetic would round.
+    return value.quantize(grain.normalize(), context=EXACT) == value
 
 
 def to_picodollars(amount: Decimal | None) -> int | None:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tokmagic.errors import PriceError, nearest
 from tokmagic.events import EngineInfo, Rates, Tier
+from tokmagic.prices import lines
+from tokmagic.prices.devices import DeviceKey, device_key
 from tokmagic.prices.money import hourly, rate
 
 _RATES = ("input", "output", "cached", "cache_write")
@@ -26,18 +28,14 @@ _TOP_KEYS = ("models", "devices", "currency")
 
 @dataclass(frozen=True, slots=True)
 class UserPrices:
-    """What a file says: rates by model name or id, and hourly rates by device name (``cpu`` for the CPU)."""
+    """What a file says: rates by model name or id, and hourly rates by device."""
 
     models: Mapping[str, Rates] = field(default_factory=dict)
-    devices: Mapping[str, Rates] = field(default_factory=dict)
+    devices: Mapping[DeviceKey, Rates] = field(default_factory=dict)
 
-    def rates(self, info: EngineInfo, gpu_name: str | None) -> Rates | None:
-        """The rates for a model: by its name in the session, its id, or the device it runs on; None for neither."""
-        for name in (info.name, info.model_id):
-            if name in self.models:
-                return self.models[name]
-        device = "cpu" if info.device == "cpu" else gpu_name
-        return self.devices.get(device or "") if info.engine == "local" else None
+    def rates(self, info: EngineInfo) -> Rates | None:
+        """The rates for a model by its name in the session or its id; None where there are none."""
+        return self.models.get(info.name) or self.models.get(info.model_id)
 
 
 class PriceFile:
@@ -45,46 +43,65 @@ class PriceFile:
 
     def __init__(self) -> None:
         self._path: Path | None = None
-        self._stamp: tuple[float, int] | None = None
+        self._stamp: tuple[int, ...] | None = None
         self._good: UserPrices | None = None
         self.problem: str | None = None
         """What is wrong with the file now, while the prices that were good before are in force."""
 
     def read(self, setting: str) -> UserPrices:
         """Return the prices of the file. Raises PriceError where it was never good."""
-        if not setting:
-            return UserPrices()
-        path = Path(setting).expanduser()
+        path = Path(setting).expanduser() if setting else None
         if path != self._path:
             self._path, self._stamp, self._good, self.problem = path, None, None, None
-        try:
-            found = path.stat()
-            stamp = (found.st_mtime, found.st_size)
-            if stamp != self._stamp or self._good is None:
+        if path is None:
+            return UserPrices()
+        stamp = _stamp(path)
+        if stamp != self._stamp or stamp is None:
+            self._stamp = stamp
+            try:
                 self._good, self.problem = parse(path), None
-                self._stamp = stamp
-        except (OSError, PriceError) as error:
-            reason = str(error)
-            if isinstance(error, OSError):
-                reason = f"{path} cannot be read: {error.strerror or error}; mend TOKMAGIC_PRICES"
-            if self._good is None:
-                raise PriceError(reason) from None
-            self.problem = reason
+            except PriceError as error:
+                self.problem = str(error)
+        if self._good is None:
+            raise PriceError(self.problem)
         return self._good
 
 
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file does; None where it cannot be looked at."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
 def parse(path: Path) -> UserPrices:
-    """Read a price file. Raises PriceError that names file, line and mend, and OSError."""
+    """Read a price file. Raises PriceError that names file, line and mend."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise PriceError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+        if path.exists() and not path.is_file():
+            raise PriceError(f"{path} is no file; name your price file in TOKMAGIC_PRICES")
+        content = path.read_bytes()
+        written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    except OSError as error:
+        raise PriceError(f"{path} cannot be read: {error.strerror or error}; mend TOKMAGIC_PRICES") from None
     try:
-        data = tomllib.loads(text, parse_float=Decimal)
-    except tomllib.TOMLDecodeError as error:
-        raise PriceError(f"{path}: {error}; see docs/prices.md for the format") from None
-    stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    return _Reader(path, text, f"{stamp:%Y-%m-%d %H:%M} UTC").prices(data)
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise PriceError(f"{path}, line {line}: this is no UTF-8 text; save the file as UTF-8") from None
+    return _Reader(path, text, f"{written:%Y-%m-%d %H:%M} UTC").prices(_loaded(path, text))
+
+
+def _loaded(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text, parse_float=Decimal)
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError, ArithmeticError) as error:
+        reason = str(error).partition(" (at ")[0]
+        found = re.search(r"at line (\d+), column \d+\)$", str(error))
+        line = found[1] if found else len(text.splitlines()) or 1
+        mend = "keep one of the two" if re.search("twice|overwrite|mutate|redefine", reason) else "see docs/prices.md"
+        raise PriceError(f"{path}, line {line}: {reason[:1].lower()}{reason[1:]}; {mend}") from None
 
 
 class _Reader:
@@ -92,98 +109,116 @@ class _Reader:
 
     def __init__(self, path: Path, text: str, version: str) -> None:
         self._path = path
-        self._lines = text.splitlines()
+        self._text = text
         self._version = version
 
     def prices(self, data: dict[str, Any]) -> UserPrices:
         self._known(data, _TOP_KEYS, ())
         if data.get("currency", "USD") != "USD":
-            self._fail(("currency",), f"currency is {data['currency']!r}; prices are in USD")
+            self._fail(("currency",), f"currency is {data['currency']!r}; prices are in USD, convert them")
         models = self._table(data, "models")
-        devices = self._table(data, "devices")
-        return UserPrices(
-            {name: self._model(name, given) for name, given in models.items()},
-            {name: self._device(name, given) for name, given in devices.items()},
-        )
+        devices: dict[DeviceKey, Rates] = {}
+        for name, given in self._table(data, "devices").items():
+            if device_key(name) in devices:
+                self._fail(("devices", name), f"{name} is listed above in another spelling; keep one of the two")
+            devices[device_key(name)] = self._device(name, given)
+        return UserPrices({name: self._model(name, given) for name, given in models.items()}, devices)
 
     def _model(self, name: str, given: Any) -> Rates:
         where = ("models", name)
         if not isinstance(given, dict):
-            self._fail(where, f'{name} is {given!r}; give a table, such as [models."{name}"] with input and output')
+            self._fail(where, f'{name} is {_shown(given)}; give a table, such as [models."{name}"] with its rates')
         self._known(given, _MODEL_KEYS, where)
-        values: dict[str, Any] = {key: self._rate(given[key], (*where, key)) for key in _RATES if key in given}
+        values: dict[str, Any] = self._rates(given, where)
         if "per_1k" in given:
             if "input" in given or "output" in given:
                 self._fail((*where, "per_1k"), "per_1k is one rate for input and output; leave these out, or per_1k")
             both = self._rate(given["per_1k"], (*where, "per_1k"), per=1_000)
             values |= {"input": both, "output": both}
-        if ("input" in values) != ("output" in values):
-            missing = "output" if "input" in values else "input"
-            self._fail(where, f"{name} has no {missing} rate; a bill needs both (0 if it is free)")
         hour = self._hour(given["gpu_hour"], (*where, "gpu_hour")) if "gpu_hour" in given else None
         if not values and hour is None:
             self._fail(where, f"{name} has no rate; give input and output, per_1k or gpu_hour")
-        tiers = given.get("tiers", [])
-        if not isinstance(tiers, list) or (tiers and "input" not in values):
-            self._fail((*where, "tiers"), "tiers is a list beside input and output")
+        if values:
+            self._both(values, where, name)
         return Rates(
             **values,
             device_hour=hour,
             source=f"file {self._path.name}",
             version=self._version,
-            tiers=tuple(self._tier(tier, (*where, "tiers")) for tier in tiers),
+            tiers=self._tiers(given.get("tiers", []), values, (*where, "tiers")),
         )
 
-    def _tier(self, given: Any, where: tuple[str, ...]) -> Tier:
+    def _tiers(self, given: Any, base: Mapping[str, Decimal], where: lines.Path) -> tuple[Tier, ...]:
+        if not isinstance(given, list) or (given and not base):
+            self._fail(where, "tiers is a list of tables, beside input and output")
+        tiers: dict[int, Tier] = {}
+        for index, table in enumerate(given):
+            tier = self._tier(table, base, (*where, index))
+            if tier.above_tokens in tiers:
+                self._fail((*where, index), f"there are two tiers above {tier.above_tokens}; keep one of the two")
+            tiers[tier.above_tokens] = tier
+        return tuple(tiers[above] for above in sorted(tiers))
+
+    def _tier(self, given: Any, base: Mapping[str, Decimal], where: lines.Path) -> Tier:
         if not isinstance(given, dict):
             self._fail(where, "a tier is a table, such as {above_tokens = 200000, input = 2.50, output = 15}")
         self._known(given, _TIER_KEYS, where)
         above = given.get("above_tokens")
-        if isinstance(above, bool) or not isinstance(above, int) or above < 1:
-            self._fail(where, f"above_tokens is {above!r}; give the tokens of input above which the tier holds")
-        missing = [key for key in ("input", "output") if key not in given]
-        if missing:
-            self._fail(where, f"a tier has no {missing[0]} rate; a bill needs both")
-        return Tier(above, **{key: self._rate(given[key], (*where, key)) for key in _RATES if key in given})
+        if isinstance(above, bool) or not isinstance(above, int) or not 0 < above < 2**53:
+            said = "a tier has no above_tokens" if above is None else f"above_tokens is {_shown(above)}"
+            self._fail(
+                (*where, *(["above_tokens"] if above is not None else [])),
+                f"{said}; give the input tokens above which it holds, such as 200000",
+            )
+        values = self._rates(given, where)
+        self._both(values, where, "a tier")
+        for name in ("cached", "cache_write"):
+            if (name in values) != (name in base):
+                self._fail(where, f"{name} must stand in the model and in each of its tiers, or in none")
+        return Tier(above, **values)
 
     def _device(self, name: str, given: Any) -> Rates:
         hour = self._hour(given, ("devices", name))
         return Rates(device_hour=hour, source=f"file {self._path.name}: {name}", version=self._version)
 
-    def _rate(self, given: Any, where: tuple[str, ...], *, per: int = 1_000_000) -> Decimal:
-        return self._amount(given, where, lambda text: rate(text, what=where[-1], per=per))
+    def _rates(self, given: Mapping[str, Any], where: lines.Path) -> dict[str, Decimal]:
+        return {name: self._rate(given[name], (*where, name)) for name in _RATES if name in given}
 
-    def _hour(self, given: Any, where: tuple[str, ...]) -> Decimal:
-        return self._amount(given, where, lambda text: hourly(text, what=where[-1]))
+    def _both(self, values: Mapping[str, Decimal], where: lines.Path, what: str) -> None:
+        for name in ("input", "output"):
+            if name not in values:
+                self._fail(where, f"{what} has no {name} rate; a bill needs input and output (0 if it is free)")
 
-    def _amount(self, given: Any, where: tuple[str, ...], parse_amount: Any) -> Decimal:
+    def _rate(self, given: Any, where: lines.Path, *, per: int = 1_000_000) -> Decimal:
+        return self._amount(given, where, lambda text: rate(text, what=str(where[-1]), per=per))
+
+    def _hour(self, given: Any, where: lines.Path) -> Decimal:
+        return self._amount(given, where, lambda text: hourly(text, what=str(where[-1])))
+
+    def _amount(self, given: Any, where: lines.Path, read: Callable[[str | Decimal | int], Decimal]) -> Decimal:
         if isinstance(given, bool) or not isinstance(given, str | int | Decimal):
-            self._fail(where, f"{where[-1]} is {given!r}; give a number in USD, such as 0.15")
+            self._fail(where, f"{where[-1]} is {_shown(given)}; give a number in USD, such as 0.15")
         try:
-            return Decimal(parse_amount(given))
+            return read(given)
         except PriceError as error:
             self._fail(where, str(error))
-            raise
 
-    def _table(self, data: dict[str, Any], name: str) -> dict[str, Any]:
+    def _table(self, data: Mapping[str, Any], name: str) -> dict[str, Any]:
         table = data.get(name, {})
         if not isinstance(table, dict):
-            self._fail((name,), f"{name} is {table!r}; give a table")
+            self._fail((name,), f"{name} is {_shown(table)}; give a table, such as [{name}]")
         return dict(table)
 
-    def _known(self, given: dict[str, Any], known: tuple[str, ...], where: tuple[str, ...]) -> None:
+    def _known(self, given: Mapping[str, Any], known: tuple[str, ...], where: lines.Path) -> None:
         for key in given:
             if key not in known:
                 self._fail((*where, key), f"unknown key {key!r}{nearest(key, known)}; known: {', '.join(known)}")
 
-    def _fail(self, where: tuple[str, ...], problem: str) -> None:
-        raise PriceError(f"{self._path}, line {self._line(where)}: {problem}")
+    def _fail(self, where: lines.Path, problem: str) -> NoReturn:
+        raise PriceError(f"{self._path}, line {lines.Lines(self._text).of(where)}: {problem}")
 
-    def _line(self, where: tuple[str, ...]) -> int:
-        """The line of the innermost key that can be found, looked for from outside in."""
-        at = 0
-        for key in where:
-            word = re.compile(rf"(?<![\w-]){re.escape(key)}(?![\w-])")
-            found = next((number for number in range(at, len(self._lines)) if word.search(self._lines[number])), None)
-            at = at if found is None else found
-        return at + 1
+
+def _shown(value: Any) -> str:
+    """A value as the file writes it, nearly: ``true``, ``"text"``, ``0.15``; longer ones cut."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

@@ -34,8 +34,18 @@ def upgrade() -> None:
         "answers",
         sa.Column("key", sa.String(64), primary_key=True),
         sa.Column("run_id", sa.String(32), nullable=False),
-        sa.Column("choices", sa.Text, nullable=False),
+        sa.Column("answer", sa.Text, nullable=False),
         sa.Column("size_bytes", sa.BigInteger, nullable=False),
         sa.Column("used_at", sa.String(27), nullable=False),
     )
-    op.create_index("answers_by_use", "answers", ["used_at"])
+    op.create_index("answers_by_use", "answers", ["used_at", "size_bytes"])
+    # In place of the one of the times alone: it holds what a period's sums by model are made of.
+    op.drop_index("runs_by_time", "runs")
+    sums = ["cost_pico", "saved_pico", "input_tokens", "output_tokens", "ttft_s", "itl_mean_s"]
+    op.create_index("runs_by_time", "runs", ["started_at", "model", "status", *sums])
+    # It holds what the sums of its question are made of, so that they need not look into the rows.
+    op.create_index(
+        "runs_by_user", "runs", ["user", "started_at", "status", "cost_pico", "input_tokens", "output_tokens"]
+    )
+    cached = sa.text("status = 'cached'")
+    op.create_index("runs_cached", "runs", ["saved_pico"], sqlite_where=cached, postgresql_where=cached)

@@ -1,0 +1,101 @@
+"""A measured cell projected to scale, exactly."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.test_report import run
+from tokmagic.errors import UsageError
+from tokmagic.events import RunRecord, Usage
+from tokmagic.projection import calls_a_day, project, usd
+
+
+def measured(tokens_in: int, tokens_out: int, cost: str | None, **more: Any) -> RunRecord:
+    made = run(cost=cost, **more)
+    usage = Usage(input_tokens=tokens_in, output_tokens=tokens_out, input_source="measured", output_source="measured")
+    return replace(made, reading=replace(made.reading, usage=usage))
+
+
+def test_800_tokens_a_call_a_million_times_a_day_are_1200_dollars() -> None:
+    # $0.0015 per 1,000 tokens: $0.0012 a call.
+    found = project([measured(500, 300, "0.0012")], "1e6/day")
+    assert usd(found.day_usd.mean) == Decimal("1200")
+    assert usd(found.month_usd.mean) == Decimal("36000")
+    rows = {row[0]: row[1:] for row in found.table().rows}
+    assert rows["a day"] == ("$1,200.00", "$1,200.00", "$1,200.00")
+    assert rows["a month (30 days)"] == ("$36,000.00",) * 3
+    assert found.table().note.startswith("1,000,000 calls a day of smollm2, from 1 run (median 800 tokens)")
+
+
+def test_the_spread_is_the_measured_one() -> None:
+    found = project([measured(100, out, f"0.000{out}") for out in (1, 2, 6)], "10/hour")
+    assert (found.output_tokens.least, found.output_tokens.mean, found.output_tokens.most) == (1, 3, 6)
+    assert found.calls_a_day == 240
+    assert (usd(found.day_usd.least), usd(found.day_usd.mean), usd(found.day_usd.most)) == (
+        Decimal("0.024"),
+        Decimal("0.072"),
+        Decimal("0.144"),
+    )
+    assert found.table().rows[1] == ("tokens out", "1", "3", "6")
+
+
+def test_only_whole_runs_of_the_latest_model_count() -> None:
+    found = project(
+        [
+            measured(10, 10, "9", model="old"),
+            measured(10, 10, "0.5"),
+            measured(10, 10, "7", status="interrupted"),
+            measured(10, 10, "0", status="cached"),
+            measured(10, 10, None),
+        ],
+        "1",
+    )
+    assert (found.runs, usd(found.day_usd.mean)) == (1, Decimal("0.5"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "often", "-1/day", "0/day", "nan/day", "inf/day", "1e6/fortnight", "1e16/day", "1/2/day"]
+)
+def test_calls_that_are_none_are_told_in_one_line(text: str) -> None:
+    with pytest.raises(UsageError, match="--calls is ") as raised:
+        calls_a_day(text)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1e6/day", 10**6),
+        ("1,000,000/day", 10**6),
+        ("24/hour", 576),
+        ("7/week", 1),
+        ("1/month", Fraction(1, 30)),
+        ("5", 5),
+    ],
+)
+def test_calls_are_read_exactly(text: str, expected: Fraction) -> None:
+    assert calls_a_day(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [([], "no whole run"), ([run(status="failed")], "no whole run"), ([run()], "have no price; set one with %price")],
+)
+def test_nothing_to_project_from_is_told(records: list[RunRecord], expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
+        project(records, "1/day")
+
+
+@given(st.lists(st.decimals(0, 1000, places=12), min_size=1, max_size=20), st.integers(1, 10**9))
+def test_a_projection_is_exact_to_a_picodollar(costs: list[Decimal], calls: int) -> None:
+    found = project([run(cost=f"{cost:f}") for cost in costs], f"{calls}/day")
+    exact = sum(map(Fraction, costs)) * calls / len(costs)
+    assert abs(Fraction(usd(found.day_usd.mean)) - exact) <= Fraction(1, 2 * 10**12)
+    assert found.day_usd.least <= found.day_usd.mean <= found.day_usd.most

@@ -1,0 +1,153 @@
+"""Sums made by the database are the sums of its rows, on each database."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.test_report import run
+from tokmagic.events import Cost, RunRecord, Selection, Status, Sum
+from tokmagic.ledger import Ledger
+from tokmagic.report import add_up, table
+
+EVERYTHING = Selection()
+KEYS = ("cell", "run", "model", "notebook", "tag", "user", "status", "day")
+
+
+@pytest.fixture
+def books(database_url: str) -> Iterator[Ledger]:
+    with closing(Ledger(database_url)) as opened:
+        yield opened
+
+
+def key_of(record: RunRecord, by: str) -> Any:
+    keys = {
+        "cell": (record.notebook, record.session, record.cell_id),
+        "run": (record.run_id,),
+        "model": (record.info.name,),
+        "notebook": (record.notebook,),
+        "user": (record.user,),
+        "status": (record.status,),
+        "day": (f"{record.started_at.astimezone():%Y-%m-%d}",),
+    }
+    return keys[by]
+
+
+def same(one: Sum, other: Sum) -> bool:
+    """Counts and money to the last digit; sums of seconds as exact as floats are in any order."""
+    seconds = [(one.ttft_total_s, other.ttft_total_s), (one.itl_total_s, other.itl_total_s)]
+    exact = replace(one, ttft_total_s=0.0, itl_total_s=0.0) == replace(other, ttft_total_s=0.0, itl_total_s=0.0)
+    return exact and all(left == pytest.approx(right) for left, right in seconds)
+
+
+STATUS: st.SearchStrategy[Status] = st.sampled_from(["ok", "ok", "cached", "interrupted", "failed", "refused"])
+
+
+@st.composite
+def records(draw: st.DrawFn) -> RunRecord:
+    status = draw(STATUS)
+    cost = draw(st.none() | st.decimals(0, 9_000_000, places=12))
+    made = run(
+        uuid.uuid4().hex,
+        status=status,
+        at=datetime(2026, 3, 28, tzinfo=UTC) + timedelta(minutes=draw(st.integers(0, 4_000))),
+        notebook=draw(st.sampled_from([None, "/a", "/b"])),
+        session=draw(st.sampled_from(["s", "t"])),
+        cell_id=draw(st.sampled_from([None, "1", "2"])),
+        model=draw(st.sampled_from(["m", "n"])),
+        user=draw(st.sampled_from([None, "ada"])),
+        tags=draw(st.sampled_from([(), ("x",), ("x", "y")])),
+        ttft_s=draw(st.none() | st.floats(0, 9)) if status not in ("refused", "cached") else None,
+        itl_mean_s=draw(st.none() | st.floats(0, 1)) if status not in ("refused", "cached") else None,
+    )
+    saved = draw(st.none() | st.decimals(0, 9, places=12)) if status == "cached" else None
+    usd = None if status == "refused" else cost
+    return replace(made, reading=replace(made.reading, cost=Cost(usd, saved_usd=saved)))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(records(), max_size=25))
+def test_each_grouping_is_the_fold_over_its_rows(books: Ledger, made: list[RunRecord]) -> None:
+    for record in books.runs():
+        books.settle(replace(record, status="running"))  # out of every sum
+    for record in made:
+        books.settle(record)
+    kept = [record for record in books.runs() if record.status != "running"]
+    ((_, total),) = books.summarise(EVERYTHING, "all")
+    assert same(total, add_up(kept))
+    totals = books.totals(EVERYTHING)
+    assert (totals.runs, totals.cost_usd, totals.unpriced_runs) == (total.runs, total.cost_usd, total.unpriced_runs)
+    for by in KEYS:
+        groups = books.summarise(EVERYTHING, by)
+        assert same(sum((group for _, group in groups), Sum()), total)
+        if by == "tag":
+            continue
+        for key, group in groups:
+            assert same(group, add_up(record for record in kept if key_of(record, by) == key)), (by, key)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns"])
+def test_a_day_is_the_persons_own(books: Ledger, monkeypatch: pytest.MonkeyPatch, zone: str) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        midnight = datetime(2026, 3, 29).astimezone()  # in Berlin a day of 23 hours
+        moments = [midnight - timedelta(minutes=1), midnight, midnight + timedelta(hours=22, minutes=59)]
+        for number, moment in enumerate(moments):
+            books.settle(run(str(number), at=moment.astimezone(UTC), cost="1"))
+        days = [(key[0], group.runs) for key, group in books.summarise(EVERYTHING, "day")]
+        assert days == [("2026-03-28", 1), ("2026-03-29", 2)]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (Selection(user="ada"), "a"),
+        (Selection(model="other"), "b"),
+        (Selection(since=datetime(2026, 11, 25, tzinfo=UTC)), "c"),
+        (Selection(until=datetime(2026, 11, 24, tzinfo=UTC)), "d"),
+        (Selection(cell_id="7"), "e"),
+    ],
+)
+def test_runs_are_selected_alike_for_sums_rows_and_streams(books: Ledger, where: Selection, expected: str) -> None:
+    day = timedelta(days=1)
+    base = run("base")
+    for record in (
+        base,
+        replace(base, run_id="a", user="ada"),
+        run("b", model="other"),
+        run("c", at=base.started_at + day),
+        run("d", at=base.started_at - day),
+        run("e", cell_id="7"),
+    ):
+        books.settle(record)
+    assert [record.run_id for record in books.runs(where)] == [expected]
+    assert [record.run_id for record in books.stream(where)] == [expected]
+    assert [group.runs for _, group in books.summarise(where, "all")] == [1]
+    assert table(books, where, "run").rows[0][0] == expected
+
+
+def test_a_stream_reads_in_portions_and_misses_none(books: Ledger) -> None:
+    for number in range(2_300):
+        books.settle(run(f"{number:04}"))
+    assert [record.run_id for record in books.stream()] == [f"{number:04}" for number in range(2_300)]
+
+
+def test_more_than_nine_million_dollars_add_up_exactly(books: Ledger) -> None:
+    for number in range(3):
+        books.settle(run(str(number), cost="9223372.036854775807"))
+    ((_, total),) = books.summarise(EVERYTHING, "all")
+    assert total.cost_usd == 3 * Decimal("9223372.036854775807")

@@ -1,0 +1,116 @@
+"""Sums over many runs, computed where they are: only the sums leave the database. Functions over a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from tokmagic.events import Selection, Sum
+from tokmagic.ledger.schema import money, money_sum, runs, storable, utc_text, utc_time
+
+Grouped = list[tuple[tuple[Any, ...], Sum]]
+"""Keys and their sums, in the order in which the groups first ran."""
+
+_KEYS: dict[str, tuple[Any, ...]] = {
+    "cell": (runs.c.notebook, runs.c.session, runs.c.cell_id),
+    "run": (runs.c.run_id,),
+    "model": (runs.c.model,),
+    "notebook": (runs.c.notebook,),
+    "tag": (runs.c.tags,),
+    "user": (runs.c.user,),
+    "status": (runs.c.status,),
+    "all": (),
+}
+_TTFT = sa.case((runs.c.status != "cached", runs.c.ttft_s))
+_STEPS = sa.case((sa.and_(runs.c.status != "cached", runs.c.itl_mean_s.is_not(None)), runs.c.output_tokens - 1))
+_UNPRICED = sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refused"), 1), else_=0)
+_SUMS = (
+    sa.func.count(),
+    *money_sum(runs.c.cost_pico),
+    *money_sum(runs.c.saved_pico),
+    sa.func.sum(_UNPRICED),
+    sa.func.sum(runs.c.input_tokens),
+    sa.func.sum(runs.c.output_tokens),
+    sa.func.sum(_TTFT),
+    sa.func.count(_TTFT),
+    sa.func.sum(runs.c.itl_mean_s * _STEPS),
+    sa.func.sum(_STEPS),
+)
+
+
+def summarise(connection: sa.Connection, where: Selection, by: str) -> Grouped:
+    """Add ended runs up by one of ``cell run model notebook tag user status day all``.
+
+    The keys are the columns as they are kept (``tag``: all tags of a run, as JSON); for ``day`` it is the local date.
+    """
+    keys = _time_keys(connection, where) if by == "day" else _KEYS[by]
+    query = sa.select(*keys, *_SUMS).where(runs.c.status != "running", *conditions(where))
+    if keys:
+        query = query.group_by(*keys).order_by(sa.func.min(runs.c.id))
+    width = len(keys)
+    found = [(tuple(row[:width]), _sum(row[width:])) for row in connection.execute(query).all()]
+    return _by_day(found) if by == "day" else found
+
+
+def conditions(where: Selection) -> list[Any]:
+    """What selects runs, as conditions of a query."""
+    same = {
+        runs.c.notebook: None if where.notebook is None else storable(where.notebook),
+        runs.c.session: where.session,
+        runs.c.user: where.user,
+        runs.c.model: where.model,
+        runs.c.cell_id: where.cell_id,
+    }
+    found: list[Any] = [column == value for column, value in same.items() if value is not None]
+    if where.since is not None:
+        found.append(runs.c.started_at >= utc_text(where.since))
+    if where.until is not None:
+        found.append(runs.c.started_at < utc_text(where.until))
+    return found
+
+
+def _sum(row: Sequence[Any]) -> Sum:
+    count, cost_high, cost_low, saved_high, saved_low, unpriced, given, made, ttft, ttft_runs, itl, steps = row
+    return Sum(
+        runs=int(count),
+        cost_usd=money(cost_high, cost_low),
+        saved_usd=money(saved_high, saved_low),
+        unpriced_runs=int(unpriced or 0),
+        input_tokens=int(given or 0),
+        output_tokens=int(made or 0),
+        ttft_total_s=float(ttft or 0.0),
+        ttft_runs=int(ttft_runs),
+        itl_total_s=float(itl or 0.0),
+        itl_steps=int(steps or 0),
+    )
+
+
+def _time_keys(connection: sa.Connection, where: Selection) -> tuple[Any, ...]:
+    """The hour of a run in UTC; its minute where local midnights do not fall on full hours."""
+    ends = sa.select(sa.func.min(runs.c.started_at), sa.func.max(runs.c.started_at)).where(*conditions(where))
+    instants = [utc_time(text) for text in connection.execute(ends).one() if text is not None]
+    offsets = [instant.astimezone().utcoffset() or timedelta() for instant in instants]
+    whole_hours = all(offset.total_seconds() % 3600 == 0 for offset in offsets)
+    return (sa.func.substr(runs.c.started_at, 1, 13 if whole_hours else 16),)
+
+
+def _by_day(found: Grouped) -> Grouped:
+    days: dict[str, Sum] = {}
+    for (hour,), part in found:
+        text = f"{hour}:00:00.000000Z" if len(hour) == 13 else f"{hour}:00.000000Z"
+        day = f"{utc_time(text).astimezone():%Y-%m-%d}"
+        days[day] = days.get(day, Sum()) + part
+    return [((day,), total) for day, total in sorted(days.items())]
+
+
+def costs_of(connection: sa.Connection, where: Selection) -> list[Any]:
+    """Of ended runs that answered, what tells whether one was run again unchanged; in the order in which they began."""
+    columns = (
+        *(runs.c.model_id, runs.c.revision, runs.c.engine, runs.c.device, runs.c.dtype, runs.c.quant),
+        *(runs.c.prompt_sha256, runs.c.params, runs.c.cost_pico, runs.c.input_tokens, runs.c.output_tokens),
+    )
+    query = sa.select(*columns).where(runs.c.status == "ok", *conditions(where)).order_by(runs.c.id)
+    return list(connection.execute(query).all())

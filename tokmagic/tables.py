@@ -1,0 +1,54 @@
+"""Small tables that show themselves in a notebook, in a terminal and as JSON."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A small table that shows itself in a notebook, a terminal and as JSON."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    figures: bool = True
+    """Whether the columns after the first hold figures, which stand to the right."""
+
+    def __repr__(self) -> str:
+        lines = [self.columns, *self.rows]
+        widths = [max(len(line[index]) for line in lines) for index in range(len(self.columns))]
+        text = "\n".join(
+            "  ".join(
+                cell.rjust(width) if index and self.figures else cell.ljust(width)
+                for index, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+        return f"{text}\n{self.note}" if self.note else text
+
+    def _repr_html_(self) -> str:
+        def line(cells: Iterable[str], tag: str) -> str:
+            inner = "".join(
+                f'<{tag} style="text-align:{"right" if index and self.figures else "left"}">{_escape(cell)}</{tag}>'
+                for index, cell in enumerate(cells)
+            )
+            return f"<tr>{inner}</tr>"
+
+        body = "".join(line(row, "td") for row in self.rows)
+        note = f"<p>{_escape(self.note)}</p>" if self.note else ""
+        # The class keeps MathJax from reading "$0.01 … $0.02" as a formula.
+        return (
+            '<div class="tex2jax_ignore mathjax_ignore"><table>'
+            f"<thead>{line(self.columns, 'th')}</thead><tbody>{body}</tbody></table>{note}</div>"
+        )
+
+    def as_dicts(self) -> list[dict[str, str]]:
+        """Rows as dictionaries, for ``--json``."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def _escape(text: str) -> str:
+    return html.escape(text).replace("$", "<span>&#36;</span>")

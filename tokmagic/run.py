@@ -282,7 +282,7 @@ class Session:
         """Tell of what stands ill with prices or budgets; each key once, until it has gone away."""
         for key, text in told.items():
             if key not in self._told.get(room, ()):
-                warnings.warn_explicit(text, BudgetWarning, __file__, 0, registry={})
+                warnings.warn_explicit(text, BudgetWarning, "tokmagic", 0, registry={})
         self._told[room] = set(told)
 
     # The ledger
@@ -352,7 +352,7 @@ class Session:
         if self._warned != text:
             self._warned = text
             # With a registry of its own each cause is told again when it comes back.
-            warnings.warn_explicit(text, LedgerWarning, __file__, 0, registry={})
+            warnings.warn_explicit(text, LedgerWarning, "tokmagic", 0, registry={})
 
     @property
     def selection(self) -> Selection:

@@ -73,6 +73,7 @@ export class Channel implements IDisposable {
   private _detach(): void {
     const kernel = this._kernel;
     this._kernel = null;
+    this._process = '';
     this._forgetComm();
     if (kernel !== null && !kernel.isDisposed) {
       kernel.iopubMessage.disconnect(this._onMessage, this);
@@ -125,6 +126,7 @@ export class Channel implements IDisposable {
     _kernel: unknown,
     message: KernelMessage.IIOPubMessage
   ): void {
+    this._notice(message.header.session);
     const content = message.content as {
       comm_id?: string;
       target_name?: string;
@@ -159,6 +161,21 @@ export class Channel implements IDisposable {
           this._readings.setConnection('not-loaded');
         }
         break;
+    }
+  }
+
+  /**
+   * Each process of a kernel has a session id of its own. Somebody else's restart changes no status
+   * here, and a killed kernel closes no comm: the new process' first message tells.
+   */
+  private _notice(process: string | undefined): void {
+    const before = this._process;
+    this._process = process ?? before;
+    if (before !== '' && before !== this._process) {
+      this._forgetComm();
+      this._readings.interruptRunning();
+      this._readings.setConnection('connecting');
+      void this._hello();
     }
   }
 
@@ -235,6 +252,8 @@ export class Channel implements IDisposable {
   private _disposed = false;
   private _gone = false;
   private _kernel: Kernel.IKernelConnection | null = null;
+  /** The session id of the kernel's process, once it has said something. */
+  private _process = '';
   /** The comm that the kernel pushes its snapshots on, once it is known. */
   private _dataComm = '';
 }

@@ -54,8 +54,8 @@ class FakeKernel {
     return comm;
   }
 
-  says(msg_type: string, content: object): void {
-    this.iopubMessage.emit({ header: { msg_type }, content });
+  says(msg_type: string, content: object, session?: string): void {
+    this.iopubMessage.emit({ header: { msg_type, session }, content });
   }
 
   get lastComm(): FakeComm {
@@ -237,5 +237,30 @@ describe('asking', () => {
     expect(kernel.lastComm.isDisposed).toBe(true);
     kernel.says('comm_msg', { comm_id: 'x', data: wire('streaming') });
     expect(readings.running).toEqual([]);
+  });
+});
+
+describe('a restart that nobody told of', () => {
+  it('shows in the first message of the new process', async () => {
+    kernel.says('status', { execution_state: 'busy' }, 'process-1');
+    kernel.says(
+      'comm_msg',
+      { comm_id: 'x', data: wire('streaming') },
+      'process-1'
+    );
+    expect(readings.connection).toBe('ready');
+    expect(readings.running).toHaveLength(1);
+    const before = kernel.lastComm;
+
+    kernel.says('status', { execution_state: 'starting' }, 'process-2');
+    await settle();
+    expect(readings.running).toHaveLength(0);
+    expect(readings.connection).toBe('connecting');
+    expect(kernel.lastComm).not.toBe(before);
+    expect(kernel.lastComm.sent).toEqual([HELLO]);
+
+    kernel.says('comm_close', { comm_id: kernel.lastComm.commId }, 'process-2');
+    expect(readings.connection).toBe('not-loaded');
+    expect(kernel.comms).toHaveLength(2);
   });
 });

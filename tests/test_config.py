@@ -49,6 +49,7 @@ def test_defaults(file: Path) -> None:
     assert (settings.model, settings.model_source) == (DEFAULT_MODEL, "auto")
     assert (settings.engine_url, settings.prices, settings.budget_day) == ("", "", "")
     assert (settings.store_text, settings.notebook_metadata) == (True, True)
+    assert (settings.cache, settings.cache_bytes) == (True, 256 * 2**20)
 
 
 def test_setting_wins_over_environment_over_file_over_default(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,22 +72,24 @@ def test_every_setting_can_come_from_the_environment(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {name: f"value-{name}" for name in NAMES} | {"model_source": "hub", "home": str(tmp_path)}
-    given |= {"store_text": "off", "notebook_metadata": "off"}
+    given |= {"store_text": "off", "notebook_metadata": "off", "cache": "off", "cache_bytes": "1_000"}
     for name, text in given.items():
         monkeypatch.setenv(f"TOKMAGIC_{name.upper()}", text)
     settings = TokMagic()
     for name, text in given.items():
-        expected = False if text == "off" else text
+        expected = {"off": False, "1_000": 1000}.get(text, text)
         assert getattr(settings, name) == expected, name
 
 
 def test_every_setting_can_come_from_the_file(file: Path, tmp_path: Path) -> None:
     given = {name: f"value-{name}" for name in NAMES} | {"model_source": "package", "home": str(tmp_path)}
-    lines = [f'{name} = "{text}"' for name, text in given.items() if name not in {"store_text", "notebook_metadata"}]
-    file.write_text("\n".join([*lines, "store_text = false", 'notebook_metadata = "no"']), encoding="utf-8")
+    others = {"store_text": "false", "notebook_metadata": '"no"', "cache": '"off"', "cache_bytes": "5"}
+    lines = [f'{name} = "{text}"' for name, text in given.items() if name not in others]
+    lines += [f"{name} = {value}" for name, value in others.items()]
+    file.write_text("\n".join(lines), encoding="utf-8")
     settings = TokMagic()
     for name, text in given.items():
-        expected = False if name in {"store_text", "notebook_metadata"} else text
+        expected = {"cache_bytes": 5}.get(name, False) if name in others else text
         assert getattr(settings, name) == expected, name
 
 
@@ -116,11 +119,12 @@ WORDS += [("off", False), ("Off", False), ("no", False), ("0", False), ("false",
 def test_on_and_off(file: Path, monkeypatch: pytest.MonkeyPatch, word: str, value: bool) -> None:
     monkeypatch.setenv("TOKMAGIC_STORE_TEXT", word)
     monkeypatch.setenv("TOKMAGIC_NOTEBOOK_METADATA", word)
+    monkeypatch.setenv("TOKMAGIC_CACHE", word)
     settings = TokMagic()
-    assert (settings.store_text, settings.notebook_metadata) == (value, value)
+    assert (settings.store_text, settings.notebook_metadata, settings.cache) == (value, value, value)
 
 
-@pytest.mark.parametrize("name", ["store_text", "notebook_metadata"])
+@pytest.mark.parametrize("name", ["store_text", "notebook_metadata", "cache"])
 def test_neither_on_nor_off_is_refused_by_its_name(file: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"TOKMAGIC_{name.upper()}", "maybe")
     settings = TokMagic()
@@ -137,13 +141,14 @@ def test_a_wrong_model_source_is_refused_by_its_name(file: Path, monkeypatch: py
         TokMagic(model_source="moon")
 
 
-@pytest.mark.parametrize(("name", "value"), [("home", ""), ("store_text", "yes"), ("model", 3)])
+@pytest.mark.parametrize(("name", "value"), [("home", ""), ("store_text", "yes"), ("model", 3), ("cache_bytes", -1)])
 def test_a_value_of_the_wrong_kind_is_refused(file: Path, name: str, value: object) -> None:
     with pytest.raises(TraitError, match=name):
         TokMagic(**{name: value})
 
 
 FILES = [
+    ("cache_bytes = 1.5", "cache_bytes is 1.5; give a whole number"),
     ("modle = 'x'", "unknown setting modle (did you mean model?); known: "),
     ("model = ", "Invalid value"),
     ("model = 'x'\nmodel = 'y'", "Cannot overwrite"),

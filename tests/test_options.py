@@ -128,6 +128,7 @@ OPTIONS: list[tuple[str, str, Any]] = [
     ("--literal", "literal", True),
     ("--completion", "completion", True),
     ("--no-stream", "no_stream", True),
+    ("--cache", "cache", True),
     ("--no-cache", "no_cache", True),
     ("--refresh", "refresh", True),
     ("--dry-run", "dry_run", True),

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 START_S = 60.0
-WAIT_MS = 60_000.0
+WAIT_MS = 150_000.0
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # --no-sandbox: containers give no user namespaces. The rest keeps Chromium off the network.
 CHROME_FLAGS = [

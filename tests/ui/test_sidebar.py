@@ -128,7 +128,7 @@ def test_a_restart_keeps_ended_rows_and_interrupts_running_ones(
 
 
 def test_a_reload_in_mid_generation_goes_on(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
-    notebook = open_notebook(lab.notebook("reload.ipynb", [LOAD, LONG.format(500)]))
+    notebook = open_notebook(lab.notebook("reload.ipynb", [LOAD, LONG.format(300)]))
     notebook.run(0)
     notebook.wait_connection("ready")
     notebook.run(1)

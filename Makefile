@@ -78,6 +78,7 @@ bench: $(INSTALLED) ## ratios, printed as JSON on the last line
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.startup
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.overhead
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.admission
+	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.cache
 	$(BIN)/python -m benchmarks.ledger
 
 browser:

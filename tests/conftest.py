@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -79,11 +80,11 @@ def smollm(model_home: Path) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def postgres_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One server for all tests."""
+def postgres_address() -> Iterator[str]:
+    """One server for all tests, in a folder of its own: another session of pytest shuts this one's to others."""
     from tests.postgres import running_postgres
 
-    with running_postgres(tmp_path_factory.mktemp("postgres")) as address:
+    with tempfile.TemporaryDirectory(prefix="tokmagic-postgres-") as folder, running_postgres(Path(folder)) as address:
         yield address
 
 

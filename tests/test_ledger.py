@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -283,6 +284,16 @@ session.generate(Prompt((Message("user", "second"),)), cell_id="cut", watcher=Wa
 """
 
 
+def wait_reaped(ledger: Ledger, runs: int = 1) -> None:
+    """Look until the death of a process shows: a server notices a little after it that a connection is gone."""
+    deadline = time.monotonic() + 30
+    reaped = ledger.reap()
+    while reaped < runs and time.monotonic() < deadline:
+        time.sleep(0.02)
+        reaped += ledger.reap()
+    assert reaped == runs
+
+
 @contextmanager
 def process(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A Python process that has printed its first line, and is ended at the end."""
@@ -320,6 +331,7 @@ def test_a_killed_process_leaves_its_run_interrupted_with_its_counts(ledger: Led
         assert ledger.reap() == 0, "a process that lives keeps its run"
         child.send_signal(signal.SIGKILL)
         assert child.wait(60) == -signal.SIGKILL
+    wait_reaped(ledger)
     found = ledger.runs()
     assert found[:2] == [FULL, whole]
     killed = replace(alive, status="interrupted", finish_reason="interrupted", error="the kernel ended during the run")
@@ -329,6 +341,9 @@ def test_a_killed_process_leaves_its_run_interrupted_with_its_counts(ledger: Led
     assert ledger.totals(Selection(session=alive.session)).runs == 2
     assert ledger.texts(killed.run_id) == ([Message("user", "second")], None)
     assert ledger.reap() == 0, "found out once"
+
+
+LATEST = "SELECT status FROM runs ORDER BY id DESC LIMIT 1"
 
 
 @pytest.mark.parametrize("look", ["runs", "latest_by_cell", "reap"])
@@ -342,7 +357,9 @@ def test_every_look_finds_out_who_died(ledger: Ledger, ledger_url: str, tmp_path
         "latest_by_cell": lambda: ledger.latest_by_cell(EVERYTHING),
         "reap": ledger.reap,
     }
-    looks[look]()
+    deadline = time.monotonic() + 30
+    while "running" in asked(ledger_url, LATEST) and time.monotonic() < deadline:
+        looks[look]()
     assert asked(ledger_url, "SELECT status FROM runs ORDER BY id") == ["running", "ok", "interrupted"]
     left = list((tmp_path / "ledger.sqlite.live").glob("*"))
     assert len(left) == ledger_url.startswith("sqlite"), "of the dead nothing is left behind"

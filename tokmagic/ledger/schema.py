@@ -93,7 +93,7 @@ runs = sa.Table(
     ),
     sa.Index(
         "runs_cached",
-        "saved_pico",
+        *("status", "saved_pico"),
         sqlite_where=sa.text("status = 'cached'"),
         postgresql_where=sa.text("status = 'cached'"),
     ),

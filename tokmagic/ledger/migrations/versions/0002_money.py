@@ -48,4 +48,4 @@ def upgrade() -> None:
         "runs_by_user", "runs", ["user", "started_at", "status", "cost_pico", "input_tokens", "output_tokens"]
     )
     cached = sa.text("status = 'cached'")
-    op.create_index("runs_cached", "runs", ["saved_pico"], sqlite_where=cached, postgresql_where=cached)
+    op.create_index("runs_cached", "runs", ["status", "saved_pico"], sqlite_where=cached, postgresql_where=cached)

@@ -47,15 +47,15 @@ demo: $(INSTALLED) ## run the quickstart without a browser and show what each ce
 		--output-dir $(DEMO) notebooks/01_quickstart.ipynb
 	@TOKMAGIC_LEDGER=sqlite:///$(DEMO)/ledger.sqlite $(BIN)/tokmagic report --by cell
 
-test: build browser postgres ## Python, TypeScript, notebooks and the browser
+test: build browser ## Python, TypeScript, notebooks and the browser
 	$(MAKE) --no-print-directory test-ts
-	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "not slow and not gpu"
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "not slow and not gpu and not postgres"
 
 test-ts: build ## the TypeScript tests alone
 	cd labextension && npm test --silent
 
-test-long: build browser postgres ## what takes long: outside peers, fault hunts
-	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "slow and not gpu"
+test-long: build browser postgres ## what takes long: the ledger on PostgreSQL, fault hunts
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "(slow or postgres) and not gpu"
 
 test-gpu: $(INSTALLED) ## what needs a CUDA device
 	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m gpu tests/gpu

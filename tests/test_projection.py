@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.test_report import run
 from tokmagic.errors import UsageError
-from tokmagic.events import RunRecord, Usage
+from tokmagic.events import Rates, RunRecord, Usage
 from tokmagic.projection import calls_a_day, project, usd
 
 
@@ -58,6 +58,12 @@ def test_only_whole_runs_of_the_latest_model_count() -> None:
         "1",
     )
     assert (found.runs, usd(found.day_usd.mean)) == (1, Decimal("0.5"))
+
+
+def test_runs_at_other_rates_are_left_out() -> None:
+    old, new = Rates(Decimal(5_000), Decimal(5_000)), Rates(Decimal("1.5"), Decimal("1.5"))
+    found = project([measured(500, 300, "4", rates=old), measured(500, 300, "0.0012", rates=new)], "1e6/day")
+    assert (found.runs, usd(found.day_usd.mean), usd(found.day_usd.most)) == (1, Decimal(1200), Decimal(1200))
 
 
 @pytest.mark.parametrize(

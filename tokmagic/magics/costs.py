@@ -46,14 +46,15 @@ def cost(session: Session, options: argparse.Namespace) -> Any:
 
 def _cell_runs(session: Session, cell: str | None) -> list[RunRecord]:
     """The runs of a cell: by its number in ``%cost``, by its id, or the one that ran last."""
-    cells = session.ledger().latest_by_cell(session.selection)
-    by_id = {record.cell_id: record for record in cells}
     if cell is None:
-        whole = [record for record in cells if record.status == "ok"]
-        if not whole:
+        # The last that ran whole: a cell's latest run may be a replay, or have failed.
+        last: RunRecord | None = None
+        for record in session.ledger().stream(session.selection):
+            last = record if record.status == "ok" else last
+        if last is None:
             raise UsageError("there is no whole run to project from; run a cell first")
-        cell_id = whole[-1].cell_id
-    elif cell in by_id:
+        cell_id = last.cell_id
+    elif any(record.cell_id == cell for record in session.ledger().latest_by_cell(session.selection)):
         cell_id = cell
     else:
         names = report.cell_names()

@@ -329,6 +329,17 @@ def test_repricing_shows_the_difference_and_changes_nothing(ledger: Ledger) -> N
     made = repriced(ledger, EVERYTHING, book)
     assert made.rows == (
         ("smollm2", "2", "$0.3000", "$0.3600", "+$0.0600"),
-        ("other", "1", "$0.3000", "—", "—"),
+        ("other", "0", "—", "—", "—"),
+        ("total", "2", "$0.3000", "$0.3600", "+$0.0600"),
     )
+    assert made.note.startswith("over the runs that have a price then and now; 1 have not.")
     assert ledger.runs() == before
+    with pytest.raises(UsageError, match="cannot group by 'modell'"):
+        repriced(ledger, Selection(notebook="none"), book, "modell")
+
+
+def test_a_run_without_a_price_then_makes_no_difference_now(ledger: Ledger) -> None:
+    filled(ledger, [run("a", cost="0.1"), run("b")])
+    book = PriceBook()
+    book.set("smollm2", Rates(Decimal(10_000), Decimal(20_000)))
+    assert repriced(ledger, EVERYTHING, book).rows[0] == ("smollm2", "1", "$0.1000", "$0.1800", "+$0.0800")

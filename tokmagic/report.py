@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,7 @@ def cell_names() -> Callable[[tuple[Any, ...]], str]:
 def _names(key: Any, by: str) -> list[str]:
     if by == "tag":
         return json.loads(key) or [numbers.UNKNOWN]
-    return [str(key)[:8] if by == "run" else str(key or numbers.UNKNOWN)]
+    return [str(key)[:12] if by == "run" else str(key or numbers.UNKNOWN)]
 
 
 def _line(name: str, group: Sum) -> tuple[str, ...]:
@@ -152,26 +152,44 @@ def _repeatable(params: Mapping[str, Any]) -> bool:
 
 def repriced(ledger: Ledger, where: Selection, book: PriceBook, by: str = "model") -> Table:
     """What the selected runs would cost today, beside what is frozen in their rows; nothing is changed."""
-    names, groups = cell_names(), dict[str, list[Sum]]()
+    _group(by)
+    names, groups, total = cell_names(), dict[str, _Repriced](), _Repriced()
     for record in ledger.stream(where):
-        if record.status == "running":
+        if record.status in ("running", "refused"):
             continue
-        then, now = _sum_of(record), Sum(cost_usd=reprice(record, book).usd)
-        for name in _record_names(record, _group(by), names):
-            pair = groups.setdefault(name, [Sum(), Sum()])
-            pair[0] += then
-            pair[1] += now
-    rows = [_repriced_line(name, *pair) for name, pair in groups.items()]
-    note = "frozen costs stay as they are; a model without a price today is shown as —"
+        then, now = record.reading.cost.usd, reprice(record, book).usd
+        total.add(then, now)
+        for name in _record_names(record, by, names):
+            groups.setdefault(name, _Repriced()).add(then, now)
+    rows = [it.line(name) for name, it in [*groups.items(), ("total", total)]]
+    note = f"over the runs that have a price then and now; {total.left_out} have not. Frozen costs stay as they are"
     return Table((by, "runs", "cost", "at today's prices", "difference"), tuple(rows), note)
 
 
-def _repriced_line(name: str, then: Sum, now: Sum) -> tuple[str, ...]:
-    both = then.cost_usd is not None and now.cost_usd is not None
-    change = (now.cost_usd or Decimal(0)) - (then.cost_usd or Decimal(0))
-    sign = "+" if change > 0 else "−" if change < 0 else ""
-    shown = f"{sign}{numbers.usd(abs(change))}" if both else numbers.UNKNOWN
-    return (name, str(then.runs), numbers.usd(then.cost_usd), numbers.usd(now.cost_usd), shown)
+@dataclass(slots=True)
+class _Repriced:
+    """Runs that have a price then and now, so that both sums are over the same ones; exact."""
+
+    runs: int = 0
+    left_out: int = 0
+    then: Sum = field(default_factory=Sum)
+    now: Sum = field(default_factory=Sum)
+
+    def add(self, then: Decimal | None, now: Decimal | None) -> None:
+        if then is None or now is None:
+            self.left_out += 1
+            return
+        self.runs += 1
+        self.then += Sum(cost_usd=then)
+        self.now += Sum(cost_usd=now)
+
+    def line(self, name: str) -> tuple[str, ...]:
+        then, now = self.then.cost_usd, self.now.cost_usd
+        if then is None or now is None:
+            return (name, "0", *[numbers.UNKNOWN] * 3)
+        change = now - then
+        sign = "+" if change > 0 else "−" if change < 0 else ""
+        return (name, str(self.runs), numbers.usd(then), numbers.usd(now), f"{sign}{numbers.usd(abs(change))}")
 
 
 def _record_names(record: RunRecord, by: str, cells: Callable[[tuple[Any, ...]], str]) -> list[str]:

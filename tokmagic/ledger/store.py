@@ -202,14 +202,14 @@ class Ledger:
     def stream(self, where: Selection = ALL) -> Iterator[RunRecord]:
         """Yield runs in the order in which they started, a portion in memory at a time."""
         self.reap()
-        last = 0
-        while True:
-            query = sa.select(runs).where(runs.c.id > last, *conditions(where)).order_by(runs.c.id).limit(_PORTION)
+        # Their keys once: asked for in portions the whole selection would be sorted anew for each of them.
+        with self.reading() as connection:
+            chosen = sa.select(runs.c.id).where(*conditions(where)).order_by(runs.c.id)
+            keys = list(connection.execute(chosen).scalars())
+        for start in range(0, len(keys), _PORTION):
+            query = sa.select(runs).where(runs.c.id.in_(keys[start : start + _PORTION])).order_by(runs.c.id)
             with self.reading() as connection:
                 rows = connection.execute(query).mappings().all()
-            if not rows:
-                return
-            last = rows[-1]["id"]
             yield from map(to_record, rows)
 
     def summarise(self, where: Selection, by: str) -> summaries.Grouped:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -275,3 +278,22 @@ def test_bad_budgets_are_told_in_one_line(kernel: Kernel, line: str, expected: s
     assert not ran.ok
     assert ran.error.startswith(expected)
     assert "\n" not in ran.error
+
+
+@pytest.mark.slow
+def test_two_kernels_that_write_500_runs_each_at_once_lose_none(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    runs = "import tokmagic\nfor _ in range(500):\n    tokmagic.generate('Hi.', 's', max_tokens=2)"
+    environment = {"TOKMAGIC_HOME": str(tmp_path), "TOKMAGIC_LEDGER": url}
+    with running_kernel(**environment) as one, running_kernel(**environment) as other:
+        for kernel in (one, other):
+            assert kernel.run("%load_ext tokmagic\n%model add s scripted\n%price s --input 1 --output 2").ok
+        with ThreadPoolExecutor() as both:
+            ran = list(both.map(lambda kernel: kernel.run(runs, timeout_s=300), (one, other)))
+        assert [it.error for it in ran] == ["", ""]
+    with closing(Ledger(url)) as ledger:
+        records = ledger.runs()
+    assert len({record.run_id for record in records}) == 1_000
+    sessions = Counter(record.session for record in records)
+    assert sorted(sessions.values()) == [500, 500]
+    assert {(record.status, record.reading.cost.usd) for record in records} == {("ok", Decimal("0.000016"))}

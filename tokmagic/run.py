@@ -361,10 +361,18 @@ class Session:
 
     def refresh_totals(self) -> None:
         """Read the sums of finished runs anew."""
+        sums = self._sums()
+        with self._lock:
+            self._bases, self._standings = sums
+
+    def _sums(self) -> tuple[tuple[Totals | None, Totals | None], tuple[Standing, ...]]:
+        """The sums of ended runs and how budgets stand; those of before where the ledger does not tell."""
+        bases, standings = self._bases, self._standings
         with suppress(LedgerError, BudgetError):
             ledger = self.ledger()
-            self._bases = ledger.totals(self.selection), ledger.totals(Selection(since=start_of_day()))
-            self._standings = tuple(self.standings())
+            bases = ledger.totals(self.selection), ledger.totals(Selection(since=start_of_day()))
+            standings = tuple(self.standings())
+        return bases, standings
 
     # What the live channel asks (it calls from its own threads)
 
@@ -373,7 +381,8 @@ class Session:
         with self._lock:
             running = [run.snapshot() for run in self._running.values()]
             ended, self._ended = self._ended, []
-        return self._view([*ended, *running], running)
+            bases, standings = self._bases, self._standings
+        return self._view([*ended, *running], running, bases, standings)
 
     def everything(self, path: str | None, widgets: bool) -> View:
         """The view with each cell's latest run, for a sidebar that said hello."""
@@ -385,8 +394,11 @@ class Session:
         self.refresh_totals()
         with self._lock:
             running = [run.snapshot() for run in self._running.values()]
+            bases, standings = self._bases, self._standings
         now = {record.run_id for record in running}
-        return self._view([*(record for record in latest if record.run_id not in now), *running], running)
+        return self._view(
+            [*(record for record in latest if record.run_id not in now), *running], running, bases, standings
+        )
 
     def stop(self, run_id: str) -> None:
         """Stop a run of this session; an ended one is left alone."""
@@ -395,10 +407,15 @@ class Session:
         if run is not None:
             run.stop()
 
-    def _view(self, rows: Sequence[RunRecord], running: Sequence[RunRecord]) -> View:
-        notebook, day = self._bases
-        totals = add_running(notebook, running), add_running(day, running)
-        return View(self.notebook, self._model_view(), *totals, tuple(rows), self._standings)
+    def _view(
+        self,
+        rows: Sequence[RunRecord],
+        running: Sequence[RunRecord],
+        bases: tuple[Totals | None, Totals | None],
+        standings: tuple[Standing, ...],
+    ) -> View:
+        totals = add_running(bases[0], running), add_running(bases[1], running)
+        return View(self.notebook, self._model_view(), *totals, tuple(rows), standings)
 
     def _model_view(self) -> ModelView | None:
         try:
@@ -423,8 +440,10 @@ class Session:
 
     def ended(self, record: RunRecord) -> None:
         """A run is settled."""
-        self.refresh_totals()
+        sums = self._sums()
         with self._lock:
+            # At once: a view in between would count the run twice, or not at all.
+            self._bases, self._standings = sums
             self._running.pop(record.run_id, None)
             self._ended.append(record)
         self.channel.touch()

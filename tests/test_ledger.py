@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -365,3 +367,29 @@ def test_every_look_finds_out_who_died(ledger: Ledger, ledger_url: str, tmp_path
     assert len(left) == ledger_url.startswith("sqlite"), "of the dead nothing is left behind"
     with closing(Ledger(ledger_url)) as another:
         assert another.runs()[0].status == "running", "seen from another opening of the same process"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_writes_by_itself(sqlite_url: str) -> None:
+    with closing(Ledger(sqlite_url)) as ledger:
+        ledger.begin(run("before", status="running"))
+        child = os.fork()
+        if child == 0:
+            try:
+                ledger.begin(run("child", status="running"))
+                ledger.settle(run("child"))
+            finally:
+                os._exit(0)
+        ledger.begin(run("beside", status="running"))
+        os.waitpid(child, 0)
+        for name in ("before", "beside"):
+            ledger.settle(run(name))
+        assert {record.run_id: record.status for record in ledger.runs()} == dict.fromkeys(
+            ("before", "child", "beside"), "ok"
+        )
+
+
+def test_many_threads_write_at_once(sqlite_url: str) -> None:
+    with closing(Ledger(sqlite_url)) as ledger, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: ledger.begin(run(f"run-{number}", status="running")), range(200)))
+        assert {record.run_id for record in ledger.runs()} == {f"run-{number}" for number in range(200)}

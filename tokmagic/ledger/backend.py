@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -50,6 +51,10 @@ class Backend(Protocol):
         """What an error of the database's driver means, with its mend."""
         ...
 
+    def close(self) -> None:
+        """Let go of all connections."""
+        ...
+
 
 def open_backend(url: str) -> Backend:
     """Return the backend for a SQLAlchemy URL; nothing is connected yet. Raises LedgerError."""
@@ -72,6 +77,7 @@ class SqliteBackend:
         self.engine = _create_engine(url, self.name, connect_args={"timeout": BUSY_S})
         sa.event.listen(self.engine, "connect", _on_connect)
         sa.event.listen(self.engine, "begin", _on_begin)
+        self._own = _OwnConnection(self.engine)
         with mapped(self):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._path.exists():
@@ -83,18 +89,8 @@ class SqliteBackend:
         with closing(self.engine.raw_connection()) as raw:
             raw.cursor().execute("PRAGMA journal_mode=WAL")
 
-    @contextmanager
-    def quickly(self) -> Iterator[Execute]:
-        # Past SQLAlchemy's connection, whose own work takes longer than SQLite's.
-        with closing(self.engine.raw_connection()) as raw:
-            cursor = raw.cursor()
-            cursor.execute("BEGIN IMMEDIATE")
-            try:
-                yield cursor.execute
-                cursor.execute("COMMIT")
-            except BaseException:
-                raw.rollback()  # does nothing where SQLite has done so itself
-                raise
+    def quickly(self) -> AbstractContextManager[Execute]:
+        return self._own.writing()
 
     def serialise(self, connection: sa.Connection, key: str) -> None:
         """A transaction that writes has SQLite for itself already."""
@@ -113,6 +109,49 @@ class SqliteBackend:
         if "full" in reason:
             return "cannot grow, the disk is full; free some space"
         return f"cannot be used: {reason}; set TOKMAGIC_LEDGER to another file"
+
+    def close(self) -> None:
+        self._own.close()
+        self.engine.dispose()
+
+
+class _OwnConnection:
+    """A process' connection for what every run writes: asking SQLAlchemy's pool takes longer than SQLite's own work."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._connection: Any = None
+        self._parents: list[Any] = []
+
+    @contextmanager
+    def writing(self) -> Iterator[Execute]:
+        if self._pid != os.getpid():
+            # A forked child may not even close its parent's connection; and a lock may have been held at the fork.
+            self._parents.append(self._connection)
+            self._connection, self._lock, self._pid = None, threading.Lock(), os.getpid()
+        with self._lock:
+            if self._connection is None:
+                raw = self._engine.raw_connection()
+                raw.detach()
+                self._connection = raw.dbapi_connection
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection.execute
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()  # does nothing where SQLite has done so itself
+                raise
+
+    def close(self) -> None:
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
 
 class PostgresBackend:
@@ -155,6 +194,9 @@ class PostgresBackend:
         if "read-only" in reason or "permission denied" in reason:
             return "does not let this user write; ask its owner for the right to"
         return f"cannot be used: {reason}; check that the server runs, or set TOKMAGIC_LEDGER"
+
+    def close(self) -> None:
+        self.engine.dispose()
 
 
 @contextmanager

@@ -44,6 +44,7 @@ _UPDATE_TEXT = texts.update().where(texts.c.run_id == sa.bindparam("key"))
 _PORTION = 1_000
 # Runs looked through for how long a token takes.
 _LOOK_BACK = 2000
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _ENDED: dict[str, Any] = {"owner": None, "hold_pico": None, "hold_tokens": None}
 
 
@@ -284,7 +285,7 @@ class Ledger:
     def close(self) -> None:
         """Let go of the database."""
         self._liveness.close()
-        self._backend.engine.dispose()
+        self._backend.close()
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -305,7 +306,9 @@ class Ledger:
             yield connection
 
     def _begin(self, execute: Execute, record: RunRecord, prompt: Sequence[Message], hold: Hold | None) -> None:
-        row = {**to_row(record), **_ENDED, "owner": self._liveness.owner()}
+        row = to_row(record)
+        row |= _ENDED
+        row["owner"] = self._liveness.owner()
         if hold is not None:
             row["hold_pico"] = None if hold.usd is None else to_picodollars(hold.usd)
             row["hold_tokens"] = hold.tokens
@@ -373,4 +376,4 @@ class _Insert:
 
 
 def _chat(prompt: Sequence[Message]) -> str:
-    return storable(json.dumps([[message.role, message.content] for message in prompt], ensure_ascii=False))
+    return storable(_ENCODER.encode([[message.role, message.content] for message in prompt]))

@@ -98,12 +98,12 @@ def kept(session: Session) -> int:
 
 def test_a_key_is_one_for_ever() -> None:
     """Written down, so that a change of what is digested is made on purpose, with a new version."""
-    assert cache.key(SMOLLM, FULL) == "1032566f425ece51a342c9a8dd4d5d640b559a3251b8382fbff205509f65f98f"
+    assert cache.key(SMOLLM, FULL) == "1d5648a229dfcd9dda1fe1bb3dbf5edd972084965e786e4fabefad2a1bea5c6c"
 
 
-OTHERS: dict[str, tuple[EngineInfo, Prompt, str | None]] = {
+OTHERS: dict[str, tuple[EngineInfo, Prompt]] = {
     **{
-        name: (replace(SMOLLM, **{name: other}), FULL, None)
+        name: (replace(SMOLLM, **{name: other}), FULL)
         for name, other in {
             "model_id": "x/y",
             "engine": "endpoint",
@@ -115,7 +115,7 @@ OTHERS: dict[str, tuple[EngineInfo, Prompt, str | None]] = {
         }.items()
     },
     **{
-        f"sampling {name}": (SMOLLM, replace(FULL, sampling=replace(FULL.sampling, **{name: other})), None)
+        f"sampling {name}": (SMOLLM, replace(FULL, sampling=replace(FULL.sampling, **{name: other})))
         for name, other in {
             "max_tokens": 101,
             "temperature": 0.51,
@@ -126,14 +126,15 @@ OTHERS: dict[str, tuple[EngineInfo, Prompt, str | None]] = {
             "stop": ("a",),
             "seed": None,
             "n": 1,
+            "json_schema": "{}",
         }.items()
     },
-    "endpoint": (SMOLLM, FULL, "http://localhost:8000/v1"),
-    "completion": (SMOLLM, replace(FULL, completion=True), None),
-    "no history": (SMOLLM, replace(FULL, messages=CHAT[-1:]), None),
-    "other history": (SMOLLM, replace(FULL, messages=(*CHAT[:2], Message("assistant", "Hello!"), CHAT[3])), None),
-    "role": (SMOLLM, replace(FULL, messages=(Message("user", "Be brief."), *CHAT[1:])), None),
-    "split": (SMOLLM, replace(FULL, messages=(*CHAT[:3], Message("user", "Why"), Message("user", "?"))), None),
+    "server": (replace(SMOLLM, server="http://localhost:8000/v1"), FULL),
+    "completion": (SMOLLM, replace(FULL, completion=True)),
+    "no history": (SMOLLM, replace(FULL, messages=CHAT[-1:])),
+    "other history": (SMOLLM, replace(FULL, messages=(*CHAT[:2], Message("assistant", "Hello!"), CHAT[3]))),
+    "role": (SMOLLM, replace(FULL, messages=(Message("user", "Be brief."), *CHAT[1:]))),
+    "split": (SMOLLM, replace(FULL, messages=(*CHAT[:3], Message("user", "Why"), Message("user", "?")))),
 }
 
 

@@ -21,6 +21,10 @@ NAMES = {
     "budget_day",
     "cache",
     "cache_bytes",
+    "connect_timeout_s",
+    "first_token_timeout_s",
+    "silence_timeout_s",
+    "attempts",
     "notebook_metadata",
 }
 
@@ -73,23 +77,25 @@ def test_every_setting_can_come_from_the_environment(
 ) -> None:
     given = {name: f"value-{name}" for name in NAMES} | {"model_source": "hub", "home": str(tmp_path)}
     given |= {"store_text": "off", "notebook_metadata": "off", "cache": "off", "cache_bytes": "1_000"}
+    given |= dict.fromkeys(("connect_timeout_s", "first_token_timeout_s", "silence_timeout_s", "attempts"), "7")
     for name, text in given.items():
         monkeypatch.setenv(f"TOKMAGIC_{name.upper()}", text)
     settings = TokMagic()
     for name, text in given.items():
-        expected = {"off": False, "1_000": 1000}.get(text, text)
+        expected = {"off": False, "1_000": 1000, "7": 7}.get(text, text)
         assert getattr(settings, name) == expected, name
 
 
 def test_every_setting_can_come_from_the_file(file: Path, tmp_path: Path) -> None:
     given = {name: f"value-{name}" for name in NAMES} | {"model_source": "package", "home": str(tmp_path)}
-    others = {"store_text": "false", "notebook_metadata": '"no"', "cache": '"off"', "cache_bytes": "5"}
+    seconds = dict.fromkeys(("connect_timeout_s", "first_token_timeout_s", "silence_timeout_s", "attempts"), "5")
+    others = {**seconds, "store_text": "false", "notebook_metadata": '"no"', "cache": '"off"', "cache_bytes": "5"}
     lines = [f'{name} = "{text}"' for name, text in given.items() if name not in others]
     lines += [f"{name} = {value}" for name, value in others.items()]
     file.write_text("\n".join(lines), encoding="utf-8")
     settings = TokMagic()
     for name, text in given.items():
-        expected = {"cache_bytes": 5}.get(name, False) if name in others else text
+        expected = text if name not in others else 5 if others[name] == "5" else False
         assert getattr(settings, name) == expected, name
 
 

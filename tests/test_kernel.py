@@ -139,7 +139,7 @@ BAD = [
     ("%%generate --budget 0\nHi", "--budget is 0; give a number above 0"),
     ("%cost project", "--calls 1e6/day"),
     ("%cost projekt", "did you mean project?"),
-    ("%%generate --json-schema x\nHi", "not built yet"),
+    ("%%generate --json-schema x\nHi", "gives no schema: NameError"),
     ("%%generate -n 2\nHi", "add --temperature"),
     ("%%generate -m /nowhere/at/all\nHi", "does not exist"),
     ("%%generate\n{{ 'word ' * 9000 }}", "8,192"),
@@ -151,7 +151,7 @@ BAD = [
     ("%%generate --system 'open\nHi", "quotation"),
     ("%%generate --into 2x\nHi", "--into"),
     ("%model add gpu smollm2 --device cuda\n%model load gpu", "CUDA"),
-    ("%model add e gpt --api-base http://127.0.0.1:9\n%model load e", "not built yet"),
+    ("%model add e gpt --api-base localhost:8000", "is no URL of a server"),
 ]
 
 

@@ -237,12 +237,12 @@ def test_what_is_no_integer(text: str) -> None:
 def test_a_spec_with_every_option() -> None:
     line = (
         "add big org/model@v1 --quant nf4 --dtype bf16 --device cuda:1 --compile off --revision v2 "
-        "--api-base http://h --api-key-name KEY --trust-remote-code --allow-pickle"
+        "--api-base http://h --api-key-name KEY --server vllm --tokenizer ./tok --trust-remote-code --allow-pickle"
     )
     given = model_parser().parse_words(words(line))
     assert (given.action, given.name) == ("add", "big")
     assert spec_from(given) == ModelSpec(
-        "org/model@v1", "v2", "nf4", "bf16", "cuda:1", "off", "http://h", "KEY", True, True
+        "org/model@v1", "v2", "nf4", "bf16", "cuda:1", "off", "http://h", "KEY", "vllm", "./tok", True, True
     )
     plain = model_parser().parse_words(["add", "small", "/models/x", "--quant", "none"])
     assert spec_from(plain) == ModelSpec("/models/x")

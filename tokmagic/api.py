@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from tokmagic.errors import UsageError, nearest
 from tokmagic.events import Message, Prompt, Role, Sampling
 from tokmagic.generation import Generation
-from tokmagic.prompt import build
+from tokmagic.prompt import build, json_schema
 from tokmagic.run import Session
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def generate(
     *,
     system: str | None = None,
     completion: bool = False,
+    stream: bool = True,
     tags: Iterable[str] = (),
     budget: str | Decimal | None = None,
     yes: bool = False,
@@ -45,7 +47,8 @@ def generate(
 
     ``prompt`` is a text, a list of ``{"role": …, "content": …}`` messages, or a Prompt; nothing in it
     is a template. ``sampling`` takes Sampling's fields: ``max_tokens``, ``temperature``, ``top_p``,
-    ``top_k``, ``min_p``, ``repetition_penalty``, ``stop``, ``seed``, ``n``.
+    ``top_k``, ``min_p``, ``repetition_penalty``, ``stop``, ``seed``, ``n``, ``json_schema`` (a dict or JSON text).
+    ``stream`` False asks a server for the whole answer at once.
     ``budget`` is the most that the run may cost, in USD; ``yes`` lets a prompt pass that is longer than the
     cell's budget lets pass unasked.
     An identical run is replayed from the cache, where temperature 0 or a seed makes it repeatable: ``cache=True`` asks
@@ -59,6 +62,7 @@ def generate(
         raise UsageError(f"system is {system!r}; give a text")
     if not isinstance(prompt, Prompt):
         prompt = build(messages(prompt), _sampling(sampling), system=system, completion=completion)
+        prompt = replace(prompt, stream=bool(stream))
     elif sampling or system is not None or completion:
         raise UsageError("a Prompt brings its own sampling and system message; give a text to set them here")
     elif not isinstance(prompt.messages, tuple) or any(not _is_message(message) for message in prompt.messages):
@@ -140,4 +144,6 @@ def _sampling(given: dict[str, Any]) -> Sampling:
     stop = given.get("stop", ())
     # Anything that is no list is kept as it is, for check_sampling to name.
     texts = tuple(stop) if isinstance(stop, list | tuple | set) else (stop,)
-    return Sampling(**{**given, "stop": texts})
+    schema = given.get("json_schema")
+    schemas = {} if schema is None else {"json_schema": json_schema(schema)}
+    return Sampling(**{**given, "stop": texts, **schemas})

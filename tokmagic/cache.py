@@ -25,17 +25,16 @@ if TYPE_CHECKING:
     from tokmagic.engines import Engine
     from tokmagic.ledger import Ledger
 
-_VERSION = 1
+_VERSION = 2
 """Of the key and of what is kept: raised with each change, so that older answers are not found."""
 _WHOLE = frozenset({"stop", "length"})
 _KEPT_INFO = ("model_id", "engine", "revision", "device", "dtype", "quant", *INFO_IN_ENV)
 
 
-def key(identity: EngineInfo, prompt: Prompt, endpoint: str | None = None) -> str:
+def key(identity: EngineInfo, prompt: Prompt) -> str:
     """Return the hex digest of all that an answer depends on.
 
-    ``identity`` is the engine's own, ``endpoint`` the base URL of a server that generates. The device counts by its
-    kind, and the session's name for a model does not count.
+    ``identity`` is the engine's own. The device counts by its kind, and the session's name for a model does not count.
     """
     question = {
         "version": _VERSION,
@@ -45,7 +44,7 @@ def key(identity: EngineInfo, prompt: Prompt, endpoint: str | None = None) -> st
         "dtype": identity.dtype,
         "device": (identity.device or "").partition(":")[0],
         "engine": identity.engine,
-        "endpoint": endpoint,
+        "endpoint": identity.server,
         "tokenizer": identity.tokenizer_sha256,
         "messages": [[message.role, message.content] for message in prompt.messages],
         "completion": prompt.completion,

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from functools import cache
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from traitlets import Bool, Enum, Int, TraitError, TraitType, Unicode, default, validate
+from traitlets import Bool, Enum, Float, Int, TraitError, TraitType, Unicode, default, validate
 from traitlets.config import Configurable
 
 from tokmagic.errors import UsageError, nearest
@@ -31,6 +32,7 @@ def config_file() -> Path:
 _FILE_TYPES: dict[type, tuple[Any, str]] = {
     Bool: ((bool, str), "true or false"),
     Int: ((int, str), "a whole number"),
+    Float: ((int, float, str), "a number"),
 }
 
 
@@ -70,14 +72,24 @@ def _on(name: str, value: Any) -> bool:
     raise UsageError(f"{name} is {value!r}; use on or off")
 
 
-def _bytes(name: str, value: Any) -> int:
+def _whole(name: str, value: Any, least: int, asked: str) -> int:
     try:
         count = int(value) if not isinstance(value, bool) else -1
     except ValueError:
         count = -1
-    if count < 0:
-        raise UsageError(f"{name} is {value!r}; give a whole number of bytes, such as {DEFAULT_CACHE_BYTES}")
+    if count < least:
+        raise UsageError(f"{name} is {value!r}; give {asked}")
     return count
+
+
+def _seconds(name: str, value: Any) -> float:
+    try:
+        seconds = float(value) if not isinstance(value, bool) else -1.0
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"{name} is {value!r}; give seconds, above 0")
+    return seconds
 
 
 class TokMagic(Configurable):
@@ -101,6 +113,18 @@ class TokMagic(Configurable):
         min=0, help="Most bytes that the answers kept for it may take together (TOKMAGIC_CACHE_BYTES)."
     ).tag(config=True)
     budget_day = Unicode(help="USD a day that all runs together may cost (TOKMAGIC_BUDGET_DAY).").tag(config=True)
+    connect_timeout_s = Float(
+        help="Seconds that an endpoint may take to accept a connection (TOKMAGIC_CONNECT_TIMEOUT_S)."
+    ).tag(config=True)
+    first_token_timeout_s = Float(
+        help="Seconds until an endpoint's first token, in each attempt (TOKMAGIC_FIRST_TOKEN_TIMEOUT_S)."
+    ).tag(config=True)
+    silence_timeout_s = Float(help="Seconds that an endpoint's stream may be silent (TOKMAGIC_SILENCE_TIMEOUT_S).").tag(
+        config=True
+    )
+    attempts = Int(min=1, help="How often an endpoint that is busy or fails is asked at most (TOKMAGIC_ATTEMPTS).").tag(
+        config=True
+    )
     notebook_metadata = Bool(
         help="Write each run's numbers into the output's metadata (TOKMAGIC_NOTEBOOK_METADATA: on/off)."
     ).tag(config=True)
@@ -143,11 +167,28 @@ class TokMagic(Configurable):
 
     @default("cache_bytes")
     def _cache_bytes(self) -> int:
-        return _bytes("TOKMAGIC_CACHE_BYTES", _given("cache_bytes", DEFAULT_CACHE_BYTES))
+        asked = f"a whole number of bytes, such as {DEFAULT_CACHE_BYTES}"
+        return _whole("TOKMAGIC_CACHE_BYTES", _given("cache_bytes", DEFAULT_CACHE_BYTES), 0, asked)
 
     @default("budget_day")
     def _budget_day(self) -> str:
         return str(_given("budget_day", ""))
+
+    @default("connect_timeout_s")
+    def _connect_timeout_s(self) -> float:
+        return _seconds("TOKMAGIC_CONNECT_TIMEOUT_S", _given("connect_timeout_s", 10.0))
+
+    @default("first_token_timeout_s")
+    def _first_token_timeout_s(self) -> float:
+        return _seconds("TOKMAGIC_FIRST_TOKEN_TIMEOUT_S", _given("first_token_timeout_s", 300.0))
+
+    @default("silence_timeout_s")
+    def _silence_timeout_s(self) -> float:
+        return _seconds("TOKMAGIC_SILENCE_TIMEOUT_S", _given("silence_timeout_s", 60.0))
+
+    @default("attempts")
+    def _attempts(self) -> int:
+        return _whole("TOKMAGIC_ATTEMPTS", _given("attempts", 4), 1, "a whole number of attempts, at least 1")
 
     @default("notebook_metadata")
     def _notebook_metadata(self) -> bool:

@@ -60,6 +60,10 @@ class ModelError(TokmagicError):
     """The model cannot be found, read or run."""
 
 
+class EndpointError(ModelError):
+    """A server cannot be reached, refuses, or does not answer as it should."""
+
+
 class OutOfMemoryError(ModelError):
     """The device's memory does not hold the model or its cache."""
 

@@ -17,7 +17,7 @@ Source = Literal["measured", "reported", "counted", "estimated", "unknown"]
 """Where a count or a cost came from; see docs/metrics.md, "Provenance"."""
 Bound = Literal["exact", "at_least", "at_most"]
 Status = Literal["running", "ok", "cached", "interrupted", "failed", "refused"]
-FinishReason = Literal["stop", "length", "interrupted", "error", "budget"]
+FinishReason = Literal["stop", "length", "content_filter", "other", "interrupted", "error", "budget"]
 Scope = Literal["cell", "notebook", "day", "month"]
 
 
@@ -31,7 +31,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the answer is drawn. ``None`` leaves a value to the model's own generation config."""
+    """How the answer is drawn. ``None`` leaves a value to the model's own generation config.
+
+    ``json_schema`` is a JSON schema, as JSON text, that the answer has to fit.
+    """
 
     max_tokens: int = 256
     temperature: float | None = None
@@ -42,18 +45,21 @@ class Sampling:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     n: int = 1
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What is asked, independent of any model's chat template.
 
-    With ``completion`` the single message's content is fed as it stands, without a chat template.
+    With ``completion`` the single message's content is fed as it stands, without a chat template. ``stream`` False asks
+    a server for the whole answer at once.
     """
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     completion: bool = False
+    stream: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +97,16 @@ class Token:
 
     With an ``id`` it is exactly one output token of choice ``choice`` and ``text`` is what became
     certain with it: often empty, since a character may span several tokens. Without an ``id`` it is
-    a network piece that carries an unknown number of tokens.
+    a network piece that carries an unknown number of tokens; ``usage`` then says how the counts stand after it.
+    ``reasoning`` is text that is generated, but is not the answer's.
     """
 
     at_ns: int
     text: str
     id: int | None = None
     choice: int = 0
+    reasoning: str = ""
+    usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +114,10 @@ class Finished:
     """The stream ended; nothing comes after it.
 
     ``reasons`` holds one finish reason for each choice. ``tails`` holds, for each choice, text that
-    was held back until the end. ``device_s`` is the run's share of the device's busy time.
+    was held back until the end. ``device_s`` is the run's share of the device's busy time. ``error`` says why the
+    answer is not whole, or not there. ``cut``: a server may have gone on after the last thing that was heard of it, so
+    it may bill more than was counted. ``local_input_tokens`` is this process' own count of what a server counted, and
+    ``anomaly`` what is wrong with the server's.
     """
 
     at_ns: int
@@ -116,6 +128,9 @@ class Finished:
     peak_bytes: int | None = None
     attempts: int = 1
     error: str | None = None
+    cut: bool = False
+    anomaly: str | None = None
+    local_input_tokens: int | None = None
 
 
 Event = Started | Token | Finished
@@ -202,9 +217,11 @@ class EngineInfo:
     """The GPU's name as its driver gives it, such as ``NVIDIA H100 80GB HBM3``."""
     provider: str | None = None
     """Whose public API an endpoint is, as the price table names it; None for a server of one's own."""
+    server: str | None = None
+    """An endpoint's base URL, without anything that could be a key."""
 
 
-INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider")
+INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server")
 """What of EngineInfo a row keeps in ``env``, having no column of its own."""
 
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from decimal import Decimal
 from itertools import pairwise
 
-from tokmagic.events import Event, Finished, Rates, Reading, Started, Token, Usage
+from tokmagic.events import Cost, Event, Finished, Rates, Reading, Started, Token, Usage
 from tokmagic.prices import bill
 
 _SPARK_POINTS = 32
@@ -35,6 +35,7 @@ class Meter:
         self._last_ns: int | None = None
         self._ids = 0
         self._pieces = 0
+        self._so_far: Usage | None = None
 
     def fold(self, event: Event) -> None:
         """Take one event in."""
@@ -47,9 +48,10 @@ class Meter:
 
     def _token(self, token: Token) -> None:
         if token.id is None:
-            if not token.text:
+            if not token.text and not token.reasoning:
                 return  # a role-only chunk is no content, so it stops no clock
             self._pieces += 1
+            self._so_far = token.usage
         else:
             stamps = self._stamps.get(token.choice)
             if stamps is None:
@@ -62,7 +64,12 @@ class Meter:
 
     def cost_usd(self) -> Decimal | None:
         """The bill so far, without the rest of a reading: cheap enough to be asked at every token."""
-        return bill(self._usage(), self._device_s(), self._rates).usd
+        return self._cost(self._usage(), self._device_s()).usd
+
+    def _cost(self, usage: Usage, device_s: float | None) -> Cost:
+        finished = self._finished
+        cost = bill(usage, device_s, self._rates, cut=finished is not None and finished.cut)
+        return replace(cost, anomaly=cost.anomaly or finished.anomaly) if finished is not None else cost
 
     def reading(self, *, final: bool = False) -> Reading:
         """Return what is known now: cumulative, so a later reading replaces an earlier one.
@@ -81,7 +88,7 @@ class Meter:
         p95 = _percentile(intervals, 0.95)
         return Reading(
             usage=usage,
-            cost=bill(usage, device_s, self._rates),
+            cost=self._cost(usage, device_s),
             ttft_s=ttft,
             queue_s=None
             if started is None or started.prefill_ns is None
@@ -100,6 +107,8 @@ class Meter:
     def _usage(self) -> Usage:
         if self._finished is not None:
             return self._finished.usage
+        if self._so_far is not None:
+            return self._so_far
         usage = self._started.usage if self._started is not None else Usage()
         if self._pieces == 0 and self._started is not None:
             # No network pieces: every output token so far was seen by id.
@@ -115,7 +124,9 @@ class Meter:
     def _itl_mean(self, usage: Usage) -> float | None:
         if self._pieces:
             n = usage.output_tokens
-            if n is None or n < 2 or self._first_ns is None or self._last_ns is None:
+            # One piece is an answer that came as a whole: nothing is known of what lies between its tokens.
+            arrivals = self._pieces + self._ids
+            if n is None or n < 2 or arrivals < 2 or self._first_ns is None or self._last_ns is None:
                 return None
             return (self._last_ns - self._first_ns) / 1e9 / (n - 1)
         # As many as there are now: the other thread goes on folding.

@@ -153,6 +153,18 @@ def check_sampling(sampling: Sampling) -> Sampling:
     return sampling
 
 
+def json_schema(given: object) -> str:
+    """A JSON schema as text: of an object, or of text that is one already. Raises UsageError."""
+    try:
+        schema = json.loads(given) if isinstance(given, str) else given
+        text = json.dumps(schema, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the JSON schema cannot be read: {error}; give a dict, or JSON text") from None
+    if not isinstance(schema, Mapping):
+        raise UsageError(f"{text} is no JSON schema; give an object such as {{'type': 'object'}}")
+    return text
+
+
 def _short(value: float) -> str:
     if isinstance(value, float):
         return f"{value:g}"

@@ -25,7 +25,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tokmagic import budget as budgets
-from tokmagic import gpu
+from tokmagic import gpu, numbers
 from tokmagic._version import __version__
 from tokmagic.cache import Answer, Cache, Place, replayed
 from tokmagic.config import TokMagic
@@ -34,6 +34,7 @@ from tokmagic.engines import Engine, Progress, Stream
 from tokmagic.engines.registry import Models
 from tokmagic.errors import (
     BudgetError,
+    EndpointError,
     GenerationInterrupted,
     LedgerError,
     ModelError,
@@ -505,7 +506,7 @@ class _Run:
             status = "interrupted"
             self._drain()
             self._error = GenerationInterrupted(
-                f"the generation was interrupted after {len(self._ids[0])} tokens; its text and its cost are kept"
+                f"the generation was interrupted after {self._tokens()} tokens; its text and its cost are kept"
             )
         except (PromptError, UsageError, BudgetError) as error:
             status, self._error = "refused", error
@@ -586,15 +587,22 @@ class _Run:
 
     def _ended_as(self) -> Status:
         reasons = self._finished.reasons if self._finished else ()
+        if self._finished is not None and self._finished.error is not None:
+            self._error = EndpointError(self._finished.error)
+            return "failed"
         if "interrupted" not in reasons:
             return "ok"
         if self._broke:
             self._error = self._purse.stopped(self._meter.cost_usd())
             return "interrupted"
         self._error = GenerationInterrupted(
-            f"the generation was stopped after {len(self._ids[0])} tokens; its text and its cost are kept"
+            f"the generation was stopped after {self._tokens()} tokens; its text and its cost are kept"
         )
         return "interrupted"
+
+    def _tokens(self) -> str:
+        usage = self._meter.reading().usage
+        return numbers.tokens(usage.output_tokens, usage.output_source)
 
     def _settle(self, status: Status) -> None:
         self.record = replace(
@@ -605,6 +613,7 @@ class _Run:
             finish_reason=self._finish_reason(status),
             error=str(self._error) if self._error and (self._broke or status in ("failed", "refused")) else None,
             reading=self._meter.reading(final=True) if status != "refused" else Reading(),
+            local_input_tokens=self._finished.local_input_tokens if self._finished is not None else None,
         )
         answer = "".join(self._texts[0])
         if self._session.settle(self.record, self._prompt.messages, answer, begun=self._begun):

@@ -55,6 +55,11 @@ class Tokenizer:
             raise PromptError(f"the model's chat template refuses these messages: {error}") from error
         return tuple(ids)
 
+    def count_text(self, text: str) -> int:
+        """Return the tokens of a text by itself, without special tokens; half a character counts as U+FFFD."""
+        clean = text.encode("utf-8", "replace").decode()
+        return len(self._tokenizer(clean, add_special_tokens=False)["input_ids"])
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids, special tokens left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -19,6 +19,7 @@ from tokmagic.events import Prompt, Rates, Sampling, Selection
 from tokmagic.markdown import plain_text
 from tokmagic.prices import hourly, rate
 from tokmagic.prompt import build, parse
+from tokmagic.run import Session
 
 
 def doctor(given: argparse.Namespace) -> int:
@@ -58,7 +59,7 @@ def run(given: argparse.Namespace) -> int:
     )
     messages = parse(_read(given.file), variables, literal=given.literal)
     prompt = build(messages, sampling, system=given.system, completion=given.completion)
-    name = session.models.resolve(given.model) if given.model else session.models.current
+    name = _model_of(given, session)
     _set_rates(given, name)
     generation = session.generate(
         prompt,
@@ -213,6 +214,25 @@ def _variable(text: str) -> tuple[str, str]:
     if not equals or not name.isidentifier():
         raise UsageError(f"--set {text!r} is no variable; give NAME=VALUE")
     return name, value
+
+
+def _model_of(given: argparse.Namespace, session: Session) -> str:
+    """The model that is named, added first where it is one at an endpoint."""
+    if not given.api_base and not given.api_key_name:
+        if given.server or given.tokenizer:
+            raise UsageError("--server and --tokenizer are for a model at an endpoint; give --api-base URL too")
+        return session.models.resolve(given.model) if given.model else session.models.current
+    if not given.model:
+        raise UsageError("name the endpoint's model with -m")
+    endpoint = ModelSpec(
+        given.model,
+        api_base=given.api_base,
+        api_key_name=given.api_key_name,
+        server=given.server,
+        tokenizer=given.tokenizer,
+    )
+    session.models.add(given.model, endpoint)
+    return str(given.model)
 
 
 def _set_rates(given: argparse.Namespace, name: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from tokmagic.errors import ModelError, NotBuiltError, UsageError
+from tokmagic.errors import ModelError, UsageError
 from tokmagic.events import EngineInfo, Event, Prompt
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class ModelSpec:
     """How to get and run a model, as ``%model add`` takes it.
 
     ``source`` is a Hugging Face id, a folder, ``scripted`` or ``scripted:FILE``; with ``api_base`` or
-    ``api_key_name`` it is the model's name at an OpenAI-compatible endpoint.
+    ``api_key_name`` it is the model's name at an OpenAI-compatible endpoint: ``server`` says what kind of server
+    that is, and ``tokenizer`` whose tokenizer (an id or a folder) counts for it on this machine.
     """
 
     source: str
@@ -81,6 +82,8 @@ class ModelSpec:
     compile: Literal["auto", "on", "off"] = "auto"
     api_base: str | None = None
     api_key_name: str | None = None
+    server: str | None = None
+    tokenizer: str | None = None
     trust_remote_code: bool = False
     allow_pickle: bool = False
 
@@ -103,16 +106,16 @@ def parse_source(text: str) -> tuple[str, str | None]:
 
 
 def open_engine(name: str, spec: ModelSpec, settings: TokMagic) -> Engine:
-    """Return the engine for ``spec``; nothing is loaded yet. Raises ModelError, NotBuiltError."""
+    """Return the engine for ``spec``; nothing is loaded yet. Raises ModelError, UsageError."""
     # Each engine pulls in what it runs on, so only the one that is asked for is imported.
     if spec.kind == "scripted":
         from tokmagic.engines.scripted import ScriptedEngine
 
         return ScriptedEngine.from_source(name, spec.source)
     if spec.kind == "endpoint":
-        raise NotBuiltError(
-            f"{name} is a model at an endpoint, and endpoints are not built yet; add a local model instead"
-        )
+        from tokmagic.engines.endpoint import EndpointEngine
+
+        return EndpointEngine(name, spec, settings)
     try:
         from tokmagic.engines.local import LocalEngine
     except ImportError as error:

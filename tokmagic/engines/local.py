@@ -20,7 +20,7 @@ from tokmagic.engines import EngineState, ModelSpec, Progress
 from tokmagic.engines.local_load import declared_dtype, device_name, free_memory, load_model, map_error, pick_device
 from tokmagic.engines.local_store import Located, fingerprint, locate, pull
 from tokmagic.engines.stopping import StopFilter
-from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
+from tokmagic.errors import ContextError, ModelError, NotBuiltError, TokmagicError, UsageError
 from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Sampling, Started, Token, Usage
 from tokmagic.tokens import Decoder, Tokenizer
 
@@ -122,6 +122,8 @@ class LocalEngine:
             raise
 
     def stream(self, prompt: Prompt) -> LocalStream:
+        if prompt.sampling.json_schema is not None:
+            raise NotBuiltError("a JSON schema works at endpoints alone so far; ask for JSON in the prompt")
         submitted_ns = time.perf_counter_ns()
         if self._state != "ready":
             self.load(_no_progress)

@@ -34,11 +34,21 @@ class Models:
         return iter(self._specs.items())
 
     def add(self, name: str, spec: ModelSpec) -> None:
-        """Register ``spec`` under ``name``; an engine of that name is closed. Raises UsageError."""
-        source, revision = parse_source(spec.source)
+        """Register ``spec`` under ``name``; an engine of that name is closed. Raises UsageError.
+
+        One at an endpoint is opened at once: that connects to nothing, and says what is wrong with its URL.
+        """
+        opened: Engine | None = None
+        if spec.kind == "endpoint":
+            opened = open_engine(name, spec, self._settings)
+        else:
+            source, revision = parse_source(spec.source)
+            spec = replace(spec, source=source, revision=spec.revision or revision)
         if name in self._engines:
             self._engines.pop(name).close()
-        self._specs[name] = replace(spec, source=source, revision=spec.revision or revision)
+        self._specs[name] = spec
+        if opened is not None:
+            self._engines[name] = opened
 
     def use(self, name: str) -> None:
         """Make a model the current one. Raises UsageError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import keyword
 from dataclasses import replace
 from typing import Any
@@ -30,7 +31,7 @@ from tokmagic.magics.options import (
 )
 from tokmagic.magics.settings import has_rates, rate_cells, rates_from, spec_from
 from tokmagic.prices import bill
-from tokmagic.prompt import build, check_sampling, parse
+from tokmagic.prompt import build, check_sampling, json_schema, parse
 from tokmagic.run import Session
 from tokmagic.tables import Table
 
@@ -55,7 +56,6 @@ class TokMagics(Magics):
             return None
         if cell is None:
             raise UsageError("%%generate takes the cell as its prompt: begin the cell with %%generate, two signs")
-        _refuse_unbuilt(options)
         _check_variable(options.into)
         prompt = self._prompt(options, cell)
         if options.dry_run:
@@ -201,17 +201,35 @@ class TokMagics(Magics):
                 stop=tuple(options.stop),
                 seed=options.seed,
                 n=options.n,
+                json_schema=self._schema(options.json_schema),
             )
         )
         if options.reset and not options.chat:
             raise UsageError("--reset starts a conversation anew; name it with --chat NAME")
-        return build(
+        prompt = build(
             parse(cell, self._shell.user_ns, literal=options.literal),
             sampling,
             system=options.system,
             history=self._history(options),
             completion=options.completion,
         )
+        return replace(prompt, stream=not options.no_stream)
+
+    def _schema(self, expression: str | None) -> str | None:
+        """The schema that an expression gives, as JSON text. Raises UsageError."""
+        if expression is None:
+            return None
+        try:
+            value = json.loads(expression)
+        except ValueError:
+            try:
+                value = self._shell.ev(expression)
+            except Exception as error:
+                raise UsageError(
+                    f"--json-schema {expression!r} gives no schema: {type(error).__name__}: {error}; "
+                    "give a dict, or JSON text in quotes"
+                ) from None
+        return json_schema(value)
 
     def _history(self, options: argparse.Namespace) -> list[Message]:
         if not options.chat or options.reset:
@@ -350,15 +368,11 @@ class TokMagics(Magics):
             "quant",
             "context_tokens",
             "tokenizer_sha256",
+            "server",
+            "provider",
         )
         rows = [(field, str(getattr(info, field) or numbers.UNKNOWN)) for field in fields]
         return Table(("", "value"), (*rows, ("state", engine.state)), figures=False)
-
-
-def _refuse_unbuilt(options: argparse.Namespace) -> None:
-    """Options whose rooms come later: what would be relied on is refused rather than ignored."""
-    if options.json_schema is not None:
-        raise NotBuiltError("--json-schema is not built yet; ask for JSON in the prompt and show it with --format json")
 
 
 def _check_variable(name: str | None) -> None:

@@ -110,7 +110,7 @@ def generate_parser() -> Parser:
         default="markdown",
         help="how to show the answer",
     )
-    add("--json-schema", metavar="EXPR", help="(not built yet) make the answer fit a JSON schema")
+    add("--json-schema", metavar="EXPR", help="make the answer fit a JSON schema, given as a dict or as text")
     add("--literal", action="store_true", help="no template and no role lines: every character means itself")
     add("--completion", action="store_true", help="feed the text as it stands, without a chat template")
     add("--no-stream", action="store_true", help="show the answer when it is complete")
@@ -146,8 +146,10 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
     add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: CUDA where there is one")
     add("--compile", choices=["auto", "on", "off"], default="auto", help="torch.compile with a static cache")
     add("--revision", metavar="REV", help="branch, tag or commit on the hub")
-    add("--api-base", metavar="URL", help="(not built yet) an OpenAI-compatible endpoint")
-    add("--api-key-name", metavar="ENV", help="(not built yet) environment variable that holds the key")
+    add("--api-base", metavar="URL", help="an OpenAI-compatible server; SPEC is the model's name there")
+    add("--api-key-name", metavar="ENV", help="environment variable that holds the server's key")
+    add("--server", metavar="KIND", help="what kind of server that is, such as openai, vllm or ollama")
+    add("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts for a server's model here")
     add("--trust-remote-code", action="store_true", help="let the model run code of its own")
     add("--allow-pickle", action="store_true", help="read pickled weights, which can run code")
 

@@ -58,6 +58,8 @@ def spec_from(options: argparse.Namespace) -> ModelSpec:
         compile=options.compile,
         api_base=options.api_base,
         api_key_name=options.api_key_name,
+        server=options.server,
+        tokenizer=options.tokenizer,
         trust_remote_code=options.trust_remote_code,
         allow_pickle=options.allow_pickle,
     )

@@ -7,6 +7,7 @@ and nowhere else: what ``%price`` set, the user's file, the price package for ho
 from tokmagic.prices.billing import bill, bound_usd, loaded_usd
 from tokmagic.prices.book import PriceBook
 from tokmagic.prices.frozen import rates_dict, rates_of
+from tokmagic.prices.hosted import provider_of
 from tokmagic.prices.money import PICODOLLARS, from_picodollars, hourly, plain, rate, to_picodollars
 from tokmagic.prices.repricing import reprice
 
@@ -19,6 +20,7 @@ __all__ = [
     "hourly",
     "loaded_usd",
     "plain",
+    "provider_of",
     "rate",
     "rates_dict",
     "rates_of",

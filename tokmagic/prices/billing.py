@@ -14,23 +14,23 @@ _HIGHEST_BILL = Decimal(9_000_000)
 _LONGEST_S = 1e9
 
 
-def bill(usage: Usage, device_s: float | None, rates: Rates) -> Cost:
+def bill(usage: Usage, device_s: float | None, rates: Rates, *, cut: bool = False) -> Cost:
     """Compute what a run costs (docs/metrics.md, "The bill").
 
     The bill is the token cost where token rates and counts are known, else the compute cost where a
     device rate and device seconds are known, else unknown. Counts that contradict each other give
-    no cost and name the anomaly.
+    no cost and name the anomaly. ``cut``: a server may have generated, and may bill, more than was counted.
     """
     anomaly = _anomaly(usage, device_s)
     if anomaly:
         return Cost(anomaly=anomaly)
     with localcontext(EXACT):
-        token_usd, bound, source = _token_cost(usage, rates)
+        token_usd, bound, source = _token_cost(usage, rates, cut)
         compute_usd = _compute_cost(device_s, rates.device_hour)
     for amount in (token_usd, compute_usd):
         if amount is not None and not 0 <= amount <= _HIGHEST_BILL:
             return Cost(anomaly=f"a cost of {amount:.2f} USD cannot be")
-    shadow_usd = bill(usage, None, rates.shadow).usd if rates.shadow is not None else None
+    shadow_usd = bill(usage, None, rates.shadow, cut=cut).usd if rates.shadow is not None else None
     if token_usd is not None:
         return Cost(token_usd, source, bound, token_usd, compute_usd, shadow_usd=shadow_usd)
     if compute_usd is not None:
@@ -59,7 +59,7 @@ def _anomaly(usage: Usage, device_s: float | None) -> str | None:
     return None
 
 
-def _token_cost(usage: Usage, rates: Rates) -> tuple[Decimal | None, Bound, Source]:
+def _token_cost(usage: Usage, rates: Rates, cut: bool) -> tuple[Decimal | None, Bound, Source]:
     if rates.input is None or rates.output is None or usage.input_tokens is None or usage.output_tokens is None:
         return None, "exact", "unknown"
     tier = _tier(rates, usage.input_tokens)
@@ -74,7 +74,7 @@ def _token_cost(usage: Usage, rates: Rates) -> tuple[Decimal | None, Bound, Sour
     # A part that is unknown is priced as plain input: the bill may be lower, or higher, where its rate is.
     unknown = [cached_rate] if usage.cached_input_tokens is None else []
     unknown += [write_rate] if usage.cache_write_input_tokens is None else []
-    lower, higher = any(rate < tier.input for rate in unknown), any(rate > tier.input for rate in unknown)
+    lower, higher = any(rate < tier.input for rate in unknown), cut or any(rate > tier.input for rate in unknown)
     source = "estimated" if lower and higher else _weakest(usage)
     bound: Bound = "exact" if lower == higher else "at_most" if lower else "at_least"
     return total / MILLION, bound, source

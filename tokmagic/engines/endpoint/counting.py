@@ -1,0 +1,151 @@
+"""Counts of this process' own for a model that runs elsewhere: exact with its tokenizer, else estimated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tokmagic.engines import ModelSpec, parse_source
+from tokmagic.engines.local_store import locate
+from tokmagic.errors import ModelError, TokmagicError
+from tokmagic.events import Prompt, Source, Usage
+
+if TYPE_CHECKING:
+    from tokmagic.config import TokMagic
+    from tokmagic.tokens import Tokenizer
+
+# What English text comes to with the tokenizers of today, and what a template adds to a message.
+_BYTES_PER_TOKEN = 4
+_MESSAGE_TOKENS = 4
+
+
+class Counter:
+    """Counts for one model at an endpoint."""
+
+    def __init__(self, name: str, spec: ModelSpec, settings: TokMagic) -> None:
+        self._name = name
+        self._spec = spec
+        self._settings = settings
+        self._tokenizer: Tokenizer | None = None
+        self._reason: str | None = None
+
+    @property
+    def sha256(self) -> str | None:
+        """The tokenizer's digest, once it is loaded."""
+        return self._tokenizer.sha256 if self._tokenizer is not None else None
+
+    def count(self, prompt: Prompt) -> int:
+        """Return the input tokens by the model's own tokenizer and template. Raises ModelError, PromptError."""
+        return len(self._ready().encode(prompt))
+
+    def input(self, prompt: Prompt, *, load: bool) -> tuple[int, Source]:
+        """The input tokens, ``counted`` or ``estimated``; without ``load`` no tokenizer is read for it."""
+        if load or self._tokenizer is not None:
+            try:
+                return self.count(prompt), "counted"
+            except TokmagicError:
+                pass
+        return sum(estimate(message.content) + _MESSAGE_TOKENS for message in prompt.messages), "estimated"
+
+    def output(self, texts: list[str]) -> int:
+        """The tokens of answers by their text: an estimate even with the tokenizer, since ends are not in it."""
+        if self._tokenizer is None:
+            return sum(map(estimate, texts))
+        return sum(self._tokenizer.count_text(text) for text in texts)
+
+    def _ready(self) -> Tokenizer:
+        if self._tokenizer is None:
+            if self._reason is not None:
+                raise ModelError(self._reason)
+            try:
+                self._tokenizer = self._load()
+            except (TokmagicError, ImportError) as error:
+                self._reason = str(error)
+                raise ModelError(self._reason) from error
+        return self._tokenizer
+
+    def _load(self) -> Tokenizer:
+        """The tokenizer that was named; else that of a model of the same name on this machine."""
+        source, revision = parse_source(self._spec.tokenizer or self._spec.source)
+        located = locate(ModelSpec(source, revision=revision), self._settings)
+        if located is None:
+            raise ModelError(
+                f"no tokenizer of {source} is on this machine, so tokens of {self._name} cannot be counted exactly; "
+                "name one with %model add … --tokenizer FOLDER-or-ID"
+            )
+        from tokmagic.tokens import Tokenizer
+
+        return Tokenizer(located.folder)
+
+
+def estimate(text: str) -> int:
+    """Tokens of a text by its length: at least one where there is any."""
+    return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
+
+
+@dataclass
+class Tally:
+    """What arrived of one run, and the counts that follow from it."""
+
+    counter: Counter
+    prompt: Prompt
+    most_output: int
+    reported: Usage | None = None
+    anomaly: str | None = None
+    _pieces: int = 0
+    _answer_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        tokens, source = self.counter.input(self.prompt, load=False)
+        self._asked = Usage(input_tokens=tokens, input_source=source)
+        self._said: list[list[str]] = [[] for _ in range(self.prompt.sampling.n)]
+
+    def take(self, choice: int, text: str) -> None:
+        """More of a choice arrived, its reasoning included."""
+        self._said[choice].append(text)
+        # Most servers send a token at a time; where one sends more, its length tells.
+        self._pieces += max(1, estimate(text))
+        self._answer_bytes += len(text.encode("utf-8", "replace"))
+
+    def so_far(self) -> Usage:
+        """The counts at this moment: the server's where it gives them, else estimated from what arrived."""
+        if self.reported is not None and self.reported.output_tokens is not None:
+            return self.reported
+        return replace(self._asked, output_tokens=self._pieces, output_source="estimated")
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of an answer arrived."""
+        return self._pieces > 0
+
+    def final(self, *, whole: bool) -> Usage:
+        """The counts at the end. What the server did not report is counted here, or estimated; never 0 for a text.
+
+        Of a stream that was cut off the server's count is of an earlier moment, so the larger one of both holds.
+        """
+        texts = ["".join(said) for said in self._said]
+        reported = self.reported or Usage()
+        usage = reported
+        if usage.input_tokens is None:
+            tokens, source = self.counter.input(self.prompt, load=True)
+            usage = replace(usage, input_tokens=tokens, input_source=source)
+        if usage.output_tokens is None or not whole:
+            guessed = self.counter.output(texts)
+            if usage.output_tokens is None or guessed > usage.output_tokens:
+                usage = replace(usage, output_tokens=guessed, output_source="estimated")
+        return usage
+
+    def local_input_tokens(self) -> int | None:
+        """This process' own exact count of the prompt; None without the model's tokenizer."""
+        tokens, source = self.counter.input(self.prompt, load=True)
+        return tokens if source == "counted" else None
+
+    @property
+    def answer_bytes(self) -> int:
+        """The answer's length in UTF-8, reasoning included."""
+        return self._answer_bytes
+
+    @property
+    def prompt_bytes(self) -> int:
+        """The prompt's length in UTF-8."""
+        return sum(len(message.content.encode("utf-8", "replace")) for message in self.prompt.messages)

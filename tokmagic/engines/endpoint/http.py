@@ -1,0 +1,278 @@
+"""HTTP to one server: one connection for each run, hung up from any thread, and what goes wrong said in one line."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from tokmagic._version import __version__
+from tokmagic.engines.endpoint.wire import error_text
+from tokmagic.errors import EndpointError, UsageError
+
+MOST_EVENT = 4 * 2**20
+"""Bytes of one server-sent event: no token needs a thousandth of it."""
+MOST_BODY = 32 * 2**20
+_MOST_ERROR = 64 * 2**10
+_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server's base URL. ``shown`` is what may stand in a message or a row: no query, which may hold a key."""
+
+    url: str
+    query: str
+    shown: str
+    loopback: bool
+
+    def at(self, path: str) -> str:
+        """The URL of a path below the base."""
+        return f"{self.url}{path}{f'?{self.query}' if self.query else ''}"
+
+
+def target_of(api_base: str) -> Target:
+    """Read ``--api-base``. Raises UsageError for what is no URL of a server, or carries a password."""
+    try:
+        parts = urlsplit(api_base)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, None
+    if parts.scheme not in ("http", "https") or not host or any(ord(letter) <= 32 for letter in api_base):
+        shown = api_base if "@" not in api_base else "what is given"
+        raise UsageError(f"--api-base: {shown!r} is no URL of a server; give one such as http://localhost:8000/v1")
+    if parts.username is not None or parts.password is not None:
+        raise UsageError(
+            "--api-base holds a user or a password; put the key into an environment variable and name that with "
+            "--api-key-name"
+        )
+    name = f"[{host}]" if ":" in host else host
+    url = f"{parts.scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
+    return Target(url, parts.query, url, host == "localhost" or host.startswith("127.") or host == "::1")
+
+
+class AttemptError(EndpointError):
+    """One attempt failed. ``again``: another may succeed, after ``wait_s`` seconds if the server says so.
+
+    ``reached``: the server may have begun to work, so it may bill something.
+    """
+
+    def __init__(self, text: str, *, again: bool = False, wait_s: float | None = None, reached: bool = False) -> None:
+        super().__init__(text)
+        self.again = again
+        self.wait_s = wait_s
+        self.reached = reached
+
+
+class Connection:
+    """One connection to a server, kept for the next run."""
+
+    def __init__(self, target: Target, connect_timeout_s: float, read_timeout_s: float) -> None:
+        """Raises EndpointError where the environment names a proxy that is none, or certificates that are none."""
+        timeout = httpx2.Timeout(read_timeout_s, connect=connect_timeout_s)
+        limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30.0)
+        try:
+            # A proxy does not stand between this machine and itself.
+            self._client = httpx2.Client(timeout=timeout, limits=limits, trust_env=not target.loopback)
+        except (ValueError, httpx2.InvalidURL, OSError, ImportError) as error:
+            raise EndpointError(
+                f"the environment's proxy or certificates cannot be used: {error}; mend HTTPS_PROXY, HTTP_PROXY, "
+                "ALL_PROXY or SSL_CERT_FILE"
+            ) from None
+        self._target = target
+        self._stream: Any = None
+        self._hung_up = False
+
+    @contextmanager
+    def post(self, path: str, body: bytes, key: str | None) -> Iterator[httpx2.Response]:
+        """Send JSON and yield the answer of a server that accepted it. Raises AttemptError."""
+        headers = {"User-Agent": f"tokmagic/{__version__}", "Accept-Encoding": "identity"}
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
+        headers["Content-Type"] = "application/json"
+        request = self._client.build_request(
+            "POST", self._target.at(path), content=body, headers=headers, extensions={"trace": self._trace}
+        )
+        with _mapped(self._target):
+            response = self._client.send(request, stream=True)
+            try:
+                if not response.is_success:
+                    raise _rejected(response, self._target, path, key)
+                yield response
+            finally:
+                response.close()
+
+    def _trace(self, _name: str, info: Mapping[str, Any]) -> None:
+        stream = info.get("return_value")
+        if hasattr(stream, "get_extra_info"):
+            self._stream = stream
+        if self._hung_up:
+            # Before anything is sent: a server that got the prompt might go on and bill it.
+            raise httpx2.CloseError("hung up")
+
+    def hang_up(self) -> None:
+        """Close the connection at once, whatever another thread is waiting for on it; any thread."""
+        self._hung_up = True
+        stream = self._stream
+        if stream is not None:
+            with suppress(OSError):
+                # Closing the socket would leave the thread that reads from it waiting; shutting it down wakes it.
+                socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
+
+    @property
+    def usable(self) -> bool:
+        """Whether another run may use it."""
+        return not self._hung_up
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._client.close()
+
+
+def body_of(response: httpx2.Response) -> object:
+    """The JSON of a whole answer. Raises EndpointError."""
+    text = _read(response, MOST_BODY)
+    if text is None:
+        raise EndpointError(f"it sent more than {MOST_BODY // 2**20} MiB; no answer is that long")
+    return parse_json(text, response.headers.get("content-type", ""))
+
+
+def parse_json(text: str, content_type: str = "") -> object:
+    """Parse what a server sent. Raises EndpointError that shows its beginning."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise EndpointError(f"it sent {_kind(text, content_type)} where JSON should be") from None
+
+
+def _kind(text: str, content_type: str) -> str:
+    if "html" in content_type or text.lstrip()[:15].lower().startswith(("<!doctype", "<html")):
+        return "an HTML page"
+    line = " ".join(text.split())
+    return repr(line if len(line) <= 80 else f"{line[:80]}…") if line else "nothing"
+
+
+def _read(response: httpx2.Response, most: int) -> str | None:
+    """The body as text; None where it is longer than ``most`` bytes."""
+    parts, size = [], 0
+    for part in response.iter_bytes():
+        size += len(part)
+        if size > most:
+            return None
+        parts.append(part)
+    return b"".join(parts).decode("utf-8", "replace")
+
+
+def _rejected(response: httpx2.Response, target: Target, path: str, key: str | None) -> AttemptError:
+    status = response.status_code
+    if response.has_redirect_location:
+        to = urlsplit(response.headers["location"])
+        where = f"{to.scheme}://{to.netloc.rpartition('@')[2]}{to.path}" if to.netloc else to.path
+        return AttemptError(
+            f"{target.shown} redirects to {where}; nothing was sent there, give it as --api-base if you trust it"
+        )
+    said = _said(response)
+    if key:
+        said = said.replace(key, "…")
+    again, wait_s = status in _TRY_AGAIN and "insufficient_quota" not in said, None
+    if again:
+        wait_s = _retry_after(response.headers.get("retry-after"))
+    return AttemptError(_explained(status, said, target, path, key), again=again, wait_s=wait_s)
+
+
+def _said(response: httpx2.Response) -> str:
+    try:
+        text = _read(response, _MOST_ERROR)
+    except httpx2.HTTPError:
+        text = ""
+    if text is None:
+        return "a body too long to show"
+    try:
+        given = json.loads(text)
+    except (ValueError, RecursionError):
+        return _kind(text, response.headers.get("content-type", "")) if text.strip() else ""
+    error = given.get("error") if isinstance(given, Mapping) else None
+    code = error.get("code") if isinstance(error, Mapping) else None
+    said = error_text(given)
+    return f"{said} ({code})" if isinstance(code, str) and code not in said else said
+
+
+def _explained(status: int, said: str, target: Target, path: str, key: str | None) -> str:
+    name, because = target.shown, f" ({status}: {said})" if said else f" ({status})"
+    if status in (401, 403):
+        if key is None:
+            return f"{name} asks for a key{because}; name the variable that holds it with --api-key-name"
+        return f"{name} refuses the key{because}; check the variable that --api-key-name names"
+    if status == 404:
+        return f"{name}{path} is not there, or the model is not{because}; check the model's name and --api-base"
+    if status == 405:
+        return f"{name}{path} takes no prompts{because}; check --api-base, does it end in /v1?"
+    if status == 429:
+        return f"{name} has no room or quota left{because}; try again later"
+    if status >= 500:
+        return f"{name} fails{because}"
+    return f"{name} refuses the request{because}"
+
+
+def _retry_after(text: str | None) -> float | None:
+    """Seconds from a Retry-After header, which holds seconds or a date."""
+    if not text:
+        return None
+    with suppress(ValueError):
+        return max(0.0, float(text)) if float(text) == float(text) else None
+    with suppress(ValueError, TypeError):
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    return None
+
+
+@contextmanager
+def _mapped(target: Target) -> Iterator[None]:
+    """Turn what httpx2 raises into AttemptError."""
+    name = target.shown
+    try:
+        yield
+    except httpx2.ConnectTimeout:
+        raise AttemptError(f"{name} cannot be reached: no answer while connecting", again=True) from None
+    except httpx2.ConnectError as error:
+        raise AttemptError(f"{name} cannot be reached: {_connect_reason(error)}") from None
+    except httpx2.ProxyError as error:
+        raise AttemptError(f"the proxy to {name} refuses: {error}; mend HTTPS_PROXY or NO_PROXY") from None
+    except httpx2.ReadTimeout:
+        raise AttemptError(f"{name} sent nothing for too long", reached=True) from None
+    except httpx2.SSEError:
+        raise AttemptError(
+            f"{name} sent an event of more than {MOST_EVENT // 2**20} MiB; that is no answer of a model", reached=True
+        ) from None
+    except (httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.WriteError, httpx2.WriteTimeout) as error:
+        garbled = "malformed" in str(error).lower() or "illegal" in str(error).lower()
+        text = "speaks no HTTP" if garbled else "broke off before the answer's end"
+        raise AttemptError(f"{name} {text}", again=not garbled, reached=True) from None
+    except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
+        raise AttemptError(f"{name} cannot be asked: {error}", reached=True) from None
+
+
+def _connect_reason(error: httpx2.ConnectError) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return (
+                f"its certificate cannot be trusted ({cause.verify_message}); "
+                "for a certificate of your own set SSL_CERT_FILE"
+            )
+        if isinstance(cause, ssl.SSLError):
+            return f"it does not speak TLS as it should ({cause.reason or cause}); is it an http:// address?"
+        if isinstance(cause, ConnectionRefusedError):
+            return "nothing listens there; start the server, or check --api-base"
+        if isinstance(cause, socket.gaierror):
+            return "its name is unknown; check --api-base and the network"
+        cause = cause.__cause__ or cause.__context__
+    return str(error)

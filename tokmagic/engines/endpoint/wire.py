@@ -1,0 +1,140 @@
+"""OpenAI's chat and completions as JSON: what is asked, and what comes back, read with suspicion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokmagic.engines.endpoint.servers import Server
+from tokmagic.errors import EndpointError, UsageError
+from tokmagic.events import FinishReason, Prompt
+
+_REASONS: Mapping[str, FinishReason] = {
+    "stop": "stop",
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "content_filter": "content_filter",
+    "refusal": "content_filter",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one chunk, or a whole answer, brought for one choice."""
+
+    choice: int
+    text: str
+    reasoning: str
+    reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One object of the server. ``usage`` is what it sent under that name, None where there was nothing."""
+
+    pieces: tuple[Piece, ...]
+    usage: object
+
+
+def path_of(prompt: Prompt) -> str:
+    """Where a prompt is sent, below the base URL."""
+    return "/completions" if prompt.completion else "/chat/completions"
+
+
+def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
+    """Return the request's body: what was asked for, and nothing that was not, but for the limit of output tokens.
+
+    Raises UsageError for an option that this server does not take.
+    """
+    sampling = prompt.sampling
+    body: dict[str, Any] = {"model": model}
+    if prompt.completion:
+        body["prompt"] = prompt.messages[0].content
+        body["max_tokens"] = sampling.max_tokens
+    else:
+        body["messages"] = [{"role": message.role, "content": message.content} for message in prompt.messages]
+        body[server.max_tokens] = sampling.max_tokens
+    for name in ("temperature", "top_p", "seed"):
+        if getattr(sampling, name) is not None:
+            body[name] = getattr(sampling, name)
+    for name in ("top_k", "min_p", "repetition_penalty"):
+        if getattr(sampling, name) is None:
+            continue
+        if name not in server.extras:
+            raise UsageError(f"this server does not take --{name.replace('_', '-')}; leave it out")
+        body[server.extras[name]] = getattr(sampling, name)
+    if (sampling.n > 1 and not server.samples) or (sampling.json_schema is not None and not server.schemas):
+        option = "-n" if sampling.n > 1 else "--json-schema"
+        raise UsageError(f"this server ignores {option}; leave it out")
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.n > 1:
+        body["n"] = sampling.n
+    if sampling.json_schema is not None:
+        schema = {"name": "answer", "schema": json.loads(sampling.json_schema), "strict": True}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if prompt.stream:
+        body["stream"] = True
+        if server.stream_usage:
+            body["stream_options"] = {"include_usage": True}
+        if server.continuous_usage:
+            body["stream_options"]["continuous_usage_stats"] = True
+    return body
+
+
+def read_answer(given: object, choices: int) -> Answer:
+    """Read a chunk or a whole answer that should have so many choices. Raises EndpointError for anything else."""
+    if not isinstance(given, Mapping):
+        raise EndpointError(f"it sent {_short(given)} where an object should be")
+    if given.get("error") is not None:
+        raise EndpointError(f"it reports: {error_text(given)}")
+    listed = given.get("choices")
+    if listed is None:
+        listed = []
+        if not any(name in given for name in ("usage", "object", "id")):
+            raise EndpointError(f"it sent {_short(given)}, which is no answer of an OpenAI-compatible server")
+    if not isinstance(listed, list) or not all(isinstance(choice, Mapping) for choice in listed):
+        raise EndpointError(f"its choices are {_short(listed)}")
+    return Answer(tuple(_piece(choice, choices) for choice in listed), given.get("usage"))
+
+
+def _piece(choice: Mapping[str, Any], choices: int) -> Piece:
+    index = choice.get("index", 0)
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < choices:
+        raise EndpointError(f"it sent choice {_short(index)}, {choices} were asked for")
+    said = next((choice[name] for name in ("delta", "message") if isinstance(choice.get(name), Mapping)), choice)
+    text = _text(said.get("content")) or _text(said.get("text")) or _text(said.get("refusal"))
+    reasoning = _text(said.get("reasoning_content")) or _text(said.get("reasoning"))
+    reason = choice.get("finish_reason")
+    known = None if reason is None else _REASONS.get(str(reason), "other")
+    return Piece(index, text, reasoning, known)
+
+
+def _text(content: object) -> str:
+    """A text, or the texts of a list of parts; empty for what is neither."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        return "".join(_text(part.get("text")) for part in content if isinstance(part, Mapping))
+    return ""
+
+
+def error_text(given: object) -> str:
+    """What a server says went wrong, in one line, whichever shape it uses."""
+    said = given
+    for _ in range(3):  # {"error": {"message": …}}, {"detail": …}, {"error": …}, {"message": …}
+        if isinstance(said, Mapping):
+            said = next((said[name] for name in ("error", "message", "detail") if said.get(name)), said)
+    return _short(said)
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else f"{text[:300]}…"

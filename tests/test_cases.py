@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.servers import USAGE, Asked, Script, Wire, chunk, serve, streams, usage_chunk
 from tokmagic import numbers
 from tokmagic.budget import refusal
+from tokmagic.engines import ModelSpec
 from tokmagic.events import (
     Budget,
     Cost,
@@ -35,6 +37,7 @@ from tokmagic.events import (
     Token,
     Usage,
 )
+from tokmagic.generation import Generation
 from tokmagic.ledger import Ledger
 from tokmagic.meter import Meter
 from tokmagic.prices import PriceBook, bill, from_picodollars, rate
@@ -123,6 +126,53 @@ def test_case_6_without_usage_counts_are_marked_and_never_0() -> None:
     assert reading.cost == Cost(D("0.000046"), "estimated", "exact", D("0.000046"))
     footer = numbers.footer(reading, "m")
     assert footer.startswith("40 → ~3 tokens · ~$0.000046 ")
+
+
+def ask_endpoint(session: Session, script: Script, name: str = "m", **spec: Any) -> Generation:
+    """One run against a real server on loopback that answers with ``script``."""
+    with serve(script) as server:
+        session.models.add(name, ModelSpec(name, api_base=server.url, **spec))
+        session.prices.set(name, rates("1", "2"))
+        return session.generate(ASK, name)
+
+
+def test_case_5_usage_beside_an_empty_delta_in_the_last_chunk_is_kept(make_session: Make) -> None:
+    last = {"id": "c", "choices": [{"index": 0, "delta": {}}], "usage": USAGE}
+    usage = ask_endpoint(make_session(), streams([chunk("Hi"), chunk(reason="stop"), last])).usage
+    assert (usage.input_tokens, usage.output_tokens) == (12, 3)
+    assert (usage.input_source, usage.output_source) == ("reported", "reported")
+
+
+@pytest.mark.model
+def test_case_6_a_stream_without_usage(make_session: Make, model_home: Path) -> None:
+    session = make_session(home=str(model_home))
+    generation = ask_endpoint(session, streams([chunk("Hello"), chunk(" there"), chunk(reason="stop")]), "smollm2")
+    usage = generation.usage
+    session.models.add("here", ModelSpec("HuggingFaceTB/SmolLM2-135M-Instruct"))
+    assert (usage.input_tokens, usage.input_source) == (session.models.engine("here").count(ASK), "counted")
+    assert (usage.output_tokens, usage.output_source) == (2, "estimated")
+    assert generation.cost.source == "estimated"
+    assert generation.cost.usd is not None
+    assert generation.cost.usd > 0
+
+
+def test_case_10_busy_failing_and_well_is_one_run_with_three_attempts_and_one_cost(make_session: Make) -> None:
+    answers = iter(
+        (
+            lambda _asked, wire: wire.answer(429, {"error": {"message": "busy"}}, Retry_After="0"),
+            lambda _asked, wire: wire.answer(500, {"error": {"message": "oh"}}, Retry_After="0"),
+            streams([chunk("Hi"), chunk(reason="stop"), usage_chunk()]),
+        )
+    )
+
+    def script(asked: Asked, wire: Wire) -> None:
+        next(answers)(asked, wire)
+
+    session = make_session()
+    generation = ask_endpoint(session, script)
+    (row,) = session.ledger().runs()
+    assert (row.status, row.reading.attempts, row.reading.cost.usd) == ("ok", 3, D("0.000018"))
+    assert session.ledger().totals(Selection()).cost_usd == generation.cost.usd
 
 
 @pytest.mark.parametrize("after", [1, 3])

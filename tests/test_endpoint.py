@@ -756,6 +756,27 @@ def test_half_a_character_is_refused(ask: Ask) -> None:
     assert "half of a character" in str(generation.error)
 
 
+# Prices
+
+
+@pytest.mark.parametrize(
+    ("base", "provider", "source"),
+    [
+        (None, "openai", "genai-prices: openai/gpt-5-mini"),
+        ("https://api.openai.com/v1", "openai", "genai-prices: openai/gpt-5-mini"),
+        ("https://api.openai.com.evil.example/v1", None, "unknown"),
+        ("http://127.0.0.1:8000/v1", None, "unknown"),
+    ],
+)
+def test_the_price_is_the_providers_at_its_own_address_alone(
+    session: Session, base: str | None, provider: str | None, source: str
+) -> None:
+    session.models.add("gpt", ModelSpec("gpt-5-mini", api_base=base, api_key_name="SOME_KEY"))
+    info = session.models.engine("gpt").info
+    assert info.provider == provider
+    assert session.rates(info).source == source
+
+
 # Budgets
 
 

@@ -9,9 +9,12 @@ LINKED := $(VENV)/share/jupyter/labextensions/tokmagic
 # Tests keep the default model here, so that a second run need not fetch it again.
 TEST_HOME := $(CURDIR)/.cache/test-home
 DEMO := $(CURDIR)/.cache/demo
+# Servers of others, each in an environment of its own: LiteLLM pins what it needs.
+PEERS := .cache/peers
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 LAB_FLAGS := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help install build lab demo test test-ts test-gpu test-long test-all check format bench browser postgres lock clean
+.PHONY: help install build lab demo test test-ts test-gpu test-long test-all check format bench browser postgres peers lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -49,13 +52,13 @@ demo: $(INSTALLED) ## run the quickstart without a browser and show what each ce
 
 test: build browser ## Python, TypeScript, notebooks and the browser
 	$(MAKE) --no-print-directory test-ts
-	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "not slow and not gpu and not postgres"
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "not slow and not gpu and not postgres and not outside"
 
 test-ts: build ## the TypeScript tests alone
 	cd labextension && npm test --silent
 
-test-long: build browser postgres ## what takes long: the ledger on PostgreSQL, fault hunts
-	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "(slow or postgres) and not gpu"
+test-long: build browser postgres peers ## what takes long: the ledger on PostgreSQL, servers of others, fault hunts
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "(slow or postgres or outside) and not gpu"
 
 test-gpu: $(INSTALLED) ## what needs a CUDA device
 	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m gpu tests/gpu
@@ -99,6 +102,20 @@ postgres:
 	else \
 		echo "the ledger's tests need a PostgreSQL server; install one (Debian: apt-get install postgresql)" >&2; exit 1; \
 	fi
+
+peers: $(PEERS)/litellm/.installed $(PEERS)/transformers/.installed ## install the servers of others that tests talk to
+
+$(PEERS)/litellm/.installed: tests/peers/litellm.txt | $(INSTALLED)
+	$(BIN)/python -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install -q -r $<
+	@touch $@
+
+# It sees the project's environment, so that torch is not there twice, and adds what serving needs.
+$(PEERS)/transformers/.installed: tests/peers/transformers.txt $(INSTALLED)
+	$(BIN)/python -m venv --clear $(@D)
+	$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/project.pth"
+	$(@D)/bin/python -m pip install -q -r $< -c constraints.txt
+	@touch $@
 
 lock: ## pin what is installed now, as constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable --all | sed -e 's/+cpu$$//' -e '/^setuptools/d' > constraints.txt

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +15,9 @@ from tokmagic.config import TokMagic
 from tokmagic.engines import Engine
 from tokmagic.ledger import Ledger
 from tokmagic.run import Session
+
+if TYPE_CHECKING:
+    from tests.peers.servers import Peer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,3 +105,53 @@ def postgres_url(postgres_address: str) -> str:
 def database_url(request: pytest.FixtureRequest) -> str:
     """An empty ledger's URL, on each database that a ledger can be kept in."""
     return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))
+
+
+@pytest.fixture(scope="session")
+def transformers_serve(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    """`transformers serve` with the default model, one for all tests."""
+    from tests.peers import servers
+    from tokmagic.engines import ModelSpec
+    from tokmagic.engines.local_store import locate
+
+    located = locate(ModelSpec("smollm2"), TokMagic(home=str(model_home)))
+    assert located is not None
+    with _outside(servers.transformers_serve(tmp_path_factory.mktemp("transformers"), located.folder)) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def litellm_proxy(transformers_serve: Peer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    """LiteLLM's proxy before `transformers_serve`, one for all tests."""
+    from tests.peers import servers
+
+    with _outside(servers.litellm_proxy(tmp_path_factory.mktemp("litellm"), transformers_serve)) as peer:
+        yield peer
+
+
+@contextmanager
+def _outside(server: AbstractContextManager[Peer]) -> Iterator[Peer]:
+    """Enter ``server``; where it is not installed the test is skipped, except in CI, where it fails."""
+    from tests.peers.servers import NotInstalledError
+
+    with ExitStack() as stack:
+        try:
+            peer = stack.enter_context(server)
+        except NotInstalledError as missing:
+            if os.environ.get("CI") == "true":
+                raise
+            pytest.skip(str(missing))
+        yield peer
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that failed shows what the servers of others that it used had logged."""
+    report = yield
+    if report.failed and item.get_closest_marker("outside"):
+        from tests.peers.servers import Peer
+
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, Peer):
+                report.sections.append((f"log of {value.name}", value.log_tail()))
+    return report

@@ -1,0 +1,1 @@
+"""Servers of others that the endpoint engine is tested against: LiteLLM's proxy and `transformers serve`."""

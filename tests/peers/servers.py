@@ -73,7 +73,8 @@ def transformers_serve(folder: Path, weights: Path) -> Iterator[Peer]:
     link.symlink_to(weights.resolve(), target_is_directory=True)
     (folder / "hf" / "hub").mkdir(parents=True)  # without it /v1/models is a 500
     command = ["transformers.cli.transformers", "serve", MODEL_ID, "--device", "cpu", "--host", "127.0.0.1", "--port"]
-    environment = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
+    # One thread: threads that wait for each other crawl where other programs use the cores too.
+    environment = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with _running("transformers", folder, command, environment, "/health") as (port, pid, log):
         yield Peer("transformers", f"http://127.0.0.1:{port}/v1", MODEL_ID, None, pid, log)
 

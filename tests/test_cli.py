@@ -130,10 +130,27 @@ def test_report_adds_up(recorded: Command) -> None:
     (total,) = [
         row for row in json.loads(recorded("report", "--by", "model", "--json").stdout) if row["model"] == "total"
     ]
-    assert (total["runs"], total["in"], total["out"], total["cost"]) == ("3", "36", "40", "$0.0000264")
+    assert (total["runs"], total["input_tokens"], total["output_tokens"]) == (3, 36, 40)
+    assert (total["cost_usd"], total["unpriced_runs"], total["saved_usd"]) == ("0.0000264", 1, None)
     for by in ("cell", "run", "notebook", "day", "user", "status"):
         assert recorded("report", "--by", by).stdout.splitlines()[0].startswith(by)
     assert "total  0" in recorded("report", "--since", "2999-01-01").stdout.replace("     ", "  ").replace("   ", "  ")
+
+
+def test_report_projects_selects_and_reprices(recorded: Command) -> None:
+    rows = json.loads(recorded("report", "--project", "1e6/day", "--tag", "a", "--json").stdout)
+    assert [row["mean"] for row in rows if row["of"] == "month_usd"] == ["396"]
+    shown = recorded("report", "--project", "1e6/day", "--tag", "b").stdout
+    assert "1,000,000 calls a day of scripted, from 1 run (median 31 tokens)" in shown
+    assert "the runs of scripted have no price" in one_line(recorded("report", "--project", "1e6/day"), 2)
+    (line, total) = json.loads(recorded("report", "--by", "tag", "--tag", "b", "--json").stdout)
+    assert (line["tag"], line["runs"], total["runs"]) == ("b", 1, 1)
+    assert len(recorded("export", "--tag", "a").stdout.splitlines()) == 1
+    assert recorded("export", "--tag", "a", "--tag", "b").stdout == ""
+    total_line = recorded("report").stdout.splitlines()[-2]
+    assert total_line.split()[:5] == ["total", "3", "36", "40", "≥$0.0000264"]
+    assert recorded("report", "--reprice").stdout.splitlines()[1].split() == ["scripted", "0", "—", "—", "—"]
+    assert recorded("report", "--waste").stdout.splitlines()[-1] == "nothing was wasted"
 
 
 def test_export_in_each_format(recorded: Command, tmp_path: Path) -> None:
@@ -201,6 +218,11 @@ WRONG: list[tuple[list[str], str]] = [
     (["run", "-m", "scripted", "ask.txt", "--max-tokns", "3"], "did you mean --max-tokens"),
     (["report", "--by", "modell"], "did you mean model"),
     (["report", "--bye", "model"], "did you mean --by"),
+    (["report", "--waste", "--by", "model"], "--by does not go with --waste"),
+    (["report", "--waste", "--reprice"], "not allowed with argument --waste"),
+    (["report", "--cell", "1"], "--cell goes with --project"),
+    (["report", "--project", "often"], "--project is 'often'; give a number of calls, such as 1e6/day"),
+    (["report", "--project", "5/day"], "no whole run to project from"),
     (["report", "--since", "soon"], "give one such as 2026-11-24"),
     (["export", "--format", "jsonk"], "did you mean jsonl"),
     (["export", "-o", "none/x.csv"], "none/x.csv cannot be written"),

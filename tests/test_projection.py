@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tests.test_report import run
 from tokmagic.errors import UsageError
 from tokmagic.events import Rates, RunRecord, Usage
-from tokmagic.projection import calls_a_day, project, usd
+from tokmagic.projection import Spread, calls_a_day, project, student_t, usd
 
 
 def measured(tokens_in: int, tokens_out: int, cost: str | None, **more: Any) -> RunRecord:
@@ -29,8 +30,8 @@ def test_800_tokens_a_call_a_million_times_a_day_are_1200_dollars() -> None:
     assert usd(found.day_usd.mean) == Decimal("1200")
     assert usd(found.month_usd.mean) == Decimal("36000")
     rows = {row[0]: row[1:] for row in found.table().rows}
-    assert rows["a day"] == ("$1,200.00", "$1,200.00", "$1,200.00")
-    assert rows["a month (30 days)"] == ("$36,000.00",) * 3
+    assert rows["a day"] == ("$1,200.00", "$1,200.00", "—", "$1,200.00")
+    assert rows["a month (30 days)"] == ("$36,000.00", "$36,000.00", "—", "$36,000.00")
     assert found.table().note.startswith("1,000,000 calls a day of smollm2, from 1 run (median 800 tokens)")
 
 
@@ -43,7 +44,7 @@ def test_the_spread_is_the_measured_one() -> None:
         Decimal("0.072"),
         Decimal("0.144"),
     )
-    assert found.table().rows[1] == ("tokens out", "1", "3", "6")
+    assert found.table().rows[1] == ("tokens out", "1", "3", "6.6", "6")
 
 
 def test_only_whole_runs_of_the_latest_model_count() -> None:
@@ -105,3 +106,64 @@ def test_a_projection_is_exact_to_a_picodollar(costs: list[Decimal], calls: int)
     exact = sum(map(Fraction, costs)) * calls / len(costs)
     assert abs(Fraction(usd(found.day_usd.mean)) - exact) <= Fraction(1, 2 * 10**12)
     assert found.day_usd.least <= found.day_usd.mean <= found.day_usd.most
+
+
+def test_who_says_so_changes_no_price() -> None:
+    rates = Rates(Decimal("1.5"), Decimal("1.5"), source="%price", version="2026-11-24")
+    alike = replace(rates, source="your file", version=None)
+    assert project([measured(1, 1, "1", rates=rates), measured(1, 1, "3", rates=alike)], "1/day").runs == 2
+
+
+def test_what_is_left_out_is_counted() -> None:
+    left = [measured(1, 1, "1", model="old"), measured(1, 1, None), measured(1, 1, "0", status="cached")]
+    note = project([*left, measured(1, 1, "1")], "1/day").table().note
+    assert "; 2 of another model, at other rates or without a price left out; run the cell again" in note
+
+
+def test_the_mean_has_an_interval_where_it_was_measured_more_than_once() -> None:
+    assert project([measured(1, 1, "1")], "1/day").call_usd.margin is None
+    # The standard deviation of 1, 2, 3 is 1, and Student's t for 2 degrees of freedom 4.303.
+    found = project([measured(tokens, 1, f"{tokens}") for tokens in (1, 2, 3)], "10/day")
+    margin = 4.303 / 3**0.5
+    assert found.call_usd.margin == found.input_tokens.margin == pytest.approx(margin)
+    assert found.output_tokens.margin == 0
+    rows = {row[0]: row[1:] for row in found.table().rows}
+    assert rows["a call"] == ("$1.00", "$2.00", "$2.48", "$3.00")
+    assert rows["tokens in"] == ("1", "2", "2.5", "3")
+    assert rows["tokens out"] == ("1", "1", "0", "1")
+    assert rows["a day"][2] == f"${10 * margin:.2f}"
+    exact = {row["of"]: row for row in found.table().as_dicts()}
+    assert exact["call_usd"]["mean_low"] == "0", "no mean cost is below 0"
+    assert float(exact["day_usd"]["mean_high"]) == pytest.approx(20 + 10 * margin)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"),
+    [(1, 12.706), (10, 2.228), (30, 2.042), (31, 2.040), (40, 2.021), (60, 2.000), (10**6, 1.960)],
+)
+def test_percentiles_are_those_of_the_tables(freedom: int, expected: float) -> None:
+    assert round(student_t(freedom), 3) == expected
+
+
+def test_the_interval_holds_the_true_mean_as_often_as_it_says() -> None:
+    dice = random.Random(5)
+    held = 0
+    for _ in range(2_000):
+        spread = Spread.of([Decimal(dice.gauss(100, 15)) for _ in range(5)])
+        assert spread.margin is not None
+        held += abs(float(spread.mean) - 100) <= spread.margin
+    assert 0.935 <= held / 2_000 <= 0.965
+
+
+def test_a_projection_for_programs_is_exact() -> None:
+    rows = {row["of"]: row for row in project([measured(500, 300, "0.0012")], "1e6/day").table().as_dicts()}
+    money = {"least": "1200", "mean": "1200", "mean_low": None, "mean_high": None, "most": "1200"}
+    assert rows["day_usd"] == {"of": "day_usd", "runs": 1, **money}
+    assert rows["input_tokens"]["mean"] == "500"
+    third = project([measured(1, 1, "1"), measured(1, 1, "0"), measured(1, 1, "0")], "1/day").table().as_dicts()
+    assert third[3]["mean"] == "0.333333333333"
+
+
+def test_a_mistyped_unit_is_told_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"the unit is one of /hour, /day, /week, /month \(did you mean month\?\)"):
+        calls_a_day("1e6/mnth")

@@ -23,7 +23,7 @@ from tokmagic.events import Cost, EngineInfo, Rates, Reading, RunRecord, Selecti
 from tokmagic.exports import FORMATS, dataframe, export_file, export_row, export_text
 from tokmagic.ledger import Ledger
 from tokmagic.prices import PriceBook
-from tokmagic.report import GROUPS, add_up, repriced, table, waste
+from tokmagic.report import GROUPS, add_up, cell_runs, repriced, table, waste, waste_line
 from tokmagic.tables import Table
 
 FIELDS = re.findall(
@@ -134,7 +134,7 @@ def test_each_grouping_has_its_lines_and_one_total(ledger: Ledger, by: str) -> N
     names = [row[0] for row in made.rows]
     days = [record.started_at.astimezone().strftime("%Y-%m-%d") for record in (RUNS[0], RUNS[4])]
     assert names == [*BY.get(by, days), "total"]
-    assert made.rows[-1][1:5] == ("5", "40", "16", "$0.3000")
+    assert made.rows[-1][1:5] == ("5", "40", "16", "≥$0.3000")
     assert made.note.startswith("1 of 5 runs have no price")
     if by != "tag":  # a run with two tags is in both lines, and once in the total
         assert sum(int(row[1]) for row in made.rows[:-1]) == 5
@@ -150,10 +150,10 @@ def test_a_table_lines_up_and_shows_unknown_as_unknown(ledger: Ledger) -> None:
     assert len(repr(table(ledger, EVERYTHING, "cell")).splitlines()) == 2
     text = repr(table(filled(ledger, [RUNS[0], RUNS[2]]), EVERYTHING, "model"))
     assert text.splitlines() == [
-        "model    runs  in  out     cost  saved    TTFT  ms/token",
-        "smollm2     1  10    4  $0.1000      —  0.20 s      10.0",
-        "other       1  10    4        —      —       —         —",
-        "total       2  20    8  $0.1000      —  0.20 s      10.0",
+        "model    runs  in  out      cost  saved    TTFT  ms/token",
+        "smollm2     1  10    4   $0.1000      —  0.20 s      10.0",
+        "other       1  10    4         —      —       —         —",
+        "total       2  20    8  ≥$0.1000      —  0.20 s      10.0",
         "1 of 2 runs have no price and are not in the cost; set one with %price",
     ]
     left = Table(("name", "says"), (("a", "x"), ("bbb", "y")), figures=False)
@@ -303,6 +303,7 @@ def test_a_data_frame_keeps_money_exact() -> None:
 
 def test_waste_is_what_was_paid_for_and_gave_nothing_new(ledger: Ledger) -> None:
     assert waste(ledger, EVERYTHING).note == "nothing was wasted"
+    assert waste_line(ledger, EVERYTHING) == ""
     greedy: dict[str, Any] = {"temperature": 0.0, "max_tokens": 9}
     records = [
         *(replace(run(f"g{n}", cost="0.10"), params=greedy, prompt_sha256="p") for n in range(3)),
@@ -318,6 +319,15 @@ def test_waste_is_what_was_paid_for_and_gave_nothing_new(ledger: Ledger) -> None
         ("interrupted", "1", "14", "$0.3000"),
         ("failed", "1", "14", "—"),
         ("run again unchanged", "3", "42", "$0.2100"),
+        ("total", "5", "70", "≥$0.5100"),
+    )
+    assert made.note == "1 of these runs have no price and are not in the cost"
+    assert made.as_dicts()[1:3] == [
+        {"wasted": "failed", "runs": 1, "tokens": 14, "cost_usd": None, "unpriced_runs": 1},
+        {"wasted": "run again unchanged", "runs": 3, "tokens": 42, "cost_usd": "0.21", "unpriced_runs": 0},
+    ]
+    assert waste_line(ledger, EVERYTHING) == (
+        "wasted ≥$0.5100: 1 interrupted ($0.3000), 1 failed (—), 3 run again unchanged ($0.2100)"
     )
 
 
@@ -333,6 +343,15 @@ def test_repricing_shows_the_difference_and_changes_nothing(ledger: Ledger) -> N
         ("total", "2", "$0.3000", "$0.3600", "+$0.0600"),
     )
     assert made.note.startswith("over the runs that have a price then and now; 1 have not.")
+    assert made.as_dicts()[0] == {
+        "model": "smollm2",
+        "runs": 2,
+        "left_out_runs": 0,
+        "cost_usd": "0.3",
+        "today_usd": "0.36",
+        "difference_usd": "0.06",
+    }
+    assert made.as_dicts()[1]["difference_usd"] is None
     assert ledger.runs() == before
     with pytest.raises(UsageError, match="cannot group by 'modell'"):
         repriced(ledger, Selection(notebook="none"), book, "modell")
@@ -343,3 +362,85 @@ def test_a_run_without_a_price_then_makes_no_difference_now(ledger: Ledger) -> N
     book = PriceBook()
     book.set("smollm2", Rates(Decimal(10_000), Decimal(20_000)))
     assert repriced(ledger, EVERYTHING, book).rows[0] == ("smollm2", "1", "$0.1000", "$0.1800", "+$0.0800")
+    book.set("smollm2", Rates(Decimal(5_000), Decimal(0)))
+    assert repriced(ledger, EVERYTHING, book).rows[0][-1] == "−$0.0500"
+
+
+def test_a_price_is_looked_up_once_for_each_model(ledger: Ledger) -> None:
+    class Counting(PriceBook):
+        asked = 0
+
+        def rates(self, info: EngineInfo, at: datetime | None = None) -> Rates:
+            self.asked += 1
+            return super().rates(info, at)
+
+    book = Counting()
+    repriced(filled(ledger, [run(str(n), model="m" if n % 2 else "n") for n in range(9)]), EVERYTHING, book)
+    assert book.asked == 2
+
+
+def test_numbers_for_programs_are_exact(ledger: Ledger) -> None:
+    made = table(filled(ledger, [FULL, run("x")]), EVERYTHING, "model").as_dicts()
+    assert made[0] == {
+        "model": FULL.info.name,
+        "runs": 1,
+        "input_tokens": 412,
+        "output_tokens": 118,
+        "cost_usd": "123.456789012345",
+        "unpriced_runs": 0,
+        "saved_usd": "0.0001",
+        "ttft_s": 0.1,
+        "itl_mean_s": pytest.approx(0.011),
+    }
+    assert (made[1]["cost_usd"], made[1]["unpriced_runs"], made[2]["runs"]) == (None, 1, 2)
+    json.dumps(made)
+
+
+def test_a_name_can_be_total_and_ids_can_begin_alike(ledger: Ledger) -> None:
+    filled(ledger, [run("abcdefghijkl1", model="total", cost="1"), run("abcdefghijkl2", cost="2")])
+    assert [row[:2] + row[4:5] for row in table(ledger, EVERYTHING, "model").rows] == [
+        ("total", "1", "$1.00"),
+        ("smollm2", "1", "$2.00"),
+        ("total", "2", "$3.00"),
+    ]
+    made = table(ledger, EVERYTHING, "run")
+    assert [row[:2] for row in made.rows] == [("abcdefghijkl", "1"), ("abcdefghijkl", "1"), ("total", "2")]
+    assert [row["run"] for row in made.as_dicts()] == ["abcdefghijkl1", "abcdefghijkl2", "total"]
+
+
+CELLS = [
+    run("1", cell_id="a", notebook="/n", cost="1"),
+    run("2", cell_id="b", notebook="/n", cost="2"),
+    run("3", cell_id="b", notebook="/n", cost="3", session="other kernel"),
+    run("4", cell_id="b", notebook="/n", cost="0", status="cached"),
+    run("5", cell_id="c", notebook="/n", status="failed"),
+    run("6", cell_id="b", notebook="/copy", cost="6"),
+    run("7", cell_id="d", notebook=None, session="s", cost="7"),
+    run("8", cell_id="d", notebook=None, session="t", cost="8"),
+]
+
+
+@pytest.mark.parametrize(
+    ("notebook", "cell", "expected"),
+    [
+        ("/n", None, "23"),  # c ran later but gave nothing; b's replay gave nothing new
+        ("/n", "1", "1"),
+        ("/n", "cell 2", "23"),
+        ("/n", "b", "23"),
+        ("/copy", "1", "6"),
+        (None, None, "8"),
+        (None, "5", "7"),
+    ],
+)
+def test_a_cell_is_found_by_number_by_id_and_as_the_latest(
+    ledger: Ledger, notebook: str | None, cell: str | None, expected: str
+) -> None:
+    filled(ledger, CELLS)
+    assert "".join(record.run_id for record in cell_runs(ledger, Selection(notebook=notebook), cell)) == expected
+
+
+def test_a_cell_that_is_none_is_told(ledger: Ledger) -> None:
+    with pytest.raises(UsageError, match="no whole run to project from; run a cell first"):
+        cell_runs(ledger, EVERYTHING)
+    with pytest.raises(UsageError, match="--cell '9' is no cell that ran here"):
+        cell_runs(filled(ledger, CELLS), EVERYTHING, "9")

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.test_report import run
@@ -120,6 +120,9 @@ def test_a_day_is_the_persons_own(books: Ledger, monkeypatch: pytest.MonkeyPatch
         (Selection(since=datetime(2026, 11, 25, tzinfo=UTC)), "c"),
         (Selection(until=datetime(2026, 11, 24, tzinfo=UTC)), "d"),
         (Selection(cell_id="7"), "e"),
+        (Selection(tags=("x",)), "f"),
+        (Selection(tags=("x", "w")), "f"),
+        (Selection(status="failed"), "g"),
     ],
 )
 def test_runs_are_selected_alike_for_sums_rows_and_streams(books: Ledger, where: Selection, expected: str) -> None:
@@ -132,6 +135,8 @@ def test_runs_are_selected_alike_for_sums_rows_and_streams(books: Ledger, where:
         run("c", at=base.started_at + day),
         run("d", at=base.started_at - day),
         run("e", cell_id="7"),
+        run("f", tags=("w", "x")),
+        run("g", status="failed", tags=("w", "xx", "X")),
     ):
         books.settle(record)
     assert [record.run_id for record in books.runs(where)] == [expected]
@@ -151,3 +156,79 @@ def test_more_than_nine_million_dollars_add_up_exactly(books: Ledger) -> None:
         books.settle(run(str(number), cost="9223372.036854775807"))
     ((_, total),) = books.summarise(EVERYTHING, "all")
     assert total.cost_usd == 3 * Decimal("9223372.036854775807")
+
+
+TAGS = st.lists(st.text(alphabet='aA,"\\[]{}%_ é\0\ud800', max_size=3), max_size=3, unique=True)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(TAGS, min_size=1, max_size=8))
+@example(
+    [['",', ""], ["\\", '\\"'], ["a,", ","], ["[", "a"], ['x,"a"'], ["x,", "y"], ['z",', "y"], ["ab"], ["A"], ["%"]]
+)
+def test_a_tag_selects_the_runs_that_have_exactly_it(books: Ledger, tagged: list[list[str]]) -> None:
+    # Each example marks its runs, since the ledger is one for all.
+    user = uuid.uuid4().hex
+    for tags in tagged:
+        books.settle(run(uuid.uuid4().hex, tags=tuple(tags), user=user, cost="1"))
+    known = {tag for tags in tagged for tag in tags}
+    for wanted in [*((tag,) for tag in known | {"a", ",", "", "%"}), *map(tuple, tagged)]:
+        where = Selection(user=user, tags=wanted)
+        expected = [tuple(tags) for tags in tagged if set(wanted) <= set(tags)]
+        assert [record.tags for record in books.stream(where)] == expected, wanted
+        assert books.totals(where).runs == len(expected)
+
+
+PARAMS: list[dict[str, Any]] = [
+    {"temperature": 0},
+    {"max_tokens": 9, "temperature": 0.0, "n": 1},
+    {"seed": 1},
+    {"temperature": 0.7},
+    {"temperature": 0.05, "stop": ['"temperature":0,', '"seed":1']},
+    {},
+]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["p", "q"]),
+            st.sampled_from(PARAMS),
+            st.sampled_from([None, "nf4"]),
+            st.sampled_from(["ok", "ok", "ok", "ok", "cached", "failed", "interrupted", "refused"]),
+            st.none() | st.decimals(0, 9_000_000, places=12),
+        ),
+        max_size=20,
+    )
+)
+def test_waste_is_the_fold_over_the_rows(books: Ledger, drawn: list[Any]) -> None:
+    user = uuid.uuid4().hex
+    seen: set[Any] = set()
+    expected: dict[str, list[RunRecord]] = {"interrupted": [], "failed": [], "run again unchanged": []}
+    for prompt, params, quant, status, cost in drawn:
+        record = run(uuid.uuid4().hex, status=status, user=user)
+        info, reading = replace(record.info, quant=quant), replace(record.reading, cost=Cost(cost))
+        record = replace(record, prompt_sha256=prompt, params=params, info=info, reading=reading)
+        books.settle(record)
+        key = (prompt, str(params), quant)
+        if status in expected:
+            expected[status].append(record)
+        elif status == "ok" and (params.get("temperature") == 0 or "seed" in params):
+            expected["run again unchanged"] += [record] if key in seen else []
+            seen.add(key)
+    found = books.wasted(Selection(user=user))
+    wanted = {kind: add_up(records) for kind, records in expected.items() if records}
+    assert list(found) == list(wanted)
+    for kind, total in wanted.items():
+        assert found[kind] == replace(total, ttft_total_s=0.0, ttft_runs=0, itl_total_s=0.0, itl_steps=0), kind
+
+
+def test_waste_counts_the_same_runs_of_the_selection_alone(books: Ledger) -> None:
+    greedy = {"temperature": 0.0}
+    for number, notebook in enumerate(["/a", "/b", "/b"]):
+        books.settle(replace(run(str(number), cost="1", notebook=notebook), params=greedy))
+    again = {
+        where: books.wasted(where).get("run again unchanged", Sum()).runs for where in (EVERYTHING, Selection("/b"))
+    }
+    assert list(again.values()) == [2, 1]

@@ -278,7 +278,10 @@ class CacheStatus:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which runs are meant; what is None does not select. ``until`` is the first instant that does not belong."""
+    """Which runs are meant; what is None does not select. ``until`` is the first instant that does not belong.
+
+    Of several ``tags`` a run must have all.
+    """
 
     notebook: str | None = None
     session: str | None = None
@@ -287,6 +290,8 @@ class Selection:
     user: str | None = None
     model: str | None = None
     cell_id: str | None = None
+    status: Status | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,11 @@ def usd(amount: Decimal | None) -> str:
     return f"${whole}.{fraction.rstrip('0').ljust(4, '0')}"
 
 
+def usd_sum(amount: Decimal | None, unpriced_runs: int) -> str:
+    """A sum over runs: ``$0.3000``; ``≥$0.3000`` where the cost of some of them is unknown and so not in it."""
+    return f"{'≥' if unpriced_runs and amount is not None else ''}{usd(amount)}"
+
+
 def _rounded(amount: Decimal, decimals: int) -> Decimal:
     # Half up, as people round money and as the sidebar does.
     return amount.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP, Context(prec=60))

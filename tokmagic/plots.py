@@ -6,10 +6,14 @@ import base64
 from collections.abc import Iterable
 from typing import Any
 
+from tokmagic import numbers
 from tokmagic.errors import UsageError
 from tokmagic.events import RunRecord
+from tokmagic.points import MOST, Point, by_latency, over_time, priced, total_usd
 
 _WIDTH, _HEIGHT = 320, 240
+# Beyond this many a line shows more without dots.
+_MOST_DOTS = 200
 
 
 class Plot:
@@ -33,70 +37,57 @@ class Plot:
 
 
 def plot(records: Iterable[RunRecord]) -> Plot:
-    """Draw runs that have a price. Raises UsageError where there is none, and without altair."""
+    """Draw runs that have a price. Raises UsageError where there is none, and without altair.
+
+    The chart holds at most a few thousand points, however many runs there are: beyond that runs are drawn together.
+    """
     try:
         import altair
         import vl_convert
     except ImportError as error:
         raise UsageError(f"%cost plot needs the package {error.name}; run: pip install 'tokmagic[report]'") from None
-    points, total = _points(records)
+    points = priced(records)
     if not points:
         raise UsageError("no run here has a price to draw; set one with %price and run a cell")
-    spec, version = _spec(altair, points)
+    chart = (_over_time(altair, points) | _against_latency(altair, points)).configure(background="white")
+    spec = chart.to_dict()
     png = bytes(vl_convert.vegalite_to_png(spec, scale=2))
-    return Plot(spec, png, f"application/vnd.vegalite.v{version}+json", f"{len(points)} runs, ${total:.6f} in all")
+    version = altair.SCHEMA_VERSION.lstrip("v").partition(".")[0]
+    together = " (runs near each other are drawn together)" if len(points) > MOST else ""
+    says = f"{len(points):,} runs, {numbers.usd(total_usd(points))} in all{together}"
+    return Plot(spec, png, f"application/vnd.vegalite.v{version}+json", says)
 
 
-def _spec(altair: Any, points: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
-    """The chart as Vega-Lite, and the version of that language."""
-    data = altair.Data(values=points)
-    shared = {"width": _WIDTH, "height": _HEIGHT}
-    colour = altair.Color("model:N", title="model")
-    over_time = (
-        altair.Chart(data, title="Cost over time")
-        .mark_line(interpolate="step-after", point=True)
+def _over_time(altair: Any, points: list[Point]) -> Any:
+    drawn = over_time(points)
+    note = f"{len(points):,} runs in {len(drawn):,} spans of time" if len(drawn) < len(points) else ""
+    return (
+        altair.Chart(altair.Data(values=drawn), title=altair.Title("Cost over time", subtitle=note))
+        .mark_line(interpolate="step-after", point=len(drawn) <= _MOST_DOTS)
         .encode(
             x=altair.X("at:T", title="time"),
             y=altair.Y("sum_usd:Q", title="cost so far (USD)"),
-            tooltip=["at:T", "model:N", "usd:Q", "sum_usd:Q"],
+            tooltip=["at:T", "runs:Q", "usd:Q", "sum_usd:Q"],
         )
-        .properties(**shared)
+        .properties(width=_WIDTH, height=_HEIGHT)
     )
-    against = (
-        altair.Chart(data, title="Cost against latency")
-        .mark_circle(size=60, opacity=0.7)
+
+
+def _against_latency(altair: Any, points: list[Point]) -> Any:
+    drawn = by_latency(points)
+    timed = sum(point.latency_s is not None for point in points)
+    thinned = len(drawn) < timed
+    note = f"{timed:,} runs as {len(drawn):,} means of near ones" if thinned else ""
+    size = {"size": altair.Size("runs:Q", title="runs")} if thinned else {}
+    return (
+        altair.Chart(altair.Data(values=drawn), title=altair.Title("Cost against latency", subtitle=note))
+        .mark_circle(opacity=0.7, **({} if thinned else {"size": 60}))
         .encode(
             x=altair.X("latency_s:Q", title="latency (s)"),
             y=altair.Y("usd:Q", title="cost of a run (USD)"),
-            color=colour,
-            tooltip=["model:N", "input_tokens:Q", "output_tokens:Q", "latency_s:Q", "usd:Q"],
+            color=altair.Color("model:N", title="model"),
+            tooltip=["model:N", "runs:Q", "input_tokens:Q", "output_tokens:Q", "latency_s:Q", "usd:Q"],
+            **size,
         )
-        .properties(**shared)
+        .properties(width=_WIDTH, height=_HEIGHT)
     )
-    chart = (over_time | against).configure(background="white")
-    return chart.to_dict(), altair.SCHEMA_VERSION.lstrip("v").partition(".")[0]
-
-
-def _points(records: Iterable[RunRecord]) -> tuple[list[dict[str, Any]], float]:
-    """A point for each priced run. Floats: a picture has no picodollars."""
-    points: list[dict[str, Any]] = []
-    total = 0.0
-    for record in records:
-        usd = record.reading.cost.usd
-        if usd is None:
-            continue
-        total += float(usd)
-        usage = record.reading.usage
-        points.append(
-            {
-                "at": record.started_at.astimezone().isoformat(timespec="milliseconds"),
-                "model": record.info.name,
-                "usd": float(usd),
-                "sum_usd": total,
-                # A replayed answer has no latency of its own.
-                "latency_s": None if record.status == "cached" else record.reading.latency_s,
-                "input_tokens": usage.input_tokens,
-                "output_tokens": usage.output_tokens,
-            }
-        )
-    return points, total

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation, localcontext
 from fractions import Fraction
-from statistics import median
+from math import sqrt
+from statistics import NormalDist, median, variance
+from typing import Any
 
 from tokmagic import numbers
-from tokmagic.errors import UsageError
-from tokmagic.events import RunRecord
+from tokmagic.errors import UsageError, nearest
+from tokmagic.events import Rates, RunRecord
+from tokmagic.prices import plain
 from tokmagic.tables import Table
 
 MONTH_DAYS = 30
@@ -19,23 +22,57 @@ MONTH_DAYS = 30
 
 _PER_DAY = {"hour": Fraction(24), "day": Fraction(1), "week": Fraction(1, 7), "month": Fraction(1, MONTH_DAYS)}
 _PICODOLLAR = Decimal("1E-12")
+# 97.5th percentiles of Student's t for 1 … 30 degrees of freedom, as every table has them.
+_T = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What a number was over the runs."""
+    """What a number was over the runs, and how well its mean is known.
+
+    ``margin`` is half the width of the mean's 95 % confidence interval, in the number's own unit; None for a single
+    run. It is t·s/√n, with s the sample's standard deviation over n runs and t the 97.5th percentile of Student's t
+    distribution with n − 1 degrees of freedom (NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.5.2). It supposes
+    that the runs are a fair sample of the calls, and that they are not few where their costs are far from normal.
+    """
 
     least: Fraction
     mean: Fraction
     most: Fraction
+    margin: float | None = None
 
     @classmethod
     def of(cls, values: Sequence[int | Decimal]) -> Spread:
         exact = [Fraction(value) for value in values]
-        return cls(min(exact), sum(exact, Fraction(0)) / len(exact), max(exact))
+        mean = sum(exact, Fraction(0)) / len(exact)
+        margin = None
+        if len(exact) > 1:
+            margin = student_t(len(exact) - 1) * sqrt(variance(exact, mean) / len(exact))
+        return cls(min(exact), mean, max(exact), margin)
 
     def times(self, factor: Fraction) -> Spread:
-        return Spread(self.least * factor, self.mean * factor, self.most * factor)
+        margin = None if self.margin is None else self.margin * float(factor)
+        return Spread(self.least * factor, self.mean * factor, self.most * factor, margin)
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5th percentile of Student's t distribution with so many degrees of freedom, to three decimals.
+
+    Beyond the table by its expansion around the normal distribution (Abramowitz and Stegun, 26.7.5).
+    """
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    z = NormalDist().inv_cdf(0.975)
+    terms = (
+        (z**3 + z) / (4 * freedom),
+        (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2),
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3),
+    )
+    return z + sum(terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +86,8 @@ class Projection:
     input_tokens: Spread
     output_tokens: Spread
     median_tokens: float
+    left_out: int = 0
+    """Whole runs of the cell that had another model, other rates or no price."""
 
     @property
     def day_usd(self) -> Spread:
@@ -61,7 +100,7 @@ class Projection:
         return self.day_usd.times(Fraction(MONTH_DAYS))
 
     def table(self) -> Table:
-        """Least, mean and most, as measured: not a forecast of what other inputs would give."""
+        """Least, mean and most as measured, and the mean's 95 % interval: no forecast for other inputs."""
         rows = (
             ("tokens in", *_counts(self.input_tokens)),
             ("tokens out", *_counts(self.output_tokens)),
@@ -74,9 +113,23 @@ class Projection:
             f"{calls:,f} calls a day of {self.model}, from {self.runs} run{'s' if self.runs > 1 else ''} "
             f"(median {self.median_tokens:,.0f} tokens) at the rates they ran with"
         )
+        if self.left_out:
+            note += f"; {self.left_out} of another model, at other rates or without a price left out"
         if self.runs == 1:
             note += "; run the cell again for the spread of its answers"
-        return Table(("", "least", "mean", "most"), rows, note)
+        else:
+            note += "; ± is the mean's 95 % interval, if the runs are a fair sample of the calls"
+        return Table(("", "least", "mean", "± 95 %", "most"), rows, note, exact=self._exact())
+
+    def _exact(self) -> tuple[dict[str, Any], ...]:
+        rows = {
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "call_usd": self.call_usd,
+            "day_usd": self.day_usd,
+            "month_usd": self.month_usd,
+        }
+        return tuple({"of": name, "runs": self.runs, **_bounds(it)} for name, it in rows.items())
 
 
 def project(records: Sequence[RunRecord], calls: str) -> Projection:
@@ -89,8 +142,8 @@ def project(records: Sequence[RunRecord], calls: str) -> Projection:
     whole = [record for record in records if record.status == "ok"]
     if not whole:
         raise UsageError("there is no whole run to project from; run the cell first")
-    latest, rates = whole[-1].info.name, whole[-1].rates
-    same = [record for record in whole if record.info.name == latest and record.rates == rates]
+    latest, rates = whole[-1].info.name, _charged(whole[-1].rates)
+    same = [record for record in whole if record.info.name == latest and _charged(record.rates) == rates]
     priced = [record for record in same if record.reading.cost.usd is not None]
     if not priced:
         raise UsageError(f"the runs of {latest} have no price; set one with %price and run the cell again")
@@ -105,22 +158,28 @@ def project(records: Sequence[RunRecord], calls: str) -> Projection:
         Spread.of(given),
         Spread.of(made),
         median(one + other for one, other in zip(given, made, strict=True)),
+        len(whole) - len(priced),
     )
 
 
-def calls_a_day(text: str) -> Fraction:
-    """Read ``1e6/day``, ``50000/hour``, ``2/week``. Raises UsageError."""
+def _charged(rates: Rates) -> Rates:
+    """What is charged, whoever says so and whatever is reckoned beside it."""
+    return replace(rates, source="", version=None, shadow_model=None, shadow=None)
+
+
+def calls_a_day(text: str, what: str = "--calls") -> Fraction:
+    """Read ``1e6/day``, ``50000/hour``, ``2/week``; ``what`` is the option's name. Raises UsageError."""
     number, _, unit = text.strip().partition("/")
     unit = unit.strip().lower() or "day"
     known = ", ".join(f"/{name}" for name in _PER_DAY)
     try:
         amount = Decimal(re.sub(r"(?<=\d)[_,](?=\d)", "", number.strip()))
     except InvalidOperation:
-        raise UsageError(f"--calls is {text!r}; give a number of calls, such as 1e6/day") from None
+        raise UsageError(f"{what} is {text!r}; give a number of calls, such as 1e6/day") from None
     if unit not in _PER_DAY:
-        raise UsageError(f"--calls is {text!r}; the unit is one of {known}")
+        raise UsageError(f"{what} is {text!r}; the unit is one of {known}{nearest(unit, _PER_DAY)}")
     if not amount.is_finite() or not 0 < amount <= Decimal(10) ** 15:
-        raise UsageError(f"--calls is {text!r}; give a number above 0, such as 1e6/day")
+        raise UsageError(f"{what} is {text!r}; give a number above 0, such as 1e6/day")
     return Fraction(amount) * _PER_DAY[unit]
 
 
@@ -130,10 +189,40 @@ def usd(amount: Fraction) -> Decimal:
         return (Decimal(amount.numerator) / amount.denominator).quantize(_PICODOLLAR)
 
 
-def _dollars(spread: Spread) -> tuple[str, str, str]:
-    return numbers.usd(usd(spread.least)), numbers.usd(usd(spread.mean)), numbers.usd(usd(spread.most))
+def _dollars(spread: Spread) -> tuple[str, ...]:
+    margin = None if spread.margin is None else usd(Fraction(spread.margin))
+    return (
+        numbers.usd(usd(spread.least)),
+        numbers.usd(usd(spread.mean)),
+        numbers.usd(margin),
+        numbers.usd(usd(spread.most)),
+    )
 
 
-def _counts(spread: Spread) -> tuple[str, str, str]:
-    mean = f"{float(spread.mean):,.1f}".removesuffix(".0")
-    return f"{int(spread.least):,}", mean, f"{int(spread.most):,}"
+def _counts(spread: Spread) -> tuple[str, ...]:
+    mean, margin = _tenths(float(spread.mean)), spread.margin
+    return (
+        f"{int(spread.least):,}",
+        mean,
+        numbers.UNKNOWN if margin is None else _tenths(margin),
+        f"{int(spread.most):,}",
+    )
+
+
+def _tenths(value: float) -> str:
+    return f"{value:,.1f}".removesuffix(".0")
+
+
+def _bounds(spread: Spread) -> dict[str, str | None]:
+    """For programs: decimal strings to a picodollar. No mean is below 0, so the interval is cut off there."""
+    low = high = None
+    if spread.margin is not None:
+        margin = Fraction(spread.margin)
+        low, high = usd(max(Fraction(0), spread.mean - margin)), usd(spread.mean + margin)
+    return {
+        "least": plain(usd(spread.least)),
+        "mean": plain(usd(spread.mean)),
+        "mean_low": plain(low),
+        "mean_high": plain(high),
+        "most": plain(usd(spread.most)),
+    }

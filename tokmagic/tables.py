@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Table:
     note: str = ""
     figures: bool = True
     """Whether the columns after the first hold figures, which stand to the right."""
+    exact: tuple[dict[str, Any], ...] = ()
+    """The rows unrounded, for ``--json``: money as decimal strings, unknown as None. Empty: as they are shown."""
 
     def __repr__(self) -> str:
         lines = [self.columns, *self.rows]
@@ -45,9 +48,9 @@ class Table:
             f"<thead>{line(self.columns, 'th')}</thead><tbody>{body}</tbody></table>{note}</div>"
         )
 
-    def as_dicts(self) -> list[dict[str, str]]:
+    def as_dicts(self) -> list[dict[str, Any]]:
         """Rows as dictionaries, for ``--json``."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        return list(self.exact) or [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 def _escape(text: str) -> str:

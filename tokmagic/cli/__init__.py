@@ -88,8 +88,15 @@ def parser() -> Parser:
 
     verb = verbs.add_parser("report", help="tokens, cost and latency of recorded runs")
     verb.add_argument("--by", help="cell, run, model, notebook, day, tag, user or status")
-    verb.add_argument("--waste", action="store_true", help="what was paid for and gave nothing new")
-    verb.add_argument("--reprice", action="store_true", help="beside the frozen costs what the runs would cost today")
+    kind = verb.add_mutually_exclusive_group()
+    kind.add_argument("--waste", action="store_true", help="what was paid for and gave nothing new")
+    kind.add_argument("--reprice", action="store_true", help="beside the frozen costs what the runs would cost today")
+    kind.add_argument("--project", metavar="N/UNIT", help="what a measured cell costs at scale, such as 1e6/day")
+    verb.add_argument(
+        "--cell",
+        metavar="CELL",
+        help="with --project: the cell's number in the table, or its id (default: the latest that ran)",
+    )
     _selection(verb)
     _json(verb)
     verb.set_defaults(run=commands.report)
@@ -131,6 +138,9 @@ def _selection(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--month", metavar="MONTH", help="only runs of this month (YYYY-MM)")
     verb.add_argument("--user", metavar="NAME", help="only this user's runs")
     verb.add_argument("--model", metavar="NAME", help="only runs of the model of this name")
+    verb.add_argument(
+        "--tag", action="append", default=[], metavar="TEXT", help="only runs with this tag (repeatable: with all)"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -18,8 +18,10 @@ from tokmagic.errors import NotebookError, UsageError
 from tokmagic.events import Prompt, Rates, Sampling, Selection
 from tokmagic.markdown import plain_text
 from tokmagic.prices import hourly, rate
+from tokmagic.projection import calls_a_day, project
 from tokmagic.prompt import build, parse
 from tokmagic.run import Session
+from tokmagic.tables import Table
 
 
 def doctor(given: argparse.Namespace) -> int:
@@ -90,15 +92,26 @@ def count(given: argparse.Namespace) -> int:
 
 def report(given: argparse.Namespace) -> int:
     """``tokmagic report``."""
-    where, ledger = _selected(given), api.ledger()
-    if given.waste:
-        table = reports.waste(ledger, where)
-    elif given.reprice:
-        table = reports.repriced(ledger, where, api.session().prices, given.by or "model")
-    else:
-        table = reports.table(ledger, where, given.by or "cell")
+    table = _report(given)
     print(json.dumps(table.as_dicts(), ensure_ascii=False) if given.json else table)
     return 0
+
+
+def _report(given: argparse.Namespace) -> Table:
+    if given.by and (given.waste or given.project):
+        raise UsageError(f"--by does not go with {'--waste' if given.waste else '--project'}")
+    if given.cell and not given.project:
+        raise UsageError("--cell goes with --project")
+    if given.project is not None:
+        calls_a_day(given.project, "--project")  # before any run is looked up
+    where, ledger = _selected(given), api.ledger()
+    if given.project is not None:
+        return project(reports.cell_runs(ledger, where, given.cell), given.project).table()
+    if given.waste:
+        return reports.waste(ledger, where)
+    if given.reprice:
+        return reports.repriced(ledger, where, api.session().prices, given.by or "model")
+    return reports.table(ledger, where, given.by or "cell")
 
 
 def export(given: argparse.Namespace) -> int:
@@ -152,7 +165,8 @@ def ledger(given: argparse.Namespace) -> int:
     finally:
         target.close()
     left = f"; {moved.running} still run, copy again when they have ended" if moved.running else ""
-    print(f"{moved.runs} runs and {moved.texts} texts copied into {target.name}, {moved.present} were there{left}")
+    what = f"{moved.runs} runs, {moved.texts} texts and {moved.answers} cached answers"
+    print(f"{what} copied into {target.name}, {moved.present} runs were there{left}")
     print("use it from now on with TOKMAGIC_LEDGER (the ledger copied from is unchanged)", file=sys.stderr)
     return 0
 
@@ -188,7 +202,9 @@ def _selected(given: argparse.Namespace) -> Selection:
         since = first.astimezone()
         until = (first + timedelta(days=32)).replace(day=1).astimezone()
     notebook = str(Path(given.notebook).resolve()) if given.notebook else None
-    return Selection(notebook=notebook, since=since, until=until, user=given.user, model=given.model)
+    return Selection(
+        notebook=notebook, since=since, until=until, user=given.user, model=given.model, tags=tuple(given.tag)
+    )
 
 
 def _date(text: str | None, option: str) -> datetime | None:

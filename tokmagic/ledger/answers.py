@@ -5,6 +5,7 @@ What an answer says is the cache's own business: here it is a text under a key.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -41,6 +42,28 @@ def keep(connection: sa.Connection, key: str, run_id: str, answer: str, limit_by
 def use(connection: sa.Connection, key: str) -> None:
     """Note that an answer was used just now."""
     connection.execute(answers.update().where(answers.c.key == key).values(used_at=_now(connection)))
+
+
+def take(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Add rows of another ledger with the time of their last use, and return how many were new.
+
+    Where there is an answer of that key it stays, as used last at the later of both times. A limit holds again at the
+    next :func:`keep`.
+    """
+    present = sa.select(answers.c.key, answers.c.used_at).where(answers.c.key.in_([row["key"] for row in rows]))
+    known: dict[str, str] = {row.key: row.used_at for row in connection.execute(present)}
+    new = [row for row in rows if row["key"] not in known]
+    if new:
+        connection.execute(answers.insert(), new)
+    later = [
+        {"its_key": row["key"], "at": row["used_at"]}
+        for row in rows
+        if row["key"] in known and row["used_at"] > known[row["key"]]
+    ]
+    if later:
+        changed = answers.update().where(answers.c.key == sa.bindparam("its_key")).values(used_at=sa.bindparam("at"))
+        connection.execute(changed, later)
+    return len(new)
 
 
 def drop(connection: sa.Connection, key: str) -> None:

@@ -10,10 +10,12 @@ import sqlalchemy as sa
 
 from tokmagic.errors import LedgerError
 from tokmagic.ledger import budgets as budget_rows
-from tokmagic.ledger.schema import budgets, runs, texts
+from tokmagic.ledger.schema import answers, budgets, runs, texts
 from tokmagic.ledger.store import Ledger
 
 _AT_ONCE = 500
+# An answer can be long, and a portion is in memory.
+_ANSWERS_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,14 @@ class Moved:
     texts: int = 0
     present: int = 0
     running: int = 0
+    answers: int = 0
+    """Remembered answers that were copied."""
 
 
 def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _done: None) -> Moved:
-    """Copy runs, texts and budgets from ``source`` into ``target``; told how many runs are done.
+    """Copy runs, texts, remembered answers and budgets from ``source`` into ``target``; told how many runs are done.
 
-    Run again it copies only what is new. Texts are copied where the target keeps them. Raises LedgerError.
+    Run again it copies only what is new. Texts and answers are copied where the target keeps them. Raises LedgerError.
     """
     if source.name == target.name:
         raise LedgerError(f"{source.name} is the ledger in use already; name another one to copy into")
@@ -48,11 +52,12 @@ def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _d
                 connection.execute(texts.insert(), new_texts)
         copied, present, kept = copied + len(new), present + len(known), kept + len(new_texts)
         told(copied + present)
+    remembered = _copy_answers(source, target) if target.store_text else 0
     _copy_budgets(source, target)
     with source.reading() as connection:
         live = sa.select(sa.func.count()).select_from(runs).where(runs.c.status == "running")
         running = int(connection.execute(live).scalar_one())
-    return Moved(copied, kept, present, running)
+    return Moved(copied, kept, present, running, remembered)
 
 
 def _ended_runs(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
@@ -74,6 +79,18 @@ def _ended_runs(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
 def _texts(ledger: Ledger, ids: list[str]) -> list[dict[str, Any]]:
     with ledger.reading() as connection:
         return [dict(row) for row in connection.execute(sa.select(texts).where(texts.c.run_id.in_(ids))).mappings()]
+
+
+def _copy_answers(source: Ledger, target: Ledger) -> int:
+    copied, last = 0, ""
+    while True:
+        query = sa.select(answers).where(answers.c.key > last).order_by(answers.c.key).limit(_ANSWERS_AT_ONCE)
+        with source.reading() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        if not rows:
+            return copied
+        last = rows[-1]["key"]
+        copied += target.take_answers(rows)
 
 
 def _copy_budgets(source: Ledger, target: Ledger) -> None:

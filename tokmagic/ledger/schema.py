@@ -152,9 +152,15 @@ def utc_time(text: str) -> datetime:
 _CHUNK = 1_000_000
 
 
+def money_parts(pico: Any) -> tuple[Any, Any]:
+    """An expression in picodollars as two columns that can be added up without leaving 64 bits."""
+    return pico.op("/")(_CHUNK), pico.op("%")(_CHUNK)
+
+
 def money_sum(pico: Any) -> tuple[Any, Any]:
     """The sum of an expression in picodollars as two columns, for :func:`money`."""
-    return sa.func.sum(pico.op("/")(_CHUNK)), sa.func.sum(pico.op("%")(_CHUNK))
+    high, low = money_parts(pico)
+    return sa.func.sum(high), sa.func.sum(low)
 
 
 def money(high: Any, low: Any) -> Decimal | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -15,8 +15,8 @@ import sqlalchemy as sa
 
 from tokmagic.budget import refusal
 from tokmagic.errors import LedgerError, NewerLedgerError
-from tokmagic.events import Admission, Budget, CacheStatus, Hold, Message, RunRecord, Selection, Standing, Totals
-from tokmagic.ledger import answers, budgets, summaries
+from tokmagic.events import Admission, Budget, CacheStatus, Hold, Message, RunRecord, Selection, Standing, Sum, Totals
+from tokmagic.ledger import answers, budgets, summaries, waste
 from tokmagic.ledger.backend import Execute, mapped, open_backend
 from tokmagic.ledger.schema import (
     HEAD,
@@ -219,10 +219,11 @@ class Ledger:
         with self.reading() as connection:
             return summaries.summarise(connection, where, by)
 
-    def answered(self, where: Selection) -> list[Any]:
-        """What tells of runs that were made again unchanged; see :func:`summaries.costs_of`."""
+    def wasted(self, where: Selection) -> dict[str, Sum]:
+        """Add up the runs that gave nothing new, by why; see :func:`waste.wasted`."""
+        self.reap()
         with self.reading() as connection:
-            return summaries.costs_of(connection, where)
+            return waste.wasted(connection, where)
 
     def totals(self, where: Selection) -> Totals:
         """Return the sums over runs that are no longer running."""
@@ -298,6 +299,11 @@ class Ledger:
         """A transaction that writes; for the ledger's own modules."""
         with mapped(self._backend), self._backend.engine.begin() as connection:
             yield connection
+
+    def take_answers(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Remember another ledger's answers, as its rows; return how many were new here. For :mod:`move`."""
+        with self._remembering() as connection:
+            return answers.take(connection, rows)
 
     @contextmanager
     def _remembering(self) -> Iterator[sa.Connection]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -63,13 +64,30 @@ def conditions(where: Selection) -> list[Any]:
         runs.c.user: where.user,
         runs.c.model: where.model,
         runs.c.cell_id: where.cell_id,
+        runs.c.status: where.status,
     }
     found: list[Any] = [column == value for column, value in same.items() if value is not None]
     if where.since is not None:
         found.append(runs.c.started_at >= utc_text(where.since))
     if where.until is not None:
         found.append(runs.c.started_at < utc_text(where.until))
-    return found
+    return found + [_has_tag(tag) for tag in where.tags]
+
+
+def _has_tag(tag: str) -> Any:
+    """Whether a run has the tag, asked of the JSON text so that it means the same in each database.
+
+    LIKE would not do: in SQLite it takes upper for lower case. Nor would a database's own JSON: PostgreSQL's refuses
+    what stands for half of a character.
+    """
+    # Backslashes and quotes within tags become what JSON never holds, so that each quote left begins or ends a tag.
+    kept: Any = runs.c.tags
+    wanted = storable(json.dumps(tag, ensure_ascii=False))[1:-1]
+    for escaped, instead in (("\\\\", "\1"), ('\\"', "\2")):
+        kept, wanted = sa.func.replace(kept, escaped, instead), wanted.replace(escaped, instead)
+    # ["a","b"] as ","a","b"]: so every tag follows the end of another one.
+    listed = sa.literal('",') + sa.func.substr(kept, 2)
+    return sa.func.replace(listed, f'","{wanted}"', "") != listed
 
 
 def _sum(row: Sequence[Any]) -> Sum:
@@ -104,13 +122,3 @@ def _by_day(found: Grouped) -> Grouped:
         day = f"{utc_time(text).astimezone():%Y-%m-%d}"
         days[day] = days.get(day, Sum()) + part
     return [((day,), total) for day, total in sorted(days.items())]
-
-
-def costs_of(connection: sa.Connection, where: Selection) -> list[Any]:
-    """Of ended runs that answered, what tells whether one was run again unchanged; in the order in which they began."""
-    columns = (
-        *(runs.c.model_id, runs.c.revision, runs.c.engine, runs.c.device, runs.c.dtype, runs.c.quant),
-        *(runs.c.prompt_sha256, runs.c.params, runs.c.cost_pico, runs.c.input_tokens, runs.c.output_tokens),
-    )
-    query = sa.select(*columns).where(runs.c.status == "ok", *conditions(where)).order_by(runs.c.id)
-    return list(connection.execute(query).all())

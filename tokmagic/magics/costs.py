@@ -7,72 +7,82 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokmagic import exports, numbers, report
+from tokmagic import exports, gate, numbers, report
 from tokmagic.errors import UsageError, nearest
-from tokmagic.events import RunRecord
 from tokmagic.plots import plot
 from tokmagic.prices import loaded_usd
-from tokmagic.projection import project
+from tokmagic.projection import calls_a_day, project
 from tokmagic.run import Session
 from tokmagic.tables import Table
 
-ACTIONS = ("by", "df", "export", "plot", "project", "waste")
+ACTIONS = ("by", "compare", "df", "export", "plot", "project", "waste")
+_TAKE_A_WORD = ("by", "compare", "export")
 
 
 def cost(session: Session, options: argparse.Namespace) -> Any:
-    """Do what the words ask for. Raises UsageError, LedgerError."""
-    ledger, here = session.ledger(), session.selection
-    action = options.action
-    if action in (None, "by"):
-        by = (options.value or "cell") if action == "by" else "cell"
-        return _with_loaded(session, report.table(ledger, here, by))
-    if action == "df":
-        return exports.dataframe(ledger.stream(here))
-    if action == "export":
-        if not options.value:
-            raise UsageError("%cost export needs a file, such as runs.csv, runs.jsonl or runs.parquet")
-        exports.export_file(ledger.stream(here), Path(options.value).expanduser())
+    """Do what the words ask for. Raises UsageError, NotebookError, LedgerError."""
+    _check(options)
+    if options.action == "compare":
+        return _compared(session, options.value)
+    ledger, where = session.ledger(), replace(session.selection, tags=tuple(options.tag))
+    if options.action is None:
+        return _with_notes(report.table(ledger, where), [report.waste_line(ledger, where), *_loaded(session)])
+    if options.action == "by":
+        return _with_notes(report.table(ledger, where, options.value or "cell"), _loaded(session))
+    if options.action == "export":
+        exports.export_file(ledger.stream(where), Path(options.value).expanduser())
         return None
-    if action == "plot":
-        return plot(ledger.stream(here))
+    if options.action == "df":
+        return exports.dataframe(ledger.stream(where))
+    if options.action == "plot":
+        return plot(ledger.stream(where))
+    if options.action == "project":
+        return project(report.cell_runs(ledger, where, options.cell), options.calls).table()
+    return report.waste(ledger, where)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse words that are missing, and those that would change nothing. Raises UsageError."""
+    action, value = options.action, options.value
+    if action is not None and action not in ACTIONS:
+        raise UsageError(f"%cost {action!r} is unknown{nearest(action, ACTIONS)}; use {', '.join(ACTIONS)}")
+    if value is not None and action not in _TAKE_A_WORD:
+        raise UsageError(f"%cost {action} takes no word {value!r}")
+    if action != "project" and (options.calls or options.cell):
+        raise UsageError("--calls and --cell belong to %cost project")
+    if action == "export" and not value:
+        raise UsageError("%cost export needs a file, such as runs.csv, runs.jsonl or runs.parquet")
+    if action == "compare" and not value:
+        raise UsageError("%cost compare needs the earlier version: a file, or git:HEAD")
+    if action == "compare" and options.tag:
+        raise UsageError("--tag does not go with %cost compare, which reads the notebook's file")
+    if action == "project" and not options.calls:
+        raise UsageError("%cost project needs how often: --calls 1e6/day")
     if action == "project":
-        if not options.calls:
-            raise UsageError("%cost project needs how often: --calls 1e6/day")
-        return project(_cell_runs(session, options.cell), options.calls).table()
-    if action == "waste":
-        return report.waste(ledger, here)
-    raise UsageError(f"%cost {action!r} is unknown{nearest(action, ACTIONS)}; use {', '.join(ACTIONS)}")
+        calls_a_day(options.calls)  # before any run is looked up
 
 
-def _cell_runs(session: Session, cell: str | None) -> list[RunRecord]:
-    """The runs of a cell: by its number in ``%cost``, by its id, or the one that ran last."""
-    if cell is None:
-        # The last that ran whole: a cell's latest run may be a replay, or have failed.
-        last: RunRecord | None = None
-        for record in session.ledger().stream(session.selection):
-            last = record if record.status == "ok" else last
-        if last is None:
-            raise UsageError("there is no whole run to project from; run a cell first")
-        cell_id = last.cell_id
-    elif any(record.cell_id == cell for record in session.ledger().latest_by_cell(session.selection)):
-        cell_id = cell
-    else:
-        names = report.cell_names()
-        found = session.ledger().summarise(session.selection, "cell")
-        numbered = {names(key).removeprefix("cell "): key[2] for key, _ in found}
-        if cell.removeprefix("cell ") not in numbered:
-            raise UsageError(f"--cell {cell!r} is no cell that ran here; %cost shows their numbers")
-        cell_id = numbered[cell.removeprefix("cell ")]
-    return [
-        record
-        for record in session.ledger().stream(replace(session.selection, cell_id=cell_id))
-        if record.cell_id == cell_id
-    ]
+def _compared(session: Session, earlier: str) -> Table:
+    """The notebook's file beside an earlier version, cell by cell: what ``tokmagic check --against`` shows."""
+    if session.notebook is None:
+        raise UsageError(
+            "the path of this notebook is not known here; use: tokmagic check NOTEBOOK.ipynb --against OLD.ipynb"
+        )
+    name = Path(session.notebook).name
+    notebook = gate.read(gate.read_file(session.notebook), name)
+    against = gate.earlier(earlier, session.notebook)
+    verdict = gate.check(notebook, gate.Limits(), against, new=against is None)
+    saved = f"{name} as it was last saved"
+    return _with_notes(gate.table(verdict), [*verdict.problems, saved])
 
 
-def _with_loaded(session: Session, table: Table) -> Table:
-    """The table with what keeping models loaded is worth: a figure of the engine, in no run's row."""
-    notes = [table.note] if table.note else []
+def _with_notes(table: Table, notes: list[str]) -> Table:
+    return replace(table, note="\n".join(note for note in (table.note, *notes) if note))
+
+
+def _loaded(session: Session) -> list[str]:
+    """What keeping models loaded is worth: a figure of the engine, in no run's row."""
+    notes = []
     for name, seconds in session.loaded_s().items():
         rates = session.rates(session.info(name))
         if rates.device_hour is not None:
@@ -81,4 +91,4 @@ def _with_loaded(session: Session, table: Table) -> Table:
                 f"{name} has been loaded for {numbers.seconds(seconds)}, idle time included: {worth} "
                 f"at {numbers.usd(rates.device_hour)} an hour ({rates.source})"
             )
-    return replace(table, note="\n".join(notes))
+    return notes

@@ -205,9 +205,17 @@ def cost_parser() -> Parser:
     parser = Parser("%cost")
     add = parser.add_argument
     add(
-        "action", nargs="?", help="by GROUP, df (pandas), export FILE, plot, project, waste; none: a line for each cell"
+        "action",
+        nargs="?",
+        help="by GROUP, compare OLD, df (pandas), export FILE, plot, project, waste; none: a line for each cell",
     )
-    add("value", nargs="?", help="what to group by (cell, run, model, notebook, day, tag, user, status), or the file")
+    add(
+        "value",
+        nargs="?",
+        help="what to group by (cell, run, model, notebook, day, tag, user, status); the file; "
+        "compare: an earlier .ipynb, or git:HEAD",
+    )
+    add("--tag", action="append", default=[], metavar="TEXT", help="only runs with this tag (repeatable: with all)")
     add("--calls", metavar="N/UNIT", help="project: how often, such as 1e6/day (hour, day, week, month)")
     add("--cell", metavar="CELL", help="project: the cell's number in %%cost, or its id (default: the latest that ran)")
     return parser

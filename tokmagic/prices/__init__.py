@@ -9,11 +9,12 @@ from tokmagic.prices.book import PriceBook
 from tokmagic.prices.frozen import rates_dict, rates_of
 from tokmagic.prices.hosted import provider_of
 from tokmagic.prices.money import PICODOLLARS, from_picodollars, hourly, plain, rate, to_picodollars
-from tokmagic.prices.repricing import reprice
+from tokmagic.prices.repricing import at_rates, reprice
 
 __all__ = [
     "PICODOLLARS",
     "PriceBook",
+    "at_rates",
     "bill",
     "bound_usd",
     "from_picodollars",

@@ -1,0 +1,81 @@
+"""What recorded runs would cost at today's prices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from tokmagic import numbers
+from tokmagic.events import Selection, Sum
+from tokmagic.prices import PriceBook, at_rates, plain
+from tokmagic.report.names import cell_names, group, record_names, shown
+from tokmagic.tables import Table
+
+if TYPE_CHECKING:
+    from tokmagic.ledger import Ledger
+
+
+def repriced(ledger: Ledger, where: Selection, book: PriceBook, by: str = "model") -> Table:
+    """What the selected runs would cost today, beside what is frozen in their rows; nothing is changed.
+
+    Raises UsageError for an unknown group, PriceError for an unreadable price file.
+    """
+    group(by)
+    today = datetime.now(UTC)
+    # Asked once for each model: there can be a million runs, and a price table takes half a millisecond to ask.
+    rates = cache(lambda info: book.rates(info, today))
+    names, groups, total = cell_names(), dict[str, _Repriced](), _Repriced()
+    for record in ledger.stream(where):
+        if record.status in ("running", "refused"):
+            continue
+        then, now = record.reading.cost.usd, at_rates(record, rates(record.info)).usd
+        total.add(then, now)
+        for name in record_names(record, by, names):
+            groups.setdefault(name, _Repriced()).add(then, now)
+    lines = [*groups.items(), ("total", total)]
+    return Table(
+        (by, "runs", "cost", "at today's prices", "difference"),
+        tuple((shown(name, by), *it.cells()) for name, it in lines),
+        f"over the runs that have a price then and now; {total.left_out} have not. Frozen costs stay as they are",
+        exact=tuple({by: name, **it.exact()} for name, it in lines),
+    )
+
+
+@dataclass(slots=True)
+class _Repriced:
+    """Runs that have a price then and now, so that both sums are over the same ones; exact."""
+
+    runs: int = 0
+    left_out: int = 0
+    then: Sum = field(default_factory=Sum)
+    now: Sum = field(default_factory=Sum)
+    change: Sum = field(default_factory=Sum)
+
+    def add(self, then: Decimal | None, now: Decimal | None) -> None:
+        if then is None or now is None:
+            self.left_out += 1
+            return
+        self.runs += 1
+        self.then += Sum(cost_usd=then)
+        self.now += Sum(cost_usd=now)
+        self.change += Sum(cost_usd=now) + Sum(cost_usd=-then)
+
+    def cells(self) -> tuple[str, ...]:
+        change = self.change.cost_usd
+        if change is None:
+            return ("0", *[numbers.UNKNOWN] * 3)
+        sign = "+" if change > 0 else "−" if change < 0 else ""
+        sums = (numbers.usd(self.then.cost_usd), numbers.usd(self.now.cost_usd))
+        return (str(self.runs), *sums, f"{sign}{numbers.usd(abs(change))}")
+
+    def exact(self) -> dict[str, Any]:
+        return {
+            "runs": self.runs,
+            "left_out_runs": self.left_out,
+            "cost_usd": plain(self.then.cost_usd),
+            "today_usd": plain(self.now.cost_usd),
+            "difference_usd": plain(self.change.cost_usd),
+        }

@@ -1,0 +1,83 @@
+"""Sums by cell, model, day and so on, with a total."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tokmagic import numbers
+from tokmagic.events import RunRecord, Selection, Sum
+from tokmagic.prices import plain
+from tokmagic.report.names import group, labelled, shown
+from tokmagic.tables import Table
+
+if TYPE_CHECKING:
+    from tokmagic.ledger import Ledger
+
+
+def table(ledger: Ledger, where: Selection, by: str = "cell") -> Table:
+    """A line for each group of the selected runs, with a total. Raises UsageError for an unknown group."""
+    groups = ledger.summarise(where, group(by))
+    total = sum((part for _, part in groups), Sum())
+    # Pairs: a tag or a model may be called "total" too.
+    lines = [*labelled(groups, by).items(), ("total", total)]
+    note = ""
+    if total.unpriced_runs:
+        note = f"{total.unpriced_runs} of {total.runs} runs have no price and are not in the cost; set one with %price"
+    columns = (by, "runs", "in", "out", "cost", "saved", "TTFT", "ms/token")
+    rows = tuple(_line(shown(name, by), part) for name, part in lines)
+    return Table(columns, rows, note, exact=tuple({by: name, **_exact(part)} for name, part in lines))
+
+
+def _line(name: str, part: Sum) -> tuple[str, ...]:
+    return (
+        name,
+        str(part.runs),
+        numbers.tokens(part.input_tokens),
+        numbers.tokens(part.output_tokens),
+        numbers.usd_sum(part.cost_usd, part.unpriced_runs),
+        numbers.usd(part.saved_usd),
+        numbers.seconds(part.ttft_s),
+        numbers.milliseconds(part.itl_mean_s),
+    )
+
+
+def _exact(part: Sum) -> dict[str, Any]:
+    return {
+        "runs": part.runs,
+        "input_tokens": part.input_tokens,
+        "output_tokens": part.output_tokens,
+        "cost_usd": plain(part.cost_usd),
+        "unpriced_runs": part.unpriced_runs,
+        "saved_usd": plain(part.saved_usd),
+        "ttft_s": part.ttft_s,
+        "itl_mean_s": part.itl_mean_s,
+    }
+
+
+def add_up(records: Iterable[RunRecord]) -> Sum:
+    """Add runs up that are at hand; runs that go on are left out."""
+    total = Sum()
+    for record in records:
+        if record.status != "running":
+            total += _sum_of(record)
+    return total
+
+
+def _sum_of(record: RunRecord) -> Sum:
+    reading, usage = record.reading, record.reading.usage
+    timed = record.status != "cached"
+    steps = (usage.output_tokens or 1) - 1 if timed and reading.itl_mean_s is not None else 0
+    ttft = reading.ttft_s if timed else None
+    return Sum(
+        runs=1,
+        input_tokens=usage.input_tokens or 0,
+        output_tokens=usage.output_tokens or 0,
+        cost_usd=reading.cost.usd,
+        unpriced_runs=int(reading.cost.usd is None and record.status != "refused"),
+        saved_usd=reading.cost.saved_usd,
+        ttft_total_s=ttft or 0.0,
+        ttft_runs=int(ttft is not None),
+        itl_total_s=(reading.itl_mean_s or 0.0) * steps,
+        itl_steps=steps,
+    )

@@ -64,16 +64,14 @@ def _check(options: argparse.Namespace) -> None:
 
 def _compared(session: Session, earlier: str) -> Table:
     """The notebook's file beside an earlier version, cell by cell: what ``tokmagic check --against`` shows."""
-    if session.notebook is None:
+    path = session.notebook
+    if path is None or not Path(path).is_file():
         raise UsageError(
-            "the path of this notebook is not known here; use: tokmagic check NOTEBOOK.ipynb --against OLD.ipynb"
+            "this notebook's file is not found from here; use: tokmagic check NOTEBOOK.ipynb --against OLD.ipynb"
         )
-    name = Path(session.notebook).name
-    notebook = gate.read(gate.read_file(session.notebook), name)
-    against = gate.earlier(earlier, session.notebook)
+    notebook, against = gate.read(gate.read_file(path), Path(path).name), gate.earlier(earlier, path)
     verdict = gate.check(notebook, gate.Limits(), against, new=against is None)
-    saved = f"{name} as it was last saved"
-    return _with_notes(gate.table(verdict), [*verdict.problems, saved])
+    return _with_notes(gate.table(verdict), [*verdict.problems, f"{notebook.name} as it was last saved"])
 
 
 def _with_notes(table: Table, notes: list[str]) -> Table:

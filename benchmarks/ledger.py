@@ -1,9 +1,10 @@
 """What a ledger of a million runs takes to ask and to write.
 
 ``python -m benchmarks.ledger [RUNS]``: runs over a year in 500 notebooks, by three users and five models. Prints the
-notebook's table and the month by model in milliseconds; each again in a ledger with a tenth of the history outside what
-was asked, as a ratio; the beginning of a run, from the record on, against bare sqlite3 that inserts ready-made values
-of the same columns into the same file with the same pragmas, alternating; and what the file grows by for each run.
+notebook's table with its line of waste and the month by model in milliseconds; each again in a ledger with a tenth of
+the history outside what was asked, as a ratio; the waste of all runs beside their table by cell; the beginning of a run,
+from the record on, against bare sqlite3 that inserts ready-made values of the same columns into the same file with the
+same pragmas, alternating; and what the file grows by for each run.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tokmagic.ledger.schema import runs, to_row
 
 NOTEBOOK = Selection(notebook="/home/ada/notebooks/nb-7.ipynb")
 MONTH = Selection(since=datetime(2026, 6, 1, tzinfo=UTC), until=datetime(2026, 7, 1, tzinfo=UTC))
+ALL = Selection()
 ROUNDS = 15
 
 
@@ -39,7 +41,7 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
     _fill(small, _history(count, keep_outside=0.1))
     found: dict[str, Any] = {"runs": count, "bytes_per_run": large.stat().st_size / count}
     questions: dict[str, Callable[[Ledger], object]] = {
-        "notebook_table": lambda ledger: tables.table(ledger, NOTEBOOK, "cell"),
+        "notebook_table": lambda ledger: (tables.table(ledger, NOTEBOOK, "cell"), tables.waste_line(ledger, NOTEBOOK)),
         "month_by_model": lambda ledger: tables.table(ledger, MONTH, "model"),
     }
     one, other = Ledger(f"sqlite:///{large}"), Ledger(f"sqlite:///{small}")
@@ -48,14 +50,18 @@ def measure(count: int, folder: Path) -> dict[str, Any]:
         found[f"{name}_ms"] = spread(in_large)
         found[f"{name}_ratio"] = statistics.median(in_large) / statistics.median(in_small)
     other.close()
+    wasted, by_cell = _alternate(lambda: one.wasted(ALL), lambda: tables.table(one, ALL, "cell"), rounds=3)
+    found |= {"waste_ms": spread(wasted), "waste_ratio": statistics.median(wasted) / statistics.median(by_cell)}
     found |= _insert(one, large)
     one.close()
     return found
 
 
-def _alternate(first: Callable[[], object], second: Callable[[], object]) -> tuple[list[float], list[float]]:
+def _alternate(
+    first: Callable[[], object], second: Callable[[], object], rounds: int = ROUNDS
+) -> tuple[list[float], list[float]]:
     times: tuple[list[float], list[float]] = ([], [])
-    for turn in range(2 * ROUNDS):
+    for turn in range(2 * rounds):
         side = turn % 2
         began = time.perf_counter()
         (first, second)[side]()
@@ -114,6 +120,7 @@ def _values(template: dict[str, Any], record: RunRecord) -> tuple[Any, ...]:
     usage, cost = record.reading.usage, record.reading.cost.usd or Decimal(0)
     changed = {
         "run_id": record.run_id,
+        "prompt_sha256": record.prompt_sha256,
         "started_at": record.started_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "notebook": record.notebook,
         "cell_id": record.cell_id,
@@ -152,8 +159,8 @@ def _record(dice: random.Random, number: int, at: datetime) -> RunRecord:
         at,
         "ok",
         EngineInfo(model, f"org/{model}", "local", "a" * 40, "cuda:0", "bfloat16"),
-        "0" * 64,
-        {"max_tokens": 256, "n": 1},
+        _sha256(dice),
+        {"max_tokens": 256, "temperature": 0.0, "n": 1},
         finished_at=at,
         finish_reason="stop",
         notebook=f"/home/ada/notebooks/nb-{dice.randrange(500)}.ipynb",
@@ -164,6 +171,11 @@ def _record(dice: random.Random, number: int, at: datetime) -> RunRecord:
         rates=Rates(Decimal("0.15"), Decimal("0.60"), source="%price"),
         env={"tokmagic": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "transformers": "5.23.0"},
     )
+
+
+def _sha256(dice: random.Random) -> str:
+    """Half of the prompts are one of a thousand that come again and again."""
+    return f"{dice.getrandbits(256) if dice.random() < 0.5 else 10**70 + dice.randrange(1_000):064x}"
 
 
 if __name__ == "__main__":

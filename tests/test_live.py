@@ -86,7 +86,12 @@ ROWS = (
     record("a4", "c-cached", "cached", CACHED),
     record("a5", "c-refused", "refused", Reading(), error="the prompt has 9000 tokens, the context 8192"),
     record("a6", None, "failed", Reading(usage(0), latency_s=0.6036), finish_reason="error", error="out of memory"),
-    record("a7", "c-stopped", "interrupted", STREAMING, finish_reason="budget", error="stopped at $0.0000521"),
+    record(
+        *("a7", "c-stopped", "interrupted", replace(STREAMING, cost=replace(PRICE, compute_usd=PRICE.usd))),
+        finish_reason="budget",
+        error="stopped at $0.0000521",
+        rates=Rates(device_hour=Decimal(1), source="list price: a GPU by the hour"),
+    ),
 )
 SPENT_AND_HELD = (Decimal("0.00110"), Decimal("0.00050"), 942, 512, 1)
 STANDINGS = (

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from tokmagic.errors import TokmagicError
 from tokmagic.events import EngineInfo, RunRecord, Standing, Totals
+from tokmagic.numbers import list_price
 from tokmagic.prices import plain
 
 VERSION = 1
@@ -82,6 +83,7 @@ def row_wire(record: RunRecord) -> dict[str, Any]:
         "saved_usd": plain(cost.saved_usd),
         "shadow_usd": plain(cost.shadow_usd),
         "shadow_model": record.rates.shadow_model,
+        "list_price": list_price(cost, record.rates),
         "ttft_s": reading.ttft_s,
         "itl_mean_s": reading.itl_mean_s,
         "latency_s": reading.latency_s,

@@ -76,17 +76,22 @@ def size(count_bytes: int) -> str:
     return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 99.95 else f"{amount:.1f} {unit}"
 
 
+def list_price(value: Cost, rates: Rates) -> str | None:
+    """The device's list price that a cost, or what a replay saved, was reckoned at; None where it is another price."""
+    of_device = value.token_usd is None and value.compute_usd is not None
+    saved_of_device = value.saved_usd is not None and rates.input is None
+    return rates.source if (of_device or saved_of_device) and rates.source.startswith("list price") else None
+
+
 def _saved(value: Cost, rates: Rates) -> str:
     """What a replay saved, and whose price that is reckoned at."""
-    listed = value.saved_usd is not None and rates.input is None and rates.source.startswith("list price")
-    return f"saved {usd(value.saved_usd)}{' at list price' if listed else ''}"
+    return f"saved {usd(value.saved_usd)}{' at list price' if list_price(value, rates) else ''}"
 
 
 def _beside(value: Cost, rates: Rates) -> str:
     """What stands beside a cost: that it is what the device's time is worth at list price; what it would be there."""
-    listed = value.token_usd is None and value.compute_usd is not None and rates.source.startswith("list price")
     shadow = f" ({rates.shadow_model}: {usd(value.shadow_usd)})" if rates.shadow_model else ""
-    return f"{' at list price' if listed else ''}{shadow}"
+    return f"{' at list price' if list_price(value, rates) else ''}{shadow}"
 
 
 def footer(reading: Reading, model: str, status: str = "ok", rates: Rates = NO_RATES) -> str:

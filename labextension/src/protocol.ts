@@ -49,6 +49,8 @@ export interface Row {
   /** What the same tokens would cost at `shadowModel`; part of no sum. */
   readonly shadowUsd: string | null;
   readonly shadowModel: string | null;
+  /** The device's list price that the cost, or what was saved, is reckoned at; null where it is another price. */
+  readonly listPrice: string | null;
   readonly ttftS: number | null;
   readonly itlMeanS: number | null;
   readonly latencyS: number | null;
@@ -172,9 +174,10 @@ export function parseRow(data: unknown): Row {
     costSource: word(row, 'cost_source', SOURCES),
     costBound: word(row, 'cost_bound', BOUNDS),
     savedUsd: moneyOrNull(row, 'saved_usd'),
-    // Rows that were saved by earlier versions have no shadow price.
+    // Rows that were saved by earlier versions have no shadow price and no list price.
     shadowUsd: 'shadow_usd' in row ? moneyOrNull(row, 'shadow_usd') : null,
     shadowModel: 'shadow_model' in row ? textOrNull(row, 'shadow_model') : null,
+    listPrice: 'list_price' in row ? textOrNull(row, 'list_price') : null,
     ttftS: numberOrNull(row, 'ttft_s'),
     itlMeanS: numberOrNull(row, 'itl_mean_s'),
     latencyS: numberOrNull(row, 'latency_s'),

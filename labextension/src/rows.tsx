@@ -105,11 +105,16 @@ const CellLine = React.memo(function CellLine(props: {
         </Field>
         {row.status === 'cached' && row.savedUsd !== null ? (
           // A replayed answer costs nothing and has no latency of its own.
-          <td colSpan={3} data-field="saved" data-value={row.savedUsd}>
+          <td
+            colSpan={3}
+            data-field="saved"
+            data-value={row.savedUsd}
+            title={priceOf(row, trans)}
+          >
             {trans.__('saved %1', usd(row.savedUsd))}
           </td>
         ) : (
-          <Measured row={row} />
+          <Measured row={row} trans={trans} />
         )}
       </tr>
       {note !== null && (
@@ -136,11 +141,14 @@ const CellLine = React.memo(function CellLine(props: {
   );
 });
 
-function Measured(props: { row: Row }): React.ReactElement {
-  const { row } = props;
+function Measured(props: {
+  row: Row;
+  trans: TranslationBundle;
+}): React.ReactElement {
+  const { row, trans } = props;
   return (
     <>
-      <Field name="cost" value={row.costUsd}>
+      <Field name="cost" value={row.costUsd} title={priceOf(row, trans)}>
         {usd(row.costUsd, row.costSource, row.costBound)}
       </Field>
       <Field name="ttft" value={row.ttftS}>
@@ -157,10 +165,15 @@ function Measured(props: { row: Row }): React.ReactElement {
 function Field(props: {
   name: string;
   value: number | string | null;
+  title?: string | undefined;
   children: React.ReactNode;
 }): React.ReactElement {
   return (
-    <td data-field={props.name} data-value={props.value ?? ''}>
+    <td
+      data-field={props.name}
+      data-value={props.value ?? ''}
+      title={props.title}
+    >
       {props.children}
     </td>
   );
@@ -179,6 +192,11 @@ function Spark(props: { values: readonly number[] }): React.ReactElement {
       <polyline points={sparkline(props.values, width, height)} />
     </svg>
   );
+}
+
+/** Whose price a cost is, where it is not one that somebody set: what the device's time is worth. */
+function priceOf(row: Row, trans: TranslationBundle): string | undefined {
+  return row.listPrice === null ? undefined : trans.__('at %1', row.listPrice);
 }
 
 /** The second line of a row: what its numbers do not say, and what the same tokens would cost elsewhere. */

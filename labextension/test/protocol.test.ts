@@ -40,6 +40,7 @@ describe('parseMessage', () => {
         savedUsd: null,
         shadowUsd: null,
         shadowModel: null,
+        listPrice: null,
         ttftS: 0.204,
         itlMeanS: 0.0111,
         latencyS: 0.6036,
@@ -136,11 +137,16 @@ describe('parseMessage', () => {
     });
   });
 
-  it('reads a row of the time before shadow prices', () => {
+  it('reads a row of the time before shadow and list prices', () => {
     const old = { ...wireRow() };
     delete old.shadow_usd;
     delete old.shadow_model;
-    expect(parseRow(old)).toMatchObject({ shadowUsd: null, shadowModel: null });
+    delete old.list_price;
+    expect(parseRow(old)).toMatchObject({
+      shadowUsd: null,
+      shadowModel: null,
+      listPrice: null
+    });
   });
 
   it('reads a kernel that knows nothing yet', () => {

@@ -207,6 +207,22 @@ describe('a row', () => {
     );
   });
 
+  it('says of a cost at list price whose price that is', () => {
+    const listed = {
+      status: 'ok',
+      list_price: 'list price: an L4, by the hour'
+    };
+    const title = (change: object, field: string) =>
+      line(change)
+        .querySelector(`[data-field=${field}]`)!
+        .getAttribute('title');
+    expect(title(listed, 'cost')).toBe('at list price: an L4, by the hour');
+    expect(
+      title({ ...listed, status: 'cached', saved_usd: '0.0011' }, 'saved')
+    ).toBe('at list price: an L4, by the hour');
+    expect(title({ status: 'ok' }, 'cost')).toBeNull();
+  });
+
   it('shows no shadow price that is unknown', () => {
     const shadow = { shadow_usd: null, shadow_model: 'openai/gpt-5-mini' };
     const node = line({ ...shadow, status: 'ok' });

@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.ledger [RUNS]``: runs over a year in 500 notebooks, by three users and five models. Prints the
 notebook's table with its line of waste and the month by model in milliseconds; each again in a ledger with a tenth of
-the history outside what was asked, as a ratio; the waste of all runs beside their table by cell; the beginning of a run,
-from the record on, against bare sqlite3 that inserts ready-made values of the same columns into the same file with the
-same pragmas, alternating; and what the file grows by for each run.
+the history outside what was asked, as a ratio; the waste of all runs beside their table by cell; the beginning of a
+run, from the record on, against bare sqlite3 that inserts ready-made values of the same columns into the same file with
+the same pragmas, alternating; and what the file grows by for each run.
 """
 
 from __future__ import annotations

@@ -11,12 +11,18 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from tokmagic.errors import PromptError, UsageError
 from tokmagic.events import Message, Prompt, Role, Sampling
+
+if TYPE_CHECKING:
+    from jinja2 import nodes
+
+Rewrite = Callable[["nodes.Template"], None]
+"""Changes a template's syntax tree before it is filled in."""
 
 _ROLE_LINE = re.compile(r"^---[ \t]+(system|user|assistant)[ \t]*(\r?\n|\Z)", re.MULTILINE)
 _ROLES = get_args(Role)
@@ -24,7 +30,7 @@ _ROLES = get_args(Role)
 _NOT_CRLF = re.compile(r"(?<!\r)\n|\r(?!\n)")
 
 
-def render(body: str, variables: Mapping[str, Any]) -> str:
+def render(body: str, variables: Mapping[str, Any], rewrite: Rewrite | None = None) -> str:
     """Fill in a template. Newlines are kept; comments are off, so ``{#`` means itself.
 
     Raises PromptError that names the undefined variable or the line of the syntax error.
@@ -44,7 +50,11 @@ def render(body: str, variables: Mapping[str, Any]) -> str:
     )
     try:
         # Jinja makes all ends of line of the source alike; where they differ, a stand-in keeps each as it was typed.
-        text = environment.from_string(body if crlf else body.replace("\r", carriage_return)).render(dict(variables))
+        tree = environment.parse(body if crlf else body.replace("\r", carriage_return))
+        if rewrite is not None:
+            rewrite(tree)
+        code, known = environment.compile(tree), environment.make_globals(None)
+        text = environment.template_class.from_code(environment, code, known).render(dict(variables))
         return text.replace(carriage_return, "\r")
     except TemplateSyntaxError as error:
         raise PromptError(
@@ -61,11 +71,17 @@ def render(body: str, variables: Mapping[str, Any]) -> str:
         raise PromptError(f"the template cannot be filled in: {type(error).__name__}: {says}") from error
 
 
-def parse(body: str, variables: Mapping[str, Any] | None = None, *, literal: bool = False) -> tuple[Message, ...]:
+def parse(
+    body: str,
+    variables: Mapping[str, Any] | None = None,
+    *,
+    literal: bool = False,
+    rewrite: Rewrite | None = None,
+) -> tuple[Message, ...]:
     """Turn a cell's body into messages: template first, role lines of the source respected.
 
     With ``literal`` every character means itself, role lines too. The one newline that ends a
-    message's last line is not part of it. Raises PromptError.
+    message's last line is not part of it. ``rewrite`` may change the template's tree. Raises PromptError.
     """
     if literal:
         return (Message("user", _without_last_newline(body)),)
@@ -75,7 +91,7 @@ def parse(body: str, variables: Mapping[str, Any] | None = None, *, literal: boo
     mark = f"{secrets.randbits(128):039d}"
     # The newline stays in front of the semicolon, so that a syntax error names the cell's own line.
     marked = _ROLE_LINE.sub(lambda match: f"{mark}{match[1]}{match[2]};", body)
-    first, *rest = render(marked, variables or {}).split(mark)
+    first, *rest = render(marked, variables or {}, rewrite).split(mark)
     messages: list[Message] = []
     if first.strip():
         messages.append(Message("user", _without_last_newline(first)))
@@ -106,7 +122,7 @@ def build(
     """
     roles = [message.role for message in messages]
     if not any(message.content.strip() for message in messages if message.role != "system"):
-        raise PromptError("the prompt is empty; write what to ask below the %%generate line")
+        raise PromptError("the prompt is empty; write what to ask below the %%generate or %%tokens line")
     if completion:
         if system is not None or history or roles != ["user"]:
             raise PromptError("--completion takes plain text: no --system, no --chat and no role lines")

@@ -35,13 +35,13 @@ class Table:
     def _repr_html_(self) -> str:
         def line(cells: Iterable[str], tag: str) -> str:
             inner = "".join(
-                f'<{tag} style="text-align:{"right" if index and self.figures else "left"}">{_escape(cell)}</{tag}>'
+                f'<{tag} style="text-align:{"right" if index and self.figures else "left"}">{escape(cell)}</{tag}>'
                 for index, cell in enumerate(cells)
             )
             return f"<tr>{inner}</tr>"
 
         body = "".join(line(row, "td") for row in self.rows)
-        note = f"<p>{_escape(self.note)}</p>" if self.note else ""
+        note = f"<p>{escape(self.note)}</p>" if self.note else ""
         # The class keeps MathJax from reading "$0.01 … $0.02" as a formula.
         return (
             '<div class="tex2jax_ignore mathjax_ignore"><table>'
@@ -53,5 +53,6 @@ class Table:
         return list(self.exact) or [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
+    """Text as HTML, with dollars in elements of their own, so that no front end takes them for math."""
     return html.escape(text).replace("$", "<span>&#36;</span>")

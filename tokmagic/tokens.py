@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from tokmagic.errors import ModelError, PromptError
 from tokmagic.events import Message, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as a tokenizer cut it up."""
+
+    text: str
+    """What was tokenised: a chat in its template, or a completion as it stands."""
+    ids: tuple[int, ...]
+    spans: tuple[tuple[int, int], ...] | None
+    """For each id its characters in ``text`` (start, end): empty where the tokenizer added it, shared where a character
+    spans tokens. None for a tokenizer that does not tell."""
 
 
 class Tokenizer:
@@ -40,20 +54,56 @@ class Tokenizer:
         return self._encode(prompt.messages, prompt.completion)
 
     def _encode_uncached(self, messages: tuple[Message, ...], completion: bool) -> tuple[int, ...]:
-        for message in messages:
-            if not _is_text(message.content):
-                raise PromptError("the prompt holds half of a character (a lone surrogate); mend where it was cut")
         if completion:
+            _require_text(messages)
             return tuple(self._tokenizer(messages[0].content)["input_ids"])
+        return tuple(self._in_template(messages, return_dict=False))
+
+    def text(self, prompt: Prompt) -> str:
+        """Return what is tokenised: a chat in the model's template, a completion as it stands. Raises PromptError."""
+        if prompt.completion:
+            _require_text(prompt.messages)
+            return prompt.messages[0].content
+        return str(self._in_template(prompt.messages, tokenize=False))
+
+    def trace(self, prompt: Prompt) -> Encoded:
+        """Return the ids of :meth:`encode` with the characters that each stands for. Raises PromptError."""
+        text = self.text(prompt)
+        if self._backend is None:
+            return Encoded(text, self.encode(prompt), None)
+        found = self._tokenizer(text, add_special_tokens=prompt.completion, return_offsets_mapping=True)
+        return Encoded(text, tuple(found["input_ids"]), tuple(found["offset_mapping"]))
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """Return the bytes that a token stands for by itself, or None where its spelling does not tell."""
+        spelled = str(self._tokenizer.convert_ids_to_tokens(token_id))
+        single = _BYTE_TOKEN.fullmatch(spelled)
+        if single:
+            return bytes([int(single[1], 16)])
+        if self._byte_level and all(character in _BYTE_OF for character in spelled):
+            return bytes(_BYTE_OF[character] for character in spelled)
+        return None
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids that structure the text (begin, end, role) rather than stand for some of it."""
+        added = self._tokenizer.added_tokens_decoder
+        return frozenset(self._tokenizer.all_special_ids) | {it for it, token in added.items() if token.special}
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        return self._backend is not None and "ByteLevel" in repr(self._backend.decoder)
+
+    def _in_template(self, messages: Sequence[Message], **options: bool) -> Any:
+        _require_text(messages)
         if not self._tokenizer.chat_template:
             raise PromptError("this model has no chat template; use --completion to feed it plain text")
         chat = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+            return self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, **options)
         except Exception as error:
             # Templates refuse with jinja2's errors ("roles must alternate"), whatever the model's author wrote.
             raise PromptError(f"the model's chat template refuses these messages: {error}") from error
-        return tuple(ids)
 
     def count_text(self, text: str) -> int:
         """Return the tokens of a text by itself, without special tokens; half a character counts as U+FFFD."""
@@ -85,12 +135,25 @@ class Tokenizer:
         return hashlib.sha256(f"{content}\0{template}".encode()).hexdigest()
 
 
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _require_text(messages: Sequence[Message]) -> None:
+    for message in messages:
+        try:
+            message.content.encode()
+        except UnicodeEncodeError:
+            raise PromptError(
+                "the prompt holds half of a character (a lone surrogate); mend where it was cut"
+            ) from None
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """How byte-level vocabularies spell bytes: the printable ones as themselves, the others from U+0100 on (GPT-2)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + at): byte for at, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Decoder:

@@ -81,9 +81,10 @@ def parser() -> Parser:
     _json(verb)
     verb.set_defaults(run=commands.run)
 
-    verb = verbs.add_parser("count", help="count a prompt's tokens without running it")
+    verb = verbs.add_parser("count", help="count a text's tokens without running it")
     verb.add_argument("file", nargs="?", default="-", help="file with the text; - or none: standard input")
-    verb.add_argument("-m", "--model", metavar="NAME")
+    verb.add_argument("-m", "--model", metavar="A,B,…", action="append", default=[], help="models to count for")
+    _json(verb)
     verb.set_defaults(run=commands.count)
 
     verb = verbs.add_parser("report", help="tokens, cost and latency of recorded runs")

@@ -22,6 +22,7 @@ from tokmagic.projection import calls_a_day, project
 from tokmagic.prompt import build, parse
 from tokmagic.run import Session
 from tokmagic.tables import Table
+from tokmagic.tokenview import look
 
 
 def doctor(given: argparse.Namespace) -> int:
@@ -84,9 +85,15 @@ def run(given: argparse.Namespace) -> int:
 
 
 def count(given: argparse.Namespace) -> int:
-    """``tokmagic count FILE -m MODEL``: the tokens of a plain text."""
-    text = _read(given.file)
-    print(api.session().models.engine(given.model).count(Prompt(tuple(api.messages(text)), completion=True)))
+    """``tokmagic count FILE -m MODEL``: the tokens of a plain text; for several models a table."""
+    session = api.session()
+    prompt = Prompt(tuple(api.messages(_read(given.file))), completion=True)
+    names = [name for word in given.model for name in word.split(",") if name]
+    if len(names) > 1 or given.json:
+        table = look(session, prompt, names or [session.models.current]).counts()
+        print(json.dumps(table.as_dicts(), ensure_ascii=False) if given.json else table)
+    else:
+        print(session.models.engine(names[0] if names else None).count(prompt))
     return 0
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from tokmagic.errors import ModelError, UsageError
 from tokmagic.events import EngineInfo, Event, Prompt
 
 if TYPE_CHECKING:
     from tokmagic.config import TokMagic
+    from tokmagic.tokens import Tokenizer
 
 Progress = Callable[[str, float | None], None]
 """Told what is being done and the share done (0 to 1), ``None`` where that is not known."""
@@ -62,6 +63,15 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds. It can be loaded again."""
+        ...
+
+
+@runtime_checkable
+class Tokenized(Protocol):
+    """An engine whose model's own tokenizer can be read on this machine."""
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer, without loading weights. Raises ModelError."""
         ...
 
 

@@ -18,7 +18,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 
 from tokmagic.engines import EngineState, ModelSpec, Progress
 from tokmagic.engines.local_load import declared_dtype, device_name, free_memory, load_model, map_error, pick_device
-from tokmagic.engines.local_store import Located, fingerprint, locate, pull
+from tokmagic.engines.local_store import Located, fingerprint, locate, pull, pull_tokenizer
 from tokmagic.engines.stopping import StopFilter
 from tokmagic.errors import ContextError, ModelError, NotBuiltError, TokmagicError, UsageError
 from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Sampling, Started, Token, Usage
@@ -44,6 +44,8 @@ class LocalEngine:
         self._settings = settings
         self._located: Located | None = None
         self._tokenizer: Tokenizer | None = None
+        # Read where the weights are not on this machine: good for counting, and no part of what is loaded.
+        self._bare_tokenizer: Tokenizer | None = None
         self._model: Any = None
         self._device: torch.device | None = None
         self._loaded_as: EngineInfo | None = None
@@ -100,7 +102,15 @@ class LocalEngine:
         )
 
     def count(self, prompt: Prompt) -> int:
-        return len(self._ready_tokenizer(_no_progress).encode(prompt))
+        return len(self.tokenizer().encode(prompt))
+
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is not None or locate(self._spec, self._settings) is not None:
+            return self._ready_tokenizer(_no_progress)
+        if self._bare_tokenizer is None:
+            folder = pull_tokenizer(self._spec, self._settings, _no_progress)
+            self._bare_tokenizer = Tokenizer(folder, trust_remote_code=self._spec.trust_remote_code)
+        return self._bare_tokenizer
 
     def load(self, progress: Progress) -> None:
         if self._state == "ready":

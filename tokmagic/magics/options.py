@@ -13,6 +13,8 @@ from tokmagic.errors import UsageError, nearest
 _EXPRESSION = re.compile(r"\{[^{}]*\}")
 # Begins with a dash, but can be no option of ours: a rule of dashes, a negative number.
 _NO_OPTION = re.compile(r"-{3,}$|-[\d.]")
+_OPTION = re.compile(r"\s*(-{1,2}[A-Za-z][\w-]*)(=?)")
+_WORD = re.compile(r"""\s*(?:"[^"]*"|'[^']*'|\S)+""")
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +51,17 @@ class Parser(argparse.ArgumentParser):
             else:
                 joined.append(word)
         return joined
+
+    def leading(self, line: str) -> tuple[str, str]:
+        """Split ``line`` into the options that it begins with and the rest as it stands, quotes and all."""
+        at = 0
+        while found := _OPTION.match(line, at):
+            at = found.end()
+            action = self._option_string_actions.get(found[1])
+            takes_word = action is not None and action.nargs is None
+            if (found[2] or takes_word) and (word := _WORD.match(line, at)):
+                at = word.end()
+        return line[:at], line[at:].strip()
 
     def options(self) -> list[str]:
         """All option words, for completion."""
@@ -122,6 +135,22 @@ def generate_parser() -> Parser:
     add("--yes", action="store_true", help="run a prompt that is longer than the cell's budget lets pass unasked")
     add("--tag", action="append", default=[], metavar="TEXT", help="label in the ledger (repeatable)")
     add("--quiet", action="store_true", help="show nothing")
+    return parser
+
+
+def tokens_parser() -> Parser:
+    """The words and options of ``%tokens`` and ``%%tokens``."""
+    parser = Parser(
+        "%tokens",
+        usage="%%tokens [options] EXPR, or %%%%tokens [options] over a cell that is a prompt",
+        epilog="EXPR gives a text, a list of {'role': …, 'content': …} messages, or a Generation (what it was asked)",
+    )
+    add = parser.add_argument
+    add("-m", "--model", action="append", metavar="A,B,…", help="models to count for (default: the current one)")
+    add("--system", metavar="TEXT", help="system message")
+    add("--literal", action="store_true", help="no template and no role lines: every character means itself")
+    add("--completion", action="store_true", help="the text as it stands, without a chat template")
+    add("--show", type=integer, metavar="N", default=500, help="most tokens whose boundaries are shown (500)")
     return parser
 
 

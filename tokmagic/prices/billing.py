@@ -105,6 +105,18 @@ def _tier(rates: Rates, input_tokens: int) -> Rates | Tier:
     return found
 
 
+def input_usd(rates: Rates, input_tokens: int, calls: int = 1, *, part: int | None = None) -> Decimal | None:
+    """What the input of so many calls costs, in USD, none of it from a cache; None where its rate is not known.
+
+    With ``part``: what so many of each call's ``input_tokens`` cost, at the tier that the whole input reaches.
+    """
+    rate = _tier(rates, input_tokens).input
+    if rate is None:
+        return None
+    with localcontext(EXACT):
+        return (input_tokens if part is None else part) * calls * rate / MILLION
+
+
 def bound_usd(
     rates: Rates, input_tokens: int, max_output_tokens: int, token_time_s: float | None
 ) -> tuple[Decimal | None, bool]:

@@ -63,7 +63,7 @@ class _Local:
         return Trace(found.text, len(found.ids), pieces, contents)
 
     def count(self, prompt: Prompt) -> int:
-        return len(self._tokenizer.encode(prompt))
+        return self._tokenizer.count(prompt)
 
 
 class _Encoded:

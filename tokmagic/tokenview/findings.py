@@ -96,6 +96,11 @@ def repeats(trace: Trace, messages: Sequence[Message]) -> list[Finding]:
             at += 1
             continue
         found.setdefault(messages[edit.message].content[edit.start : edit.end], []).append(edit)
+        # What reaches into a stretch that is to go is nothing to refer to later.
+        for before in range(max(at - REPEAT_TOKENS + 1, 0), at):
+            window = tuple(ids[before : before + REPEAT_TOKENS])
+            if seen.get(window) == before:
+                del seen[window]
         ended = edit
         at += length
     by_length = sorted(found.items(), key=lambda it: -len(it[0]) * len(it[1]))

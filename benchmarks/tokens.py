@@ -46,7 +46,9 @@ What happened?
 
 def prose(seed: int) -> str:
     """More than 10,000 tokens, some of them said before, with blank lines and blanks at line ends."""
-    words = [f"{first}{second}" for first in ("light", "sea", "storm", "har") for second in ("house", "man", "bour", "s")]
+    words = [
+        f"{first}{second}" for first in ("light", "sea", "storm", "har") for second in ("house", "man", "bour", "s")
+    ]
     said = " ".join(words[(seed + at * at) % len(words)] for at in range(200))
     lines = []
     for line in range(600):

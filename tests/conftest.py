@@ -43,6 +43,14 @@ def model_home() -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def tiktoken_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A TIKTOKEN_CACHE_DIR with the file of cl100k_base, taken from a package that carries it."""
+    from tests.small_tokenizers import tiktoken_folder
+
+    return tiktoken_folder(tmp_path_factory.mktemp("tiktoken"))
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/ledger.sqlite"

@@ -13,7 +13,7 @@ import pytest
 import tokmagic
 
 HEAVY = "torch transformers tokenizers sqlalchemy alembic jinja2 huggingface_hub bitsandbytes ipywidgets numpy pyarrow"
-HEAVY += " genai_prices pydantic pandas altair"
+HEAVY += " genai_prices pydantic pandas altair tiktoken"
 
 REPORT = f"""
 import json, sys

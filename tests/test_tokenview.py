@@ -15,6 +15,7 @@ from tests.small_tokenizers import SHOUTING, TEMPLATE, TRIMMING, byte_level, sav
 from tests.test_tokens import sentencepiece_like
 from tokmagic.events import Message, Prompt
 from tokmagic.prompt import parse
+from tokmagic.tokens import Tokenizer
 from tokmagic.tokenview import boundaries
 from tokmagic.tokenview.anatomy import TEMPLATE as OVERHEAD
 from tokmagic.tokenview.anatomy import parts, sections
@@ -22,7 +23,6 @@ from tokmagic.tokenview.findings import REPEAT_TOKENS, Edit, Finding, edited, fi
 from tokmagic.tokenview.origins import Origins, origins
 from tokmagic.tokenview.pieces import Trace, cut_bytes
 from tokmagic.tokenview.readers import Reader, _Local
-from tokmagic.tokens import Tokenizer
 
 FOX = "The quick brown fox jumps over the lazy dog and then goes home. "
 LEARNED = [FOX * 3, "system user assistant question answer " * 20, "\n\n\n    \n" * 5]
@@ -156,7 +156,8 @@ def test_the_text_is_that_of_the_prompt(values: list[str]) -> None:
 
 
 def test_each_byte_is_counted_where_it_belongs(of_bytes: Reader) -> None:
-    body = "--- system\nBe {{ how }}.\n--- user\nOne?\n--- assistant\n1\n--- user\nÉtude\n--- assistant\nwell\n--- user\n{{ q }}!"
+    body = "--- system\nBe {{ how }}.\n--- user\nOne?\n--- assistant\n1\n--- user\nÉtude\n--- assistant\nwell\n"
+    body += "--- user\n{{ q }}!"
     variables = {"how": "naïf 👩", "q": "Pourquoi"}
     messages = parse(body, variables)
     prompt = Prompt(messages)

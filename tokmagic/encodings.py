@@ -70,12 +70,11 @@ def openai_encoding(model: str) -> Encoding:
     return _encoding(name, _folder(), model)
 
 
-def count(model: str, prompt: Prompt) -> tuple[int, Source]:
+def count(encoding: Encoding, prompt: Prompt) -> tuple[int, Source]:
     """Return the input tokens of ``prompt`` for an OpenAI model: counted for a plain text, estimated for a chat.
 
-    Raises ModelError as :func:`openai_encoding` does, and PromptError for text that is none.
+    Raises PromptError.
     """
-    encoding = openai_encoding(model)
     total = sum(len(encode(encoding, message.content)) for message in prompt.messages)
     if prompt.completion:
         return total, "counted"

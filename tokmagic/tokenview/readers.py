@@ -70,7 +70,6 @@ class _Encoded:
     """An encoding of OpenAI's. What a chat's format adds is known in number only, and that by estimate."""
 
     def __init__(self, model: str) -> None:
-        self._model = model
         self._encoding = encodings.openai_encoding(model)
         self.label: str = self._encoding.name
 
@@ -91,7 +90,7 @@ class _Encoded:
         return Trace(text, len(pieces), tuple(pieces), tuple(contents), source)
 
     def count(self, prompt: Prompt) -> int:
-        return encodings.count(self._model, prompt)[0]
+        return encodings.count(self._encoding, prompt)[0]
 
 
 def _unknown(at: int, tokens: int) -> list[Piece]:

@@ -63,7 +63,7 @@ def measure(rounds: int, folder: Path) -> dict[str, Any]:
     """Run the cell over and over, and beside it the bare tokenizers."""
     from transformers import AutoTokenizer
 
-    shell = InteractiveShell.instance()
+    shell: Any = InteractiveShell.instance()  # its functions have no types
     shell.run_line_magic("load_ext", "tokmagic")
     found = locate(ModelSpec("smollm2"), TokMagic())
     assert found is not None, "pull the default model first"

@@ -82,6 +82,7 @@ bench: $(INSTALLED) ## ratios, printed as JSON on the last line
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.overhead
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.admission
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.cache
+	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.tokens
 	$(BIN)/python -m benchmarks.ledger
 
 browser:

@@ -771,10 +771,11 @@ def test_half_a_character_is_refused(ask: Ask) -> None:
 def test_the_price_is_the_providers_at_its_own_address_alone(
     session: Session, base: str | None, provider: str | None, source: str
 ) -> None:
-    session.models.add("gpt", ModelSpec("gpt-5-mini", api_base=base, api_key_name="SOME_KEY"))
-    info = session.models.engine("gpt").info
-    assert info.provider == provider
-    assert session.rates(info).source == source
+    for name in ("gpt-5-mini", "openai/gpt-5-mini"):
+        session.models.add("gpt", ModelSpec(name, api_base=base, api_key_name="SOME_KEY"))
+        info = session.models.engine("gpt").info
+        assert info.provider == provider
+        assert session.rates(info).source == source
 
 
 # Budgets

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from tokmagic.errors import ModelError, UsageError
-from tokmagic.events import EngineInfo, Event, Prompt
+from tokmagic.events import EngineInfo, Event, Prompt, Source
 
 if TYPE_CHECKING:
     from tokmagic.config import TokMagic
@@ -51,6 +51,13 @@ class Engine(Protocol):
 
     def count(self, prompt: Prompt) -> int:
         """Return the input tokens of ``prompt``, without loading weights. Raises PromptError, ModelError."""
+        ...
+
+    def estimate(self, prompt: Prompt) -> tuple[int, Source]:
+        """Return the input tokens, ``counted`` or, where they cannot be, ``estimated``.
+
+        Raises PromptError, ModelError.
+        """
         ...
 
     def load(self, progress: Progress) -> None:

@@ -21,7 +21,7 @@ from tokmagic.engines.local_load import declared_dtype, device_name, free_memory
 from tokmagic.engines.local_store import Located, fingerprint, locate, pull, pull_tokenizer
 from tokmagic.engines.stopping import StopFilter
 from tokmagic.errors import ContextError, ModelError, NotBuiltError, TokmagicError, UsageError
-from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Sampling, Started, Token, Usage
+from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Sampling, Source, Started, Token, Usage
 from tokmagic.tokens import Decoder, Tokenizer
 
 if TYPE_CHECKING:
@@ -103,6 +103,9 @@ class LocalEngine:
 
     def count(self, prompt: Prompt) -> int:
         return len(self.tokenizer().encode(prompt))
+
+    def estimate(self, prompt: Prompt) -> tuple[int, Source]:
+        return self.count(prompt), "counted"
 
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is not None or locate(self._spec, self._settings) is not None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tokmagic.engines import EngineState, Progress
 from tokmagic.errors import ModelError
-from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Started, Token, Usage
+from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Source, Started, Token, Usage
 
 _DEFAULT_ANSWER = "This answer is scripted: it was not written by a model, but it is metered like one that was."
 
@@ -122,6 +122,9 @@ class ScriptedEngine:
         """The script's input tokens: a scripted engine has no tokenizer, whatever ``prompt`` says."""
         del prompt
         return next((e.usage.input_tokens or 0 for e in self._peek().events if isinstance(e, Started)), 0)
+
+    def estimate(self, prompt: Prompt) -> tuple[int, Source]:
+        return self.count(prompt), "counted"
 
     def load(self, progress: Progress) -> None:
         progress("ready", 1.0)

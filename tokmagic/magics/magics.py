@@ -277,18 +277,16 @@ class TokMagics(Magics):
     def _dry_run(self, prompt: Prompt, model: str | None) -> Table:
         """Count and price the prompt: the least an answer costs, and the most."""
         engine = self._session.models.engine(model)
-        input_tokens = engine.count(prompt)
+        input_tokens, source = engine.estimate(prompt)
         rates = self._session.rates(engine.info)
 
-        counted = Usage(
-            input_tokens=input_tokens, cached_input_tokens=0, input_source="counted", output_source="measured"
-        )
+        counted = Usage(input_tokens=input_tokens, cached_input_tokens=0, input_source=source, output_source="measured")
         most = prompt.sampling.max_tokens * prompt.sampling.n
         low = bill(replace(counted, output_tokens=0), None, rates).usd
         high = bill(replace(counted, output_tokens=most), None, rates).usd
         row = (
             engine.info.name,
-            numbers.tokens(input_tokens),
+            numbers.tokens(input_tokens, source),
             f"≤ {most:,}",
             numbers.usd(low),
             numbers.usd(high),

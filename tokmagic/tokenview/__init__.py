@@ -8,11 +8,9 @@ what could go (``findings``), and what is shown (``boundaries``, ``view``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from tokmagic.errors import TokmagicError
 from tokmagic.events import Prompt, Rates
-from tokmagic.prices import provider_of
 from tokmagic.run import Session
 from tokmagic.tokenview.anatomy import parts
 from tokmagic.tokenview.findings import find
@@ -55,8 +53,4 @@ def _counted(session: Session, name: str, reader: Reader, prompt: Prompt, origin
 
 
 def _rates(session: Session, name: str) -> Rates:
-    info, spec = session.info(name), session.models.spec(name)
-    if spec.kind == "endpoint" and info.provider is None and spec.api_base:
-        # Its engine may not have been opened, and a count needs none.
-        info = replace(info, provider=provider_of(spec.api_base), model_id=spec.source.removeprefix("openai/"))
-    return session.rates(info)
+    return session.rates(session.info(name))

@@ -37,9 +37,14 @@ def reader_for(models: Models, name: str) -> Reader:
     spec = models.spec(name)
     if spec.kind == "scripted":
         raise ModelError(f"{name} has no tokenizer: it only plays back a fixed answer; name another model with -m")
-    if spec.kind == "endpoint":
-        return _Encoded(spec.source)
     engine = models.engine(name)
+    if spec.kind == "endpoint" and isinstance(engine, Tokenized):
+        try:
+            return _Local(engine.tokenizer())
+        except ModelError:
+            if spec.tokenizer is not None:
+                raise
+            return _Encoded(spec.source)
     if not isinstance(engine, Tokenized):
         raise ModelError(f"{name} has no tokenizer on this machine; name another model with -m")
     return _Local(engine.tokenizer())

@@ -25,11 +25,12 @@ from tokmagic.engines.endpoint.servers import SERVERS, server_of
 from tokmagic.engines.endpoint.usage import implausible, read_usage
 from tokmagic.engines.endpoint.wire import Answer, path_of, read_answer, request_of
 from tokmagic.errors import PromptError, TokmagicError, UsageError, nearest
-from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Started, Token, Usage
+from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Source, Started, Token, Usage
 from tokmagic.prices import provider_of
 
 if TYPE_CHECKING:
     from tokmagic.config import TokMagic
+    from tokmagic.tokens import Tokenizer
 
 _OPENAI = "https://api.openai.com/v1"
 _FIRST_WAIT_S = 0.5
@@ -61,10 +62,15 @@ class EndpointEngine:
         return None if self._target.loopback else provider_of(self._target.url)
 
     @property
+    def _model(self) -> str:
+        # At a provider's own address its name before the model's is ours, as in openai/gpt-5-mini.
+        return self._spec.source.removeprefix(f"{self._provider}/") if self._provider else self._spec.source
+
+    @property
     def info(self) -> EngineInfo:
         return EngineInfo(
             name=self._name,
-            model_id=self._spec.source,
+            model_id=self._model,
             engine="endpoint",
             tokenizer_sha256=self._counter.sha256,
             provider=self._provider,
@@ -77,10 +83,16 @@ class EndpointEngine:
 
     def identity(self) -> EngineInfo:
         # The tokenizer of this machine does not change what a server answers.
-        return EngineInfo("", self._spec.source, "endpoint", server=self._target.shown)
+        return EngineInfo("", self._model, "endpoint", server=self._target.shown)
 
     def count(self, prompt: Prompt) -> int:
         return self._counter.count(prompt)
+
+    def tokenizer(self) -> Tokenizer:
+        return self._counter.tokenizer()
+
+    def estimate(self, prompt: Prompt) -> tuple[int, Source]:
+        return self._counter.input(prompt, load=True)
 
     def load(self, progress: Progress) -> None:
         progress("ready", 1.0)
@@ -88,7 +100,7 @@ class EndpointEngine:
     def stream(self, prompt: Prompt) -> EndpointStream:
         submitted_ns = time.perf_counter_ns()
         server = server_of(self._spec.server, self._provider)
-        body = json.dumps(request_of(self._spec.source, prompt, server), ensure_ascii=False)
+        body = json.dumps(request_of(self._model, prompt, server), ensure_ascii=False)
         try:
             request = _Request(path_of(prompt), body.encode(), self._key(), prompt.sampling.n)
         except UnicodeEncodeError:

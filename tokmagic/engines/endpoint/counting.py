@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tokmagic import encodings
 from tokmagic.engines import ModelSpec, parse_source
-from tokmagic.engines.local_store import locate
 from tokmagic.errors import ModelError, TokmagicError
 from tokmagic.events import Prompt, Source, Usage
 
 if TYPE_CHECKING:
+    from tiktoken import Encoding
+
     from tokmagic.config import TokMagic
     from tokmagic.tokens import Tokenizer
 
@@ -27,55 +30,83 @@ class Counter:
         self._spec = spec
         self._settings = settings
         self._tokenizer: Tokenizer | None = None
-        self._reason: str | None = None
+        self._encoding: Encoding | None = None
+        self._sought = False
 
     @property
     def sha256(self) -> str | None:
         """The tokenizer's digest, once it is loaded."""
         return self._tokenizer.sha256 if self._tokenizer is not None else None
 
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that was named, else that of a model of the same name on this machine. Raises ModelError."""
+        if self._tokenizer is None:
+            self._tokenizer = self._load()
+        return self._tokenizer
+
     def count(self, prompt: Prompt) -> int:
-        """Return the input tokens by the model's own tokenizer and template. Raises ModelError, PromptError."""
-        return len(self._ready().encode(prompt))
+        """Return the input tokens exactly as the model's own tokenizer and template make them.
+
+        Raises PromptError, and ModelError where they are not known: of OpenAI's chats the format is not public.
+        """
+        tokens, source = self.input(prompt, load=True)
+        if source == "counted":
+            return tokens
+        if self._encoding is not None:
+            raise ModelError(f"the chat format of {self._name} is not public, so its tokens can only be estimated")
+        raise ModelError(
+            f"no tokenizer of {self._spec.source} is on this machine, so tokens of {self._name} cannot be counted "
+            "exactly; name one with %model add … --tokenizer FOLDER-or-ID"
+        )
 
     def input(self, prompt: Prompt, *, load: bool) -> tuple[int, Source]:
-        """The input tokens, ``counted`` or ``estimated``; without ``load`` no tokenizer is read for it."""
-        if load or self._tokenizer is not None:
-            try:
-                return self.count(prompt), "counted"
-            except TokmagicError:
-                pass
+        """The input tokens, ``counted`` or ``estimated``; without ``load`` no tokenizer is read for it.
+
+        Raises PromptError.
+        """
+        if load:
+            self._seek()
+        if self._tokenizer is not None:
+            return len(self._tokenizer.encode(prompt)), "counted"
+        if self._encoding is not None:
+            return encodings.count(self._encoding, prompt)
         return sum(estimate(message.content) + _MESSAGE_TOKENS for message in prompt.messages), "estimated"
 
     def output(self, texts: list[str]) -> int:
         """The tokens of answers by their text: an estimate even with the tokenizer, since ends are not in it."""
-        if self._tokenizer is None:
-            return sum(map(estimate, texts))
-        return sum(self._tokenizer.count_text(text) for text in texts)
+        if self._tokenizer is not None:
+            return sum(map(self._tokenizer.count_text, texts))
+        if self._encoding is not None:
+            clean = (text.encode("utf-8", "replace").decode() for text in texts)
+            return sum(len(encodings.encode(self._encoding, text)) for text in clean)
+        return sum(map(estimate, texts))
 
-    def _ready(self) -> Tokenizer:
-        if self._tokenizer is None:
-            if self._reason is not None:
-                raise ModelError(self._reason)
-            try:
-                self._tokenizer = self._load()
-            except (TokmagicError, ImportError) as error:
-                self._reason = str(error)
-                raise ModelError(self._reason) from error
-        return self._tokenizer
+    def _seek(self) -> None:
+        """Look for a tokenizer or an encoding, once."""
+        if self._sought:
+            return
+        self._sought = True
+        try:
+            self.tokenizer()
+        except (TokmagicError, ImportError):
+            if self._spec.tokenizer is None:
+                with suppress(TokmagicError):
+                    self._encoding = encodings.openai_encoding(self._spec.source)
 
     def _load(self) -> Tokenizer:
-        """The tokenizer that was named; else that of a model of the same name on this machine."""
-        source, revision = parse_source(self._spec.tokenizer or self._spec.source)
-        located = locate(ModelSpec(source, revision=revision), self._settings)
-        if located is None:
-            raise ModelError(
-                f"no tokenizer of {source} is on this machine, so tokens of {self._name} cannot be counted exactly; "
-                "name one with %model add … --tokenizer FOLDER-or-ID"
-            )
+        from tokmagic.engines.local_store import locate, pull_tokenizer
+
+        if self._spec.tokenizer is not None:
+            source, revision = parse_source(self._spec.tokenizer)
+            folder = pull_tokenizer(ModelSpec(source, revision=revision), self._settings, lambda _doing, _share: None)
+        else:
+            located = locate(ModelSpec(self._spec.source), self._settings)
+            if located is None:
+                raise ModelError(f"no tokenizer of {self._spec.source} is on this machine")
+            folder = located.folder
         from tokmagic.tokens import Tokenizer
 
-        return Tokenizer(located.folder)
+        return Tokenizer(folder)
 
 
 def estimate(text: str) -> int:

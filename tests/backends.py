@@ -18,27 +18,27 @@ from tokenizers import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = (ROOT / "CONTRIBUTING.md").read_text(
-    encoding="utf-8"
-) + "don't WE'LL 12345 naïve\n\n  x = {'a': 1}\r\n你好，世界。"
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+TEXT += "don't WE'LL 12345 naïve\n\n  x = {'a': 1}\r\n你好，世界。"
 
 CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPACE_TAIL = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*" + SPACE_TAIL
 LLAMA3 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}" + TAIL
 QWEN2 = CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}" + TAIL
 UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 GPT4O = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CONTRACTIONS}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CONTRACTIONS}?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + SPACE_TAIL
 )
 POSSESSIVE = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-).replace("{1,3}+", "{1,3}")
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
 DEEPSEEK = (
     r"\p{N}{1,3}",
     r"[一-龥぀-ゟ゠-ヿ]+",
     r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    + SPACE_TAIL,
 )
 
 
@@ -85,9 +85,15 @@ def bert(normalizer: normalizers.Normalizer, *tokens: AddedToken) -> Tokenizer:
     return made
 
 
-def pieces(pre_tokenizer: pre_tokenizers.PreTokenizer, tokens: list[AddedToken]) -> Tokenizer:
+def pieces(
+    pre_tokenizer: pre_tokenizers.PreTokenizer,
+    tokens: list[AddedToken],
+    normalizer: normalizers.Normalizer | None = None,
+) -> Tokenizer:
     """Count what the pre-tokenizer makes, one token each: a cut in the midst of any shows."""
     made = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    if normalizer is not None:
+        made.normalizer = normalizer
     made.pre_tokenizer = pre_tokenizer
     made.add_tokens(tokens)
     return made
@@ -132,6 +138,8 @@ INCREMENTAL: dict[str, Callable[[], Tokenizer]] = {
     "kept-matches-pieces": lambda: pieces(
         pre_tokenizers.Split(Regex(r"'s|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"), "removed", invert=True), CHATML
     ),
+    "looks-ahead-pieces": lambda: pieces(split(r"\p{L}+(?!\S)|\s+|\S"), CHATML),
+    "either-case-pieces": lambda: pieces(split(r"(?i:a\.b)|\p{L}+|\s+|[^\s\p{L}]"), CHATML),
     "space-split-pieces": lambda: pieces(pre_tokenizers.Split(" ", "isolated"), CHATML),
 }
 
@@ -162,9 +170,14 @@ WHOLE: dict[str, Callable[[], Tokenizer]] = {
     "llama2": llama2,
     "lookbehind": lambda: bpe(split(r"(?<=a) |\s+|\S+"), CHATML),
     "merged": lambda: pieces(pre_tokenizers.Split(" ", "merged_with_next"), CHATML),
-    "one-word": lambda: bpe(GPT2, [AddedToken("the", single_word=True)]),
+    "one-word": lambda: bpe(GPT2, [AddedToken(".the", single_word=True), AddedToken("the", single_word=True)]),
     "written-in-python": lambda: pieces(pre_tokenizers.PreTokenizer.custom(Plain()), CHATML),
     "strip": lambda: bpe(GPT2, CHATML, normalizers.Strip()),
     "bert-token-over-spaces": lambda: bert(normalizers.BertNormalizer(), AddedToken("Straße a", normalized=True)),
-    "accents-gone": lambda: bpe(GPT2, CHATML, normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])),
+    "accents-gone-pieces": lambda: pieces(GPT2, CHATML, normalizers.StripAccents()),
+    "accents-gone-swallowing-pieces": lambda: pieces(
+        pre_tokenizers.Split(" ", "isolated"),
+        [AddedToken("the", lstrip=True, normalized=True)],
+        normalizers.StripAccents(),
+    ),
 }

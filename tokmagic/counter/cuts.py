@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tokmagic.counter.patterns import ANY, SPACELESS, SPACES, Pattern, UnreadPattern, literal, read
+from tokmagic.counter.patterns import ANY, SPACELESS, SPACES, CharSet, Pattern, UnreadPattern, literal, read
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -52,24 +53,30 @@ class Cuts:
         self._raw = not normalizers
         self._keeps = normalizers <= {"NFC"}
         """Text stays what it is but for compositions, and white space where it is."""
-        self._patterns: list[Pattern] = []
-        self._covered = False
         stages = _flat(_spec(backend.pre_tokenizer), "pretokenizers")
         if any(stage["type"] == "ByteLevel" for stage in stages[:-1]):
             raise NoCuts("patterns over bytes written as letters")
         try:
-            for stage in stages:
-                self._add_stage(stage)
+            patterns = [pattern for stage in stages for pattern in _patterns(stage)]
         except UnreadPattern as error:
             raise NoCuts(str(error)) from error
-        seconds = " \t\n\r" + _MARKS + _CJK_PUNCTUATION if self._keeps else " " + _MARKS
-        # Text gets a space in front of it unless it has one, and then a piece must have one too.
-        self._seconds = frozenset(" " if any(stage.get("add_prefix_space") for stage in stages) else seconds)
+        rights = " \t\n\r" + _MARKS + _CJK_PUNCTUATION if self._keeps else " " + _MARKS
+        if any(stage.get("add_prefix_space") for stage in stages):
+            # Text gets a space in front unless it has one, so a piece must have one too.
+            rights = " "
+        parted = any(_drops_gaps(stage) for stage in stages)
+        self._bound: dict[str, list[CharSet]] = {
+            right: [chars for pattern in patterns for chars in pattern.bound_to(right)]
+            for right in rights
+            if parted or any(pattern.starts(right) for pattern in patterns)
+        }
         self._add_tokens(backend)
         self._memo: dict[str, bool] = {}
 
     def __call__(self, pair: str) -> bool:
         """Whether text may be cut between these two characters."""
+        if pair[1] not in self._bound:
+            return False
         known = self._memo.get(pair)
         if known is None:
             known = self._memo[pair] = self._is_cut(pair[0], pair[1])
@@ -80,14 +87,13 @@ class Cuts:
         return any(self(letter + " ") for letter in string.ascii_letters)
 
     def _is_cut(self, left: str, right: str) -> bool:
-        if right not in self._seconds or left.isspace() or left in _DOUBTFUL_SPACES:
+        if left.isspace() or left in _DOUBTFUL_SPACES:
             return False
         kept = self._keeps and left in _KNOWN
         if not self._is_outside_tokens(left, right, sure=self._raw or kept):
             return False
         kind = left if kept else SPACELESS if self._keeps else ANY
-        parted = all(pattern.parts(kind, right) for pattern in self._patterns)
-        return parted and (self._covered or any(pattern.starts(right) for pattern in self._patterns))
+        return all(chars(kind) is False for chars in self._bound[right])
 
     def _is_outside_tokens(self, left: str, right: str, sure: bool) -> bool:
         """Whether no added token, with the white space it swallows, goes over the cut.
@@ -97,27 +103,6 @@ class Cuts:
         if left + right in self._pairs or (not sure and right in self._pair_ends):
             return False
         return not (right in SPACES and self._swallowing_ends and (not sure or left in self._swallowing_ends))
-
-    def _add_stage(self, stage: dict[str, Any]) -> None:
-        kind = stage["type"]
-        if kind == "Split":
-            if stage["behavior"] not in ("Isolated", "Removed"):
-                raise NoCuts(f"text split by the behaviour {stage['behavior']}")
-            ((syntax, text),) = stage["pattern"].items()
-            self._patterns.append(read(text) if syntax == "Regex" else literal(text))
-            # What no match takes is thrown away, so it does not matter that nothing parts it.
-            self._covered |= stage["behavior"] == "Removed" and stage["invert"]
-        elif kind == "ByteLevel":
-            self._patterns += [read(_GPT2)] if stage["use_regex"] else []
-        elif kind == "Digits":
-            self._patterns.append(read(r"\p{N}" if stage["individual_digits"] else r"\p{N}+"))
-        elif kind == "Punctuation" and stage["behavior"] in ("Isolated", "Removed"):
-            self._patterns.append(read(_PUNCTUATION))
-        elif kind in _FIXED:
-            self._patterns += map(read, _FIXED[kind])
-            self._covered |= kind == "Whitespace"
-        else:
-            raise NoCuts(f"the pre-tokenizer {kind}")
 
     def _add_tokens(self, backend: Tokenizer) -> None:
         tokens = list(backend.get_added_tokens_decoder().values())
@@ -154,6 +139,30 @@ def _flat(spec: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
     if spec["type"] != "Sequence":
         return [spec]
     return [one for member in spec[members] for one in _flat(member, members)]
+
+
+def _patterns(stage: dict[str, Any]) -> Iterator[Pattern]:
+    """Yield what one step of the pre-tokenizer splits by, each pattern within the parts of the one before."""
+    kind = stage["type"]
+    if kind == "Split" and stage["behavior"] in ("Isolated", "Removed"):
+        ((syntax, text),) = stage["pattern"].items()
+        yield read(text) if syntax == "Regex" else literal(text)
+    elif kind == "ByteLevel":
+        yield from [read(_GPT2)] if stage["use_regex"] else []
+    elif kind == "Digits":
+        yield read(r"\p{N}" if stage["individual_digits"] else r"\p{N}+")
+    elif kind == "Punctuation" and stage["behavior"] in ("Isolated", "Removed"):
+        yield read(_PUNCTUATION)
+    elif kind in _FIXED:
+        yield from map(read, _FIXED[kind])
+    else:
+        raise NoCuts(f"the pre-tokenizer {kind} with the behaviour {stage.get('behavior')}")
+
+
+def _drops_gaps(stage: dict[str, Any]) -> bool:
+    """Whether what no match takes is thrown away, so that nothing needs to part it."""
+    removed = stage["type"] == "Split" and stage["behavior"] == "Removed" and stage["invert"]
+    return bool(removed) or stage["type"] == "Whitespace"
 
 
 def _check_model(backend: Tokenizer) -> None:

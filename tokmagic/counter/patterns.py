@@ -45,14 +45,14 @@ class Pattern:
     alone: tuple[CharSet, ...]
     """Sets whose characters match by themselves, whatever follows."""
 
-    def parts(self, left: str, right: str) -> bool:
-        r"""Whether no match takes ``left`` and ``right`` together, nor ends otherwise if the text ended between them.
+    def bound_to(self, right: str) -> tuple[CharSet, ...]:
+        r"""Return the sets of which no character may be parted from ``right`` behind it.
 
-        To ``(?!\S)`` white space and the end of the text are the same.
+        A match may take both, or end otherwise where the text ends between them. (To ``(?!\S)`` white space and the end
+        of the text are the same.)
         """
-        if any(_may(a, left) and _may(b, right) for a, b in self.neighbours):
-            return False
-        return right in SPACES or not any(_may(a, left) for a in self.watched)
+        bound = tuple(a for a, b in self.neighbours if b(right) is not False)
+        return bound if right in SPACES else bound + self.watched
 
     def starts(self, right: str) -> bool:
         """Whether a match begins at ``right`` if none that began before takes it."""
@@ -70,10 +70,6 @@ def literal(text: str) -> Pattern:
     if not sets:
         raise UnreadPattern("a pattern that matches nothing")
     return Pattern(tuple(pairwise(sets)), (), tuple(sets) if len(sets) == 1 else ())
-
-
-def _may(chars: CharSet, char: str) -> bool:
-    return chars(char) is not False
 
 
 def _range(low: str, high: str) -> CharSet:
@@ -262,13 +258,15 @@ class _Reader:
         return _either_case(_range(low, high)) if self._folds else _range(low, high)
 
     def _escape(self) -> CharSet:
+        if self._folds:
+            raise UnreadPattern("a set of either case")
         named = _PROPERTY.match(self._rest)
         if named is not None:
             self._rest = self._rest[named.end() :]
             chars = _category(named[2])
             return _not(chars) if named[1] == "P" else chars
         kind, self._rest = self._rest[1], self._rest[2:]
-        if kind not in _ESCAPES or (self._folds and kind not in "sSdD"):
+        if kind not in _ESCAPES:
             raise UnreadPattern(f"the escape \\{kind}")
         return _ESCAPES[kind]
 

@@ -25,10 +25,10 @@ FRAGMENTS = [
     *[" ", "  ", "\n", "\n\n", "\r\n", "\t", " \n ", "\v", "\x1c", "\x85", "\xa0", "\u180e", "\u2003", "\u2028"],
     *[".", "...", "./", "/\n", " .", "<", "=", ">", "{", "}", '"', ":", ";", "\u037e", "`", "\u1fef", "\\", "-", "¨"],
     *["7", "12", "12345", "٣", "½", "é", "e\u0301", "\u0301", " \u0301", "\u0338", "\u0345", "\ufeff", "\ufffd", "ﬁ"],
-    *["が", "か\u3099", "\u3099", "、", "。", "世界", "你", "＜", "ｱ", "\u3000", "각", "ᄀ", "\u1161", "\u11a8", "\u200b"],
-    *["ا", "न", "\u093e", "👩\u200d🚀", "<|im_start|>", "<|im_end|>", "<|im_", "start|>", "end|>", "<|im_end", "|>a", "|>"],
-    *["<s>", "[MASK]", "[UNK]", "[U", "<|end|>", "<mask>", "the", ".the", "a.the", "é b", "[a.b]", "[a", ".b]", ". "],
-    *["Straße.a", "Straße a"],
+    *["が", "か\u3099", "\u3099", "、", "。", "世界", "你", "＜", "ｱ", "\u3000", "각", "ᄀ", "\u1161"],
+    *["\u11a8", "\u200b", "ا", "न", "\u093e", "👩\u200d🚀", "<|im_start|>", "<|im_end|>", "<|im_", "start|>", "end|>"],
+    *["|>a", "<|im_end", "|>", "<s>", "[MASK]", "[UNK]", "[U", "<|end|>", "<mask>", "the", ".the", "a.the", "é b"],
+    *["[a.b]", "[a", ".b]", ". ", "Straße.a", "Straße a"],
 ]  # fmt: skip
 TYPED = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=3)), max_size=8).map("".join)
 EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9) | st.just(10**6), TYPED), min_size=1, max_size=10)
@@ -187,9 +187,9 @@ def test_half_a_character_is_refused_and_forgotten(name: str) -> None:
 @pytest.mark.parametrize(
     "pattern",
     [
-        *["", "a*", "a|", "(a", "a)", "[a", "[]", "*a", "a{2}{3}", "a{1,3}+", "a{x}", "a\\", "^a", "a$", r"\ba", r"a\K"],
-        *["(?=a)b", "(?!a)b", r"(?!\S)b", r"a(?:(?!\S)b|c)", r"a(?!\S)?", "(?<=a)b", "(?<!a)b", "(?>a)", "(?i)a"],
-        *["(?i:é)", r"(?i:\p{Lu})", r"\p{Han}", r"\pL", r"\p{^L}", r"(a)\1", r"\x41", r"\R", r"\X", "(?#a)a"],
+        *["", "a*", "a|", "(a", "a)", "[a", "[]", "*a", "a{2}{3}", "a{1,3}+", "a{x}", "a\\", "^a", "a$", r"\ba"],
+        *[r"a\K", "(?=a)b", "(?!a)b", r"(?!\S)b", r"a(?:(?!\S)b|c)", r"a(?!\S)?", "(?<=a)b", "(?<!a)b", "(?>a)"],
+        *["(?i)a", "(?i:é)", r"(?i:\p{Lu})", r"\p{Han}", r"\pL", r"\p{^L}", r"(a)\1", r"\x41", r"\R", r"\X", "(?#a)a"],
         *["[[:alpha:]]", "[a[b]]", r"[\w&&\d]", r"[a-\d]", "(?<name>a)"],
     ],
 )  # fmt: skip

@@ -20,7 +20,7 @@ class LiveCounter:
     """
 
     def __init__(self, backend: Tokenizer, *, add_special_tokens: bool = False, piece_chars: int = 256) -> None:
-        """Count as ``backend.encode(text, add_special_tokens=…)`` does; ``backend`` must not change its vocabulary.
+        """Count as ``backend.encode(text, add_special_tokens=…)`` does; what ``backend`` is made of must stay as it is.
 
         Pieces have about ``piece_chars`` characters, more where text has no place to be cut.
         """

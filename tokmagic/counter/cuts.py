@@ -1,7 +1,7 @@
 """Where text may be cut so that the tokens of the pieces are the tokens of the whole.
 
 Whether it may is a question about the two characters at the cut alone, whatever stands around them, so a cut stays good
-for as long as these two do not change. docs/decisions/0014-a-count-is-a-sum-over-safe-cuts.md has the argument.
+for as long as these two do not change. docs/decisions/0014-a-live-count-is-a-sum-over-safe-cuts.md has the argument.
 """
 
 from __future__ import annotations

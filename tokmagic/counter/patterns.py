@@ -74,7 +74,7 @@ def literal(text: str) -> Pattern:
 
 def _range(low: str, high: str) -> CharSet:
     def within(char: str) -> bool | None:
-        if char == ANY or (char == SPACELESS and not low == high <= " "):
+        if char == ANY or (char == SPACELESS and not (low == high and low in SPACES)):
             return None
         return char != SPACELESS and low <= char <= high
 

@@ -23,8 +23,8 @@ from tokmagic.errors import PromptError
 FRAGMENTS = [
     *["a", "b", "aB", " b", "A.", ".b", ".B", "x", "_", "\x00", "'s", "'S", "'LL", "don't", "ſ", "K", "ß", "İ", "ǅ"],
     *[" ", "  ", "\n", "\n\n", "\r\n", "\t", " \n ", "\v", "\x1c", "\x85", "\xa0", "\u180e", "\u2003", "\u2028"],
-    *[".", "...", "./", "/\n", " .", "<", "=", ">", "{", "}", '"', ":", ";", "\u037e", "`", "\u1fef", "\\", "-", "¨"],
-    *["7", "12", "12345", "٣", "½", "é", "e\u0301", "\u0301", " \u0301", "\u0338", "\u0345", "\ufeff", "\ufffd", "ﬁ"],
+    *[".", "...", "./", "/\n", " .", "<", "=\u0338", ">", "{", "}", '"', ":", ";", "\u037e", "`", "\u1fef", "\\", "-"],
+    *["¨", "7", "12345", "٣", "½", "é", "e\u0301", "\u0301", " \u0301", "\u0338", "\u0345", "\ufeff", "\ufffd", "ﬁ"],
     *["が", "か\u3099", "\u3099", "、", "。", "世界", "你", "＜", "ｱ", "\u3000", "각", "ᄀ", "\u1161"],
     *["\u11a8", "\u200b", "ا", "न", "\u093e", "👩\u200d🚀", "<|im_start|>", "<|im_end|>", "<|im_", "start|>", "end|>"],
     *["|>a", "<|im_end", "|>", "<s>", "[MASK]", "[UNK]", "[U", "<|end|>", "<mask>", "the", ".the", "a.the", "é b"],
@@ -71,6 +71,27 @@ def test_after_every_edit_the_count_is_a_full_count(
 ) -> None:
     """Pieces as short as can be, so that every place where text may be cut is one where it is cut."""
     follow(backend(name), text, edits, piece_chars)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("bert-nfkc", "ab=\u0338cd"),
+        ("either-case-pieces", "A.b a.B"),
+        ("gpt4o-pieces", "he'S we'LL"),
+        ("gpt2-pieces", "a  b   \n c"),
+        ("llama3-pieces", "a.\n\nb"),
+        ("looks-ahead-pieces", "abc."),
+        ("gpt2-prefix-pieces", "a.\nb"),
+        ("swallowing-pieces", "<|end|> \n a \n <mask>b"),
+        ("nfc-inside", "e\u0301 b[a.b]"),
+        ("spaces-pieces", "a" + " " * 11 + "b"),
+        ("one-word", "a.the"),
+    ],
+    ids=ascii,
+)
+def test_what_is_easily_cut_wrongly(name: str, text: str) -> None:
+    assert LiveCounter(backend(name), piece_chars=1).update(text) == full(backend(name), text)
 
 
 @pytest.mark.model

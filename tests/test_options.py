@@ -231,6 +231,26 @@ def test_what_is_no_integer(text: str) -> None:
         integer(text)
 
 
+@pytest.mark.parametrize(
+    ("line", "options", "rest"),
+    [
+        ("", "", ""),
+        ("doc", "", "doc"),
+        ("\"a  b\" + 'c'", "", "\"a  b\" + 'c'"),
+        ("-m a,b doc -m", "-m a,b", "doc -m"),
+        ("--model='a b' --literal  f(x, -1)", "--model='a b' --literal", "f(x, -1)"),
+        ("--system 'Be kind' doc", "--system 'Be kind'", "doc"),
+        ("--system=Be doc", "--system=Be", "doc"),
+        ("--nonsense doc", "--nonsense", "doc"),
+        ("-h", "-h", ""),
+        ("-1", "", "-1"),
+        ("-m", "-m", ""),
+    ],
+)
+def test_options_in_front_of_an_expression(line: str, options: str, rest: str) -> None:
+    assert PARSERS["tokens"]().leading(line) == (options, rest)
+
+
 # %model
 
 

@@ -43,6 +43,7 @@ from tokmagic.prices import (
     bound_usd,
     from_picodollars,
     hourly,
+    input_usd,
     loaded_usd,
     plain,
     rate,
@@ -311,6 +312,20 @@ def test_no_run_costs_more_than_its_bound(asked: int, given_: int, cached: int, 
     bound, _ = bound_usd(TIERED, asked, max(given_, most), None)
     assert bound is not None
     assert spent is None or 0 <= spent <= bound
+
+
+@given(asked=st.integers(0, 400), calls=st.integers(1, 2_000), part=st.integers(0, 400))
+def test_the_input_by_itself_costs_what_a_run_without_output_does(asked: int, calls: int, part: int) -> None:
+    counts = usage(asked, 0, cached_input_tokens=0, cache_write_input_tokens=0)
+    whole = bill(counts, None, TIERED).usd
+    assert whole is not None
+    assert input_usd(TIERED, asked) == whole
+    assert input_usd(TIERED, asked, calls) == whole * calls
+    # A part is billed at the tier that the whole reaches.
+    first, rest = input_usd(TIERED, asked, calls, part=min(part, asked)), asked - min(part, asked)
+    assert first is not None
+    assert first + (input_usd(TIERED, asked, calls, part=rest) or 0) == whole * calls
+    assert input_usd(Rates(device_hour=D(3)), asked) is None
 
 
 # Frozen into the row

@@ -179,6 +179,13 @@ def test_a_table_in_a_notebook_escapes_what_it_shows() -> None:
     assert text.count("$") == 3, "each dollar stands alone, so that two of them make no formula"
 
 
+def test_words_among_figures_stand_to_the_left_and_each_line_of_a_note_by_itself() -> None:
+    made = Table(("a", "b", "c"), (("1", "x", "2"), ("1", "long", "300")), note="one\ntwo <", words=("b",))
+    assert repr(made).splitlines() == ["a  b       c", "1  x       2", "1  long  300", "one", "two <"]
+    assert '<td style="text-align:left">x</td><td style="text-align:right">2</td>' in made._repr_html_()
+    assert "<p>one<br>two &lt;</p>" in made._repr_html_()
+
+
 def test_an_export_has_the_documented_fields_in_order() -> None:
     row = export_row(FULL)
     assert list(row) == FIELDS

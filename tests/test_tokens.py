@@ -79,6 +79,27 @@ def test_a_completion_has_the_ids_of_its_text(case: dict[str, Any], smollm_token
 
 
 @pytest.mark.model
+@pytest.mark.parametrize("completion", [False, True], ids=["chat", "completion"])
+def test_a_trace_and_a_count_are_of_the_ids_that_the_model_is_fed(smollm_tokens: Tokenizer, completion: bool) -> None:
+    for case in CASES:
+        asked = text(case["messages"][-1]["content"]) if completion else prompt(case["messages"])
+        found = smollm_tokens.trace(asked)
+        assert found.ids == smollm_tokens.encode(asked)
+        assert smollm_tokens.count(asked) == len(found.ids)
+        assert found.spans is not None
+        # This tokenizer leaves no character out, and shares one only where it takes several tokens.
+        assert (found.spans[0][0], found.spans[-1][1]) == (0, len(found.text))
+        for (start, end), (following, _) in zip(found.spans, found.spans[1:], strict=False):
+            assert following in (end, end - 1)
+            assert start < end
+        own = [smollm_tokens.token_bytes(it) for it in found.ids if it not in smollm_tokens.special_ids]
+        special = sum(it in smollm_tokens.special_ids for it in found.ids)
+        assert all(it is not None for it in own)
+        if not special:
+            assert b"".join(it or b"" for it in own) == found.text.encode()
+
+
+@pytest.mark.model
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_text_comes_out_of_the_decoder_whole(case: dict[str, Any], smollm_tokens: Tokenizer) -> None:
     for message in case["messages"]:
@@ -181,6 +202,27 @@ def test_a_template_with_a_beginning_of_sequence_gets_no_second_one(llama_like: 
     assert completion.count(1) == 1
 
 
+def test_what_the_tokenizer_adds_stands_for_no_character(llama_like: Tokenizer) -> None:
+    found = llama_like.trace(text("ab"))
+    assert found.spans is not None
+    assert (found.ids[0], found.spans[0]) == (1, (0, 0))
+    assert llama_like.special_ids == {0, 1, 2}
+    assert llama_like.count(text("ab")) == len(found.ids) == len(llama_like.encode(text("ab")))
+    # "漢" is none of its pieces: three bytes.
+    found = llama_like.trace(text("漢"))
+    assert [llama_like.token_bytes(it) for it in found.ids[-3:]] == [b"\xe6", b"\xbc", b"\xa2"]
+    assert llama_like.token_bytes(llama_like.encode(text("ab"))[1]) is None
+
+
+def test_a_limit_in_the_tokenizers_file_does_not_cut_the_count(tmp_path: Path) -> None:
+    made = tokenizers.Tokenizer.from_str(sentencepiece_like().to_str())
+    made.enable_truncation(4)
+    made.enable_padding(length=9)
+    tokenizer = saved(tmp_path, CHATML, made)
+    asked = text("ab ab ab ab ab")
+    assert tokenizer.count(asked) == len(tokenizer.encode(asked)) > 9
+
+
 def test_a_template_without_one_gets_none(tmp_path: Path) -> None:
     tokenizer = saved(tmp_path, CHATML)
     ids = tokenizer.encode(prompt([{"role": "user", "content": "ab"}]))
@@ -226,6 +268,8 @@ def test_a_tokenizer_written_in_python_is_streamed_too(tmp_path: Path) -> None:
     ByT5Tokenizer(extra_ids=0).save_pretrained(str(tmp_path))
     tokenizer = Tokenizer(tmp_path)
     assert tokenizer.backend is None
+    assert tokenizer.trace(text("né")).spans is None
+    assert tokenizer.count(text("né")) == len(tokenizer.encode(text("né")))
     ids = tokenizer.encode(text("né 👩\u200d🚀!"))
     pieces, tail = decoded(tokenizer, ids)
     assert [piece for piece in [*pieces, tail] if piece] == ["n", "é", " ", "👩", "\u200d", "🚀", "!"]

@@ -222,8 +222,8 @@ def test_the_default_model_needs_no_weights(model_home: Path, tmp_path: Path) ->
     assert "│Hi│ é│‹F0›‹9F›│‹91›│‹A9›│⟦<|im_end|>⟧" in text(ran)
 
 
-def count(*words: str, given: str, home: Path) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "TOKMAGIC_HOME": str(home), "TOKMAGIC_LEDGER": f"sqlite:///{home}/l.sqlite"}
+def count(*words: str, given: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "TOKMAGIC_HOME": str(home), "TOKMAGIC_LEDGER": f"sqlite:///{home}/l.sqlite", **more}
     command = [sys.executable, "-m", "tokmagic.cli", "count", *words]
     return subprocess.run(command, input=given, capture_output=True, text=True, env=env, cwd=home, check=False)
 
@@ -241,3 +241,17 @@ def test_the_command_counts_for_several_models(folders: Path, tmp_path: Path) ->
     wrong = count("-m", "scripted,nobody", given=FOX, home=tmp_path)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("tokmagic: model 'nobody' is unknown")
+
+
+def test_a_snapshot_without_weights_is_enough_to_count(tmp_path: Path) -> None:
+    """As a count leaves it in the Hugging Face cache: the tokenizer's files of a model that was never loaded."""
+    model = tmp_path / "hf" / "hub" / "models--owner--name"
+    save(model / "snapshots" / ("0" * 40), byte_level())
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0" * 40)
+    more = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "TOKMAGIC_MODEL_SOURCE": "auto"}
+    done = count("-m", "owner/name", given=FOX, home=tmp_path, **more)
+    assert (done.returncode, done.stdout) == (0, f"{len(FOX)}\n"), done.stderr
+    missing = count("-m", "owner/other", given=FOX, home=tmp_path, **more)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "owner/other is not in the Hugging Face cache, and HF_HUB_OFFLINE keeps from the hub" in missing.stderr

@@ -77,7 +77,7 @@ class TokenView:
         unknown = numbers.UNKNOWN
         rows += [(name, *[unknown] * 6) for name, _ in self.refused]
         columns = ("model", "tokens", "difference", "characters/token", "cost", f"{CALLS:,} calls", "tokenizer")
-        return Table(columns, tuple(rows), "\n".join(self._notes()))
+        return Table(columns, tuple(rows), "\n".join(self._notes()), words=("tokenizer",))
 
     def anatomy(self) -> Table | None:
         """What each part of the prompt takes; None where no tokenizer tells."""
@@ -113,7 +113,7 @@ class TokenView:
             rows.append(("all of it", "", "", *_saved(first, self.together), ""))
         columns = ("could go", "times", "in", "saves", f"{CALLS:,} calls", "text")
         note = f"counted anew for {first.model}, with that left out; whether it is needed is yours to judge"
-        return Table(columns, tuple(rows), note)
+        return Table(columns, tuple(rows), note, words=("in", "text"))
 
     def _tables(self) -> Iterator[Table]:
         for table in (self.counts(), self.anatomy(), self.savings()):

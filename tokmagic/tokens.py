@@ -71,17 +71,14 @@ class Tokenizer:
         text = self.text(prompt)
         if self._backend is None:
             return Encoded(text, self.encode(prompt), None)
-        found = self._tokenizer(text, add_special_tokens=prompt.completion, return_offsets_mapping=True)
-        return Encoded(text, tuple(found["input_ids"]), tuple(found["offset_mapping"]))
+        found = self._whole_backend().encode(text, add_special_tokens=prompt.completion)
+        return Encoded(text, tuple(found.ids), tuple(found.offsets))
 
     def count(self, prompt: Prompt) -> int:
         """Return how many ids :meth:`encode` gives, a third sooner: nobody asks where they lie. Raises PromptError."""
         if self._backend is None:
             return len(self.encode(prompt))
-        # As transformers sets it before each call; a tokenizer's file may say otherwise.
-        self._backend.no_truncation()
-        self._backend.no_padding()
-        (found,) = self._backend.encode_batch_fast([self.text(prompt)], add_special_tokens=prompt.completion)
+        (found,) = self._whole_backend().encode_batch_fast([self.text(prompt)], add_special_tokens=prompt.completion)
         return len(found.ids)
 
     def token_bytes(self, token_id: int) -> bytes | None:
@@ -103,6 +100,13 @@ class Tokenizer:
     @cached_property
     def _byte_level(self) -> bool:
         return self._backend is not None and "ByteLevel" in repr(self._backend.decoder)
+
+    def _whole_backend(self) -> Any:
+        """The backend that cuts nothing off and fills nothing up: a tokenizer's file may say otherwise."""
+        # As transformers sets it before each call of its own.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        return self._backend
 
     def _in_template(self, messages: Sequence[Message], **options: bool) -> Any:
         _require_text(messages)

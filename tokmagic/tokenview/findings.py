@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -78,11 +79,15 @@ def blanks(messages: Sequence[Message]) -> Iterator[Finding]:
 def repeats(trace: Trace, messages: Sequence[Message]) -> list[Finding]:
     """Stretches of at least REPEAT_TOKENS tokens that were there before, longest first; linear in the tokens."""
     ids, places = _content(trace)
-    seen: dict[tuple[int, ...], int] = {}
+    # Bytes rather than tuples of numbers: ten thousand of those would set the garbage collector off.
+    packed = array("q", ids)
+    width = packed.itemsize
+    raw = packed.tobytes()
+    seen: dict[bytes, int] = {}
     found: dict[str, list[Edit]] = {}
     at, ended = 0, Edit(-1, 0, 0)
     while at + REPEAT_TOKENS <= len(ids):
-        window = tuple(ids[at : at + REPEAT_TOKENS])
+        window = raw[at * width : (at + REPEAT_TOKENS) * width]
         earlier = seen.setdefault(window, at)
         if earlier + REPEAT_TOKENS > at:
             at += 1
@@ -98,7 +103,7 @@ def repeats(trace: Trace, messages: Sequence[Message]) -> list[Finding]:
         found.setdefault(messages[edit.message].content[edit.start : edit.end], []).append(edit)
         # What reaches into a stretch that is to go is nothing to refer to later.
         for before in range(max(at - REPEAT_TOKENS + 1, 0), at):
-            window = tuple(ids[before : before + REPEAT_TOKENS])
+            window = raw[before * width : (before + REPEAT_TOKENS) * width]
             if seen.get(window) == before:
                 del seen[window]
         ended = edit

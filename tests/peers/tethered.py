@@ -11,7 +11,8 @@ import threading
 
 
 def end_with_input() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 1024):  # sys.stdin holds a lock while it reads, and an interpreter that ends would abort over it
+        pass
     os._exit(0)
 
 

@@ -16,6 +16,7 @@ from tokmagic.engines.local_store import check_folder, locate
 from tokmagic.engines.registry import Models
 from tokmagic.errors import TokmagicError
 from tokmagic.prices import PriceBook
+from tokmagic.reconciliation import disagreement
 from tokmagic.run import Session
 from tokmagic.tables import Table
 
@@ -52,7 +53,7 @@ class Diagnosis:
 def doctor(settings: TokMagic) -> Diagnosis:
     """Look at everything generation needs. Loads no model and downloads nothing."""
     findings: list[Finding] = []
-    for check in (_packages, _model, _device, _ledger, _prices, _lab):
+    for check in (_packages, _model, _device, _ledger, _prices, _counts, _lab):
         try:
             findings += check(settings)
         except TokmagicError as error:
@@ -126,6 +127,20 @@ def _prices(settings: TokMagic) -> Iterator[Finding]:
     if settings.prices:
         PriceBook(lambda: settings.prices).check()
         yield Finding("prices", True, settings.prices)
+
+
+def _counts(settings: TokMagic) -> Iterator[Finding]:
+    try:
+        ledger = Session(settings).ledger()
+    except TokmagicError:
+        return  # told already
+    try:
+        for model in ledger.endpoint_models():
+            found = disagreement(ledger.compared(model))
+            if found is not None:
+                yield Finding(f"tokens of {model}", False, str(found), "name its own tokenizer with --tokenizer")
+    finally:
+        ledger.close()
 
 
 def _lab(_settings: TokMagic) -> Iterator[Finding]:

@@ -34,6 +34,8 @@ class ModelView:
     state: str
     detail: str | None = None
     progress: float | None = None
+    notice: str | None = None
+    """What is amiss with the model, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,7 @@ def _model_wire(model: ModelView) -> dict[str, Any]:
         "state": model.state,
         "detail": model.detail,
         "progress": model.progress,
+        "notice": model.notice,
     }
 
 

@@ -66,6 +66,7 @@ from tokmagic.live import Channel, ModelView, View, add_running
 from tokmagic.meter import Meter
 from tokmagic.prices import PriceBook
 from tokmagic.prompt import check_sampling, sha256
+from tokmagic.reconciliation import disagreement
 from tokmagic.spending import BudgetWarning, Confirm, Purse
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class Session:
         self._loaded_at: dict[str, float] = {}
         self._told: dict[str, set[str]] = {}
         self._standings: tuple[Standing, ...] = ()
+        self._notices: dict[str, str | None] = {}
         self.settings.observe(self._reopen_ledger, ["ledger", "store_text"])
 
     # Generating
@@ -428,7 +430,8 @@ class Session:
             return ModelView(info, "unloaded")
         engine = self.models.engine(name)
         detail, share = self._loading or (None, None)
-        return ModelView(info, "loading" if self._loading else engine.state, detail, share)
+        state = "loading" if self._loading else engine.state
+        return ModelView(info, state, detail, share, self._notices.get(info.model_id))
 
     # What a run does to its session
 
@@ -439,8 +442,17 @@ class Session:
             self._running[run.record.run_id] = run
         self.channel.touch()
 
+    def _reconcile(self, record: RunRecord) -> None:
+        """See whether this machine and the server that ran it count the same."""
+        if record.local_input_tokens is None or record.reading.usage.input_source != "reported":
+            return
+        with suppress(LedgerError):
+            found = disagreement(self.ledger().compared(record.info.model_id))
+            self._notices[record.info.model_id] = None if found is None else str(found)
+
     def ended(self, record: RunRecord) -> None:
         """A run is settled."""
+        self._reconcile(record)
         sums = self._sums()
         with self._lock:
             # At once: a view in between would count the run twice, or not at all.

@@ -90,6 +90,8 @@ export interface ModelState {
   readonly state: string;
   readonly detail: string | null;
   readonly progress: number | null;
+  /** What is amiss with the model, in one line; null where nothing is. */
+  readonly notice: string | null;
 }
 
 export interface Snapshot {
@@ -264,7 +266,9 @@ function parseModel(data: unknown): ModelState {
     quant: textOrNull(model, 'quant'),
     state: text(model, 'state'),
     detail: textOrNull(model, 'detail'),
-    progress: numberOrNull(model, 'progress')
+    progress: numberOrNull(model, 'progress'),
+    // Kernels of earlier versions have none.
+    notice: 'notice' in model ? textOrNull(model, 'notice') : null
   };
 }
 

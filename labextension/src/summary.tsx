@@ -42,6 +42,11 @@ export function Head(props: {
           <span>{model.detail}</span>
         </div>
       )}
+      {model.notice !== null && (
+        <div className="tm-Notice" role="note">
+          {model.notice}
+        </div>
+      )}
     </header>
   );
 }

@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import type { Budget, Row, Totals } from '../src/protocol';
 import { parseRow } from '../src/protocol';
 import { Rows } from '../src/rows';
-import { TotalsTable } from '../src/summary';
+import { Head, TotalsTable } from '../src/summary';
 import { budgetOf, snapshot, wireRow } from './fixtures';
 
 const trans = nullTranslator.load('tokmagic');
@@ -21,6 +21,18 @@ function textOf(node: ParentNode, selector: string): string | undefined {
   const text = node.querySelector(selector)?.textContent;
   return text?.replace(/\u00a0/g, ' ');
 }
+
+describe('the head', () => {
+  it('says what is amiss with the model, and nothing where nothing is', () => {
+    const { model } = snapshot();
+    const notice = show(<Head model={model} trans={trans} />);
+    expect(textOf(notice, '[role="note"]')).toContain('2 tokens more');
+    const fine = show(
+      <Head model={{ ...model!, notice: null }} trans={trans} />
+    );
+    expect(fine.querySelector('[role="note"]')).toBeNull();
+  });
+});
 
 describe('the sums', () => {
   const totals: Totals = {

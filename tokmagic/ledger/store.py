@@ -31,6 +31,7 @@ from tokmagic.ledger.schema import (
 )
 from tokmagic.ledger.summaries import conditions
 from tokmagic.prices import to_picodollars
+from tokmagic.reconciliation import Compared
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 ALL = Selection()
@@ -224,6 +225,17 @@ class Ledger:
         self.reap()
         with self.reading() as connection:
             return waste.wasted(connection, where)
+
+    def compared(self, model_id: str) -> list[Compared]:
+        """Return the newest runs of a model at an endpoint whose input was counted here and by the server."""
+        with self.reading() as connection:
+            return summaries.compared(connection, model_id)
+
+    def endpoint_models(self) -> list[str]:
+        """Return the ids of the models at endpoints that ran, in the order of their names."""
+        query = sa.select(runs.c.model_id).where(runs.c.engine == "endpoint").distinct().order_by(runs.c.model_id)
+        with self.reading() as connection:
+            return list(connection.execute(query).scalars())
 
     def totals(self, where: Selection) -> Totals:
         """Return the sums over runs that are no longer running."""

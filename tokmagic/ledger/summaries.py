@@ -11,9 +11,12 @@ import sqlalchemy as sa
 
 from tokmagic.events import Selection, Sum
 from tokmagic.ledger.schema import money, money_sum, runs, storable, utc_text, utc_time
+from tokmagic.reconciliation import COMPARED, Compared
 
 Grouped = list[tuple[tuple[Any, ...], Sum]]
 """Keys and their sums, in the order in which the groups first ran."""
+
+_LOOK_BACK = 20_000
 
 _KEYS: dict[str, tuple[Any, ...]] = {
     "cell": (runs.c.notebook, runs.c.session, runs.c.cell_id),
@@ -54,6 +57,27 @@ def summarise(connection: sa.Connection, where: Selection, by: str) -> Grouped:
     width = len(keys)
     found = [(tuple(row[:width]), _sum(row[width:])) for row in connection.execute(query).all()]
     return _by_day(found) if by == "day" else found
+
+
+def compared(connection: sa.Connection, model_id: str) -> list[Compared]:
+    """The newest runs of a model whose input a server reported and this machine counted.
+
+    Not more than so many runs are looked through, since the newest decide, and every run at an endpoint asks.
+    """
+    newest = connection.execute(sa.select(sa.func.max(runs.c.id))).scalar() or 0
+    query = (
+        sa.select(runs.c.started_at, runs.c.local_input_tokens, runs.c.input_tokens)
+        .where(
+            runs.c.id > newest - _LOOK_BACK,
+            runs.c.engine == "endpoint",
+            runs.c.model_id == storable(model_id),
+            runs.c.input_source == "reported",
+            runs.c.local_input_tokens.is_not(None),
+        )
+        .order_by(runs.c.id.desc())
+        .limit(COMPARED)
+    )
+    return [Compared(utc_time(at), local, reported) for at, local, reported in connection.execute(query).all()]
 
 
 def conditions(where: Selection) -> list[Any]:

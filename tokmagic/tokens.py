@@ -84,12 +84,14 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes | None:
         """Return the bytes that a token stands for by itself, or None where its spelling does not tell."""
         spelled = str(self._tokenizer.convert_ids_to_tokens(token_id))
+        if token_id in self.special_ids:
+            return spelled.encode()
         single = _BYTE_TOKEN.fullmatch(spelled)
         if single:
             return bytes([int(single[1], 16)])
-        if self._byte_level and all(character in _BYTE_OF for character in spelled):
+        if "ByteLevel" in self._decoding and all(character in _BYTE_OF for character in spelled):
             return bytes(_BYTE_OF[character] for character in spelled)
-        return None
+        return spelled.replace("▁", " ").encode() if "▁" in self._decoding else None
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -98,8 +100,9 @@ class Tokenizer:
         return frozenset(self._tokenizer.all_special_ids) | {it for it, token in added.items() if token.special}
 
     @cached_property
-    def _byte_level(self) -> bool:
-        return self._backend is not None and "ByteLevel" in repr(self._backend.decoder)
+    def _decoding(self) -> str:
+        """How the vocabulary spells what is no plain text, as the backend tells it."""
+        return "" if self._backend is None else repr(self._backend.decoder)
 
     def _whole_backend(self) -> Any:
         """The backend that cuts nothing off and fills nothing up: a tokenizer's file may say otherwise."""

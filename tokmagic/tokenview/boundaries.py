@@ -8,7 +8,7 @@ on both, and neighbours differ in grey as well; a line between them does not dep
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from tokmagic.tables import escape
 from tokmagic.tokenview.pieces import Piece, Trace
@@ -53,14 +53,12 @@ def visible(trace: Trace, piece: Piece) -> str:
     """A token's text with nothing in it left unseen: line ends, tabs, lone blanks, bytes, characters of no width."""
     if piece.id is None:
         return "▢"
-    if piece.raw is not None:
-        return "".join(_byte_or_character(piece.raw)) or "‹part of a character›"
-    text = trace.text[piece.start : piece.end]
-    if piece.added:
-        return f"‹{piece.id}›"
+    text = trace.text[piece.start : piece.end] if piece.raw is None else piece.raw.decode("utf-8", "surrogateescape")
+    if not text:
+        return f"‹id {piece.id}›"
     if not text.strip(" "):
         return text.replace(" ", "·")
-    return "".join(_NAMED.get(it) or (f"‹U+{ord(it):04X}›" if _hidden(it) else it) for it in text)
+    return "".join(_NAMED.get(it) or (_spelled_out(it) if _hidden(it) else it) for it in text)
 
 
 def from_the_text(trace: Trace) -> int:
@@ -76,10 +74,10 @@ def _span(trace: Trace, piece: Piece, index: int) -> str:
     return f'<span style="{style}" title="{title}">{escape(visible(trace, piece))}</span>'
 
 
-def _byte_or_character(raw: bytes) -> Iterator[str]:
-    for character in raw.decode("utf-8", "surrogateescape"):
-        code = ord(character)
-        yield f"‹{code - 0xDC00:02X}›" if 0xDC80 <= code <= 0xDCFF else _NAMED.get(character, character)
+def _spelled_out(character: str) -> str:
+    code = ord(character)
+    # What decoding made of a byte that is no character by itself.
+    return f"‹{code - 0xDC00:02X}›" if 0xDC80 <= code <= 0xDCFF else f"‹U+{code:04X}›"
 
 
 def _hidden(character: str) -> bool:
@@ -95,7 +93,7 @@ def legend(traces: Sequence[Trace], limit: int) -> str:
     """What the signs mean, of those alone that are shown."""
     pieces = [piece for trace in traces for piece in (trace.pieces or ())[:limit]]
     told = []
-    if any(piece.raw is not None for piece in pieces):
+    if any("\ufffd" in piece.raw.decode("utf-8", "replace") for piece in pieces if piece.raw):
         told.append("‹F0› is a byte of a character that several tokens share")
     if any(piece.id is None for piece in pieces):
         told.append("▢ is a token of the chat's format, whose number is an estimate")

@@ -23,7 +23,7 @@ class Piece(NamedTuple):
     added: bool = False
     """Stands for no character of the text: the tokenizer or the chat's format added it."""
     raw: bytes | None = None
-    """Its bytes, where they are part of a character that several tokens share; empty where they are unknown."""
+    """Its bytes where its characters are not its own: it stands for none, or shares them. Empty if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,8 @@ def cut(
     shared: list[int] = []
     for index, (token_id, (start, end)) in enumerate(zip(ids, spans, strict=True)):
         if start == end:
-            pieces.append(Piece(token_id, reached, reached, token_id in special, added=True))
+            raw = token_bytes(token_id) or b""
+            pieces.append(Piece(token_id, reached, reached, token_id in special, added=True, raw=raw))
             continue
         if start < reached:
             shared += [index - 1, index]

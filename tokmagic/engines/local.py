@@ -14,13 +14,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from tokmagic.engines import EngineState, ModelSpec, Progress
 from tokmagic.engines.local_load import declared_dtype, device_name, free_memory, load_model, map_error, pick_device
+from tokmagic.engines.local_schema import SchemaTokenizer
 from tokmagic.engines.local_store import Located, fingerprint, locate, pull, pull_tokenizer
 from tokmagic.engines.stopping import StopFilter
-from tokmagic.errors import ContextError, ModelError, NotBuiltError, TokmagicError, UsageError
+from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Sampling, Source, Started, Token, Usage
 from tokmagic.tokens import Decoder, Tokenizer
 
@@ -46,6 +47,7 @@ class LocalEngine:
         self._tokenizer: Tokenizer | None = None
         # Read where the weights are not on this machine: good for counting, and no part of what is loaded.
         self._bare_tokenizer: Tokenizer | None = None
+        self._schemas: SchemaTokenizer | None = None
         self._model: Any = None
         self._device: torch.device | None = None
         self._loaded_as: EngineInfo | None = None
@@ -135,8 +137,6 @@ class LocalEngine:
             raise
 
     def stream(self, prompt: Prompt) -> LocalStream:
-        if prompt.sampling.json_schema is not None:
-            raise NotBuiltError("a JSON schema works at endpoints alone so far; ask for JSON in the prompt")
         submitted_ns = time.perf_counter_ns()
         if self._state != "ready":
             self.load(_no_progress)
@@ -191,6 +191,8 @@ class LocalEngine:
             raise ModelError(f"{self._name} was unloaded meanwhile; run the cell again")
         ids = tokenizer.encode(prompt)
         limit = _room(len(ids), prompt.sampling.max_tokens, _context_tokens(model), self._name)
+        config = _generation_config(model, prompt.sampling, limit, self._spec.compile)
+        constraints = self._constraints(prompt.sampling, tokenizer, model, config, len(ids))
         usage = Usage(
             input_tokens=len(ids),
             output_tokens=0,
@@ -201,7 +203,6 @@ class LocalEngine:
         )
         prefill_ns = time.perf_counter_ns()
         stream.put(Started(submitted_ns, usage, prefill_ns))
-        config = _generation_config(model, prompt.sampling, limit, self._spec.compile)
         if len(ids) > _PREFILL_CHUNK:
             config.prefill_chunk_size = _PREFILL_CHUNK
         tap = _TokenTap(
@@ -211,7 +212,7 @@ class LocalEngine:
             torch.cuda.reset_peak_memory_stats(device)
         guard = model.register_forward_pre_hook(lambda *_: stream.raise_if_closed())
         try:
-            self._run(model, device, ids, config, tap, prompt.sampling.seed)
+            self._run(model, device, ids, config, tap, constraints, prompt.sampling.seed)
         except _Cancelled:
             pass
         except Exception as error:
@@ -230,6 +231,16 @@ class LocalEngine:
         if interrupted:
             free_memory(device)
 
+    def _constraints(
+        self, sampling: Sampling, tokenizer: Tokenizer, model: Any, config: GenerationConfig, prompt_tokens: int
+    ) -> LogitsProcessorList:
+        if sampling.json_schema is None:
+            return LogitsProcessorList()
+        if self._schemas is None:
+            vocabulary = model.get_output_embeddings().weight.shape[0]
+            self._schemas = SchemaTokenizer(tokenizer, vocabulary, _eos_ids(config))
+        return LogitsProcessorList([self._schemas.constraint(sampling.json_schema, sampling.n, prompt_tokens)])
+
     def _run(
         self,
         model: Any,
@@ -237,6 +248,7 @@ class LocalEngine:
         ids: tuple[int, ...],
         config: GenerationConfig,
         tap: _TokenTap,
+        constraints: LogitsProcessorList,
         seed: int | None,
     ) -> None:
         inputs = torch.tensor([ids], device=device)
@@ -249,6 +261,7 @@ class LocalEngine:
                 inputs,
                 attention_mask=torch.ones_like(inputs),
                 generation_config=config,
+                logits_processor=constraints,
                 stopping_criteria=StoppingCriteriaList([tap]),
             )
 

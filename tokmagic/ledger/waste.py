@@ -12,7 +12,8 @@ from tokmagic.ledger.schema import money, money_parts, runs
 from tokmagic.ledger.summaries import conditions
 
 AGAIN = "run again unchanged"
-_UNFINISHED = ("interrupted", "failed")
+# By status, in the order in which they are told.
+_KINDS = {"interrupted": "interrupted", "failed": "failed", "ok": AGAIN}
 # The prompt first: it tells most runs apart, so that a sort seldom compares more.
 _SAME = (
     *(runs.c.prompt_sha256, runs.c.params, runs.c.model_id, runs.c.revision),
@@ -27,37 +28,32 @@ def wasted(connection: sa.Connection, where: Selection) -> dict[str, Sum]:
     engine, device, dtype, quantisation, prompt and parameters, where these make the answer the same each time:
     temperature 0, or a seed.
     """
-    found = connection.execute(sa.union_all(_unfinished(where), _again(where))).all()
-    sums = {kind: _sum(row) for kind, *row in found if row[0]}
-    return {kind: sums[kind] for kind in (*_UNFINISHED, AGAIN) if kind in sums}
+    found = {_KINDS[status]: _sum(row) for status, *row in connection.execute(_query(where))}
+    return {kind: found[kind] for kind in _KINDS.values() if kind in found}
 
 
-def _unfinished(where: Selection) -> sa.Select[Any]:
-    these = (runs.c.status.in_(_UNFINISHED), *conditions(where))
-    return sa.select(runs.c.status, sa.func.count(), *_sums(runs)).where(*these).group_by(runs.c.status)
-
-
-def _again(where: Selection) -> sa.Select[Any]:
-    """Of each set of same runs all but the first, by subtraction: numbering them instead takes twice as long."""
-    these = (runs.c.status == "ok", _repeatable(), *conditions(where))
-    columns = (sa.func.count(), *_sums(runs), sa.func.min(runs.c.id))
+def _query(where: Selection) -> sa.Select[Any]:
+    """Sets of same runs, and of those that answered all but the first: numbering them instead takes twice as long."""
+    answered = runs.c.status == "ok"
+    these = (runs.c.status.in_(list(_KINDS)), sa.or_(~answered, _repeatable()), *conditions(where))
+    columns = (runs.c.status, sa.func.min(runs.c.id), *(sa.func.sum(part) for part in _parts(runs)))
     labelled = [column.label(f"c{number}") for number, column in enumerate(columns)]
-    several = sa.select(*labelled).where(*these).group_by(*_SAME).having(sa.func.count() > 1).subquery()
-    count, *sums, first_id = several.c
+    several = sa.or_(~answered, sa.func.count() > 1)
+    same = sa.select(*labelled).where(*these).group_by(*_SAME, runs.c.status).having(several).subquery()
+    status, first_id, *sums = same.c
     first = runs.alias()
-    rest = [sa.func.sum(part - own) for part, own in zip(sums, _parts(first), strict=True)]
-    joined = several.join(first, first.c.id == first_id)
-    return sa.select(sa.literal(AGAIN), sa.func.sum(count - 1), *rest).select_from(joined)
-
-
-def _sums(of: Any) -> list[Any]:
-    return [sa.func.sum(part) for part in _parts(of)]
+    rest = [
+        sa.func.sum(part - sa.case((status == "ok", own), else_=0))
+        for part, own in zip(sums, _parts(first), strict=True)
+    ]
+    return sa.select(status, *rest).select_from(same.join(first, first.c.id == first_id)).group_by(status)
 
 
 def _parts(of: Any) -> list[Any]:
-    """What is added up of a run: 0 for what is unknown, and whether its price is."""
+    """What is added up of a run: itself, what is known of it, and whether its price is not."""
     known = (*money_parts(of.c.cost_pico), of.c.input_tokens, of.c.output_tokens)
-    return [*(sa.func.coalesce(part, 0) for part in known), sa.case((of.c.cost_pico.is_(None), 1), else_=0)]
+    unpriced = sa.case((of.c.cost_pico.is_(None), 1), else_=0)
+    return [sa.literal_column("1"), *(sa.func.coalesce(part, 0) for part in known), unpriced]
 
 
 def _repeatable() -> Any:

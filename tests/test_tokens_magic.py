@@ -116,6 +116,13 @@ def test_what_could_go_and_what_it_saves(kernel: Kernel) -> None:
     assert found["all of it"][0] == str(len(FOX) + 2 + 3)
 
 
+def test_what_a_text_holds_cannot_drive_a_terminal(kernel: Kernel) -> None:
+    shown = text(kernel.run(r"%tokens ('\x1b[2J\x07 erase the screen \u202e now ' * 2)"))
+    assert "said before" in shown
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown[shown.index("bytes:") :])
+    assert "\x1b" not in shown
+
+
 def test_a_text_is_counted_as_it_stands(kernel: Kernel) -> None:
     assert rows(text(kernel.run("%tokens 'a b  c \"{{ x }}\"'")))["bytes"][0] == "16"
     assert rows(text(kernel.run("%tokens -m 'learned' doc.upper() + \"-m\"")))["learned"][0].isdigit()

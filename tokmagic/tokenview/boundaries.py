@@ -8,6 +8,7 @@ on both, and neighbours differ in grey as well; a line between them does not dep
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from tokmagic.tables import escape
@@ -64,8 +65,10 @@ def visible(trace: Trace, piece: Piece) -> str:
 def from_the_text(trace: Trace) -> int:
     """Return how many special tokens the messages' own text turned into: what was meant to be read became structure."""
     stretches = trace.contents or ()
-    special = [it for it in trace.pieces or () if it.special and not it.added]
-    return sum(any(it.start <= piece.start < it.end for it in stretches) for piece in special)
+    starts = [it.start for it in stretches]
+    special = [it.start for it in trace.pieces or () if it.special and not it.added]
+    within = ((at, bisect_right(starts, at) - 1) for at in special)
+    return sum(index >= 0 and at < stretches[index].end for at, index in within)
 
 
 def _span(trace: Trace, piece: Piece, index: int) -> str:

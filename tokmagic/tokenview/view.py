@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
 
 from tokmagic import numbers
 from tokmagic.events import Message, Prompt, Rates, Source
+from tokmagic.markdown import plain_text
 from tokmagic.prices import input_usd
 from tokmagic.tables import Table, escape
 from tokmagic.tokenview import boundaries
@@ -86,7 +88,13 @@ class TokenView:
             return None
         found = {(part.section, part.variable): None for it in shown for part in it.parts or ()}
         order = sorted(found, key=lambda key: key[0] == TEMPLATE)
-        rows = [(_part_name(*key), *_part_cells(shown, key)) for key in order]
+        taken = [{(part.section, part.variable): part.tokens for part in it.parts or ()} for it in shown]
+        rows: list[tuple[str, ...]] = []
+        for key in order:
+            # The messages themselves are counted exactly, whatever surrounds them.
+            source: Source | None = None if key[0] == TEMPLATE else "counted"
+            cells = (_cells(it, tokens.get(key, 0), source) for it, tokens in zip(shown, taken, strict=True))
+            rows.append((_part_name(*key), *chain.from_iterable(cells)))
         rows.append(("total", *(cell for it in shown for cell in _cells(it, it.tokens))))
         columns = ["part"]
         for it in shown:
@@ -173,13 +181,6 @@ def _cells(it: Counted, tokens: int, source: Source | None = None) -> tuple[str,
     return numbers.tokens(tokens, source or it.source), _usd(it, it.usd(CALLS, tokens), source)
 
 
-def _part_cells(shown: Sequence[Counted], key: tuple[str, str | None]) -> Iterator[str]:
-    for it in shown:
-        tokens = next((part.tokens for part in it.parts or () if (part.section, part.variable) == key), 0)
-        # The messages themselves are counted exactly, whatever surrounds them.
-        yield from _cells(it, tokens, None if key[0] == TEMPLATE else "counted")
-
-
 def _saved(it: Counted, tokens: int) -> tuple[str, str]:
     return f"{tokens:,}", numbers.usd(it.saved_usd(tokens))
 
@@ -200,5 +201,5 @@ def _where(found: Finding, messages: Sequence[Message]) -> str:
 
 
 def _excerpt(text: str, most: int = 60) -> str:
-    line = " ".join(text.split())
+    line = " ".join(plain_text(text).split())
     return line if len(line) <= most else f"{line[: most - 1]}…"

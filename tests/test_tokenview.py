@@ -21,7 +21,7 @@ from tokmagic.tokenview.anatomy import TEMPLATE as OVERHEAD
 from tokmagic.tokenview.anatomy import parts, sections
 from tokmagic.tokenview.findings import REPEAT_TOKENS, Edit, Finding, edited, find, repeats
 from tokmagic.tokenview.origins import Origins, origins
-from tokmagic.tokenview.pieces import Trace, cut_bytes
+from tokmagic.tokenview.pieces import Pieces, Trace, cut_bytes
 from tokmagic.tokenview.readers import Reader, _Local
 
 FOX = "The quick brown fox jumps over the lazy dog and then goes home. "
@@ -216,7 +216,8 @@ def test_bytes_are_laid_over_characters(text: str, cuts: list[int], base: int) -
     owner = [base + at for at, character in enumerate(text) for _ in character.encode()]
     edges = sorted({0, len(raw), *(cut for cut in cuts if cut < len(raw))})
     pieces = [raw[a:b] for a, b in pairwise(edges)]
-    found = cut_bytes(range(len(pieces)), pieces, base)
+    found = Pieces()
+    cut_bytes(found, range(len(pieces)), pieces, base)
     assert [(it.start, it.end) for it in found] == [(owner[a], owner[b - 1] + 1) for a, b in pairwise(edges)]
     for it, piece in zip(found, pieces, strict=True):
         assert (it.raw or text[it.start - base : it.end - base].encode()) == piece
@@ -226,7 +227,7 @@ def test_a_beginning_that_the_tokenizer_adds_is_overhead(tmp_path: Path) -> None
     reader = local(save(tmp_path, sentencepiece_like(), TEMPLATE, bos="<s>"))
     prompt = plain("ab")
     assert table(reader.trace(prompt), prompt)[OVERHEAD] == 1
-    first = (reader.trace(prompt).pieces or ())[0]
+    first = next(iter(reader.trace(prompt).pieces or ()))
     assert (first.id, first.special, first.added) == (1, True, True)
     assert boundaries.as_text(reader.trace(plain("bab 漢 a")), 99) == "⟦<s>⟧│·│b│ab│·│‹E6›│‹BC›│‹A2›│ a"
 
@@ -390,7 +391,9 @@ def test_everything_of_a_text_is_seen_and_nothing_of_it_is_html(of_bytes: Reader
 
 def test_an_invisible_character_in_one_token_is_spelled_out() -> None:
     text = "a\u202eb\u200c"
-    trace = Trace(text, 1, tuple(cut_bytes([7], [text.encode()])), None)
+    pieces = Pieces()
+    cut_bytes(pieces, [7], [text.encode()], 0)
+    trace = Trace(text, 1, pieces, None)
     assert boundaries.as_text(trace, 9) == "a‹U+202E›b‹U+200C›"
 
 

@@ -53,8 +53,8 @@ def parts(trace: Trace, messages: Sequence[Message], origins: Origins | None, *,
         begin(stretch.end, overhead)
 
     tokens: dict[tuple[str, str | None], int] = dict.fromkeys(owners, 0)
-    for piece in trace.pieces:
-        owner = overhead if piece.added else owners[bisect_right(starts, piece.start) - 1]
+    for at in trace.pieces.starts():
+        owner = overhead if at is None else owners[bisect_right(starts, at) - 1]
         tokens[owner] += 1
     tokens[overhead] = tokens.pop(overhead)
     return [Part(section, variable, count) for (section, variable), count in tokens.items() if count]

@@ -33,7 +33,7 @@ def as_html(trace: Trace, limit: int) -> str:
     """The first ``limit`` tokens as HTML, each with its id as a tooltip. The text is escaped."""
     if trace.pieces is None:
         return ""
-    spans = [_span(trace, piece, index) for index, piece in enumerate(trace.pieces[:limit])]
+    spans = [_span(trace, piece, index) for index, piece in enumerate(trace.pieces.first(limit))]
     left_out = _left_out(trace, limit)
     more = f"<p>{escape(left_out)}</p>" if left_out else ""
     return f'<div class="tex2jax_ignore mathjax_ignore" style="{_BOX}">{"".join(spans)}</div>{more}'
@@ -45,7 +45,7 @@ def as_text(trace: Trace, limit: int) -> str:
         return ""
     shown = _SEPARATOR.join(
         f"⟦{text}⟧" if piece.special else text
-        for piece, text in ((piece, visible(trace, piece)) for piece in trace.pieces[:limit])
+        for piece, text in ((piece, visible(trace, piece)) for piece in trace.pieces.first(limit))
     )
     return "\n".join(filter(None, [shown, _left_out(trace, limit)]))
 
@@ -66,7 +66,7 @@ def from_the_text(trace: Trace) -> int:
     """Return how many special tokens the messages' own text turned into: what was meant to be read became structure."""
     stretches = trace.contents or ()
     starts = [it.start for it in stretches]
-    special = [it.start for it in trace.pieces or () if it.special and not it.added]
+    special = trace.pieces.special_starts() if trace.pieces is not None else []
     within = ((at, bisect_right(starts, at) - 1) for at in special)
     return sum(index >= 0 and at < stretches[index].end for at, index in within)
 
@@ -94,7 +94,7 @@ def _left_out(trace: Trace, limit: int) -> str:
 
 def legend(traces: Sequence[Trace], limit: int) -> str:
     """What the signs mean, of those alone that are shown."""
-    pieces = [piece for trace in traces for piece in (trace.pieces or ())[:limit]]
+    pieces = [piece for trace in traces if trace.pieces is not None for piece in trace.pieces.first(limit)]
     told = []
     if any("\ufffd" in piece.raw.decode("utf-8", "replace") for piece in pieces if piece.raw):
         told.append("‹F0› is a byte of a character that several tokens share")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 from tokmagic.errors import PromptError
@@ -26,6 +28,66 @@ class Piece(NamedTuple):
     """Its bytes where its characters are not its own: it stands for none, or shares them. Empty if unknown."""
 
 
+class Pieces:
+    """The tokens of a prompt in order, iterable, kept in columns.
+
+    A notebook keeps every cell's value, and tens of thousands of small objects each time would burden its memory and
+    set the garbage collector off.
+    """
+
+    def __init__(self) -> None:
+        self._ids = array("q")
+        self._starts = array("q")
+        self._ends = array("q")
+        self._special: set[int] = set()
+        self._added: set[int] = set()
+        self._raw: dict[int, bytes] = {}
+
+    def add(self, token_id: int, start: int, end: int) -> None:
+        """Append a token that stands for characters of the text."""
+        self._ids.append(token_id)
+        self._starts.append(start)
+        self._ends.append(end)
+
+    def add_extra(self, token_id: int | None, at: int, *, special: bool, raw: bytes | None) -> None:
+        """Append a token that stands for none."""
+        index = len(self)
+        self.add(-1 if token_id is None else token_id, at, at)
+        self._added.add(index)
+        if special:
+            self.mark_special(index)
+        if raw is not None:
+            self.show_bytes(index, raw)
+
+    def mark_special(self, index: int) -> None:
+        """Tell that a token structures the text."""
+        self._special.add(index)
+
+    def show_bytes(self, index: int, raw: bytes) -> None:
+        """Tell what a token's own bytes are."""
+        self._raw[index] = raw
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __iter__(self) -> Iterator[Piece]:
+        for index, (token_id, start, end) in enumerate(zip(self._ids, self._starts, self._ends, strict=True)):
+            known = None if token_id < 0 else token_id
+            yield Piece(known, start, end, index in self._special, index in self._added, self._raw.get(index))
+
+    def starts(self) -> Iterator[int | None]:
+        """Iterate over the first characters alone, None for a token that stands for none."""
+        return (None if index in self._added else start for index, start in enumerate(self._starts))
+
+    def special_starts(self) -> list[int]:
+        """Return where the text itself has special tokens."""
+        return [self._starts[index] for index in self._special - self._added]
+
+    def first(self, count: int) -> Iterator[Piece]:
+        """Iterate over the first ``count`` of them."""
+        return islice(self, count)
+
+
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """Where some of a message lies: ``text[start:end]`` is its content from ``offset`` on."""
@@ -42,7 +104,7 @@ class Trace:
 
     text: str
     tokens: int
-    pieces: tuple[Piece, ...] | None
+    pieces: Pieces | None
     """None where the tokenizer does not tell which characters a token stands for."""
     contents: tuple[Stretch, ...] | None
     """Where the messages' contents are; None where the chat template changed them beyond recognition."""
@@ -54,33 +116,29 @@ def cut(
     spans: Sequence[tuple[int, int]],
     special: frozenset[int],
     token_bytes: Callable[[int], bytes | None],
-) -> tuple[Piece, ...]:
+) -> Pieces:
     """Make pieces of ids and of the characters that a tokenizer says they stand for.
 
     Characters that it leaves out between two tokens, blanks mostly, belong to the later one.
     """
-    pieces: list[Piece] = []
+    pieces = Pieces()
     reached = 0
-    shared: list[int] = []
     for index, (token_id, (start, end)) in enumerate(zip(ids, spans, strict=True)):
         if start == end:
-            raw = token_bytes(token_id) or b""
-            pieces.append(Piece(token_id, reached, reached, token_id in special, added=True, raw=raw))
+            pieces.add_extra(token_id, reached, special=token_id in special, raw=token_bytes(token_id) or b"")
             continue
         if start < reached:
-            shared += [index - 1, index]
-        pieces.append(Piece(token_id, min(start, reached), end, token_id in special))
+            for sharing in (index - 1, index):
+                pieces.show_bytes(sharing, token_bytes(ids[sharing]) or b"")
+        pieces.add(token_id, min(start, reached), end)
+        if token_id in special:
+            pieces.mark_special(index)
         reached = max(reached, end)
-    for index in shared:
-        piece = pieces[index]
-        if not piece.added and piece.id is not None:
-            pieces[index] = piece._replace(raw=token_bytes(piece.id) or b"")
-    return tuple(pieces)
+    return pieces
 
 
-def cut_bytes(ids: Sequence[int], parts: Sequence[bytes], base: int = 0) -> list[Piece]:
-    """Make pieces of ids and their bytes, which together are a text in UTF-8; ``base`` is the first one's character."""
-    pieces: list[Piece] = []
+def cut_bytes(pieces: Pieces, ids: Sequence[int], parts: Sequence[bytes], base: int) -> None:
+    """Append ids and their bytes, which together are a text in UTF-8; ``base`` is the first one's character."""
     begun = base
     for token_id, part in zip(ids, parts, strict=True):
         try:
@@ -89,8 +147,9 @@ def cut_bytes(ids: Sequence[int], parts: Sequence[bytes], base: int = 0) -> list
             begins, whole = sum(byte & 0xC0 != 0x80 for byte in part), False
         start = begun if whole or part[0] & 0xC0 != 0x80 else begun - 1
         begun += begins
-        pieces.append(Piece(token_id, start, begun, raw=None if whole else part))
-    return pieces
+        pieces.add(token_id, start, begun)
+        if not whole:
+            pieces.show_bytes(len(pieces) - 1, part)
 
 
 def place(text: str, prompt: Prompt, render: Callable[[Prompt], str]) -> tuple[Stretch, ...] | None:

@@ -9,7 +9,7 @@ from tokmagic.engines import Tokenized
 from tokmagic.engines.registry import Models
 from tokmagic.errors import ModelError
 from tokmagic.events import Prompt, Source
-from tokmagic.tokenview.pieces import Piece, Stretch, Trace, cut, cut_bytes, place
+from tokmagic.tokenview.pieces import Pieces, Stretch, Trace, cut, cut_bytes, place
 
 if TYPE_CHECKING:
     from tokmagic.tokens import Tokenizer
@@ -79,24 +79,25 @@ class _Encoded:
         self.label: str = self._encoding.name
 
     def trace(self, prompt: Prompt) -> Trace:
-        pieces: list[Piece] = []
+        pieces = Pieces()
         contents: list[Stretch] = []
         text = ""
         for index, message in enumerate(prompt.messages):
             if not prompt.completion:
-                pieces += _unknown(len(text), encodings.message_overhead(self._encoding, message))
+                _add_unknown(pieces, len(text), encodings.message_overhead(self._encoding, message))
             ids = encodings.encode(self._encoding, message.content)
-            pieces += cut_bytes(ids, self._encoding.decode_tokens_bytes(ids), len(text))
+            cut_bytes(pieces, ids, self._encoding.decode_tokens_bytes(ids), len(text))
             contents.append(Stretch(index, len(text), len(text) + len(message.content)))
             text += message.content
         if not prompt.completion:
-            pieces += _unknown(len(text), encodings.REPLY_TOKENS)
+            _add_unknown(pieces, len(text), encodings.REPLY_TOKENS)
         source: Source = "counted" if prompt.completion else "estimated"
-        return Trace(text, len(pieces), tuple(pieces), tuple(contents), source)
+        return Trace(text, len(pieces), pieces, tuple(contents), source)
 
     def count(self, prompt: Prompt) -> int:
         return encodings.count(self._encoding, prompt)[0]
 
 
-def _unknown(at: int, tokens: int) -> list[Piece]:
-    return [Piece(None, at, at, special=True, added=True)] * tokens
+def _add_unknown(pieces: Pieces, at: int, tokens: int) -> None:
+    for _ in range(tokens):
+        pieces.add_extra(None, at, special=True, raw=None)

@@ -12,6 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from transformers import ByT5Tokenizer
 
 from tests.kernels import Kernel, Ran, running_kernel
 from tests.small_tokenizers import TRIMMING, byte_level, save
@@ -262,3 +263,17 @@ def test_a_snapshot_without_weights_is_enough_to_count(tmp_path: Path) -> None:
     missing = count("-m", "owner/other", given=FOX, home=tmp_path, **more)
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "owner/other is not in the Hugging Face cache, and HF_HUB_OFFLINE keeps from the hub" in missing.stderr
+
+
+def test_a_tokenizer_that_tells_no_boundaries_still_counts(kernel: Kernel, tmp_path: Path) -> None:
+    ByT5Tokenizer(extra_ids=0).save_pretrained(str(tmp_path))
+    assert kernel.run(f"%model add python {tmp_path}").ok
+    shown = text(kernel.run("%tokens -m python,bytes 'né!'"))
+    found = rows(shown)
+    # Four bytes, and the end of the sequence.
+    assert (found["python"][0], found["bytes"][0]) == ("5", "4")
+    assert "python: this tokenizer tells counts alone, neither boundaries nor parts" in shown
+    assert found["text"][0] == "4"
+    alone = kernel.run("%tokens -m python 'né!'").results[0]["data"]
+    assert "<details" not in alone["text/html"]
+    assert rows(alone["text/plain"])["python"][0] == "5"

@@ -78,3 +78,15 @@ def test_public_names_exist_and_others_are_refused() -> None:
 
 def test_the_extension_says_where_its_sidebar_is() -> None:
     assert tokmagic._jupyter_labextension_paths() == [{"src": "labextension", "dest": "tokmagic"}]
+
+
+def test_the_ledger_can_be_asked_for_after_its_package_was_imported() -> None:
+    code = (
+        "import tokmagic, tempfile, os; os.environ['TOKMAGIC_HOME'] = tempfile.mkdtemp()\n"
+        "assert tokmagic.ledger().runs() == []\n"
+        "import tokmagic.ledger\n"
+        "assert tokmagic.ledger().runs() == []\n"
+        "assert tokmagic.ledger() is tokmagic.api.ledger()\n"
+        "assert isinstance(tokmagic.ledger(), tokmagic.ledger.Ledger)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

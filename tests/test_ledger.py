@@ -265,9 +265,10 @@ for number in range(500):
 
 GENERATOR = """
 import sys
-from tokmagic import run
+from tokmagic import execution
 from tokmagic.config import TokMagic
 from tokmagic.events import Message, Prompt, Rates
+from tokmagic.run import Session
 from decimal import Decimal
 
 class Watcher:
@@ -278,8 +279,8 @@ class Watcher:
             print("generating", flush=True)
             sys.stdin.read()
 
-run.CHECKPOINT_S = 0.0
-session = run.Session(TokMagic(home="/nonexistent", ledger=sys.argv[1], model="scripted", store_text=True))
+execution.CHECKPOINT_S = 0.0
+session = Session(TokMagic(home="/nonexistent", ledger=sys.argv[1], model="scripted", store_text=True))
 session.prices.set("scripted", Rates(Decimal(1), Decimal(2)))
 session.generate(Prompt((Message("user", "first"),)), cell_id="whole")
 session.generate(Prompt((Message("user", "second"),)), cell_id="cut", watcher=Watcher())

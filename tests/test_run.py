@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from tokmagic import api
-from tokmagic import run as pipeline
+from tokmagic import api, execution
 from tokmagic.config import TokMagic
 from tokmagic.engines.registry import Models
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
@@ -266,7 +265,7 @@ def test_a_run_is_stopped_from_another_thread(make_session: Make, script: Callab
 def test_the_running_row_is_brought_up_to_date(
     make_session: Make, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(execution, "CHECKPOINT_S", 0.0)
     session, looks = make_session(model="scripted"), []
     session.prices.set("scripted", DOLLARS)
     session.generate(ASK, watcher=Each(lambda _number: looks.append(ledger.runs()[0])))

@@ -1,7 +1,6 @@
-"""The pipeline in one place: engine → meter → sinks, and a ledger row that is settled whatever happens.
+"""What one kernel, or one command, works with: its settings, models, prices, budgets, the ledger, the live channel.
 
-A :class:`Session` is what one kernel, or one command, works with: its settings, models, prices, the
-ledger and the live channel.
+How a single run goes is in :mod:`tokmagic.execution`.
 """
 
 from __future__ import annotations
@@ -10,60 +9,49 @@ import getpass
 import importlib.metadata
 import os
 import platform
-import signal
 import threading
 import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from tokmagic import budget as budgets
-from tokmagic import gpu, numbers
+from tokmagic import gpu
 from tokmagic._version import __version__
 from tokmagic.cache import Answer, Cache, Place, replayed
 from tokmagic.config import TokMagic
 from tokmagic.days import start_of_day
-from tokmagic.engines import Engine, Progress, Stream
+from tokmagic.engines import Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import (
     BudgetError,
-    EndpointError,
     GenerationInterrupted,
     LedgerError,
-    ModelError,
     NotBuiltError,
-    PromptError,
     TokmagicError,
-    UsageError,
 )
 from tokmagic.events import (
     INFO_IN_ENV,
     Budget,
     EngineInfo,
-    Event,
-    Finished,
-    FinishReason,
     Message,
     Prompt,
     Rates,
-    Reading,
     RunRecord,
     Selection,
     Standing,
-    Status,
-    Token,
     Totals,
 )
-from tokmagic.generation import Choice, Generation
+from tokmagic.execution import SILENT, Run, Watcher, uninterrupted
+from tokmagic.generation import Generation
 from tokmagic.live import Channel, ModelView, View, add_running
-from tokmagic.meter import Meter
 from tokmagic.prices import PriceBook
 from tokmagic.prompt import check_sampling, sha256
 from tokmagic.reconciliation import disagreement
@@ -72,29 +60,9 @@ from tokmagic.spending import BudgetWarning, Confirm, Purse
 if TYPE_CHECKING:
     from tokmagic.ledger import Ledger, Outbox
 
-CHECKPOINT_S = 1.0
-"""How often a running row is brought up to date: what a killed process can lose."""
-_RETRY_S = 30.0
-
 
 class LedgerWarning(UserWarning):
     """Runs are not being recorded."""
-
-
-class Watcher(Protocol):
-    """Shows a run while it streams. Called on the thread that waits for the answer."""
-
-    def token(self, text: str) -> None:
-        """More of the first choice's text arrived."""
-        ...
-
-
-class _Silent:
-    def token(self, text: str) -> None:
-        """Show nothing."""
-
-
-SILENT: Watcher = _Silent()
 
 
 class Session:
@@ -117,7 +85,7 @@ class Session:
         self._warned: str | None = None
         self._outbox: Outbox | None = None
         self._owed: deque[Callable[[Ledger], None]] = deque()
-        self._running: dict[str, _Run] = {}
+        self._running: dict[str, Run] = {}
         self._ended: list[RunRecord] = []
         self._lock = threading.Lock()
         self._bases: tuple[Totals | None, Totals | None] = (None, None)
@@ -171,13 +139,13 @@ class Session:
         if answer is not None:
             return self._replay(prompt, replayed(record, answer), answer, place, watcher)
         purse = Purse([*self._stored_budgets(), *own], own, confirm)
-        return _Run(self, engine, prompt, record, watcher, purse, place).execute()
+        return Run(self, engine, prompt, record, watcher, purse, place).execute()
 
     def _replay(self, prompt: Prompt, record: RunRecord, answer: Answer, place: Place, watcher: Watcher) -> Generation:
         """Show an answer of the cache, at once, as a run of its own that no budget is asked for."""
         self._shown_model = record.info.name
         text = answer.choices[0].text
-        with _uninterrupted():
+        with uninterrupted():
             if self.settle(record, prompt.messages, text, begun=False):
                 place.touch()
             self.ended(record)
@@ -435,7 +403,7 @@ class Session:
 
     # What a run does to its session
 
-    def began(self, run: _Run) -> None:
+    def began(self, run: Run) -> None:
         """A run is under way."""
         self.refresh_totals()
         with self._lock:
@@ -471,198 +439,6 @@ class Session:
         self.models.close()
         if self._ledger is not None:
             self._ledger.close()
-
-
-class _Run:
-    """One run from its first row to its last."""
-
-    def __init__(
-        self,
-        session: Session,
-        engine: Engine,
-        prompt: Prompt,
-        record: RunRecord,
-        watcher: Watcher,
-        purse: Purse,
-        place: Place,
-    ) -> None:
-        self.record = record
-        self._session = session
-        self._engine = engine
-        self._prompt = prompt
-        self._watcher = watcher
-        self._purse = purse
-        self._place = place
-        self._broke = False
-        self._meter = Meter(record.rates)
-        self._stream: Stream | None = None
-        self._begun = self._stopped = False
-        self._error: TokmagicError | KeyboardInterrupt | None = None
-        self._finished: Finished | None = None
-        self._texts: list[list[str]] = [[] for _ in range(prompt.sampling.n)]
-        self._ids: list[list[int]] = [[] for _ in range(prompt.sampling.n)]
-        self._checkpoint_due = time.monotonic() + CHECKPOINT_S
-
-    def execute(self) -> Generation:
-        """Drive the run to its end, whatever that is."""
-        status: Status = "failed"
-        try:
-            self._begin()
-            self._session.began(self)
-            self._stream = self._engine.stream(self._prompt)
-            if self._stopped:
-                self._stream.close()
-            self._consume(self._stream)
-            status = self._ended_as()
-        except KeyboardInterrupt:
-            status = "interrupted"
-            self._drain()
-            self._error = GenerationInterrupted(
-                f"the generation was interrupted after {self._tokens()} tokens; its text and its cost are kept"
-            )
-        except (PromptError, UsageError, BudgetError) as error:
-            status, self._error = "refused", error
-        except TokmagicError as error:
-            self._error = error
-        except Exception as error:
-            # Not foreseen: the row is settled all the same, and the stack is kept for a report.
-            self._error = ModelError(f"{type(error).__name__}: {' '.join(str(error).split())}")
-            self._error.__cause__ = error
-        finally:
-            with _uninterrupted():
-                self._settle(status)
-        return self._generation()
-
-    def _begin(self) -> None:
-        """Insert the row as running, if the budgets let the run in."""
-        if self._purse.held:
-            try:
-                self._purse.open(self._session.ledger, self.record, self._prompt, self._engine)
-                self._begun = True
-            except LedgerError:
-                self._purse.let_go()
-            self._session.warn("budgets", dict(self._purse.warnings(self.record)))
-        if not self._begun:
-            hold = self._purse.hold
-            self._begun = self._session.record(lambda ledger: ledger.begin(self.record, self._prompt.messages, hold))
-
-    def stop(self) -> None:
-        """Stop as the sidebar asks to; any thread."""
-        self._stopped = True
-        if self._stream is not None:
-            self._stream.close()
-
-    def snapshot(self) -> RunRecord:
-        """The row as it is now; any thread."""
-        return replace(self.record, reading=self._meter.reading())
-
-    def _consume(self, stream: Stream) -> None:
-        for event in stream:
-            self._take(event)
-
-    def _take(self, event: Event) -> None:
-        self._meter.fold(event)
-        if isinstance(event, Token):
-            self._texts[event.choice].append(event.text)
-            if event.id is not None:
-                self._ids[event.choice].append(event.id)
-            if event.choice == 0 and event.text:
-                self._watcher.token(event.text)
-            if not self._broke and not self._purse.covers(self._meter.cost_usd, self._session.ledger, self.record):
-                self._broke = True
-                if self._stream is not None:
-                    self._stream.close()
-            if time.monotonic() >= self._checkpoint_due:
-                self._checkpoint()
-        elif isinstance(event, Finished):
-            self._finished = event
-            for texts, tail in zip(self._texts, event.tails, strict=False):
-                texts.append(tail)
-            if event.tails and event.tails[0]:
-                self._watcher.token(event.tails[0])
-        self._session.channel.touch()
-
-    def _checkpoint(self) -> None:
-        snapshot = self.snapshot()
-        written = self._session.record(lambda ledger: ledger.progress(snapshot))
-        # A ledger that does not answer may take long to say so.
-        self._checkpoint_due = time.monotonic() + (CHECKPOINT_S if written else _RETRY_S)
-
-    def _drain(self) -> None:
-        """Stop the engine and take in what it had generated before it stopped."""
-        if self._stream is None:
-            return
-        self._stream.close()
-        # A second interrupt gives up waiting, and so does a failure; the row is settled with what was seen.
-        with suppress(KeyboardInterrupt, Exception):
-            self._consume(self._stream)
-
-    def _ended_as(self) -> Status:
-        reasons = self._finished.reasons if self._finished else ()
-        if self._finished is not None and self._finished.error is not None:
-            self._error = EndpointError(self._finished.error)
-            return "failed"
-        if "interrupted" not in reasons:
-            return "ok"
-        if self._broke:
-            self._error = self._purse.stopped(self._meter.cost_usd())
-            return "interrupted"
-        self._error = GenerationInterrupted(
-            f"the generation was stopped after {self._tokens()} tokens; its text and its cost are kept"
-        )
-        return "interrupted"
-
-    def _tokens(self) -> str:
-        usage = self._meter.reading().usage
-        return numbers.tokens(usage.output_tokens, usage.output_source)
-
-    def _settle(self, status: Status) -> None:
-        self.record = replace(
-            self.record,
-            status=status,
-            info=self._engine.info,
-            finished_at=datetime.now(UTC),
-            finish_reason=self._finish_reason(status),
-            error=str(self._error) if self._error and (self._broke or status in ("failed", "refused")) else None,
-            reading=self._meter.reading(final=True) if status != "refused" else Reading(),
-            local_input_tokens=self._finished.local_input_tokens if self._finished is not None else None,
-        )
-        answer = "".join(self._texts[0])
-        if self._session.settle(self.record, self._prompt.messages, answer, begun=self._begun):
-            self._place.keep(self._generation())
-        self._session.ended(self.record)
-
-    def _finish_reason(self, status: Status) -> FinishReason | None:
-        if self._broke and status == "interrupted":
-            return "budget"
-        if self._finished is not None:
-            return self._finished.reasons[0]
-        reasons: dict[Status, FinishReason] = {"interrupted": "interrupted", "failed": "error"}
-        return reasons.get(status)
-
-    def _generation(self) -> Generation:
-        reasons: Sequence[str | None] = self._finished.reasons if self._finished else [None] * len(self._texts)
-        choices = tuple(
-            Choice("".join(texts), tuple(ids), reason)
-            for texts, ids, reason in zip(self._texts, self._ids, reasons, strict=False)
-        )
-        return Generation(self._prompt, self.record, choices, error=self._error)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold interrupts back until the end of the block, so that a row is always settled."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[tuple[int, Any]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if held and callable(before):
-            before(*held[0])
 
 
 def resolve_notebook(known: str | None, server_path: str) -> str:

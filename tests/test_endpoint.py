@@ -511,7 +511,8 @@ def test_a_server_that_trickles_is_left(ask: Ask, session: Session) -> None:
         try:
             for _ in range(200):
                 wire.send(": still here\n\n")
-                wire.event(ROLE if session is None else {"object": "chat.completion.chunk", "choices": []})
+                wire.event({"object": "chat.completion.chunk", "choices": []})
+                wire.event(ROLE)
                 time.sleep(0.05)
         except OSError:
             hung_up.set()
@@ -786,6 +787,20 @@ def test_a_budget_is_held_on_bytes_where_there_is_no_tokenizer(ask: Ask, server:
     assert generation.status == "refused"
     assert server.asked == []
     assert ask(budget="0.1").status == "ok"
+
+
+def test_a_server_that_does_not_keep_to_the_limit_is_stopped_at_the_cap(ask: Ask) -> None:
+    def script(_asked: Asked, wire: Wire) -> None:
+        wire.open_stream()
+        for _ in range(2_000):
+            wire.event(chunk(" word"))
+        wire.end()
+
+    prompt = replace(ASK, sampling=Sampling(max_tokens=10))
+    generation = ask(script, prompt, budget="0.002")
+    assert (generation.status, generation.finish_reason) == ("interrupted", "budget")
+    assert generation.cost.usd is not None
+    assert generation.cost.usd < Decimal("0.003")
 
 
 def test_counts_and_cost_are_there_while_it_streams(session: Session, server: Endpoint) -> None:

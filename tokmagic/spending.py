@@ -38,7 +38,7 @@ class Purse:
         self._own = tuple(own)
         self._confirm = confirm
         self._limit: Decimal | None = None
-        self._final = False
+        self._final = self._elsewhere = False
         self.standings: tuple[Standing, ...] = ()
         self.hold: Hold | None = None
 
@@ -49,6 +49,8 @@ class Purse:
         budget needs the ledger and its row could not be written.
         """
         tokens, estimated = _input_tokens(engine, prompt)
+        # A server may not keep to the limit that it was given.
+        self._elsewhere = engine.info.engine == "endpoint"
         self._ask(tokens)
         self.hold = _hold(ledger, record, prompt, tokens, estimated=estimated)
         try:
@@ -66,7 +68,7 @@ class Purse:
     @property
     def _watched(self) -> bool:
         """Whether what is held is no bound, so that the run could use more."""
-        return self.hold is not None and (self.hold.usd is None or self.hold.estimated)
+        return self.hold is not None and (self.hold.usd is None or self.hold.estimated or self._elsewhere)
 
     def let_go(self) -> None:
         """There is no ledger to ask, and no budget that needs one: what was set aside is the only cap."""

@@ -207,6 +207,8 @@ class EndpointStream:
         self._arrivals: queue.SimpleQueue[_Arrived | _Waiting | _End] = queue.SimpleQueue()
         self._pending: list[Event] = [Started(submitted_ns, tally.so_far())]
         self._done = False
+        # Until when something of the answer must come; None: the wait for it has yet to begin.
+        self._deadline: float | None = None
         self._reader = _Reader(engine, request, self._arrivals)
 
     def __iter__(self) -> EndpointStream:
@@ -217,6 +219,8 @@ class EndpointStream:
             if self._done:
                 raise StopIteration
             self._pending = self._take(self._next_arrival())
+            if self._pending:
+                self._deadline = None
         return self._pending.pop(0)
 
     def close(self) -> None:
@@ -229,22 +233,18 @@ class EndpointStream:
         limit = self._settings.silence_timeout_s if begun else self._settings.first_token_timeout_s
         if begun and None not in self._reasons:
             limit = min(limit, _LAST_WORD_S)  # only the usage can still come
-        waiting = 0.0
-        deadline = time.monotonic() + limit
+        if self._deadline is None:
+            self._deadline = time.monotonic() + limit
         while True:
             try:
-                arrival = self._arrivals.get(timeout=max(0.0, deadline - time.monotonic()) + waiting)
+                arrival = self._arrivals.get(timeout=max(0.0, self._deadline - time.monotonic()))
             except queue.Empty:
                 self._reader.hang_up()
                 where = "more of the answer" if begun else "answer"
                 return _End(time.perf_counter_ns(), f"{self._reader.name} sent no {where} for {limit:g} s")
-            if isinstance(arrival, _Waiting):
-                waiting = arrival.seconds
-                deadline = time.monotonic() + limit
-                continue
-            if isinstance(arrival, _Arrived) and not arrival.answer.pieces and arrival.answer.usage is None:
-                continue  # what keeps a connection alive is no answer, and stops no clock
-            return arrival
+            if not isinstance(arrival, _Waiting):
+                return arrival
+            self._deadline = time.monotonic() + arrival.seconds + limit
 
     def _take(self, arrival: _Arrived | _Waiting | _End) -> list[Event]:
         if isinstance(arrival, _End):
@@ -255,6 +255,8 @@ class EndpointStream:
         events: list[Event] = []
         for piece in arrival.answer.pieces:
             if piece.reason is not None:
+                if self._reasons[piece.choice] is None:
+                    self._deadline = None
                 self._reasons[piece.choice] = piece.reason
             if piece.text or piece.reasoning:
                 self._tally.take(piece.choice, piece.reasoning + piece.text)

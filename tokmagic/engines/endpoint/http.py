@@ -77,14 +77,14 @@ class Connection:
     """One connection to a server, kept for the next run."""
 
     def __init__(self, target: Target, connect_timeout_s: float, read_timeout_s: float) -> None:
-        """Raises EndpointError where the environment names a proxy that is none, or certificates that are none."""
+        """Raises AttemptError where the environment names a proxy that is none, or certificates that are none."""
         timeout = httpx2.Timeout(read_timeout_s, connect=connect_timeout_s)
         limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30.0)
         try:
             # A proxy does not stand between this machine and itself.
             self._client = httpx2.Client(timeout=timeout, limits=limits, trust_env=not target.loopback)
         except (ValueError, httpx2.InvalidURL, OSError, ImportError) as error:
-            raise EndpointError(
+            raise AttemptError(
                 f"the environment's proxy or certificates cannot be used: {error}; mend HTTPS_PROXY, HTTP_PROXY, "
                 "ALL_PROXY or SSL_CERT_FILE"
             ) from None

@@ -332,6 +332,7 @@ def test_servers_differ_by_a_flag(session: Session, server: Endpoint, kind: str,
         ("openai", Sampling(top_k=3), "--top-k"),
         ("transformers", Sampling(n=2), "-n"),
         ("transformers", Sampling(json_schema="{}"), "--json-schema"),
+        ("transformers", Sampling(logprobs=True), "--logprobs"),
     ],
 )
 def test_what_a_server_does_not_take_is_refused(
@@ -342,6 +343,34 @@ def test_what_a_server_does_not_take_is_refused(
     assert generation.status == "refused"
     assert option in str(generation.error)
     assert server.asked == []
+
+
+def test_log_probabilities_come_with_the_answer_and_with_its_replay(ask: Ask, server: Endpoint) -> None:
+    def told(*pairs: tuple[str, float]) -> dict[str, Any]:
+        return {
+            "content": [{"token": text, "logprob": value, "bytes": None, "top_logprobs": []} for text, value in pairs]
+        }
+
+    first = chunk("Hello")
+    first["choices"][0]["logprobs"] = told(("Hel", -0.5), ("lo", -0.25))
+    last = chunk(reason="stop")
+    last["choices"][0]["logprobs"] = told(("<end>", -0.125))
+    prompt = replace(ASK, sampling=Sampling(temperature=0.0, logprobs=True))
+    for expected in ("ok", "cached"):
+        generation = ask(streams([ROLE, first, last, usage_chunk()]), prompt)
+        assert generation.status == expected
+        assert generation.choices[0].logprobs == (("Hel", -0.5), ("lo", -0.25), ("<end>", -0.125))
+    assert server.last.body["logprobs"] is True
+
+
+def test_log_probabilities_of_a_completion(ask: Ask, server: Endpoint) -> None:
+    choice = {"index": 0, "text": " time", "finish_reason": "stop"}
+    choice["logprobs"] = {"tokens": [" time", 7], "token_logprobs": [-0.5, None], "top_logprobs": None}
+    sampling = Sampling(logprobs=True)
+    prompt = Prompt((Message("user", "Once upon a"),), sampling, completion=True)
+    generation = ask(lambda _asked, wire: wire.answer(200, {"choices": [choice], "usage": USAGE}), prompt)
+    assert generation.choices[0].logprobs == ((" time", -0.5),)
+    assert server.last.body["logprobs"] == 1
 
 
 def test_an_answer_is_replayed_from_the_cache_of_its_own_server(ask: Ask, session: Session, server: Endpoint) -> None:

@@ -208,6 +208,24 @@ def test_several_samples_are_one_run(engine: Engine, bare: Any, tokenizer: Token
         list(engine.stream(ask("Hi", n=2)))
 
 
+def test_log_probabilities_are_the_models_own_before_temperature(
+    session: Session, engine: Engine, bare: Any, tokenizer: Tokenizer
+) -> None:
+    prompt = ask("Name two seas.", max_tokens=8, temperature=0.8, seed=4, n=2, logprobs=True)
+    generation = session.generate(prompt, "smollm2")
+    asked = list(tokenizer.encode(prompt))
+    for choice in generation.choices:
+        with torch.inference_mode():
+            logits = bare(torch.tensor([asked + list(choice.tokens)])).logits[0, len(asked) - 1 : -1].float()
+        expected = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(choice.tokens).unsqueeze(1)).squeeze(1)
+        assert len(choice.logprobs) == len(choice.tokens)
+        # In bfloat16 a step of a whole text and a step at a time differ in their last bits.
+        assert [it.logprob for it in choice.logprobs] == pytest.approx(expected.tolist(), abs=0.15)
+        assert "".join(it.text for it in choice.logprobs).startswith(choice.text.rstrip("\ufffd"))
+    (plain,) = session.generate(ask("Hi", max_tokens=2, temperature=0.0), "smollm2", cache=False).choices
+    assert plain.logprobs == ()
+
+
 def test_a_stop_string_ends_the_answer_and_its_ids_count(engine: Engine) -> None:
     whole = list(engine.stream(ask(STORY, max_tokens=40, temperature=0)))
     text = text_of(whole)

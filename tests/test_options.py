@@ -124,6 +124,7 @@ OPTIONS: list[tuple[str, str, Any]] = [
     ("-n 3", "n", 3),
     ("-n -1", "n", -1),
     ("--format code", "format", "code"),
+    ("--logprobs", "logprobs", True),
     ("--json-schema schema", "json_schema", "schema"),
     ("--literal", "literal", True),
     ("--completion", "completion", True),

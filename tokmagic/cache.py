@@ -16,7 +16,18 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.errors import GenerationInterrupted, LedgerError, TokmagicError
-from tokmagic.events import INFO_IN_ENV, CacheStatus, Cost, EngineInfo, Prompt, Reading, RunRecord, Sampling, Usage
+from tokmagic.events import (
+    INFO_IN_ENV,
+    CacheStatus,
+    Cost,
+    EngineInfo,
+    Logprob,
+    Prompt,
+    Reading,
+    RunRecord,
+    Sampling,
+    Usage,
+)
 from tokmagic.generation import Choice, Generation
 from tokmagic.prices import bill
 
@@ -93,7 +104,7 @@ def dump(key: str, answer: Answer) -> str:
         "info": {name: getattr(answer.info, name) for name in _KEPT_INFO},
         "usage": asdict(answer.usage),
         "device_s": answer.device_s,
-        "choices": [[choice.text, choice.tokens, choice.finish_reason] for choice in answer.choices],
+        "choices": [[it.text, it.tokens, it.finish_reason, it.logprobs] for it in answer.choices],
     }
     # A lone surrogate, which no database takes, is written out as JSON's own escape.
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace").decode()
@@ -107,7 +118,10 @@ def parse(key: str, run_id: str, kept: str) -> Answer | None:
     if digest != _digest(key, text):
         return None
     body = json.loads(text)
-    choices = tuple(Choice(text, tuple(tokens), reason) for text, tokens, reason in body["choices"])
+    choices = tuple(
+        Choice(text, tuple(tokens), reason, tuple(Logprob(*it) for it in logprobs))
+        for text, tokens, reason, logprobs in body["choices"]
+    )
     return Answer(run_id, EngineInfo(name="", **body["info"]), Usage(**body["usage"]), body["device_s"], choices)
 
 

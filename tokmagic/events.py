@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal, localcontext
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
 Source = Literal["measured", "reported", "counted", "estimated", "unknown"]
@@ -33,7 +33,8 @@ class Message:
 class Sampling:
     """How the answer is drawn. ``None`` leaves a value to the model's own generation config.
 
-    ``json_schema`` is a JSON schema, as JSON text, that the answer has to fit.
+    ``json_schema`` is a JSON schema, as JSON text, that the answer has to fit. With ``logprobs`` the answer comes with
+    each token's log probability.
     """
 
     max_tokens: int = 256
@@ -46,6 +47,7 @@ class Sampling:
     seed: int | None = None
     n: int = 1
     json_schema: str | None = None
+    logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,13 @@ class Started:
     prefill_ns: int | None = None
 
 
+class Logprob(NamedTuple):
+    """A token's text, as far as it has one of its own, and the natural logarithm of its probability."""
+
+    text: str
+    logprob: float
+
+
 @dataclass(frozen=True, slots=True)
 class Token:
     """A piece of the answer, stamped where it was produced.
@@ -98,7 +107,8 @@ class Token:
     With an ``id`` it is exactly one output token of choice ``choice`` and ``text`` is what became
     certain with it: often empty, since a character may span several tokens. Without an ``id`` it is
     a network piece that carries an unknown number of tokens; ``usage`` then says how the counts stand after it.
-    ``reasoning`` is text that is generated, but is not the answer's.
+    ``reasoning`` is text that is generated, but is not the answer's. ``logprobs`` are those of the tokens that it
+    carries, where they were asked for.
     """
 
     at_ns: int
@@ -107,6 +117,7 @@ class Token:
     choice: int = 0
     reasoning: str = ""
     usage: Usage | None = None
+    logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

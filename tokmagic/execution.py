@@ -24,7 +24,7 @@ from tokmagic.errors import (
     TokmagicError,
     UsageError,
 )
-from tokmagic.events import Event, Finished, FinishReason, Message, Prompt, Reading, RunRecord, Status, Token
+from tokmagic.events import Event, Finished, FinishReason, Logprob, Message, Prompt, Reading, RunRecord, Status, Token
 from tokmagic.generation import Choice, Generation
 from tokmagic.live import Channel
 from tokmagic.meter import Meter
@@ -115,6 +115,7 @@ class Run:
         self._finished: Finished | None = None
         self._texts: list[list[str]] = [[] for _ in range(prompt.sampling.n)]
         self._ids: list[list[int]] = [[] for _ in range(prompt.sampling.n)]
+        self._logprobs: list[list[Logprob]] = [[] for _ in range(prompt.sampling.n)]
         self._checkpoint_due = time.monotonic() + CHECKPOINT_S
 
     def execute(self) -> Generation:
@@ -180,6 +181,7 @@ class Run:
             self._texts[event.choice].append(event.text)
             if event.id is not None:
                 self._ids[event.choice].append(event.id)
+            self._logprobs[event.choice] += event.logprobs
             if event.choice == 0 and event.text:
                 self._watcher.token(event.text)
             if not self._broke and not self._purse.covers(self._meter.cost_usd, self._session.ledger, self.record):
@@ -257,8 +259,8 @@ class Run:
     def _generation(self) -> Generation:
         reasons: Sequence[str | None] = self._finished.reasons if self._finished else [None] * len(self._texts)
         choices = tuple(
-            Choice("".join(texts), tuple(ids), reason)
-            for texts, ids, reason in zip(self._texts, self._ids, reasons, strict=False)
+            Choice("".join(texts), tuple(ids), reason, tuple(logprobs))
+            for texts, ids, reason, logprobs in zip(self._texts, self._ids, reasons, self._logprobs, strict=False)
         )
         return Generation(self._prompt, self.record, choices, error=self._error)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tokmagic import numbers
 from tokmagic.errors import TokmagicError
-from tokmagic.events import Cost, Prompt, Reading, RunRecord, Status, Usage
+from tokmagic.events import Cost, Logprob, Prompt, Reading, RunRecord, Status, Usage
 from tokmagic.prices import plain
 
 
@@ -18,6 +18,8 @@ class Choice:
     text: str
     tokens: tuple[int, ...]
     finish_reason: str | None
+    logprobs: tuple[Logprob, ...] = ()
+    """Each token's, where they were asked for; a server may leave out that of the end of sequence."""
 
 
 @dataclass(slots=True)

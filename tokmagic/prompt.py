@@ -162,6 +162,8 @@ def check_sampling(sampling: Sampling) -> Sampling:
     number("--repetition-penalty", sampling.repetition_penalty, 0, _MOST, open_low=True)
     number("--seed", sampling.seed, 0, 2**63 - 1, whole=True)
     number("-n", sampling.n, 1, 128, whole=True)
+    if not isinstance(sampling.logprobs, bool):
+        raise UsageError(f"logprobs is {sampling.logprobs!r}; give True or False")
     if any(not isinstance(text, str) for text in sampling.stop):
         raise UsageError(f"--stop is {sampling.stop!r}; give texts")
     if any(not text for text in sampling.stop):

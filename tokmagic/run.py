@@ -196,7 +196,11 @@ class Session:
     def _new_record(self, info: EngineInfo, prompt: Prompt, tags: Sequence[str]) -> RunRecord:
         env = dict(_environment())
         env |= {name: value for name in INFO_IN_ENV if (value := getattr(info, name)) is not None}
-        params = {key: value for key, value in asdict(prompt.sampling).items() if value not in (None, ())}
+        params = {
+            key: value
+            for key, value in asdict(prompt.sampling).items()
+            if value is not None and value is not False and value != ()
+        }
         if prompt.completion:
             params["completion"] = True
         return RunRecord(

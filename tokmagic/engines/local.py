@@ -18,11 +18,24 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from tokmagic.engines import EngineState, ModelSpec, Progress
 from tokmagic.engines.local_load import declared_dtype, device_name, free_memory, load_model, map_error, pick_device
+from tokmagic.engines.local_logprobs import LogprobTap
 from tokmagic.engines.local_schema import SchemaTokenizer
 from tokmagic.engines.local_store import Located, fingerprint, locate, pull, pull_tokenizer
 from tokmagic.engines.stopping import StopFilter
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
-from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Sampling, Source, Started, Token, Usage
+from tokmagic.events import (
+    EngineInfo,
+    Event,
+    Finished,
+    FinishReason,
+    Logprob,
+    Prompt,
+    Sampling,
+    Source,
+    Started,
+    Token,
+    Usage,
+)
 from tokmagic.tokens import Decoder, Tokenizer
 
 if TYPE_CHECKING:
@@ -205,9 +218,11 @@ class LocalEngine:
         stream.put(Started(submitted_ns, usage, prefill_ns))
         if len(ids) > _PREFILL_CHUNK:
             config.prefill_chunk_size = _PREFILL_CHUNK
-        tap = _TokenTap(
-            stream, _eos_ids(config), [tokenizer.decoder() for _ in range(prompt.sampling.n)], prompt.sampling
-        )
+        logprobs = LogprobTap() if prompt.sampling.logprobs else None
+        decoders = [tokenizer.decoder() for _ in range(prompt.sampling.n)]
+        tap = _TokenTap(stream, _eos_ids(config), decoders, prompt.sampling, logprobs)
+        if logprobs is not None:
+            constraints.insert(0, logprobs)  # before what a schema rules out
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         guard = model.register_forward_pre_hook(lambda *_: stream.raise_if_closed())
@@ -320,12 +335,20 @@ class LocalStream:
 class _TokenTap(StoppingCriteria):  # type: ignore[misc]
     """Sees the new ids of each step: stamps, decodes and hands them on, and says which rows are done."""
 
-    def __init__(self, stream: LocalStream, eos: frozenset[int], decoders: list[Decoder], sampling: Sampling) -> None:
+    def __init__(
+        self,
+        stream: LocalStream,
+        eos: frozenset[int],
+        decoders: list[Decoder],
+        sampling: Sampling,
+        logprobs: LogprobTap | None = None,
+    ) -> None:
         self._stream = stream
         self._eos = eos
         self._decoders = decoders
         self._stops = [StopFilter(sampling.stop) for _ in decoders]
         self._reasons: list[FinishReason | None] = [None] * len(decoders)
+        self._logprobs = logprobs
         self._flags: Any = None
         self.generated = 0
 
@@ -334,9 +357,10 @@ class _TokenTap(StoppingCriteria):  # type: ignore[misc]
         # After tolist(): on CUDA a token's instant is when its id has reached the host.
         now_ns = time.perf_counter_ns()
         changed = self._flags is None
+        logprobs = None if self._logprobs is None else self._logprobs.of(row)
         for choice, token_id in enumerate(row):
             if self._reasons[choice] is None:
-                changed |= self._take(choice, token_id, now_ns)
+                changed |= self._take(choice, token_id, now_ns, None if logprobs is None else logprobs[choice])
         if self._stream.closed:
             return torch.ones(len(row), dtype=torch.bool, device=input_ids.device)
         if changed:
@@ -344,11 +368,13 @@ class _TokenTap(StoppingCriteria):  # type: ignore[misc]
             self._flags = torch.tensor(done, dtype=torch.bool, device=input_ids.device)
         return self._flags
 
-    def _take(self, choice: int, token_id: int, now_ns: int) -> bool:
+    def _take(self, choice: int, token_id: int, now_ns: int, logprob: float | None) -> bool:
         stop = self._stops[choice]
-        piece = stop.push(self._decoders[choice].push(token_id))
+        text = self._decoders[choice].push(token_id)
+        piece = stop.push(text)
         self.generated += 1
-        self._stream.put(Token(now_ns, piece, token_id, choice))
+        logprobs = () if logprob is None else (Logprob(text, logprob),)
+        self._stream.put(Token(now_ns, piece, token_id, choice, logprobs=logprobs))
         if token_id in self._eos or stop.stopped:
             self._reasons[choice] = "stop"
             return True

@@ -217,6 +217,7 @@ class TokMagics(Magics):
                 seed=options.seed,
                 n=options.n,
                 json_schema=self._schema(options.json_schema),
+                logprobs=options.logprobs,
             )
         )
         if options.reset and not options.chat:

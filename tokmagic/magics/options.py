@@ -124,6 +124,7 @@ def generate_parser() -> Parser:
         help="how to show the answer",
     )
     add("--json-schema", metavar="EXPR", help="make the answer fit a JSON schema, given as a dict or as text")
+    add("--logprobs", action="store_true", help="keep each token's log probability: .choices[0].logprobs")
     add("--literal", action="store_true", help="no template and no role lines: every character means itself")
     add("--completion", action="store_true", help="feed the text as it stands, without a chat template")
     add("--no-stream", action="store_true", help="show the answer when it is complete")

@@ -260,8 +260,11 @@ class EndpointStream:
                 self._reasons[piece.choice] = piece.reason
             if piece.text or piece.reasoning:
                 self._tally.take(piece.choice, piece.reasoning + piece.text)
-                token = Token(arrival.at_ns, piece.text, None, piece.choice, piece.reasoning, self._tally.so_far())
-                events.append(token)
+            if piece.text or piece.reasoning or piece.logprobs:
+                usage = self._tally.so_far()
+                events.append(
+                    Token(arrival.at_ns, piece.text, None, piece.choice, piece.reasoning, usage, piece.logprobs)
+                )
         return events
 
     def _report(self, given: object) -> None:

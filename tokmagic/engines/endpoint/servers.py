@@ -17,8 +17,8 @@ class Server:
     """How to talk to one kind of server.
 
     ``extras`` are the sampling options beyond OpenAI's own, by what the server calls them; one that is not in it is
-    refused rather than sent to be ignored; so are several answers and JSON schemas where it has no ``samples`` or
-    ``schemas``. ``hidden_output``: reasoning is in ``total_tokens``, but not in
+    refused rather than sent to be ignored; so are several answers, JSON schemas and log probabilities where it has no
+    ``samples``, ``schemas`` or ``logprobs``. ``hidden_output``: reasoning is in ``total_tokens``, but not in
     ``completion_tokens``.
     """
 
@@ -28,6 +28,7 @@ class Server:
     extras: Mapping[str, str] = field(default_factory=lambda: _EXTRAS)
     samples: bool = True
     schemas: bool = True
+    logprobs: bool = True
     hidden_output: bool = False
 
 
@@ -42,8 +43,8 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
         "ollama": Server(extras=_NONE),
         "litellm": Server(),
         "tgi": Server(extras=_NONE),
-        # It streams usage by itself, answers 422 to options that it does not know, and ignores the other two.
-        "transformers": Server(stream_usage=False, extras=_NONE, samples=False, schemas=False),
+        # It streams usage by itself, answers 422 to options that it does not know, and ignores the others.
+        "transformers": Server(stream_usage=False, extras=_NONE, samples=False, schemas=False, logprobs=False),
     }
 )
 """By the name that ``%model add --server`` takes."""

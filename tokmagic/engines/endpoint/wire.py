@@ -9,7 +9,7 @@ from typing import Any
 
 from tokmagic.engines.endpoint.servers import Server
 from tokmagic.errors import EndpointError, UsageError
-from tokmagic.events import FinishReason, Prompt
+from tokmagic.events import FinishReason, Logprob, Prompt
 
 _REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
@@ -32,6 +32,7 @@ class Piece:
     text: str
     reasoning: str
     reason: FinishReason | None
+    logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,17 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
         if name not in server.extras:
             raise UsageError(f"this server does not take --{name.replace('_', '-')}; leave it out")
         body[server.extras[name]] = getattr(sampling, name)
-    if (sampling.n > 1 and not server.samples) or (sampling.json_schema is not None and not server.schemas):
-        option = "-n" if sampling.n > 1 else "--json-schema"
-        raise UsageError(f"this server ignores {option}; leave it out")
+    ignored = {
+        "-n": sampling.n > 1 and not server.samples,
+        "--json-schema": sampling.json_schema is not None and not server.schemas,
+        "--logprobs": sampling.logprobs and not server.logprobs,
+    }
+    for option, asked in ignored.items():
+        if asked:
+            raise UsageError(f"this server ignores {option}; leave it out")
+    if sampling.logprobs:
+        # Completions take the number of likeliest tokens to tell of beside the one that was drawn.
+        body["logprobs"] = 1 if prompt.completion else True
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.n > 1:
@@ -113,7 +122,24 @@ def _piece(choice: Mapping[str, Any], choices: int) -> Piece:
     reasoning = _text(said.get("reasoning_content")) or _text(said.get("reasoning"))
     reason = choice.get("finish_reason")
     known = None if reason is None else _REASONS.get(str(reason), "other")
-    return Piece(index, text, reasoning, known)
+    return Piece(index, text, reasoning, known, _logprobs(choice.get("logprobs")))
+
+
+def _logprobs(given: object) -> tuple[Logprob, ...]:
+    """Log probabilities in a chat's shape or a completion's; what is neither is left out."""
+    if not isinstance(given, Mapping):
+        return ()
+    listed = given.get("content")
+    if isinstance(listed, list):
+        pairs = [(it.get("token"), it.get("logprob")) for it in listed if isinstance(it, Mapping)]
+    else:
+        tokens, values = given.get("tokens"), given.get("token_logprobs")
+        pairs = list(zip(tokens, values, strict=False)) if isinstance(tokens, list) and isinstance(values, list) else []
+    return tuple(
+        Logprob(text, float(value))
+        for text, value in pairs
+        if isinstance(text, str) and isinstance(value, int | float) and not isinstance(value, bool)
+    )
 
 
 def _text(content: object) -> str:

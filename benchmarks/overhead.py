@@ -91,13 +91,13 @@ def _per_token(count: int = 2000) -> dict[str, float]:
     import torch
 
     from tokmagic.api import session
-    from tokmagic.engines.local import LocalStream, _TokenTap
+    from tokmagic.engines.local_stream import LocalStream, TokenTap
     from tokmagic.events import Finished, Rates, Sampling, Token, Usage
     from tokmagic.meter import Meter
 
     engine: Any = session().models.engine("smollm2")
     stream = LocalStream()
-    tap = _TokenTap(stream, frozenset(), [engine._tokenizer.decoder()], Sampling())
+    tap = TokenTap(stream, frozenset(), [engine._tokenizer.decoder()], Sampling())
     ids = torch.randint(1000, 20_000, (1, count))
     began = time.perf_counter()
     for end in range(1, count + 1):

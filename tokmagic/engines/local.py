@@ -9,44 +9,36 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from tokmagic.engines import EngineState, ModelSpec, Progress
 from tokmagic.engines.local_load import declared_dtype, device_name, free_memory, load_model, map_error, pick_device
 from tokmagic.engines.local_logprobs import LogprobTap
 from tokmagic.engines.local_schema import SchemaTokenizer
 from tokmagic.engines.local_store import Located, fingerprint, locate, pull, pull_tokenizer
-from tokmagic.engines.stopping import StopFilter
+from tokmagic.engines.local_stream import Cancelled, LocalStream, TokenTap
+from tokmagic.engines.worker import Worker
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.events import (
     EngineInfo,
-    Event,
     Finished,
-    FinishReason,
-    Logprob,
     Prompt,
     Sampling,
     Source,
     Started,
-    Token,
     Usage,
 )
-from tokmagic.tokens import Decoder, Tokenizer
+from tokmagic.tokens import Tokenizer
 
 if TYPE_CHECKING:
     from tokmagic.config import TokMagic
 
 # Prompts longer than this are prefilled in chunks of it, so that an interrupt never waits for more.
 _PREFILL_CHUNK = 1024
-
-
-class _Cancelled(Exception):
-    """Raised inside generate() to leave it before the next forward pass."""
 
 
 class LocalEngine:
@@ -65,7 +57,7 @@ class LocalEngine:
         self._device: torch.device | None = None
         self._loaded_as: EngineInfo | None = None
         self._state: EngineState = "unloaded"
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         self._lock = threading.Lock()
 
     @property
@@ -220,7 +212,7 @@ class LocalEngine:
             config.prefill_chunk_size = _PREFILL_CHUNK
         logprobs = LogprobTap() if prompt.sampling.logprobs else None
         decoders = [tokenizer.decoder() for _ in range(prompt.sampling.n)]
-        tap = _TokenTap(stream, _eos_ids(config), decoders, prompt.sampling, logprobs)
+        tap = TokenTap(stream, _eos_ids(config), decoders, prompt.sampling, logprobs)
         if logprobs is not None:
             constraints.insert(0, logprobs)  # before what a schema rules out
         if device.type == "cuda":
@@ -228,7 +220,7 @@ class LocalEngine:
         guard = model.register_forward_pre_hook(lambda *_: stream.raise_if_closed())
         try:
             self._run(model, device, ids, config, tap, constraints, prompt.sampling.seed)
-        except _Cancelled:
+        except Cancelled:
             pass
         except Exception as error:
             failure = map_error(error, f"{self._name} failed at {tap.generated} output tokens", self._spec, device)
@@ -262,7 +254,7 @@ class LocalEngine:
         device: torch.device,
         ids: tuple[int, ...],
         config: GenerationConfig,
-        tap: _TokenTap,
+        tap: TokenTap,
         constraints: LogitsProcessorList,
         seed: int | None,
     ) -> None:
@@ -286,175 +278,11 @@ class LocalEngine:
             self._tokenizer = Tokenizer(self._located.folder, trust_remote_code=self._spec.trust_remote_code)
         return self._tokenizer
 
-    def _ready_worker(self) -> _Worker:
+    def _ready_worker(self) -> Worker:
         with self._lock:
             if self._worker is None:
-                self._worker = _Worker(f"tokmagic-{self._name}")
+                self._worker = Worker(f"tokmagic-{self._name}")
             return self._worker
-
-
-class LocalStream:
-    """Events of one run, handed from the inference thread to whoever iterates."""
-
-    def __init__(self) -> None:
-        self._events: queue.SimpleQueue[Event | TokmagicError] = queue.SimpleQueue()
-        self._closed = threading.Event()
-        self._done = False
-
-    def __iter__(self) -> LocalStream:
-        return self
-
-    def __next__(self) -> Event:
-        if self._done:
-            raise StopIteration
-        item = self._events.get()
-        if isinstance(item, TokmagicError):
-            self._done = True
-            raise item
-        self._done = isinstance(item, Finished)
-        return item
-
-    def close(self) -> None:
-        self._closed.set()
-
-    @property
-    def closed(self) -> bool:
-        return self._closed.is_set()
-
-    def raise_if_closed(self) -> None:
-        if self._closed.is_set():
-            raise _Cancelled
-
-    def put(self, event: Event) -> None:
-        self._events.put(event)
-
-    def fail(self, error: TokmagicError) -> None:
-        self._events.put(error)
-
-
-class _TokenTap(StoppingCriteria):  # type: ignore[misc]
-    """Sees the new ids of each step: stamps, decodes and hands them on, and says which rows are done."""
-
-    def __init__(
-        self,
-        stream: LocalStream,
-        eos: frozenset[int],
-        decoders: list[Decoder],
-        sampling: Sampling,
-        logprobs: LogprobTap | None = None,
-    ) -> None:
-        self._stream = stream
-        self._eos = eos
-        self._decoders = decoders
-        self._stops = [StopFilter(sampling.stop) for _ in decoders]
-        self._reasons: list[FinishReason | None] = [None] * len(decoders)
-        self._logprobs = logprobs
-        self._flags: Any = None
-        self.generated = 0
-
-    def __call__(self, input_ids: Any, *_scores: Any, **_options: Any) -> Any:
-        row = input_ids[:, -1].tolist()
-        # After tolist(): on CUDA a token's instant is when its id has reached the host.
-        now_ns = time.perf_counter_ns()
-        changed = self._flags is None
-        logprobs = None if self._logprobs is None else self._logprobs.of(row)
-        for choice, token_id in enumerate(row):
-            if self._reasons[choice] is None:
-                changed |= self._take(choice, token_id, now_ns, None if logprobs is None else logprobs[choice])
-        if self._stream.closed:
-            return torch.ones(len(row), dtype=torch.bool, device=input_ids.device)
-        if changed:
-            done = [reason is not None for reason in self._reasons]
-            self._flags = torch.tensor(done, dtype=torch.bool, device=input_ids.device)
-        return self._flags
-
-    def _take(self, choice: int, token_id: int, now_ns: int, logprob: float | None) -> bool:
-        stop = self._stops[choice]
-        text = self._decoders[choice].push(token_id)
-        piece = stop.push(text)
-        self.generated += 1
-        logprobs = () if logprob is None else (Logprob(text, logprob),)
-        self._stream.put(Token(now_ns, piece, token_id, choice, logprobs=logprobs))
-        if token_id in self._eos or stop.stopped:
-            self._reasons[choice] = "stop"
-            return True
-        return False
-
-    def end(self, *, interrupted: bool) -> tuple[tuple[str, ...], tuple[FinishReason, ...]]:
-        """Return each choice's last text and finish reason."""
-        tails = []
-        for decoder, stop in zip(self._decoders, self._stops, strict=True):
-            rest = decoder.flush()
-            tails.append(stop.push(rest) + stop.flush())
-        unfinished: FinishReason = "interrupted" if interrupted else "length"
-        return tuple(tails), tuple(reason or unfinished for reason in self._reasons)
-
-
-class _Job:
-    """The outcome of work on the inference thread."""
-
-    def __init__(
-        self,
-        work: Callable[[], None],
-        on_error: Callable[[TokmagicError], None] | None,
-        on_end: Callable[[], None] | None,
-    ) -> None:
-        self._work = work
-        self._on_error = on_error
-        self._on_end = on_end
-        self._done = threading.Event()
-        self._error: TokmagicError | None = None
-
-    def run(self) -> None:
-        try:
-            self._work()
-        except TokmagicError as error:
-            self._error = error
-        except Exception as error:
-            self._error = ModelError(f"{type(error).__name__}: {error}")
-        # A traceback would keep the frames, and with them the tensors, alive in the notebook.
-        if self._error is not None:
-            self._error.__traceback__ = self._error.__context__ = self._error.__cause__ = None
-            if self._on_error is not None:
-                self._on_error(self._error)
-        self._done.set()
-        if self._on_end is not None:
-            self._on_end()
-
-    def wait(self) -> None:
-        """Wait for the end and raise what was raised."""
-        self._done.wait()
-        if self._error is not None:
-            raise self._error
-
-
-class _Worker:
-    """The inference thread: torch keeps state for each thread, so a model has exactly one."""
-
-    def __init__(self, name: str) -> None:
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
-        self._thread.start()
-
-    def submit(
-        self,
-        work: Callable[[], None],
-        on_error: Callable[[TokmagicError], None] | None = None,
-        on_end: Callable[[], None] | None = None,
-    ) -> _Job:
-        job = _Job(work, on_error, on_end)
-        self._jobs.put(job)
-        return job
-
-    def stop(self) -> None:
-        """End the thread: torch aborts the process if it is still there when the interpreter goes."""
-        self._jobs.put(None)
-        self._thread.join()
-
-    def _loop(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job.run()
-            del job
 
 
 def _no_progress(_doing: str, _share: float | None) -> None:

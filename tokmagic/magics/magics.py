@@ -362,8 +362,8 @@ class TokMagics(Magics):
                 f"{'* ' if name == current else ''}{name}",
                 spec.source,
                 spec.kind,
-                spec.quant or spec.dtype or "auto",
-                "loaded" if name in loaded else "—",
+                self._session.info(name).server or spec.quant or spec.dtype or "auto",
+                "loaded" if name in loaded and spec.kind != "endpoint" else "—",
             )
             for name, spec in models
         )

@@ -222,7 +222,8 @@ def test_reasoning_stops_the_clock_and_is_no_part_of_the_answer(ask: Ask) -> Non
 
     generation = ask(script)
     assert generation.text == "Hello!"
-    assert (generation.reading.latency_s or 0) - (generation.reading.ttft_s or 0) >= 0.3
+    # Less than the pause, since both ends are stamped where they arrive.
+    assert (generation.reading.latency_s or 0) - (generation.reading.ttft_s or 0) >= 0.2
 
 
 def test_chunks_are_no_tokens(ask: Ask) -> None:

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
+from tokmagic import options
 from tokmagic.engines import ModelSpec
 from tokmagic.errors import PriceError, UsageError
 from tokmagic.events import Rates
-from tokmagic.magics import options
-from tokmagic.magics.options import generate_parser, integer, model_parser, price_parser, split
 from tokmagic.magics.settings import rates_from, spec_from
+from tokmagic.options import generate_parser, integer, model_parser, price_parser, split
 
 PARSERS = {name.removesuffix("_parser"): getattr(options, name) for name in dir(options) if name.endswith("_parser")}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any, Protocol
@@ -63,6 +63,10 @@ class Source(Protocol):
 
     def stop(self, run_id: str) -> None:
         """Stop a run."""
+        ...
+
+    def draft(self, page: str, request: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+        """The text of a cell changed on a page: answer with ``send``, now or later. Raises TokmagicError."""
         ...
 
 
@@ -254,13 +258,13 @@ class Channel:
 
     def _on_control(self, control: Any, request: Any) -> None:
         try:
-            reply = self._answer(request)
+            reply = self._answer(control, request)
         except TokmagicError as error:
             reply = _error_wire(str(error))
         if reply is not None:
             control.send(reply)
 
-    def _answer(self, request: Any) -> dict[str, Any] | None:
+    def _answer(self, control: Any, request: Any) -> dict[str, Any] | None:
         kind = request.get("type") if isinstance(request, dict) and request.get("v") == VERSION else None
         if kind == "hello":
             path = request.get("path")
@@ -268,6 +272,9 @@ class Channel:
             return self._message(view, complete=True)
         if kind == "stop":
             self._source.stop(str(request.get("run_id")))
+            return None
+        if kind == "draft":
+            self._source.draft(control.comm_id, request, control.send)
             return None
         return _error_wire(f"this kernel's tokmagic does not know {kind!r}; reload the page")
 

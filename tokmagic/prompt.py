@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Rewrite = Callable[["nodes.Template"], None]
 """Changes a template's syntax tree before it is filled in."""
 
-_ROLE_LINE = re.compile(r"^---[ \t]+(system|user|assistant)[ \t]*(\r?\n|\Z)", re.MULTILINE)
+ROLE_LINE = re.compile(r"^---[ \t]+(system|user|assistant)[ \t]*(\r?\n|\Z)", re.MULTILINE)
 _ROLES = get_args(Role)
 # An end of line in a text whose lines do not all end with \r\n.
 _NOT_CRLF = re.compile(r"(?<!\r)\n|\r(?!\n)")
@@ -84,27 +84,28 @@ def parse(
     message's last line is not part of it. ``rewrite`` may change the template's tree. Raises PromptError.
     """
     if literal:
-        return (Message("user", _without_last_newline(body)),)
+        return (Message("user", without_last_newline(body)),)
     # Role lines are marked before templating with a word that no variable's value can guess, and
     # split after it, so that a loop may produce messages while a value never can. Digits, which have
     # no upper case: the line may stand in a {% filter %} block.
     mark = f"{secrets.randbits(128):039d}"
     # The newline stays in front of the semicolon, so that a syntax error names the cell's own line.
-    marked = _ROLE_LINE.sub(lambda match: f"{mark}{match[1]}{match[2]};", body)
+    marked = ROLE_LINE.sub(lambda match: f"{mark}{match[1]}{match[2]};", body)
     first, *rest = render(marked, variables or {}, rewrite).split(mark)
     messages: list[Message] = []
     if first.strip():
-        messages.append(Message("user", _without_last_newline(first)))
+        messages.append(Message("user", without_last_newline(first)))
     for part in rest:
         word, _, content = part.partition(";")
         role = word.strip().lower()
         if role not in _ROLES:
             raise PromptError("a filter of the template changed a '--- role' line; keep these lines out of its block")
-        messages.append(Message(cast(Role, role), _without_last_newline(content)))
+        messages.append(Message(cast(Role, role), without_last_newline(content)))
     return tuple(messages)
 
 
-def _without_last_newline(text: str) -> str:
+def without_last_newline(text: str) -> str:
+    """A message without the one newline that ends its last line."""
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 

@@ -28,6 +28,7 @@ from tokmagic._version import __version__
 from tokmagic.cache import Answer, Cache, Place, replayed
 from tokmagic.config import TokMagic
 from tokmagic.days import start_of_day
+from tokmagic.drafts import Desk, Surroundings
 from tokmagic.engines import Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import (
@@ -78,6 +79,11 @@ class Session:
         self.widgets = False
         self.cell_id: Callable[[], str | None] = lambda: None
         """Tells the id of the cell that runs now; the magics set it."""
+        self.variables: Callable[[], Mapping[str, Any]] = dict
+        """Gives the notebook's variables; the magics set it."""
+        self._desk = Desk(
+            Surroundings(self.models, self.settings, self.info, self.prices.rates, self.chats, lambda: self.variables())
+        )
         self.channel = Channel(self.session_id, self)
         self.cache = Cache(self.settings, self.ledger)
         self._ledger: Ledger | None = None
@@ -381,6 +387,10 @@ class Session:
             run = self._running.get(run_id)
         if run is not None:
             run.stop()
+
+    def draft(self, page: str, request: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+        """Count a cell that is being written. Raises UsageError."""
+        self._desk.take(page, request, send)
 
     def _view(
         self,

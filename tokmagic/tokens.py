@@ -71,14 +71,14 @@ class Tokenizer:
         text = self.text(prompt)
         if self._backend is None:
             return Encoded(text, self.encode(prompt), None)
-        found = self._whole_backend().encode(text, add_special_tokens=prompt.completion)
+        found = self.whole_backend().encode(text, add_special_tokens=prompt.completion)
         return Encoded(text, tuple(found.ids), tuple(found.offsets))
 
     def count(self, prompt: Prompt) -> int:
         """Return how many ids :meth:`encode` gives, a third sooner: nobody asks where they lie. Raises PromptError."""
         if self._backend is None:
             return len(self.encode(prompt))
-        (found,) = self._whole_backend().encode_batch_fast([self.text(prompt)], add_special_tokens=prompt.completion)
+        (found,) = self.whole_backend().encode_batch_fast([self.text(prompt)], add_special_tokens=prompt.completion)
         return len(found.ids)
 
     def token_bytes(self, token_id: int) -> bytes | None:
@@ -104,11 +104,13 @@ class Tokenizer:
         """How the vocabulary spells what is no plain text, as the backend tells it."""
         return "" if self._backend is None else repr(self._backend.decoder)
 
-    def _whole_backend(self) -> Any:
+    def whole_backend(self) -> Any:
         """The backend that cuts nothing off and fills nothing up: a tokenizer's file may say otherwise."""
-        # As transformers sets it before each call of its own.
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        # As transformers sets it before each call of its own; only where it has to be, since other threads may encode.
+        if self._backend.truncation is not None:
+            self._backend.no_truncation()
+        if self._backend.padding is not None:
+            self._backend.no_padding()
         return self._backend
 
     def _in_template(self, messages: Sequence[Message], **options: bool) -> Any:
@@ -150,6 +152,21 @@ class Tokenizer:
         )
         template = json.dumps(self._tokenizer.chat_template, sort_keys=True)
         return hashlib.sha256(f"{content}\0{template}".encode()).hexdigest()
+
+
+# What English text comes to with the tokenizers of today, and what a template adds to a message.
+_BYTES_PER_TOKEN = 4
+_MESSAGE_TOKENS = 4
+
+
+def rough_count(prompt: Prompt) -> int:
+    """Tokens of a prompt by its length, for any model: an estimate where nothing better is known."""
+    return sum(rough_count_text(message.content) + _MESSAGE_TOKENS for message in prompt.messages)
+
+
+def rough_count_text(text: str) -> int:
+    """Tokens of a text by its length: at least one where there is any."""
+    return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
 
 
 def _require_text(messages: Sequence[Message]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,6 +23,7 @@ class Models:
         self._specs: dict[str, ModelSpec] = {name: ModelSpec(name) for name in NAMED}
         self._engines: dict[str, Engine] = {}
         self._current: str | None = None
+        self._opening = threading.RLock()
 
     @property
     def current(self) -> str:
@@ -61,13 +63,22 @@ class Models:
         """
         if text in self._specs:
             return text
-        if "/" in text or text.startswith((".", "~", "scripted")):
+        if _is_source(text):
             self.add(text, ModelSpec(text))
             return text
         raise UsageError(
             f"model {text!r} is unknown{nearest(text, self._specs)}; known: {', '.join(self._specs)}; "
             "add one with: %model add NAME SPEC"
         )
+
+    def peek(self, text: str) -> ModelSpec | None:
+        """Return how a model is run; None for an id or a folder that :meth:`resolve` would register.
+
+        Raises UsageError with the nearest name.
+        """
+        if text not in self._specs and _is_source(text):
+            return None
+        return self._specs[self.resolve(text)]
 
     def spec(self, name: str) -> ModelSpec:
         """Return how a model is run. Raises UsageError."""
@@ -76,9 +87,11 @@ class Models:
     def engine(self, name: str | None = None) -> Engine:
         """Return the engine of a model, the current one by default. Raises UsageError, ModelError."""
         name = self.resolve(name) if name is not None else self.current
-        if name not in self._engines:
-            self._engines[name] = open_engine(name, self._specs[name], self._settings)
-        return self._engines[name]
+        # Opening one takes seconds, and the live channel may ask meanwhile; there must never be two of one model.
+        with self._opening:
+            if name not in self._engines:
+                self._engines[name] = open_engine(name, self._specs[name], self._settings)
+            return self._engines[name]
 
     def load(self, name: str | None, progress: Progress, *, keep_others: bool = False) -> Engine:
         """Load a model. Other local models are unloaded first unless ``keep_others``. Raises ModelError."""
@@ -110,3 +123,8 @@ class Models:
         """Free what all models hold."""
         for engine in self._engines.values():
             engine.close()
+
+
+def _is_source(text: str) -> bool:
+    """Whether a text is an id or a folder rather than the name of a model."""
+    return "/" in text or text.startswith((".", "~", "scripted"))

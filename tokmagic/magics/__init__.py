@@ -19,6 +19,7 @@ def load(shell: InteractiveShell) -> None:
     session.notebook = session.notebook or _notebook_path(shell)
     magics = TokMagics(shell, session)
     session.cell_id = magics.cell_id
+    session.variables = lambda: shell.user_ns
     shell.register_magics(magics)
     configurables: list[Any] = shell.configurables
     if session.settings not in configurables:
@@ -38,6 +39,7 @@ def unload(shell: InteractiveShell) -> None:
     configurables[:] = [configurable for configurable in configurables if configurable is not session.settings]
     _formatter(shell).pop(Generation, None)
     session.cell_id = lambda: None
+    session.variables = dict
     session.channel.close()
     session.models.close()
 

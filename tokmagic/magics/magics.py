@@ -15,11 +15,12 @@ from tokmagic import numbers
 from tokmagic._version import __version__
 from tokmagic.display import NotebookView, QuietView, TerminalView, View, bundle, metadata, publish
 from tokmagic.errors import NotBuiltError, TokmagicError, UsageError, nearest
-from tokmagic.events import Message, Prompt, Sampling, Usage
+from tokmagic.events import Message, Prompt
 from tokmagic.generation import Generation
 from tokmagic.health import doctor
 from tokmagic.magics import answers, budgets, costs, counts
-from tokmagic.magics.options import (
+from tokmagic.magics.settings import has_rates, rate_cells, rates_from, spec_from
+from tokmagic.options import (
     Parser,
     budget_parser,
     cache_parser,
@@ -27,11 +28,11 @@ from tokmagic.magics.options import (
     generate_parser,
     model_parser,
     price_parser,
+    sampling,
     split,
     tokens_parser,
 )
-from tokmagic.magics.settings import has_rates, rate_cells, rates_from, spec_from
-from tokmagic.prices import bill
+from tokmagic.prices import span
 from tokmagic.prompt import build, check_sampling, json_schema, parse
 from tokmagic.run import Session
 from tokmagic.tables import Table
@@ -205,26 +206,12 @@ class TokMagics(Magics):
         return options
 
     def _prompt(self, options: argparse.Namespace, cell: str) -> Prompt:
-        sampling = check_sampling(
-            Sampling(
-                max_tokens=options.max_tokens,
-                temperature=options.temperature,
-                top_p=options.top_p,
-                top_k=options.top_k,
-                min_p=options.min_p,
-                repetition_penalty=options.repetition_penalty,
-                stop=tuple(options.stop),
-                seed=options.seed,
-                n=options.n,
-                json_schema=self._schema(options.json_schema),
-                logprobs=options.logprobs,
-            )
-        )
+        drawn = check_sampling(sampling(options, self._schema(options.json_schema)))
         if options.reset and not options.chat:
             raise UsageError("--reset starts a conversation anew; name it with --chat NAME")
         prompt = build(
             parse(cell, self._shell.user_ns, literal=options.literal),
-            sampling,
+            drawn,
             system=options.system,
             history=self._history(options),
             completion=options.completion,
@@ -281,18 +268,16 @@ class TokMagics(Magics):
         input_tokens, source = engine.estimate(prompt)
         rates = self._session.rates(engine.info)
 
-        counted = Usage(input_tokens=input_tokens, cached_input_tokens=0, input_source=source, output_source="measured")
         most = prompt.sampling.max_tokens * prompt.sampling.n
-        low = bill(replace(counted, output_tokens=0), None, rates).usd
-        high = bill(replace(counted, output_tokens=most), None, rates).usd
+        low, high = span(input_tokens, source, most, rates)
         row = (
             engine.info.name,
             numbers.tokens(input_tokens, source),
             f"≤ {most:,}",
-            numbers.usd(low),
-            numbers.usd(high),
+            numbers.usd(low.usd),
+            numbers.usd(high.usd),
         )
-        note = "nothing was run" if high is not None else "nothing was run; no token rates are set: %price"
+        note = "nothing was run" if high.usd is not None else "nothing was run; no token rates are set: %price"
         return Table(("model", "in", "out", "least", "most"), (row,), note)
 
     def _price_table(self) -> Table:

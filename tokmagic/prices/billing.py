@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import ROUND_CEILING, Decimal, localcontext
 
 from tokmagic.events import Bound, Cost, Rates, Source, Tier, Usage
@@ -115,6 +116,13 @@ def input_usd(rates: Rates, input_tokens: int, calls: int = 1, *, part: int | No
         return None
     with localcontext(EXACT):
         return (input_tokens if part is None else part) * calls * rate / MILLION
+
+
+def span(input_tokens: int, source: Source, max_output_tokens: int, rates: Rates) -> tuple[Cost, Cost]:
+    """What a prompt costs if nothing is answered, and if the answer is as long as it may be, without any cache."""
+    counted = Usage(input_tokens=input_tokens, cached_input_tokens=0, input_source=source, output_source="measured")
+    low, high = (bill(replace(counted, output_tokens=tokens), None, rates) for tokens in (0, max_output_tokens))
+    return low, high
 
 
 def bound_usd(

@@ -10,16 +10,12 @@ from tokmagic import encodings
 from tokmagic.engines import ModelSpec, parse_source
 from tokmagic.errors import ModelError, TokmagicError
 from tokmagic.events import Prompt, Source, Usage
+from tokmagic.tokens import Tokenizer, rough_count, rough_count_text
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
     from tokmagic.config import TokMagic
-    from tokmagic.tokens import Tokenizer
-
-# What English text comes to with the tokenizers of today, and what a template adds to a message.
-_BYTES_PER_TOKEN = 4
-_MESSAGE_TOKENS = 4
 
 
 class Counter:
@@ -70,7 +66,7 @@ class Counter:
             return len(self._tokenizer.encode(prompt)), "counted"
         if self._encoding is not None:
             return encodings.count(self._encoding, prompt)
-        return sum(estimate(message.content) + _MESSAGE_TOKENS for message in prompt.messages), "estimated"
+        return rough_count(prompt), "estimated"
 
     def output(self, texts: list[str]) -> int:
         """The tokens of answers by their text: an estimate even with the tokenizer, since ends are not in it."""
@@ -79,7 +75,7 @@ class Counter:
         if self._encoding is not None:
             clean = (text.encode("utf-8", "replace").decode() for text in texts)
             return sum(len(encodings.encode(self._encoding, text)) for text in clean)
-        return sum(map(estimate, texts))
+        return sum(map(rough_count_text, texts))
 
     def _seek(self) -> None:
         """Look for a tokenizer or an encoding, once."""
@@ -104,14 +100,7 @@ class Counter:
             if located is None:
                 raise ModelError(f"no tokenizer of {self._spec.source} is on this machine")
             folder = located.folder
-        from tokmagic.tokens import Tokenizer
-
         return Tokenizer(folder)
-
-
-def estimate(text: str) -> int:
-    """Tokens of a text by its length: at least one where there is any."""
-    return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
 
 
 @dataclass
@@ -135,7 +124,7 @@ class Tally:
         """More of a choice arrived, its reasoning included."""
         self._said[choice].append(text)
         # Most servers send a token at a time; where one sends more, its length tells.
-        self._pieces += max(1, estimate(text))
+        self._pieces += max(1, rough_count_text(text))
         self._answer_bytes += len(text.encode("utf-8", "replace"))
 
     def so_far(self) -> Usage:

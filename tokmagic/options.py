@@ -9,12 +9,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from tokmagic.errors import UsageError, nearest
+from tokmagic.events import Sampling
 
 _EXPRESSION = re.compile(r"\{[^{}]*\}")
 # Begins with a dash, but can be no option of ours: a rule of dashes, a negative number.
 _NO_OPTION = re.compile(r"-{3,}$|-[\d.]")
 _OPTION = re.compile(r"\s*(-{1,2}[A-Za-z][\w-]*)(=?)")
 _WORD = re.compile(r"""\s*(?:"[^"]*"|'[^']*'|\S)+""")
+
+
+class Unknown(str):
+    """A word as it is written, which only running the cell fills in."""
+
+    __slots__ = ()
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,12 +48,33 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unknown {kind} {unknown[0]!r}{near}")
         return found
 
+    def parse_known_words(self, words: Sequence[str]) -> tuple[argparse.Namespace, frozenset[str]]:
+        """Parse what is known of ``words``; the rest are the names of options whose value is :class:`Unknown`.
+
+        Among them is ``""`` where not even the option is known. Raises UsageError.
+        """
+        known: list[str] = []
+        unknown: set[str] = set()
+        for word in words:
+            if not isinstance(word, Unknown):
+                known.append(word)
+            elif known and self._takes_word(known[-1]):
+                unknown.add(self._option_string_actions[known.pop()].dest)
+            else:
+                short = "" if word.startswith("--") else word[:2]
+                options = [it for it in (word.partition("=")[0], short) if self._takes_word(it)]
+                unknown.add(self._option_string_actions[options[0]].dest if options else "")
+        return self.parse_words(known), frozenset(unknown)
+
+    def _takes_word(self, option: str) -> bool:
+        action = self._option_string_actions.get(option)
+        return action is not None and action.nargs is None
+
     def _joined(self, words: Sequence[str]) -> list[str]:
         """``--stop ---`` as ``--stop=---``: argparse takes any word that begins with a dash for an option."""
         joined: list[str] = []
         for word in words:
-            option = self._option_string_actions.get(joined[-1]) if joined else None
-            if option is not None and option.nargs is None and _NO_OPTION.match(word):
+            if joined and self._takes_word(joined[-1]) and _NO_OPTION.match(word):
                 joined[-1] += ("=" if joined[-1].startswith("--") else "") + word
             else:
                 joined.append(word)
@@ -57,9 +85,7 @@ class Parser(argparse.ArgumentParser):
         at = 0
         while found := _OPTION.match(line, at):
             at = found.end()
-            action = self._option_string_actions.get(found[1])
-            takes_word = action is not None and action.nargs is None
-            if (found[2] or takes_word) and (word := _WORD.match(line, at)):
+            if (found[2] or self._takes_word(found[1])) and (word := _WORD.match(line, at)):
                 at = word.end()
         return line[:at], line[at:].strip()
 
@@ -86,6 +112,22 @@ def split(line: str, expand: Callable[[str], str]) -> list[str]:
         raise UsageError(f"the option line cannot be read: {error}; close the quotation") from None
     words = [_EXPRESSION.sub(lambda match: expressions[int(match[0][1:-1])], word) for word in words]
     return [expand(word) if re.search(r"[${]", word) else word for word in words]
+
+
+def sampling(options: argparse.Namespace, json_schema: str | None = None) -> Sampling:
+    """What the options of ``%%generate`` say about sampling, unchecked."""
+    return Sampling(
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        stop=tuple(options.stop),
+        seed=options.seed,
+        n=options.n,
+        json_schema=json_schema,
+    )
 
 
 def integer(text: str) -> int:

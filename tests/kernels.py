@@ -118,14 +118,50 @@ class Kernel:
         assert ran.ok, ran.error
         return ran.stdout.rstrip("\n")
 
-    def open_comm(self, target: str) -> str:
+    def create_subshell(self) -> str:
+        """Start a thread of the kernel's that answers while a cell runs, and return its id."""
+        self.client.control_channel.send(self.client.session.msg("create_subshell_request"))
+        reply = self.client.control_channel.get_msg(timeout=TIMEOUT_S)
+        return str(reply["content"]["subshell_id"])
+
+    def open_comm(self, target: str, subshell: str | None = None) -> str:
         comm_id = uuid.uuid4().hex
         content = {"comm_id": comm_id, "target_name": target, "data": {}}
-        self.client.shell_channel.send(self.client.session.msg("comm_open", content))
+        self._ask("comm_open", content, subshell)
         return comm_id
 
-    def send_comm(self, comm_id: str, data: dict[str, Any]) -> None:
-        self.client.shell_channel.send(self.client.session.msg("comm_msg", {"comm_id": comm_id, "data": data}))
+    def send_comm(self, comm_id: str, data: dict[str, Any], subshell: str | None = None) -> None:
+        self._ask("comm_msg", {"comm_id": comm_id, "data": data}, subshell)
+
+    def _ask(self, kind: str, content: dict[str, Any], subshell: str | None) -> None:
+        message = self.client.session.msg(kind, content)
+        if subshell is not None:
+            message["header"]["subshell_id"] = subshell
+        self.client.shell_channel.send(message)
+
+    def wait_busy(self, request: str) -> None:
+        """Wait until the execution of a request has begun."""
+        self._wait(request, "execute_input")
+
+    def wait_idle(self, request: str) -> Ran:
+        """Wait until a request that was sent has been answered."""
+        messages = self._wait(request, "status")
+        reply = self.client.get_shell_msg(timeout=TIMEOUT_S)
+        while reply["parent_header"].get("msg_id") != request:
+            reply = self.client.get_shell_msg(timeout=TIMEOUT_S)
+        return Ran(reply, messages)
+
+    def _wait(self, request: str, kind: str) -> list[dict[str, Any]]:
+        """Read messages until one of this kind answers a request; of its states, idle."""
+        messages: list[dict[str, Any]] = []
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            message = self.client.get_iopub_msg(timeout=TIMEOUT_S)
+            if message["parent_header"].get("msg_id") == request:
+                messages.append(message)
+                if message["msg_type"] == kind and message["content"].get("execution_state") != "busy":
+                    return messages
+        raise TimeoutError(request)
 
     def wait_comm(self, comm_id: str) -> dict[str, Any]:
         """The next message on a comm."""

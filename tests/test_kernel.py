@@ -127,6 +127,44 @@ def test_the_sidebar_may_stop_a_run_while_the_kernel_is_busy(kernel: Kernel, led
     assert kernel.wait_comm(comm)["type"] == "error"
 
 
+def _draft(seq: int, base: int | None, text: str, offset: int = 0) -> dict[str, Any]:
+    place = {"cell_id": "cell-d", "seq": seq, "base": base, "offset": offset, "deleted": 0}
+    return {"v": 1, "type": "draft", "text": text, **place}
+
+
+def _answer(kernel: Kernel, comm: str) -> dict[str, Any]:
+    while (answer := kernel.wait_comm(comm))["state"] == "counting":
+        pass
+    return answer
+
+
+@pytest.mark.model
+def test_a_draft_is_counted_while_the_kernel_is_busy_and_as_the_run_counts_it(kernel: Kernel, ledger_url: str) -> None:
+    assert kernel.run("subject = 'a lighthouse keeper'").ok
+    subshell = kernel.create_subshell()
+    comm = kernel.open_comm("tokmagic.control", subshell)
+    source = "%%generate --max-tokens 3\nTell me of {{ subject }}"
+    kernel.send_comm(comm, _draft(1, None, source), subshell)
+    first = _answer(kernel, comm)
+    busy = kernel.send("import time\ntime.sleep(30)\nprint('slept')")
+    kernel.wait_busy(busy)
+    kernel.send_comm(comm, _draft(2, 1, ", and of the sea", len(source)), subshell)
+    second = _answer(kernel, comm)
+    kernel.send_comm(comm, _draft(3, 1, "?", len(source)), subshell)
+    assert _answer(kernel, comm)["state"] == "lost"
+    kernel.manager.interrupt_kernel()
+    assert "slept" not in kernel.wait_idle(busy).stdout, "the answers came only when the cell had ended"
+
+    assert (first["input_source"], second["input_source"]) == ("counted", "counted")
+    assert second["input_tokens"] > first["input_tokens"]
+    assert kernel.run(f"{source}, and of the sea", cell_id="cell-d").ok
+    (record,) = rows(ledger_url, "cell-d")
+    assert record.reading.usage.input_tokens == second["input_tokens"]
+    assert Decimal(second["low_usd"]) <= (record.reading.cost.usd or 0) <= Decimal(second["high_usd"])
+    kernel.send_comm(comm, _draft(4, None, source), subshell)
+    assert _answer(kernel, comm)["context_tokens"] == 8192
+
+
 BAD = [
     ("%%generate --max-tokns 3\nHi", "--max-tokens"),
     ("%%generate -m smolm2\nHi", "did you mean smollm2"),

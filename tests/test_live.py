@@ -8,7 +8,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,6 +21,8 @@ import pytest
 from traitlets import default
 
 from tokmagic.config import TokMagic
+from tokmagic.drafts.texts import Change
+from tokmagic.drafts.wire import Draft, Edit, State, draft_wire, parse
 from tokmagic.engines import ModelSpec
 from tokmagic.engines.registry import Models
 from tokmagic.errors import LedgerError
@@ -245,6 +247,11 @@ class Numbers:
     def stop(self, run_id: str) -> None:
         self.asked.append(run_id)
 
+    def draft(self, page: str, request: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+        assert page, "a page's texts are kept by its comm"
+        self.asked.append(parse(request))
+        send(draft_wire(Draft(), cell_id="c", seq=1, state="lost"))
+
 
 def shown(message: dict[str, Any]) -> int:
     return int(message["rows"][0]["output_tokens"])
@@ -356,13 +363,43 @@ def test_a_look_that_fails_does_not_silence_the_sidebar(wire: Wire, numbers: Num
 
 
 def test_control_messages_of_the_fixture_are_understood(wire: Wire, numbers: Numbers, channel: Channel) -> None:
-    hello, stop = fixture("control")
+    hello, stop, *drafts = fixture("control")
     (reply,) = wire.ask(hello)
     assert (reply["type"], reply["complete"], reply["session"]) == ("snapshot", True, "s")
     assert reply["notebook"] == hello["path"]
     assert reply["rows"] == [row_wire(row) for row in ROWS]
     assert wire.ask(stop) == []
-    assert numbers.asked == [("notebooks/01_quickstart.ipynb", True), "a1"]
+    assert [wire.ask(draft)[0]["state"] for draft in drafts] == ["lost", "lost"]
+    assert numbers.asked == [
+        *(("notebooks/01_quickstart.ipynb", True), "a1"),
+        Edit("c-draft", 1, None, Change(0, 0, "%%generate\nHi 🚀")),
+        Edit("c-draft", 2, 1, Change(14, 2, "!")),
+    ]
+
+
+def test_drafts_are_the_fixture() -> None:
+    priced = Cost(Decimal("0.0000618"), "counted"), Cost(Decimal("0.00021540"), "counted")
+    estimated = "the template holds more than {{ name }} of a text or a number, which only a run fills in"
+    drafts: list[tuple[State, Draft]] = [
+        ("counting", Draft("smollm2", 6, "estimated", 256)),
+        ("counted", Draft("smollm2", 412, "counted", 256, 8192, *priced)),
+        ("counted", Draft(None, 108_031, "estimated", reason=estimated, costly=True)),
+        ("lost", Draft()),
+    ]
+    made = [draft_wire(it, cell_id="c-draft", seq=at, state=state) for at, (state, it) in enumerate(drafts, 1)]
+    assert made == fixture("drafts")
+
+
+def test_a_session_counts_a_draft_on_the_comm_that_asked(wire: Wire, make_session: Callable[..., Session]) -> None:
+    session = make_session(model="scripted")
+    session.channel.open()
+    whole, change = fixture("control")[2:]
+    (*_, counted) = wire.ask(whole)
+    assert (counted["type"], counted["cell_id"], counted["seq"]) == ("draft", "c-draft", 1)
+    # Another comm is another page, which told nothing of the text yet.
+    assert [it["state"] for it in wire.ask(change)] == ["lost"]
+    (error,) = wire.ask({**whole, "seq": None})
+    assert (error["type"], "'draft'" in error["message"]) == ("error", True)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,7 @@ def sampling(options: argparse.Namespace, json_schema: str | None = None) -> Sam
         seed=options.seed,
         n=options.n,
         json_schema=json_schema,
+        logprobs=options.logprobs,
     )
 
 

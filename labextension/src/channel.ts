@@ -11,6 +11,7 @@ import type { Kernel, KernelMessage } from '@jupyterlab/services';
 import type { IDisposable } from '@lumino/disposable';
 import { Signal } from '@lumino/signaling';
 
+import type { Drafts } from './drafts';
 import type { Readings } from './model';
 import type { ControlMessage } from './protocol';
 import {
@@ -18,6 +19,7 @@ import {
   DATA_TARGET,
   ProtocolError,
   hello,
+  isDraft,
   isOurs,
   parseMessage,
   stop
@@ -26,10 +28,14 @@ import {
 /** How long to wait for the comm's subshell, which never starts where subshells are disabled. */
 const SUBSHELL_TIMEOUT_MS = 2000;
 
+/** What a kernel answers whose tokmagic is older than drafts, or does not take this one for one. */
+const NO_DRAFTS = /'draft'/;
+
 export class Channel implements IDisposable {
   constructor(
     private readonly _context: ISessionContext,
     private readonly _readings: Readings,
+    private readonly _drafts: Drafts,
     private readonly _widgets: boolean
   ) {
     _context.kernelChanged.connect(this._onKernelChanged, this);
@@ -54,7 +60,16 @@ export class Channel implements IDisposable {
 
   /** Stop a run. */
   stop(runId: string): void {
-    this._send(stop(runId));
+    this.send(stop(runId));
+  }
+
+  /** Ask the kernel something; false where nobody would hear it. */
+  send(message: ControlMessage): boolean {
+    if (this._comm === null || this._comm.isDisposed) {
+      return false;
+    }
+    this._comm.send(message);
+    return true;
   }
 
   private _attach(kernel: Kernel.IKernelConnection | null): void {
@@ -84,6 +99,7 @@ export class Channel implements IDisposable {
   private _forgetComm(): void {
     const comm = this._comm;
     this._comm = null;
+    this._drafts.reset();
     if (comm !== null && !comm.isDisposed) {
       comm.dispose();
     }
@@ -97,7 +113,7 @@ export class Channel implements IDisposable {
     }
     const message = hello(this._context.path, this._widgets);
     if (this._comm !== null && !this._comm.isDisposed) {
-      this._send(message);
+      this.send(message);
       return;
     }
     if (this._readings.connection !== 'ready') {
@@ -113,13 +129,7 @@ export class Channel implements IDisposable {
       return;
     }
     comm.open();
-    this._send(message);
-  }
-
-  private _send(message: ControlMessage): void {
-    if (this._comm !== null && !this._comm.isDisposed) {
-      this._comm.send(message);
-    }
+    this.send(message);
   }
 
   private _onMessage(
@@ -131,7 +141,10 @@ export class Channel implements IDisposable {
       comm_id?: string;
       target_name?: string;
       data?: unknown;
+      execution_state?: string;
     };
+    const { parent_header: parent } = message;
+    const own = content.comm_id === this._comm?.commId;
     switch (message.header.msg_type) {
       case 'comm_open':
         if (content.target_name === DATA_TARGET) {
@@ -143,10 +156,20 @@ export class Channel implements IDisposable {
         break;
       case 'comm_msg':
         if (isOurs(content.data)) {
-          if (content.comm_id !== this._comm?.commId) {
+          if (!own && !isDraft(content.data)) {
             this._dataComm = content.comm_id ?? '';
           }
-          this._receive(content.data);
+          this._receive(content.data, own);
+        }
+        break;
+      case 'status':
+        if (
+          content.execution_state === 'idle' &&
+          parent !== undefined &&
+          'msg_type' in parent &&
+          parent.msg_type === 'execute_request'
+        ) {
+          this._drafts.refresh();
         }
         break;
       case 'comm_close':
@@ -179,12 +202,31 @@ export class Channel implements IDisposable {
     }
   }
 
-  private _receive(data: unknown): void {
+  /** `own`: it came on our own comm, so it answers what this very page asked. */
+  private _receive(data: unknown, own: boolean): void {
     try {
-      this._readings.apply(parseMessage(data));
+      const message = parseMessage(data);
+      if (message.type === 'draft') {
+        if (own) {
+          this._drafts.receive(message);
+        }
+        return;
+      }
+      if (own && message.type === 'error' && NO_DRAFTS.test(message.message)) {
+        this._drafts.refuse();
+        return;
+      }
+      this._readings.apply(message);
+      if (message.type === 'snapshot' && message.complete) {
+        this._drafts.refresh();
+      }
     } catch (error) {
       if (!(error instanceof ProtocolError)) {
         throw error;
+      }
+      if (isDraft(data)) {
+        this._drafts.refuse();
+        return;
       }
       this._readings.apply({
         type: 'error',

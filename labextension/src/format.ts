@@ -22,6 +22,12 @@ export function tokens(
   return `${mark}${(count / divisor).toFixed(1)}${unit}`;
 }
 
+/** Token counts to the last one, where each keystroke should show: 108,031. */
+export function wholeTokens(count: number | null, source: Source): string {
+  const mark = source === 'estimated' ? '~' : '';
+  return count === null ? UNKNOWN : `${mark}${thousands(String(count))}`;
+}
+
 /**
  * Dollars from a decimal string, rounded half up on the digits themselves: two decimals from $1 on,
  * below it four decimals or three significant digits, whichever is finer.

@@ -5,7 +5,7 @@ import { Signal } from '@lumino/signaling';
 
 import type {
   Budget,
-  KernelMessage,
+  KernelError,
   ModelState,
   Row,
   Snapshot,
@@ -69,7 +69,7 @@ export class Readings {
   }
 
   /** Take a message of the kernel in. */
-  apply(message: KernelMessage): void {
+  apply(message: Snapshot | KernelError): void {
     this._connection = 'ready';
     if (message.type === 'error') {
       this._error = message.message;

@@ -1,14 +1,16 @@
 /** The readings of every open notebook, and which notebook is in front. */
 
-import type { CodeCell } from '@jupyterlab/cells';
+import type { Cell, CodeCell } from '@jupyterlab/cells';
 import type { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
 import type { IDisposable } from '@lumino/disposable';
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 
 import { Channel } from './channel';
+import type { Written } from './drafts';
+import { Drafts } from './drafts';
 import { Readings } from './model';
-import type { Row } from './protocol';
+import type { Draft, Row } from './protocol';
 import { ProtocolError, parseRow } from './protocol';
 
 /** A cell that has something to show, under the number that the notebook shows for it. */
@@ -18,16 +20,37 @@ export interface CellRow {
   readonly row: Row;
 }
 
+/** What the prompt in a cell would take, under the number that the notebook shows for the cell. */
+export interface CellDraft {
+  readonly label: string;
+  readonly draft: Draft;
+}
+
+// As the kernel finds the magics: below blank lines, at the very beginning of a line.
+const PROMPT = /^%%(?:generate|tokens)(?: |\s*$)/;
+
 /** One open notebook. */
 export class Watched implements IDisposable {
   readonly readings = new Readings();
+  readonly drafts = new Drafts(
+    () => this._written(),
+    message => this._channel.send(message)
+  );
 
+  /** `isLookedAt` says whether this notebook is in front and the sidebar shows it. */
   constructor(
     readonly panel: NotebookPanel,
-    widgets: boolean
+    widgets: boolean,
+    private readonly _isLookedAt: () => boolean
   ) {
-    this._channel = new Channel(panel.sessionContext, this.readings, widgets);
+    this._channel = new Channel(
+      panel.sessionContext,
+      this.readings,
+      this.drafts,
+      widgets
+    );
     panel.content.modelContentChanged.connect(this._onContent, this);
+    panel.content.activeCellChanged.connect(this._onActiveCell, this);
     void panel.context.ready.then(() => this._seed());
   }
 
@@ -44,6 +67,7 @@ export class Watched implements IDisposable {
     if (!this._disposed) {
       this._disposed = true;
       this._channel.dispose();
+      this.drafts.dispose();
       Signal.clearData(this);
     }
   }
@@ -54,16 +78,21 @@ export class Watched implements IDisposable {
     this.panel.content.widgets.forEach((cell, index) => {
       const row = this.readings.row(cell.model.id);
       if (row !== undefined) {
-        const count =
-          cell.model.type === 'code'
-            ? (cell as CodeCell).model.executionCount
-            : null;
-        // A cell that runs has no number yet: it is called by its place.
-        const label = count === null ? `#${index + 1}` : String(count);
-        rows.push({ cellId: cell.model.id, label, row });
+        rows.push({ cellId: cell.model.id, label: labelOf(cell, index), row });
       }
     });
     return rows;
+  }
+
+  /** The prompt that is being written. */
+  get draft(): CellDraft | null {
+    const draft = this.drafts.shown;
+    const cells = this.panel.content.widgets;
+    const index = cells.findIndex(cell => cell.model.id === draft?.cellId);
+    const cell = cells[index];
+    return draft === null || cell === undefined
+      ? null
+      : { label: labelOf(cell, index), draft };
   }
 
   /** Bring a cell into view and make it the active one. */
@@ -104,6 +133,25 @@ export class Watched implements IDisposable {
 
   private _onContent(): void {
     this._cellsChanged.emit();
+    this._onActiveCell();
+  }
+
+  private _onActiveCell(): void {
+    // Another cell, or a key in this one; while nobody looks it is not even asked which.
+    if (this._isLookedAt()) {
+      this.drafts.touch();
+    }
+  }
+
+  /** The prompt in the active cell, where somebody looks and the kernel can tell what it takes. */
+  private _written(): Written | null {
+    const cell = this.panel.content.activeCell;
+    return this._isLookedAt() &&
+      this.readings.connection === 'ready' &&
+      cell?.model.type === 'code' &&
+      isPrompt(cell)
+      ? { cellId: cell.model.id, text: cell.model.sharedModel.getSource() }
+      : null;
   }
 
   private readonly _cellsChanged = new Signal<Watched, void>(this);
@@ -119,7 +167,16 @@ export class Notebooks {
   ) {
     _tracker.widgetAdded.connect((_sender, panel) => this._watch(panel));
     _tracker.forEach(panel => this._watch(panel));
-    _tracker.currentChanged.connect(() => this._changed.emit());
+    _tracker.currentChanged.connect(() => {
+      this._watched.forEach(watched => watched.drafts.touch());
+      this._changed.emit();
+    });
+  }
+
+  /** The sidebar came into view, or went out of it: prompts are counted while they are typed only where it is seen. */
+  setVisible(visible: boolean): void {
+    this._visible = visible;
+    this.current?.drafts.touch();
   }
 
   /** Emitted when another notebook comes to the front, or something changed in the one in front. */
@@ -137,7 +194,11 @@ export class Notebooks {
     if (this._watched.has(panel)) {
       return;
     }
-    const watched = new Watched(panel, this._widgets);
+    const watched = new Watched(
+      panel,
+      this._widgets,
+      () => this._visible && this._tracker.currentWidget === panel
+    );
     this._watched.set(panel, watched);
     const changed = () => {
       if (this.current === watched) {
@@ -146,6 +207,7 @@ export class Notebooks {
     };
     watched.readings.changed.connect(changed);
     watched.cellsChanged.connect(changed);
+    watched.drafts.changed.connect(changed);
     panel.disposed.connect(() => {
       this._watched.delete(panel);
       watched.dispose();
@@ -155,7 +217,30 @@ export class Notebooks {
   }
 
   private readonly _changed = new Signal<Notebooks, void>(this);
+  private _visible = false;
   private readonly _watched = new Map<NotebookPanel, Watched>();
+}
+
+/** A cell by the number that the notebook shows; one that runs, or never ran, has none and is called by its place. */
+function labelOf(cell: Cell, index: number): string {
+  const count =
+    cell.model.type === 'code' ? (cell as CodeCell).model.executionCount : null;
+  return count === null ? `#${index + 1}` : String(count);
+}
+
+/** Whether a cell begins with a magic that takes a prompt; of a long cell only its first lines are looked at. */
+function isPrompt(cell: Cell): boolean {
+  const { editor } = cell;
+  if (editor === null) {
+    return PROMPT.test(cell.model.sharedModel.getSource().trimStart());
+  }
+  for (let line = 0; line < editor.lineCount; line++) {
+    const text = editor.getLine(line) ?? '';
+    if (text.trim() !== '') {
+      return PROMPT.test(text);
+    }
+  }
+  return false;
 }
 
 function savedRow(data: unknown): Row | null {

@@ -5,6 +5,7 @@ import { ReactWidget } from '@jupyterlab/ui-components';
 import type { Message } from '@lumino/messaging';
 import * as React from 'react';
 
+import { DraftSection } from './draft';
 import type { Notebooks } from './notebooks';
 import type { Actions } from './rows';
 import { Rows } from './rows';
@@ -35,7 +36,13 @@ export class SidebarPanel extends ReactWidget {
 
   protected override onAfterShow(message: Message): void {
     super.onAfterShow(message);
+    this._notebooks.setVisible(true);
     this.update();
+  }
+
+  protected override onBeforeHide(message: Message): void {
+    super.onBeforeHide(message);
+    this._notebooks.setVisible(false);
   }
 
   protected override render(): React.ReactElement | null {
@@ -47,9 +54,11 @@ export class SidebarPanel extends ReactWidget {
     const current = this._notebooks.current;
     const readings = current?.readings ?? null;
     const rows = current?.rows() ?? [];
+    const draft = current?.draft ?? null;
     this._drawn = (
       <>
         <Head model={readings?.model ?? null} trans={trans} />
+        {draft && <DraftSection cell={draft} trans={trans} />}
         {readings && (
           <TotalsTable
             notebook={readings.notebookTotals}

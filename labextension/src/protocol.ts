@@ -4,6 +4,23 @@
  * Money stays the decimal string it came as: a float could not hold it. Unknown is null, never 0.
  */
 
+import type { Fields } from './fields';
+import {
+  ProtocolError,
+  isObject,
+  list,
+  money,
+  moneyOrNull,
+  number,
+  numberOrNull,
+  object,
+  text,
+  textOrNull,
+  word
+} from './fields';
+
+export { ProtocolError } from './fields';
+
 export const VERSION = 1;
 export const DATA_TARGET = 'tokmagic.data';
 export const CONTROL_TARGET = 'tokmagic.control';
@@ -24,6 +41,7 @@ const SOURCES = [
   'unknown'
 ] as const;
 const BOUNDS = ['exact', 'at_least', 'at_most'] as const;
+const STATES = ['counted', 'counting', 'lost'] as const;
 const SCOPES = ['cell', 'notebook', 'day', 'month'] as const;
 
 export type Status = (typeof STATUSES)[number];
@@ -113,22 +131,58 @@ export interface KernelError {
   readonly message: string;
 }
 
-export type KernelMessage = Snapshot | KernelError;
+/** What the prompt in a cell would take, as it stands; the answer to the request of the same number. */
+export interface Draft {
+  readonly type: 'draft';
+  readonly cellId: string;
+  readonly seq: number;
+  /** While `counting` another answer is to come; what is `lost` must be told from the beginning. */
+  readonly state: (typeof STATES)[number];
+  readonly model: string | null;
+  readonly inputTokens: number | null;
+  readonly inputSource: Source;
+  readonly maxOutputTokens: number | null;
+  readonly contextTokens: number | null;
+  /** The input alone. */
+  readonly lowUsd: string | null;
+  /** The input and the longest answer. */
+  readonly highUsd: string | null;
+  readonly costSource: Source;
+  /** Why there is no count, or only an estimate. */
+  readonly reason: string | null;
+  /** Each count is worth waiting for a pause in typing. */
+  readonly costly: boolean;
+}
+
+export type KernelMessage = Snapshot | KernelError | Draft;
 
 export type ControlMessage =
   | { v: number; type: 'hello'; path: string; widgets: boolean }
-  | { v: number; type: 'stop'; run_id: string };
+  | { v: number; type: 'stop'; run_id: string }
+  | ({ v: number; type: 'draft' } & DraftEdit);
 
-/** What was received is no message of this protocol. */
-export class ProtocolError extends Error {}
+/** In the text of request `base`, or in none, `deleted` code units at `offset` were replaced by `text`. */
+export type DraftEdit = {
+  readonly cell_id: string;
+  readonly seq: number;
+  readonly base: number | null;
+  readonly offset: number;
+  readonly deleted: number;
+  readonly text: string;
+};
 
 /** Whether data looks like ours, so that other people's comm messages are left alone. */
 export function isOurs(data: unknown): boolean {
   return (
     isObject(data) &&
     typeof data.v === 'number' &&
-    (data.type === 'snapshot' || data.type === 'error')
+    ['snapshot', 'error', 'draft'].includes(String(data.type))
   );
+}
+
+/** Whether a message of ours is about a prompt that is being written. */
+export function isDraft(data: unknown): boolean {
+  return isObject(data) && data.type === 'draft';
 }
 
 /** Parse a message of the kernel. Raises ProtocolError. */
@@ -139,6 +193,9 @@ export function parseMessage(data: unknown): KernelMessage {
   }
   if (message.type === 'error') {
     return { type: 'error', message: text(message, 'message') };
+  }
+  if (message.type === 'draft') {
+    return parseDraft(message);
   }
   if (message.type !== 'snapshot') {
     throw new ProtocolError(`type ${String(message.type)} is unknown`);
@@ -201,6 +258,29 @@ export function hello(path: string, widgets: boolean): ControlMessage {
 
 export function stop(runId: string): ControlMessage {
   return { v: VERSION, type: 'stop', run_id: runId };
+}
+
+export function draft(edit: DraftEdit): ControlMessage {
+  return { v: VERSION, type: 'draft', ...edit };
+}
+
+function parseDraft(message: Fields): Draft {
+  return {
+    type: 'draft',
+    cellId: text(message, 'cell_id'),
+    seq: number(message, 'seq'),
+    state: word(message, 'state', STATES),
+    model: textOrNull(message, 'model'),
+    inputTokens: numberOrNull(message, 'input_tokens'),
+    inputSource: word(message, 'input_source', SOURCES),
+    maxOutputTokens: numberOrNull(message, 'max_output_tokens'),
+    contextTokens: numberOrNull(message, 'context_tokens'),
+    lowUsd: moneyOrNull(message, 'low_usd'),
+    highUsd: moneyOrNull(message, 'high_usd'),
+    costSource: word(message, 'cost_source', SOURCES),
+    reason: textOrNull(message, 'reason'),
+    costly: message.costly === true
+  };
 }
 
 function parseTotals(data: unknown): Totals {
@@ -270,73 +350,4 @@ function parseModel(data: unknown): ModelState {
     // Kernels of earlier versions have none.
     notice: 'notice' in model ? textOrNull(model, 'notice') : null
   };
-}
-
-type Fields = Record<string, unknown>;
-
-function isObject(value: unknown): value is Fields {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
-}
-
-function object(value: unknown, what: string): Fields {
-  if (!isObject(value)) {
-    throw new ProtocolError(`${what} is no object`);
-  }
-  return value;
-}
-
-function list(value: unknown, what: string): readonly unknown[] {
-  if (!Array.isArray(value)) {
-    throw new ProtocolError(`${what} is no list`);
-  }
-  return value;
-}
-
-function text(fields: Fields, name: string): string {
-  const value = fields[name];
-  if (typeof value !== 'string') {
-    throw new ProtocolError(`${name} is no text`);
-  }
-  return value;
-}
-
-function textOrNull(fields: Fields, name: string): string | null {
-  return fields[name] === null ? null : text(fields, name);
-}
-
-function number(fields: Fields, name: string): number {
-  const value = fields[name];
-  if (typeof value !== 'number') {
-    throw new ProtocolError(`${name} is no number`);
-  }
-  return value;
-}
-
-function numberOrNull(fields: Fields, name: string): number | null {
-  return fields[name] === null ? null : number(fields, name);
-}
-
-function money(fields: Fields, name: string): string {
-  const value = text(fields, name);
-  if (!/^-?\d+(\.\d+)?$/.test(value)) {
-    throw new ProtocolError(`${name} is no decimal`);
-  }
-  return value;
-}
-
-function moneyOrNull(fields: Fields, name: string): string | null {
-  return fields[name] === null ? null : money(fields, name);
-}
-
-function word<T extends string>(
-  fields: Fields,
-  name: string,
-  known: readonly T[]
-): T {
-  const value = text(fields, name);
-  const found = known.find(it => it === value);
-  if (found === undefined) {
-    throw new ProtocolError(`${name} ${value} is unknown`);
-  }
-  return found;
 }

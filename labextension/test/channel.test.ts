@@ -1,7 +1,9 @@
 import { Signal } from '@lumino/signaling';
-import { beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 
 import { Channel } from '../src/channel';
+import type { Written } from '../src/drafts';
+import { Drafts } from '../src/drafts';
 import { Readings } from '../src/model';
 import { wire } from './fixtures';
 
@@ -80,15 +82,31 @@ const HELLO = { v: 1, type: 'hello', path: 'a.ipynb', widgets: true };
 let kernel: FakeKernel;
 let context: FakeContext;
 let readings: Readings;
+let written: Written | null;
+let drafts: Drafts;
 let channel: Channel;
+
+const frame = () => new Promise(resolve => requestAnimationFrame(resolve));
+const quiet = () =>
+  new Drafts(
+    () => null,
+    () => false
+  );
 
 beforeEach(async () => {
   kernel = new FakeKernel();
   context = new FakeContext({ kernel });
   readings = new Readings();
-  channel = new Channel(context as any, readings, true);
+  written = null;
+  drafts = new Drafts(
+    () => written,
+    message => channel.send(message)
+  );
+  channel = new Channel(context as any, readings, drafts, true);
   await settle();
 });
+
+afterEach(() => drafts.dispose());
 
 describe('attaching', () => {
   it('says hello with the notebook path on its own comm', () => {
@@ -129,7 +147,12 @@ describe('attaching', () => {
     const slow = new FakeKernel();
     let started = () => undefined as void;
     slow.subshell = new Promise(resolve => (started = resolve));
-    new Channel(new FakeContext({ kernel: slow }) as any, new Readings(), true);
+    new Channel(
+      new FakeContext({ kernel: slow }) as any,
+      new Readings(),
+      quiet(),
+      true
+    );
     await settle();
     expect(slow.lastComm.opened).toBe(false);
     started();
@@ -139,7 +162,7 @@ describe('attaching', () => {
 
   it('shows that there is no kernel', () => {
     const alone = new Readings();
-    new Channel(new FakeContext(null) as any, alone, true);
+    new Channel(new FakeContext(null) as any, alone, quiet(), true);
     expect(alone.connection).toBe('no-kernel');
   });
 });
@@ -237,6 +260,85 @@ describe('asking', () => {
     expect(kernel.lastComm.isDisposed).toBe(true);
     kernel.says('comm_msg', { comm_id: 'x', data: wire('streaming') });
     expect(readings.running).toEqual([]);
+  });
+});
+
+describe('drafts', () => {
+  const asked = () =>
+    kernel.comms
+      .flatMap(comm => comm.sent)
+      .filter((it: any) => it.type === 'draft');
+
+  beforeEach(async () => {
+    kernel.says('comm_msg', { comm_id: 'x', data: wire('state') });
+    written = { cellId: 'c-draft', text: '%%generate\nHi' };
+    drafts.touch();
+    await frame();
+  });
+
+  function answers(comm_id: string, change: object = {}): void {
+    const data = { ...wire('drafts')[1], seq: 1, ...change };
+    kernel.says('comm_msg', { comm_id, data });
+  }
+
+  it('are asked for and answered on our own comm', () => {
+    expect(asked()).toHaveLength(1);
+    answers(kernel.lastComm.commId);
+    expect(drafts.shown?.inputTokens).toBe(412);
+  });
+
+  it('of another page are not taken for ours, nor its comm for the data comm', () => {
+    answers('comm of another page');
+    expect(drafts.shown).toBeNull();
+    kernel.says('comm_close', { comm_id: 'comm of another page' });
+    expect(readings.connection).toBe('ready');
+  });
+
+  it('of an older kernel: none, and no complaint', async () => {
+    const message =
+      "this kernel's tokmagic does not know 'draft'; reload the page";
+    kernel.says('comm_msg', {
+      comm_id: kernel.lastComm.commId,
+      data: { ...wire('error'), message }
+    });
+    drafts.refresh();
+    await frame();
+    expect(readings.error).toBeNull();
+    expect(drafts.shown).toBeNull();
+    expect(asked()).toHaveLength(1);
+  });
+
+  it('that cannot be read: none, and no complaint', () => {
+    answers(kernel.lastComm.commId, { state: 'dancing' });
+    expect(readings.error).toBeNull();
+    expect(drafts.shown).toBeNull();
+  });
+
+  it('are counted anew when a cell has run, and only then', async () => {
+    answers(kernel.lastComm.commId);
+    const says = (msg_type: string) =>
+      kernel.iopubMessage.emit({
+        header: { msg_type: 'status' },
+        parent_header: { msg_type },
+        content: { execution_state: 'idle' }
+      });
+    says('comm_msg');
+    await frame();
+    expect(asked()).toHaveLength(1);
+    says('execute_request');
+    await frame();
+    expect(asked()).toHaveLength(2);
+  });
+
+  it('begin anew with another process', async () => {
+    answers(kernel.lastComm.commId);
+    context.statusChanged.emit('restarting');
+    expect(drafts.shown).toBeNull();
+    context.statusChanged.emit('idle');
+    await settle();
+    await frame();
+    await frame();
+    expect(asked().at(-1)).toMatchObject({ base: null, seq: 2 });
   });
 });
 

@@ -8,6 +8,7 @@ import {
   parseRow,
   stop
 } from '../src/protocol';
+import type { Draft } from '../src/protocol';
 import { budgetOf, snapshot, wire, wireRow } from './fixtures';
 
 describe('parseMessage', () => {
@@ -208,7 +209,7 @@ describe('isOurs', () => {
 describe('control messages', () => {
   it('are the ones that the kernel is tested with', () => {
     expect([hello('notebooks/01_quickstart.ipynb', true), stop('a1')]).toEqual(
-      wire('control')
+      wire('control').slice(0, 2)
     );
   });
 });
@@ -224,5 +225,50 @@ describe('output metadata', () => {
       shadowUsd: '0.0003',
       shadowModel: 'openai/gpt-5-mini'
     });
+  });
+});
+
+describe('drafts on the wire', () => {
+  const drafts = wire('drafts').map(parseMessage) as Draft[];
+
+  it('read as the fixture has them', () => {
+    expect(drafts.map(draft => draft.state)).toEqual([
+      'counting',
+      'counted',
+      'counted',
+      'lost'
+    ]);
+    expect(drafts[1]).toEqual({
+      type: 'draft',
+      cellId: 'c-draft',
+      seq: 2,
+      state: 'counted',
+      model: 'smollm2',
+      inputTokens: 412,
+      inputSource: 'counted',
+      maxOutputTokens: 256,
+      contextTokens: 8192,
+      lowUsd: '0.0000618',
+      highUsd: '0.0002154',
+      costSource: 'counted',
+      reason: null,
+      costly: false
+    });
+    expect(drafts[2]?.reason).toMatch(/only a run/);
+  });
+
+  it.each([
+    { state: 'dancing' },
+    { seq: '1' },
+    { input_tokens: '412' },
+    { low_usd: 0.1 },
+    { reason: 1 }
+  ])('with %j are none', change => {
+    const data = { ...wire('drafts')[1], ...change };
+    expect(() => parseMessage(data)).toThrow(ProtocolError);
+  });
+
+  it('are ours', () => {
+    expect(wire('drafts').every(isOurs)).toBe(true);
   });
 });

@@ -3,11 +3,12 @@ import * as React from 'react';
 import { renderToStaticMarkup } from 'react-dom/server';
 import { describe, expect, it } from 'vitest';
 
-import type { Budget, Row, Totals } from '../src/protocol';
-import { parseRow } from '../src/protocol';
+import { DraftSection } from '../src/draft';
+import type { Budget, Draft, Row, Totals } from '../src/protocol';
+import { parseMessage, parseRow } from '../src/protocol';
 import { Rows } from '../src/rows';
 import { Head, TotalsTable } from '../src/summary';
-import { budgetOf, snapshot, wireRow } from './fixtures';
+import { budgetOf, snapshot, wire, wireRow } from './fixtures';
 
 const trans = nullTranslator.load('tokmagic');
 
@@ -239,5 +240,77 @@ describe('a row', () => {
     const shadow = { shadow_usd: null, shadow_model: 'openai/gpt-5-mini' };
     const node = line({ ...shadow, status: 'ok' });
     expect(node.querySelector('.tm-Note')).toBeNull();
+  });
+});
+
+describe('the draft', () => {
+  function section(change: object = {}): HTMLElement {
+    const draft = parseMessage({ ...wire('drafts')[1], ...change }) as Draft;
+    return show(<DraftSection cell={{ label: '7', draft }} trans={trans} />);
+  }
+
+  const shown = (change: object, field: string) =>
+    textOf(section(change), `[data-field=${field}]`);
+
+  it('shows tokens, context and the span of its cost', () => {
+    const node = section();
+    expect(textOf(node, '.tm-Draft')).toBe(
+      'Draft · cell 7412 in + up to 256 outcontext 5 %$0.0000618 – $0.000215'
+    );
+    const draft = node.querySelector('section')!;
+    expect(draft.getAttribute('aria-label')).toBe('Draft of cell 7');
+    expect(
+      node.querySelector('[data-field=input]')!.hasAttribute('title')
+    ).toBe(false);
+  });
+
+  it('is said by a screen reader only after a pause', () => {
+    const live = section().querySelectorAll('[role=status], [aria-live]');
+    expect(live).toHaveLength(1);
+    expect(live[0]!.textContent).toBe('');
+  });
+
+  it('marks an estimate and says why it is one', () => {
+    const change = {
+      input_source: 'estimated',
+      cost_source: 'estimated',
+      reason: 'why'
+    };
+    expect(shown(change, 'input')).toBe('~412 in');
+    expect(shown(change, 'cost')).toBe('~$0.0000618 – ~$0.000215');
+    const title = section(change).querySelector('[data-field=input]')!;
+    expect(title.getAttribute('title')).toBe('why');
+  });
+
+  it('shows each token of a long prompt', () => {
+    expect(shown({ input_tokens: 108031 }, 'input')).toBe('108,031 in');
+  });
+
+  it('shows what is unknown as unknown', () => {
+    const unknown = { input_tokens: null, low_usd: null, high_usd: null };
+    expect(shown(unknown, 'input')).toBe('— in');
+    expect(shown(unknown, 'cost')).toBe('—');
+    expect(shown({ context_tokens: null }, 'context')).toBe('');
+    expect(shown({ max_output_tokens: null }, 'output')).toBeUndefined();
+  });
+
+  it('shows the input alone where the longest answer is unknown or costs nothing', () => {
+    expect(shown({ high_usd: null }, 'cost')).toBe('$0.0000618');
+    expect(shown({ low_usd: '0', high_usd: '0' }, 'cost')).toBe('$0');
+  });
+
+  it('warns of a prompt that is longer than the context', () => {
+    const level = (input_tokens: number) =>
+      section({ input_tokens })
+        .querySelector('[data-field=context]')!
+        .getAttribute('data-level');
+    expect(level(8191)).toBe('ok');
+    expect(level(8192)).toBe('used-up');
+    expect(shown({ input_tokens: 16384 }, 'context')).toBe('context 200 %');
+  });
+
+  it('says that it is counting', () => {
+    const { state, input_source } = wire('drafts')[0];
+    expect(shown({ state, input_source }, 'input')).toBe('counting… ~412 in');
   });
 });

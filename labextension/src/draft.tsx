@@ -1,0 +1,127 @@
+/** The prompt that is being written: what it would take, before anything runs. */
+
+import type { TranslationBundle } from '@jupyterlab/translation';
+import * as React from 'react';
+
+import { UNKNOWN, percent, usd, wholeTokens } from './format';
+import type { CellDraft } from './notebooks';
+import type { Draft } from './protocol';
+
+/** A screen reader says the numbers when they have stood still for so long. */
+const SPOKEN_AFTER_MS = 1500;
+
+export function DraftSection(props: {
+  cell: CellDraft;
+  trans: TranslationBundle;
+}): React.ReactElement {
+  const { trans } = props;
+  const { draft, label } = props.cell;
+  const input = inputText(draft, trans);
+  const output = outputText(draft, trans);
+  const context = contextText(draft, trans);
+  const cost = costText(draft);
+  return (
+    <section
+      className="tm-Draft"
+      aria-label={trans.__('Draft of cell %1', label)}
+      data-cell-id={draft.cellId}
+      data-state={draft.state}
+    >
+      <span className="tm-DraftName">{trans.__('Draft · cell %1', label)}</span>
+      <span className="tm-DraftTokens">
+        <span
+          data-field="input"
+          data-value={draft.inputTokens ?? ''}
+          data-source={draft.inputSource}
+          {...(draft.reason === null ? {} : { title: draft.reason })}
+        >
+          {input}
+        </span>
+        {output !== null && (
+          <span data-field="output" data-value={draft.maxOutputTokens ?? ''}>
+            {' '}
+            {output}
+          </span>
+        )}
+      </span>
+      <span data-field="context" data-level={contextLevel(draft)}>
+        {context}
+      </span>
+      <span
+        data-field="cost"
+        data-low={draft.lowUsd ?? ''}
+        data-high={draft.highUsd ?? ''}
+        title={costTitle(draft, trans)}
+      >
+        {cost}
+      </span>
+      <Spoken
+        text={[input, output, context, cost, draft.reason]
+          .filter(Boolean)
+          .join(', ')}
+      />
+    </section>
+  );
+}
+
+/** For screen readers alone, and not at each keystroke. */
+function Spoken(props: { text: string }): React.ReactElement {
+  const { text } = props;
+  const [spoken, setSpoken] = React.useState('');
+  React.useEffect(() => {
+    const timer = setTimeout(() => setSpoken(text), SPOKEN_AFTER_MS);
+    return () => clearTimeout(timer);
+  }, [text]);
+  return (
+    <span className="tm-Spoken" role="status">
+      {spoken}
+    </span>
+  );
+}
+
+function inputText(draft: Draft, trans: TranslationBundle): string {
+  const count = wholeTokens(draft.inputTokens, draft.inputSource);
+  return draft.state === 'counting'
+    ? trans.__('counting… %1 in', count)
+    : trans.__('%1 in', count);
+}
+
+function outputText(draft: Draft, trans: TranslationBundle): string | null {
+  const most = draft.maxOutputTokens;
+  return most === null
+    ? null
+    : trans.__('+ up to %1 out', wholeTokens(most, 'counted'));
+}
+
+function contextText(draft: Draft, trans: TranslationBundle): string | null {
+  const share = contextShare(draft);
+  return share === null ? null : trans.__('context %1', percent(share));
+}
+
+function contextLevel(draft: Draft): 'ok' | 'used-up' {
+  return (contextShare(draft) ?? 0) >= 1 ? 'used-up' : 'ok';
+}
+
+function contextShare(draft: Draft): number | null {
+  const { inputTokens, contextTokens } = draft;
+  return inputTokens === null || !contextTokens
+    ? null
+    : inputTokens / contextTokens;
+}
+
+function costText(draft: Draft): string {
+  const { lowUsd, highUsd, costSource } = draft;
+  const amounts = [lowUsd, highUsd]
+    .filter(amount => amount !== null)
+    .map(amount => usd(amount, costSource));
+  return [...new Set(amounts)].join(' – ') || UNKNOWN;
+}
+
+function costTitle(draft: Draft, trans: TranslationBundle): string {
+  if (draft.lowUsd === null) {
+    return trans.__('No token rates are known; set them with %price');
+  }
+  return draft.highUsd === null
+    ? trans.__('The input alone')
+    : trans.__('The input alone – with the longest answer');
+}

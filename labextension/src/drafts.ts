@@ -119,7 +119,8 @@ export class Drafts {
     }
     const { cellId, text } = written;
     const before = this._told?.cellId === cellId ? this._told : null;
-    if (before !== null && before.text === text && !this._stale) {
+    const answered = this._shown !== null && !this._stale;
+    if (before?.text === text && answered) {
       return;
     }
     const seq = ++this._seq;

@@ -146,6 +146,17 @@ describe('drafts', () => {
     expect(changed).toHaveBeenCalledTimes(2);
   });
 
+  it('come back with the cell', () => {
+    type('%%generate\na');
+    drafts.receive(answer());
+    written = null;
+    drafts.touch();
+    vi.advanceTimersByTime(20);
+    type('%%generate\na');
+    drafts.receive(answer({ input_tokens: 5 }));
+    expect(drafts.shown?.inputTokens).toBe(5);
+  });
+
   it('leave an answer about an older text alone', () => {
     type('%%generate\na');
     const first = answer({ state: 'counting' });

@@ -182,9 +182,17 @@ class Notebook:
 
     def run(self, index: int) -> None:
         """Run a cell, as a click into it and Ctrl+Enter do; does not wait for its end."""
+        self._enter(index)
+        self.page.keyboard.press("Control+Enter")
+
+    def write(self, index: int) -> None:
+        """Put the cursor at the end of a cell."""
+        self._enter(index)
+        self.page.keyboard.press("Control+End")
+
+    def _enter(self, index: int) -> None:
         cell = self.page.locator(".jp-Notebook .jp-Cell").nth(index)
         cell.locator(".jp-InputArea-editor").click()
-        self.page.keyboard.press("Control+Enter")
 
     def wait_run(self, index: int) -> None:
         """Wait until a cell has its number, which it gets at its end."""
@@ -237,3 +245,46 @@ class Row:
             arg=[self.selector, count],
         )
         return int(found.json_value())
+
+
+class Draft:
+    """The sidebar's draft of the cell that is being written."""
+
+    def __init__(self, notebook: Notebook) -> None:
+        self.page = notebook.page
+        self.locator = self.page.locator("#tokmagic-panel .tm-Draft")
+
+    def wait_counted(self, cell_id: str) -> int:
+        """Wait for a cell's count by the model's own tokenizer, and return it."""
+        section = f".tm-Draft[data-cell-id='{cell_id}'][data-state='counted']"
+        self.page.locator(f"{section} [data-source='counted']").wait_for()
+        return int(self.raw("input"))
+
+    def wait_input_above(self, count: int) -> int:
+        """Wait until the draft has come to rest above ``count`` input tokens, and return how many."""
+        found = self.page.wait_for_function(
+            """count => {
+                const value = document.querySelector(".tm-Draft [data-field='input']")?.dataset.value;
+                const still = value === window.tokmagicSeen;
+                window.tokmagicSeen = value;
+                return value && still && Number(value) > count ? Number(value) : null;
+            }""",
+            arg=count,
+            polling=500,
+        )
+        return int(found.json_value())
+
+    def raw(self, field: str) -> str:
+        """The value behind a field, before it was made short for the eye."""
+        return self._field(field).get_attribute("data-value") or ""
+
+    def shown(self, field: str) -> str:
+        return self._field(field).inner_text().strip()
+
+    def costs(self) -> tuple[float, float]:
+        """The span of costs, in USD."""
+        low, high = (self._field("cost").get_attribute(f"data-{end}") or "nan" for end in ("low", "high"))
+        return float(low), float(high)
+
+    def _field(self, field: str) -> Locator:
+        return self.locator.locator(f"[data-field='{field}']")

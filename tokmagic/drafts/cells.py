@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tokmagic.errors import UsageError
-from tokmagic.options import Parser, Unknown, generate_parser, sampling, split, tokens_parser
+from tokmagic.options import Unknown, generate_parser, sampling, split, tokens_parser
 from tokmagic.prompt import check_sampling
 
 # As IPython finds a cell magic: below blank lines, its name ended by a space.
 _HEAD = re.compile(r"(?:[ \t\r]*\n)*%%(generate|tokens)(?: ([^\n]*)|[ \t\r]*)(?:\n|\Z)")
 # IPython takes such prompts out of a cell before its magic sees it.
-_SESSION = re.compile(r"^[ \t]*(?:>>>|In \[)", re.MULTILINE)
+_SESSION = re.compile(r"\n[ \t]*(?:>>>|In \[)")
 _IN_INPUT = frozenset({"", "model", "system", "chat", "reset", "literal", "completion"})
 
 
@@ -39,14 +40,10 @@ def read(source: str) -> Asked | None:
     head = _HEAD.match(source)
     if head is None:
         return None
-    parser = generate_parser() if head[1] == "generate" else tokens_parser()
-    options, unknown = parser.parse_known_words(split((head[2] or "").strip(), Unknown))
-    if options.help:
-        raise UsageError("--help shows the options and runs nothing")
+    options, unknown = _options(head[1], (head[2] or "").strip())
+    # IPython ends the last line where it is not, and a message is without its last line's end: it makes no difference.
     body = source[head.end() :]
-    if body and not body.endswith("\n"):
-        body += "\n"
-    doubt = _doubt(source, unknown, parser)
+    doubt = _doubt(source, unknown)
     known = "model" not in unknown and "" not in unknown
     if head[1] == "tokens":
         named = [name.strip() for given in options.model or () for name in given.split(",") if name.strip()]
@@ -67,14 +64,24 @@ def read(source: str) -> Asked | None:
     )
 
 
+# The line stays the same while the prompt below it is written, and argparse takes longer than all the rest.
+@lru_cache(maxsize=8)
+def _options(magic: str, line: str) -> tuple[argparse.Namespace, frozenset[str]]:
+    parser = generate_parser() if magic == "generate" else tokens_parser()
+    options, unknown = parser.parse_known_words(split(line, Unknown))
+    if options.help:
+        raise UsageError("--help shows the options and runs nothing")
+    return options, unknown
+
+
 def _most(options: argparse.Namespace, unknown: frozenset[str]) -> int | None:
     drawn = check_sampling(sampling(options))
     return None if unknown & {"", "max_tokens", "n"} else drawn.max_tokens * drawn.n
 
 
-def _doubt(source: str, unknown: frozenset[str], parser: Parser) -> str | None:
+def _doubt(source: str, unknown: frozenset[str]) -> str | None:
     if unknown & _IN_INPUT:
-        return f"{parser.prog}'s option line holds a $name or an {{expression}}, which only a run fills in"
-    if (">>>" in source or "In [" in source) and _SESSION.search(source):
+        return "the option line holds a $name or an {expression}, which only a run fills in"
+    if _SESSION.search(source):
         return "a line begins with a prompt such as >>>, which IPython takes away"
     return None

@@ -1,0 +1,100 @@
+"""The draft line in a real browser: what is typed is counted before it runs, and as the run counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.ui.lab import Draft, Lab, Notebook
+
+pytestmark = [pytest.mark.ui, pytest.mark.model]
+
+Open = Callable[..., Notebook]
+LOAD = "%load_ext tokmagic\n%price smollm2 --input 0.15 --output 0.60\nsubject = 'a lighthouse keeper'"
+PROMPT = "%%generate --max-tokens 8 --temperature 0\nTell me of {{ subject }}"
+
+
+def test_the_count_follows_what_is_typed_and_is_the_runs(
+    lab: Lab, open_notebook: Open, shots: Path, request: pytest.FixtureRequest
+) -> None:
+    notebook = open_notebook(lab.notebook("draft.ipynb", [LOAD, PROMPT, "x = 1"]))
+    draft = Draft(notebook)
+    notebook.write(1)
+    assert draft.locator.count() == 0, "a kernel without the extension knows no drafts"
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    notebook.wait_run(0)
+    assert draft.locator.count() == 0, "the cell that is active is no prompt"
+
+    notebook.write(1)
+    before = draft.wait_counted("cell-1")
+    assert draft.shown("output") == "+ up to 8 out"
+    notebook.page.keyboard.type(", of the sea and of 🚀 ships")
+    typed = draft.wait_input_above(before)
+    notebook.page.keyboard.type("\n{{ subject.upper() }}")
+    draft.locator.locator("[data-source='estimated']").wait_for()
+    assert draft.shown("input").startswith("~")
+    for _ in range(len("\n{{ subject.upper() }}")):
+        notebook.page.keyboard.press("Backspace")
+    draft.locator.locator(f"[data-source='counted'][data-value='{typed}']").wait_for()
+    notebook.page.screenshot(path=shots / f"{request.node.name}-light.png")
+
+    low, high = draft.costs()
+    notebook.run(1)
+    row = notebook.row("cell-1")
+    row.wait("ok")
+    assert row.raw("input") == str(typed)
+    assert low < float(row.raw("cost")) <= high
+    # Once the model is loaded its context is known.
+    draft.locator.get_by_text("context").wait_for()
+
+    notebook.write(2)
+    draft.locator.wait_for(state="detached")
+    notebook.page.keyboard.type("\n%%generate")
+    notebook.write(1)
+    draft.wait_counted("cell-1")
+    notebook.command("Show what prompts cost")
+    lab.set_theme("JupyterLab Dark")
+    notebook.page.reload()
+    notebook.wait_ready()
+    notebook.write(1)
+    draft.wait_counted("cell-1")
+    notebook.page.screenshot(path=shots / f"{request.node.name}-dark.png")
+    lab.set_theme("JupyterLab Light")
+
+
+def test_a_draft_is_counted_while_another_cell_generates(lab: Lab, open_notebook: Open) -> None:
+    long = "%%generate --max-tokens 2000\nWrite a very long story about a lighthouse keeper and the sea."
+    notebook = open_notebook(lab.notebook("busy.ipynb", [LOAD, long, PROMPT]))
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    notebook.run(1)
+    row = notebook.row("cell-1")
+    streamed = row.wait_output_above(2)
+    draft = Draft(notebook)
+    notebook.write(2)
+    before = draft.wait_counted("cell-2")
+    notebook.page.keyboard.type(" and of ships")
+    draft.wait_input_above(before)
+    row.wait("running")
+    row.wait_output_above(streamed)
+    notebook.panel.get_by_role("button", name="Stop the run of cell").click()
+    row.wait("interrupted")
+
+
+def test_nothing_is_asked_while_the_sidebar_is_hidden(lab: Lab, open_notebook: Open) -> None:
+    notebook = open_notebook(lab.notebook("hidden.ipynb", [LOAD, PROMPT]))
+    draft = Draft(notebook)
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    notebook.write(1)
+    before = draft.wait_counted("cell-1")
+    notebook.command("Show Right Sidebar")
+    notebook.panel.wait_for(state="hidden")
+    notebook.write(1)
+    notebook.page.keyboard.type(" and of ships")
+    assert draft.raw("input") == str(before), "the panel is as it was drawn last"
+    notebook.command("Show what prompts cost")
+    draft.wait_input_above(before)

@@ -19,6 +19,7 @@ from tokmagic.engines import ModelSpec
 from tokmagic.errors import UsageError
 from tokmagic.events import Message
 from tokmagic.magics.magics import TokMagics
+from tokmagic.magics.turns import Turns
 from tokmagic.run import Session
 from tokmagic.tables import Table
 
@@ -297,6 +298,52 @@ def test_the_first_answer_does_not_wait_for_a_tokenizer(session: Session) -> Non
     assert (first["state"], first["input_source"], first["seq"]) == ("counting", "estimated", final["seq"])
     page.whole("%%generate\nHello again")
     assert [it["state"] for it in page.answers] == ["counting", "counted", "counted"]
+
+
+def test_nothing_is_imported_in_the_background_while_a_cell_runs(session: Session) -> None:
+    """Two threads that import transformers at once may both fail, and one of them is the person's."""
+    turns = Turns()
+    session.turns = turns
+    turns.begin()
+    answers: list[dict[str, Any]] = []
+    answered = threading.Event()
+
+    def take(answer: dict[str, Any]) -> None:
+        answers.append(answer)
+        if answer["state"] == "counted":
+            answered.set()
+
+    request = {"cell_id": "c", "seq": 1, "base": None, "offset": 0, "deleted": 0, "text": "%%generate\nHello"}
+    session.draft("page", request, take)
+    assert not answered.wait(0.5)
+    assert [it["state"] for it in answers] == ["counting"]
+    assert session.models.opened() == []
+    turns.end()
+    assert answered.wait(PATIENCE_S)
+
+
+def test_a_cell_waits_for_what_the_background_imports() -> None:
+    turns, order = Turns(), list[str]()
+    inside = threading.Event()
+
+    def background() -> None:
+        with turns:
+            inside.set()
+            threading.Event().wait(0.2)
+            order.append("background")
+
+    thread = threading.Thread(target=background)
+    thread.start()
+    assert inside.wait(PATIENCE_S)
+    turns.begin()
+    order.append("cell")
+    turns.end()
+    turns.end()
+    thread.join()
+    assert order == ["background", "cell"]
+    with turns:
+        order.append("free again")
+    assert order[-1] == "free again"
 
 
 def test_a_template_that_trims_is_followed(make_session: Callable[..., Session], tmp_path: Path) -> None:

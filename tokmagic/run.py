@@ -15,12 +15,12 @@ import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokmagic import budget as budgets
 from tokmagic import gpu
@@ -81,8 +81,18 @@ class Session:
         """Tells the id of the cell that runs now; the magics set it."""
         self.variables: Callable[[], Mapping[str, Any]] = dict
         """Gives the notebook's variables; the magics set it."""
+        self.turns: AbstractContextManager[object] = nullcontext()
+        """Entered by whatever imports in the background, so that no cell runs meanwhile; the magics set it."""
         self._desk = Desk(
-            Surroundings(self.models, self.settings, self.info, self.prices.rates, self.chats, lambda: self.variables())
+            Surroundings(
+                self.models,
+                self.settings,
+                self.info,
+                self.prices.rates,
+                self.chats,
+                lambda: self.variables(),
+                lambda: self.turns,
+            )
         )
         self.channel = Channel(self.session_id, self)
         self.cache = Cache(self.settings, self.ledger)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ class Surroundings:
     rates: Callable[[EngineInfo], Rates]
     chats: Mapping[str, Sequence[Message]]
     variables: Callable[[], Mapping[str, Any]]
+    turn: Callable[[], AbstractContextManager[object]]
+    """Entered while something is imported in the background."""
 
 
 @dataclass
@@ -78,7 +81,7 @@ class Desk:
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
-        self._ways = Ways(around.models, around.settings)
+        self._ways = Ways(around.models, around.settings, around.turn)
         self._cells: dict[tuple[str, str], _Cell] = {}
         self._lock = threading.RLock()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,9 +35,11 @@ class Way:
 class Ways:
     """The ways of a session's models. For any thread."""
 
-    def __init__(self, models: Models, settings: TokMagic) -> None:
+    def __init__(self, models: Models, settings: TokMagic, turn: Callable[[], AbstractContextManager[object]]) -> None:
+        """``turn`` gives what is entered while something is imported."""
         self._models = models
         self._settings = settings
+        self._turn = turn
         # By name; a model that was added anew, or that was loaded since, is looked at again.
         self._found: dict[str, tuple[ModelSpec, bool, Way]] = {}
         self._waiting: dict[str, list[Callable[[], None]]] = {}
@@ -64,7 +67,8 @@ class Ways:
     def _seek(self, name: str, spec: ModelSpec) -> None:
         ready = self._is_ready(name)
         try:
-            way = self._way(name, spec)
+            with nullcontext() if self._is_read(name) else self._turn():
+                way = self._way(name, spec)
         except Exception as error:
             # Whatever is wrong with the model's files: the run will tell, and a draft only has no count of it.
             way = Way(reason=str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}")
@@ -90,6 +94,10 @@ class Ways:
         _, source = engine.estimate(Prompt((Message("user", "?"),)))
         reason = f"the chat format of {name} is not public, or no tokenizer of it is on this machine"
         return Way(engine=engine, reason=reason if source == "estimated" else None)
+
+    def _is_read(self, name: str) -> bool:
+        """Whether the engine has its tokenizer, so that nothing is left to import."""
+        return name in self._models.opened() and self._models.engine(name).info.tokenizer_sha256 is not None
 
     def _is_ready(self, name: str) -> bool:
         return name in self._models.opened() and self._models.engine(name).state == "ready"

@@ -87,6 +87,9 @@ class Models:
     def engine(self, name: str | None = None) -> Engine:
         """Return the engine of a model, the current one by default. Raises UsageError, ModelError."""
         name = self.resolve(name) if name is not None else self.current
+        engine = self._engines.get(name)
+        if engine is not None:
+            return engine
         # Opening one takes seconds, and the live channel may ask meanwhile; there must never be two of one model.
         with self._opening:
             if name not in self._engines:

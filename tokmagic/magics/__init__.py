@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from tokmagic import api
 from tokmagic.generation import Generation
 from tokmagic.magics.magics import TokMagics
+from tokmagic.magics.turns import Turns
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -20,6 +22,11 @@ def load(shell: InteractiveShell) -> None:
     magics = TokMagics(shell, session)
     session.cell_id = magics.cell_id
     session.variables = lambda: shell.user_ns
+    session.turns = turns = Turns()
+    shell.events.register("pre_execute", turns.begin)
+    shell.events.register("post_execute", turns.end)
+    # The cell that loads the extension has begun already.
+    turns.begin()
     shell.register_magics(magics)
     configurables: list[Any] = shell.configurables
     if session.settings not in configurables:
@@ -40,6 +47,11 @@ def unload(shell: InteractiveShell) -> None:
     _formatter(shell).pop(Generation, None)
     session.cell_id = lambda: None
     session.variables = dict
+    if isinstance(session.turns, Turns):
+        session.turns.end()
+        shell.events.unregister("pre_execute", session.turns.begin)
+        shell.events.unregister("post_execute", session.turns.end)
+    session.turns = nullcontext()
     session.channel.close()
     session.models.close()
 

@@ -76,7 +76,7 @@ class Wire:
         """Wait until the client closes; say whether it did."""
         self._handler.connection.settimeout(seconds)
         try:
-            closed = self._handler.connection.recv(1) == b""
+            closed = bool(self._handler.connection.recv(1) == b"")
         except TimeoutError:
             return False
         except OSError:

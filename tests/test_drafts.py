@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
+from tokenizers import pre_tokenizers
 
-from tests.small_tokenizers import TRIMMING, byte_level, save
+from tests.small_tokenizers import TEMPLATE, TRIMMING, byte_level, save
 from tokmagic.drafts.desk import MOST_CELLS
 from tokmagic.drafts.texts import Change, Text
 from tokmagic.engines import ModelSpec
 from tokmagic.errors import UsageError
-from tokmagic.events import Message
+from tokmagic.events import Message, Prompt
 from tokmagic.magics.magics import TokMagics
 from tokmagic.magics.turns import Turns
 from tokmagic.run import Session
 from tokmagic.tables import Table
+from tokmagic.tokenview import TokenView
 
 PATIENCE_S = 60.0
 
@@ -93,14 +96,19 @@ class Page:
         return self._seq
 
 
+def _folder(folder: Path, tokenizer: tokenizers.Tokenizer, template: str = TEMPLATE) -> ModelSpec:
+    """A model's folder as far as a draft looks: a tokenizer, and weights that nobody reads."""
+    save(folder, tokenizer, template)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"")
+    return ModelSpec(str(folder))
+
+
 @pytest.fixture
 def session(make_session: Callable[..., Session], tmp_path: Path) -> Session:
     """A session whose current model has a tokenizer on this machine, and no weights."""
-    folder = save(tmp_path / "small", byte_level(["the quick brown fox " * 20], 320))
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"")
     made = make_session()
-    made.models.add("small", ModelSpec(str(folder)))
+    made.models.add("small", _folder(tmp_path / "small", byte_level(["the quick brown fox " * 20], 320)))
     made.use("small")
     return made
 
@@ -158,6 +166,42 @@ def test_a_draft_is_what_a_dry_run_says(session: Session, shell: InteractiveShel
     most = f"≤ {answer['max_output_tokens']:,}"
     assert (row[:3], answer["reason"]) == (("small", f"{answer['input_tokens']:,}", most), None)
     assert (answer["state"], answer["model"], answer["input_source"]) == ("counted", "small", "counted")
+
+
+@pytest.mark.parametrize("options", ["", "--system 'Be brief'", "--literal", "--completion", "-m small,other"])
+def test_a_cell_of_tokens_is_counted_as_it_counts(session: Session, shell: InteractiveShell, options: str) -> None:
+    shell.user_ns.update(VARIABLES)
+    session.models.add("other", session.models.spec("small"))
+    source = f"%%tokens {options}\nSay {{{{ name }}}}\n"
+    view = shell.run_cell(source, store_history=False).result
+    assert isinstance(view, TokenView)
+    answer = Page(session).whole(source)
+    assert (answer["input_tokens"], answer["input_source"]) == (view.models[0].tokens, "counted")
+    assert (answer["model"], answer["max_output_tokens"]) == ("small", None)
+
+
+def test_a_tokenizer_that_cannot_be_counted_by_piece_asks_for_a_pause(
+    make_session: Callable[..., Session], tmp_path: Path
+) -> None:
+    whole = byte_level()
+    whole.pre_tokenizer = pre_tokenizers.Sequence([])
+    session = make_session()
+    session.models.add("whole", _folder(tmp_path / "whole", whole))
+    session.models.use("whole")
+    page = Page(session)
+    assert not page.whole("%%generate\nHello")["costly"]
+    text = "the quick brown fox " * 2_000
+    answer = page.whole(f"%%generate\n{text}")
+    expected = session.models.engine().count(Prompt((Message("user", text),)))
+    assert (answer["costly"], answer["input_tokens"], answer["input_source"]) == (True, expected, "counted")
+
+
+def test_a_model_elsewhere_without_a_tokenizer_here_is_estimated(session: Session) -> None:
+    session.models.add("far", ModelSpec("no-such-model", api_base="http://127.0.0.1:9/v1"))
+    answer = Page(session).whole("%%generate -m far\nHello there")
+    expected, source = session.models.engine("far").estimate(Prompt((Message("user", "Hello there"),)))
+    assert (answer["input_tokens"], answer["input_source"]) == (expected, source) == (7, "estimated")
+    assert "no tokenizer of it is on this machine" in answer["reason"]
 
 
 DOUBTFUL = [
@@ -347,11 +391,8 @@ def test_a_cell_waits_for_what_the_background_imports() -> None:
 
 
 def test_a_template_that_trims_is_followed(make_session: Callable[..., Session], tmp_path: Path) -> None:
-    folder = save(tmp_path / "trimming", byte_level(), TRIMMING)
-    (folder / "config.json").write_text("{}")
-    (folder / "model.safetensors").write_bytes(b"")
     session = make_session()
-    session.models.add("trimming", ModelSpec(str(folder)))
+    session.models.add("trimming", _folder(tmp_path / "trimming", byte_level(), TRIMMING))
     session.models.use("trimming")
     page = Page(session)
     assert page.whole("%%generate\n  Hello  \n")["input_tokens"] == page.whole("%%generate\nHello")["input_tokens"]

@@ -165,6 +165,24 @@ def test_a_draft_is_counted_while_the_kernel_is_busy_and_as_the_run_counts_it(ke
     assert _answer(kernel, comm)["context_tokens"] == 8192
 
 
+BACKGROUND = """
+import threading
+from tokmagic import api
+came = threading.Event()
+def background():
+    with api.session().turns:
+        came.set()
+thread = threading.Thread(target=background)
+thread.start()
+print(came.wait(0.3))
+"""
+
+
+def test_the_background_imports_only_while_no_cell_runs(kernel: Kernel) -> None:
+    assert kernel.run(BACKGROUND).stdout == "False\n"
+    assert kernel.run("thread.join(); print(came.is_set())").stdout == "True\n"
+
+
 BAD = [
     ("%%generate --max-tokns 3\nHi", "--max-tokens"),
     ("%%generate -m smolm2\nHi", "did you mean smollm2"),

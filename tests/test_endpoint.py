@@ -173,6 +173,10 @@ def test_the_local_count_stands_beside_the_servers(make_session: Make, server: E
             (12, 5, 4, 6, None),
         ),
         (
+            {**USAGE, "prompt_tokens": 100, "total_tokens": 153, "cache_read_input_tokens": 50},
+            (150, 50, None, 3, None),
+        ),
+        (
             {"input_tokens": 12, "input_tokens_details": {"cached_tokens": 5}, "output_tokens": 6},
             (12, 5, None, 6, None),
         ),
@@ -372,6 +376,34 @@ def test_log_probabilities_of_a_completion(ask: Ask, server: Endpoint) -> None:
     generation = ask(lambda _asked, wire: wire.answer(200, {"choices": [choice], "usage": USAGE}), prompt)
     assert generation.choices[0].logprobs == ((" time", -0.5),)
     assert server.last.body["logprobs"] == 1
+
+
+def test_googles_hidden_reasoning_is_output(session: Session, server: Endpoint) -> None:
+    session.models.add("s", ModelSpec("org/m", api_base=server.url, server="google"))
+    for usage, output in (({"prompt_tokens": 8, "total_tokens": 263}, 255), ({**USAGE, "total_tokens": 20}, 8)):
+        server.script = streams([chunk("a"), chunk(reason="length"), usage_chunk(usage)])
+        found = session.generate(ASK, "s").usage
+        assert (found.output_tokens, found.output_source) == (output, "reported")
+
+
+def test_a_query_tells_servers_apart_and_is_not_shown(session: Session, server: Endpoint) -> None:
+    greedy = replace(ASK, sampling=Sampling(temperature=0.0))
+    for route in ("a", "b"):
+        session.models.add(route, ModelSpec("org/m", api_base=f"{server.url}?route={route}"))
+        assert session.generate(greedy, route).status == "ok"
+    assert server.last.path == "/v1/chat/completions?route=b"
+    assert "route" not in repr(session.ledger().runs())
+
+
+def test_a_schema_is_part_of_what_is_held_and_counted(session: Session, server: Endpoint, model_home: Path) -> None:
+    schema = '{"description":"' + "word " * 2_000 + '"}'
+    prompt = replace(ASK, sampling=Sampling(json_schema=schema))
+    assert session.generate(prompt, "m", budget="0.005").status == "refused"
+    server.script = streams([chunk("a"), chunk(reason="stop"), usage_chunk({**USAGE, "prompt_tokens": 2_000})])
+    generation = session.generate(prompt, "m")
+    assert generation.cost.anomaly is None
+    server.script = streams([chunk("a"), chunk(reason="stop")])
+    assert (session.generate(prompt, "m").usage.input_tokens or 0) > 2_000
 
 
 def test_an_answer_is_replayed_from_the_cache_of_its_own_server(ask: Ask, session: Session, server: Endpoint) -> None:
@@ -618,6 +650,117 @@ def test_an_interrupt_before_the_first_byte_closes_the_connection(session: Sessi
     assert session.generate(ASK, "m").status == "ok"
 
 
+def test_an_early_usage_is_not_the_last_word(ask: Ask) -> None:
+    early = {"prompt_tokens": 12, "completion_tokens": 0}
+    parts = [chunk("One", usage=early), *(chunk(f" word{number}") for number in range(20)), chunk(reason="stop")]
+    generation = ask(streams(parts))
+    assert generation.usage.output_source == "estimated"
+    assert (generation.usage.output_tokens or 0) > 15
+
+
+def test_usage_in_each_chunk_counts_what_that_chunk_carries(ask: Ask) -> None:
+    parts = [chunk("a", usage={"prompt_tokens": 12, "completion_tokens": 1})]
+    parts += [chunk("b", reason="stop", usage={"prompt_tokens": 12, "completion_tokens": 2})]
+    assert counts(ask(streams(parts))) == (12, "reported", 2, "reported")
+
+
+def test_an_attempt_that_the_server_may_bill_makes_the_cost_a_lower_bound(ask: Ask, session: Session) -> None:
+    session.settings.attempts = 2
+    generation = ask(in_turn(lambda _asked, wire: wire.drop(), streams(ANSWER)))
+    assert (generation.status, generation.reading.attempts) == ("ok", 2)
+    assert (generation.cost.usd, generation.cost.bound) == (Decimal("0.000042"), "at_least")
+    generation = ask(status(504, Retry_After="0"))
+    assert (generation.status, generation.cost.bound) == ("failed", "at_least")
+    assert generation.cost.usd is not None
+    assert generation.cost.usd > 0
+
+
+def test_stopping_while_the_next_attempt_is_waited_for_costs_nothing(session: Session, server: Endpoint) -> None:
+    server.script = status(503, Retry_After="30")
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    assert session.generate(ASK, "m").cost.usd == 0
+
+
+def test_what_fails_while_showing_an_answer_hangs_up(session: Session, server: Endpoint) -> None:
+    hung_up = threading.Event()
+
+    def script(_asked: Asked, wire: Wire) -> None:
+        wire.open_stream()
+        wire.event(chunk("Once upon"))
+        if wire.wait_for_hangup():
+            hung_up.set()
+
+    class Broken:
+        def token(self, _text: str) -> None:
+            raise BrokenPipeError
+
+    server.script = script
+    generation = session.generate(ASK, "m", watcher=Broken())
+    assert hung_up.wait(10)
+    assert (generation.status, generation.finish_reason, generation.cost.bound) == ("failed", "error", "at_least")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_has_connections_of_its_own(session: Session, server: Endpoint) -> None:
+    def echo(asked: Asked, wire: Wire) -> None:
+        streams([chunk(asked.body["messages"][-1]["content"]), chunk(reason="stop"), usage_chunk()])(asked, wire)
+
+    def ask(name: str) -> bool:
+        return session.generate(Prompt((Message("user", name),)), "m").text == name
+
+    server.script = echo
+    assert ask("before")
+    children = []
+    for child in range(2):
+        pid = os.fork()
+        if pid == 0:
+            good = False
+            try:
+                good = all(ask(f"child {child} {number}") for number in range(5))
+            finally:
+                os._exit(0 if good else 1)
+        children.append(pid)
+    assert all(ask(f"parent {number}") for number in range(5))
+    assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
+
+
+@pytest.mark.model
+def test_a_template_that_refuses_what_the_server_takes_takes_nothing_away(
+    make_session: Make, server: Endpoint, model_home: Path, tmp_path: Path
+) -> None:
+    (folder,) = (model_home / "models").glob("HuggingFaceTB--*[!k]")
+    strict = tmp_path / "strict"
+    strict.mkdir()
+    for path in folder.iterdir():
+        if path.suffix != ".safetensors":
+            (strict / path.name).write_bytes(path.read_bytes())
+    (strict / "model.safetensors").write_bytes(b"")
+    (strict / "chat_template.jinja").write_text("{{ raise_exception('no system message') }}", encoding="utf-8")
+    session = make_session(home=str(model_home))
+    session.models.add("m", ModelSpec("org/m", api_base=server.url, tokenizer=str(strict)))
+    for _ in range(2):
+        generation = session.generate(ASK, "m")
+        assert (generation.status, counts(generation)) == ("ok", REPORTED)
+        assert generation.record.local_input_tokens is None
+
+
+def test_a_setting_that_is_none_is_refused_in_one_line(
+    make_session: Make, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKMAGIC_ATTEMPTS", "0")
+    session = make_session()
+    session.models.add("m", ModelSpec("org/m", api_base=server.url))
+    generation = session.generate(ASK, "m")
+    assert generation.status == "refused"
+    assert "TOKMAGIC_ATTEMPTS" in str(generation.error)
+    assert server.asked == []
+
+
+def test_fewer_answers_than_were_asked_for_are_told(ask: Ask) -> None:
+    generation = ask(streams([chunk("a"), chunk(reason="stop"), usage_chunk()]), replace(ASK, sampling=Sampling(n=2)))
+    assert [choice.finish_reason for choice in generation.choices] == ["stop", "other"]
+
+
 # Answers that are none
 
 
@@ -726,6 +869,34 @@ def test_the_key_does_not_follow_a_redirect(with_key: Session, ask: Ask) -> None
 
 
 @pytest.mark.parametrize(
+    "script",
+    [
+        status(401, f"{'x' * 280} sk-very-secret-1234 is wrong"),
+        lambda _asked, wire: wire.answer(200, {"error": {"message": "bad key sk-very-secret-1234"}}),
+        streams([chunk("a"), {"error": {"message": "bad key sk-very-secret-1234"}}]),
+        streams([chunk("a"), "garbage sk-very-secret-1234"]),
+        lambda _asked, wire: wire.answer(307, "", Location="https://host/sk-very-secret-1234/v1"),
+        streams([chunk("a"), chunk(reason="stop"), usage_chunk({"prompt_tokens": "sk-very-secret-1234"})]),
+    ],
+)
+def test_a_key_that_the_server_repeats_is_blotted_out(with_key: Session, ask: Ask, script: Script) -> None:
+    generation = ask(script)
+    assert "sk-very-" not in str(generation.error)
+    assert "sk-very-" not in str(generation.cost.anomaly)
+    assert generation.error is not None or generation.cost.anomaly is not None
+
+
+def test_a_key_in_the_place_of_its_variables_name_is_not_shown(session: Session, server: Endpoint) -> None:
+    with pytest.raises(UsageError, match="not the key") as refused:
+        session.models.add("bad", ModelSpec("org/m", api_base=server.url, api_key_name="sk-proj-abcdef"))
+    assert "abcdef" not in str(refused.value)
+    session.models.add("odd", ModelSpec("org/m", api_base=server.url, api_key_name="gsk_abcdef0123"))
+    generation = session.generate(ASK, "odd")
+    assert generation.status == "refused"
+    assert "abcdef" not in str(generation.error)
+
+
+@pytest.mark.parametrize(
     ("key", "says"),
     [(None, "not set"), ("", "empty"), ("  ", "empty"), ("sk-1\nX: y", "line break"), ("sk-1\n", "line break")],
 )
@@ -752,6 +923,7 @@ def test_a_key_that_is_none_is_refused(
         "http://a b/v1",
         "http://host:99999/v1",
         "http://u:secret@host/v1",
+        "h:8/v1?key=secret",
         "x",
     ],
 )
@@ -824,6 +996,7 @@ def test_a_server_that_does_not_keep_to_the_limit_is_stopped_at_the_cap(ask: Ask
         wire.open_stream()
         for _ in range(2_000):
             wire.event(chunk(" word"))
+            time.sleep(0.002)
         wire.end()
 
     prompt = replace(ASK, sampling=Sampling(max_tokens=10))

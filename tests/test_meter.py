@@ -248,3 +248,22 @@ def test_even_steps_draw_an_even_line(steps: int, width: int) -> None:
     spark = metered(started(), *events).reading().spark_ms
     assert len(spark) == min(32, steps)
     assert set(spark) == {round(width / 1e6, 3)}
+
+
+def test_pieces_of_several_choices_have_their_own_spans() -> None:
+    """Two answers of ten tokens each over 0.9 s: (0.9 + 0.9) / 18 s a token, and 18 tokens after the first ones."""
+    pieces = [Token(T0 + 100 * MS + step * 100 * MS, "a", None, choice) for step in range(10) for choice in (0, 1)]
+    reading = metered(started(None), *pieces, finished(1000, 20)).reading(final=True)
+    assert reading.itl_mean_s == pytest.approx(0.1)
+    assert reading.output_tokens_per_s == pytest.approx(20)
+
+
+def test_reasoning_that_is_not_shown_is_no_part_of_the_intervals() -> None:
+    usage = Usage(input_tokens=12, output_tokens=1011, reasoning_tokens=1000, output_source="reported")
+    pieces = [Token(T0 + (2000 + step * 50) * MS, "a") for step in range(11)]
+    reading = metered(started(None), *pieces, replace(finished(2600, 11), usage=usage)).reading(final=True)
+    assert reading.itl_mean_s == pytest.approx(0.05)
+    assert reading.output_tokens_per_s == pytest.approx(20)
+    shown = [Token(T0 + 1000 * MS, "", None, 0, "Hm."), *pieces]
+    reading = metered(started(None), *shown, replace(finished(2600, 11), usage=usage)).reading(final=True)
+    assert reading.itl_mean_s == pytest.approx(1.5 / 1010)

@@ -138,8 +138,10 @@ class Run:
         except (PromptError, UsageError, BudgetError) as error:
             status, self._error = "refused", error
         except TokmagicError as error:
+            self._drain()
             self._error = error
         except Exception as error:
+            self._drain()
             # Not foreseen: the row is settled all the same, and the stack is kept for a report.
             self._error = ModelError(f"{type(error).__name__}: {' '.join(str(error).split())}")
             self._error.__cause__ = error
@@ -208,6 +210,8 @@ class Run:
         """Stop the engine and take in what it had generated before it stopped."""
         if self._stream is None:
             return
+        # Nobody looks on any more: what shows the run may be what failed.
+        self._watcher = SILENT
         self._stream.close()
         # A second interrupt gives up waiting, and so does a failure; the row is settled with what was seen.
         with suppress(KeyboardInterrupt, Exception):
@@ -251,7 +255,7 @@ class Run:
     def _finish_reason(self, status: Status) -> FinishReason | None:
         if self._broke and status == "interrupted":
             return "budget"
-        if self._finished is not None:
+        if self._finished is not None and status != "failed":
             return self._finished.reasons[0]
         reasons: dict[Status, FinishReason] = {"interrupted": "interrupted", "failed": "error"}
         return reasons.get(status)

@@ -33,7 +33,10 @@ class Meter:
         self._stamps: dict[int, array[int]] = {}
         self._first_ns: int | None = None
         self._last_ns: int | None = None
+        # The first and the last arrival of each choice that came in network pieces.
+        self._ends: dict[int, tuple[int, int]] = {}
         self._ids = 0
+        self._thoughts = False
         self._pieces = 0
         self._so_far: Usage | None = None
 
@@ -52,6 +55,9 @@ class Meter:
                 return  # a role-only chunk is no content, so it stops no clock
             self._pieces += 1
             self._so_far = token.usage
+            self._thoughts = self._thoughts or bool(token.reasoning)
+            first, _ = self._ends.get(token.choice, (token.at_ns, 0))
+            self._ends[token.choice] = first, token.at_ns
         else:
             stamps = self._stamps.get(token.choice)
             if stamps is None:
@@ -123,26 +129,39 @@ class Meter:
 
     def _itl_mean(self, usage: Usage) -> float | None:
         if self._pieces:
-            n = usage.output_tokens
+            spans = self._spans()
+            steps = self._shown(usage) - len(spans)
             # One piece is an answer that came as a whole: nothing is known of what lies between its tokens.
-            arrivals = self._pieces + self._ids
-            if n is None or n < 2 or arrivals < 2 or self._first_ns is None or self._last_ns is None:
+            if steps < 1 or self._pieces + self._ids < 2:
                 return None
-            return (self._last_ns - self._first_ns) / 1e9 / (n - 1)
+            return sum(last - first for first, last in spans) / 1e9 / steps
         # As many as there are now: the other thread goes on folding.
         spans = [(len(stamps) - 1, stamps[len(stamps) - 1] - stamps[0]) for stamps in self._choices()]
         steps = sum(count for count, _ in spans)
         return sum(span for _, span in spans) / 1e9 / steps if steps else None
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """The first and the last arrival of each choice."""
+        spans = dict(self._ends)
+        for choice, stamps in list(self._stamps.items()):
+            first, last = spans.get(choice, (stamps[0], stamps[-1]))
+            spans[choice] = min(first, stamps[0]), max(last, stamps[-1])
+        return list(spans.values())
+
+    def _shown(self, usage: Usage) -> int:
+        """The output tokens that arrived one after another: reasoning that no server shows came before the first."""
+        hidden = 0 if self._thoughts else usage.reasoning_tokens or 0
+        return max(0, (usage.output_tokens or 0) - hidden)
 
     def _choices(self) -> list[array[int]]:
         # A copy: readings are taken on another thread than the one that folds.
         return list(self._stamps.values())
 
     def _speed(self, usage: Usage) -> float | None:
-        n = usage.output_tokens
+        n = self._shown(usage) if self._pieces else usage.output_tokens
         if n is None or n < 2 or self._first_ns is None or self._last_ns is None or self._last_ns <= self._first_ns:
             return None
-        first_tokens = max(1, len(self._stamps))
+        first_tokens = max(1, len(self._spans()))
         return (n - first_tokens) / ((self._last_ns - self._first_ns) / 1e9) if n > first_tokens else None
 
     def _device_s(self) -> float | None:

@@ -137,7 +137,8 @@ def _input_tokens(engine: Engine, prompt: Prompt) -> tuple[int, bool]:
         return engine.count(prompt), False
     except ModelError:
         size = sum(len(message.content.encode("utf-8", "replace")) + _MESSAGE_TOKENS for message in prompt.messages)
-        return size + _TEMPLATE_TOKENS, True
+        schema = len((prompt.sampling.json_schema or "").encode("utf-8", "replace"))
+        return size + schema + _TEMPLATE_TOKENS, True
 
 
 def _hold(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from tokmagic.errors import ModelError, UsageError
@@ -97,7 +97,7 @@ class ModelSpec:
     dtype: str | None = None
     device: str | None = None
     compile: Literal["auto", "on", "off"] = "auto"
-    api_base: str | None = None
+    api_base: str | None = field(default=None, repr=False)
     api_key_name: str | None = None
     server: str | None = None
     tokenizer: str | None = None

@@ -14,6 +14,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from tokmagic import numbers
 from tokmagic._version import __version__
 from tokmagic.display import NotebookView, QuietView, TerminalView, View, bundle, metadata, publish
+from tokmagic.engines import ModelSpec
 from tokmagic.errors import NotBuiltError, TokmagicError, UsageError, nearest
 from tokmagic.events import Message, Prompt
 from tokmagic.generation import Generation
@@ -306,7 +307,7 @@ class TokMagics(Magics):
         if action == "add":
             if not options.spec:
                 raise UsageError("%model add NAME SPEC: give a Hugging Face id, a folder or scripted")
-            models.add(options.name, spec_from(options))
+            self._add(options.name, spec_from(options))
         elif action == "use":
             self._session.use(options.name)
         elif action == "load":
@@ -322,6 +323,14 @@ class TokMagics(Magics):
             raise UsageError(f"%model {action!r} is unknown{nearest(action, known)}; use {', '.join(known)}")
         self._session.channel.touch()
         return self._model_table()
+
+    def _add(self, name: str, spec: ModelSpec) -> None:
+        models = self._session.models
+        before = dict(models).get(name)
+        models.add(name, spec)
+        if before is not None and before != dict(models)[name]:
+            # What was set for the one is no price of the other.
+            self._session.prices.reset(name)
 
     def _loading_view(self) -> View:
         if self._terminal:

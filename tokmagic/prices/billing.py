@@ -119,10 +119,11 @@ def input_usd(rates: Rates, input_tokens: int, calls: int = 1, *, part: int | No
 
 
 def span(input_tokens: int, source: Source, max_output_tokens: int, rates: Rates) -> tuple[Cost, Cost]:
-    """What a prompt costs if nothing is answered, and if the answer is as long as it may be, without any cache."""
+    """What a prompt costs if nothing is answered, without any cache, and the most that it can cost with an answer."""
     counted = Usage(input_tokens=input_tokens, cached_input_tokens=0, input_source=source, output_source="measured")
     low, high = (bill(replace(counted, output_tokens=tokens), None, rates) for tokens in (0, max_output_tokens))
-    return low, high
+    most, _ = bound_usd(replace(rates, device_hour=None), input_tokens, max_output_tokens, None)
+    return low, replace(high, usd=most)
 
 
 def bound_usd(

@@ -10,6 +10,7 @@ import json
 import os
 import queue
 import random
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -20,7 +21,16 @@ from httpx2 import EventSource, Response
 
 from tokmagic.engines import EngineState, ModelSpec, Progress
 from tokmagic.engines.endpoint.counting import Counter, Tally
-from tokmagic.engines.endpoint.http import MOST_EVENT, AttemptError, Connection, Target, body_of, parse_json, target_of
+from tokmagic.engines.endpoint.http import (
+    MOST_EVENT,
+    AttemptError,
+    Connection,
+    Target,
+    body_of,
+    parse_json,
+    redacted,
+    target_of,
+)
 from tokmagic.engines.endpoint.servers import SERVERS, server_of
 from tokmagic.engines.endpoint.usage import implausible, read_usage
 from tokmagic.engines.endpoint.wire import Answer, path_of, read_answer, request_of
@@ -32,6 +42,7 @@ if TYPE_CHECKING:
     from tokmagic.config import TokMagic
     from tokmagic.tokens import Tokenizer
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPENAI = "https://api.openai.com/v1"
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
@@ -53,8 +64,16 @@ class EndpointEngine:
                 f"--server {spec.server!r} is unknown{nearest(spec.server, SERVERS)}; use one of {', '.join(SERVERS)}"
             )
         self._counter = Counter(name, spec, settings)
+        if spec.api_key_name is not None and not _NAME.fullmatch(spec.api_key_name):
+            # Not shown: it may well be the key itself.
+            raise UsageError(
+                "--api-key-name takes the name of an environment variable that holds the key, such as OPENAI_API_KEY, "
+                "not the key"
+            )
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._parents: list[Connection] = []
 
     @cached_property
     def _provider(self) -> str | None:
@@ -83,7 +102,7 @@ class EndpointEngine:
 
     def identity(self) -> EngineInfo:
         # The tokenizer of this machine does not change what a server answers.
-        return EngineInfo("", self._model, "endpoint", server=self._target.shown)
+        return EngineInfo("", self._model, "endpoint", server=self._target.identity)
 
     def count(self, prompt: Prompt) -> int:
         return self._counter.count(prompt)
@@ -102,7 +121,7 @@ class EndpointEngine:
         server = server_of(self._spec.server, self._provider)
         body = json.dumps(request_of(self._model, prompt, server), ensure_ascii=False)
         try:
-            request = _Request(path_of(prompt), body.encode(), self._key(), prompt.sampling.n)
+            request = _Request(path_of(prompt), body.encode(), self._key(), prompt.sampling.n, self.limits)
         except UnicodeEncodeError:
             raise PromptError(
                 "the prompt holds half of a character (a lone surrogate); mend where it was cut"
@@ -122,6 +141,8 @@ class EndpointEngine:
             return None
         key = os.environ.get(name, "")
         if not key.strip():
+            # A name in other letters than variables have may be a key that was given in its place.
+            name = name if name.isupper() else "the variable that --api-key-name names"
             raise UsageError(
                 f"{name} is {'empty' if name in os.environ else 'not set'}; put the key for {self._name} there"
             )
@@ -134,9 +155,10 @@ class EndpointEngine:
     # What a stream asks of its engine
 
     @property
-    def settings(self) -> TokMagic:
-        """The settings of this process."""
-        return self._settings
+    def limits(self) -> Limits:
+        """How long to wait, and how often to ask. Raises UsageError for a setting that is none."""
+        given = self._settings
+        return Limits(given.connect_timeout_s, given.first_token_timeout_s, given.silence_timeout_s, given.attempts)
 
     @property
     def target(self) -> Target:
@@ -144,12 +166,16 @@ class EndpointEngine:
         return self._target
 
     def connection(self) -> Connection:
-        """Return a connection for one run. Raises EndpointError."""
+        """Return a connection for one run. Raises AttemptError."""
+        if self._pid != os.getpid():
+            # A forked child shares its parent's sockets: it may neither use nor close them.
+            self._parents += self._idle
+            self._idle, self._lock, self._pid = [], threading.Lock(), os.getpid()
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        longest = max(self._settings.first_token_timeout_s, self._settings.silence_timeout_s)
-        return Connection(self._target, self._settings.connect_timeout_s, longest)
+        limits = self.limits
+        return Connection(self._target, limits.connect_s, max(limits.first_token_s, limits.silence_s))
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next run, if it is still good."""
@@ -162,11 +188,22 @@ class EndpointEngine:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds until a connection, the first token and each further one; how many attempts at most."""
+
+    connect_s: float
+    first_token_s: float
+    silence_s: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Request:
     path: str
     body: bytes
     key: str | None
     choices: int
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +237,8 @@ class EndpointStream:
         self, engine: EndpointEngine, request: _Request, tally: Tally, submitted_ns: int, *, hidden_output: bool
     ) -> None:
         self._tally = tally
-        self._settings = engine.settings
+        self._limits = request.limits
+        self._key = request.key
         self._hidden_output = hidden_output
         self._submitted_ns = submitted_ns
         self._reasons: list[FinishReason | None] = [None] * request.choices
@@ -225,12 +263,12 @@ class EndpointStream:
 
     def close(self) -> None:
         # In this order: the reader, woken, will report a broken connection.
-        self._arrivals.put(_End(time.perf_counter_ns(), hung_up=True))
+        self._arrivals.put(_End(time.perf_counter_ns(), reached=self._reader.reached, hung_up=True))
         self._reader.hang_up()
 
     def _next_arrival(self) -> _Arrived | _Waiting | _End:
         begun = self._tally.begun
-        limit = self._settings.silence_timeout_s if begun else self._settings.first_token_timeout_s
+        limit = self._limits.silence_s if begun else self._limits.first_token_s
         if begun and None not in self._reasons:
             limit = min(limit, _LAST_WORD_S)  # only the usage can still come
         if self._deadline is None:
@@ -250,9 +288,6 @@ class EndpointStream:
         if isinstance(arrival, _End):
             return [self._finish(arrival)]
         assert isinstance(arrival, _Arrived)
-        if arrival.answer.usage is not None:
-            self._report(arrival.answer.usage)
-        events: list[Event] = []
         for piece in arrival.answer.pieces:
             if piece.reason is not None:
                 if self._reasons[piece.choice] is None:
@@ -260,20 +295,19 @@ class EndpointStream:
                 self._reasons[piece.choice] = piece.reason
             if piece.text or piece.reasoning:
                 self._tally.take(piece.choice, piece.reasoning + piece.text)
-            if piece.text or piece.reasoning or piece.logprobs:
-                usage = self._tally.so_far()
-                events.append(
-                    Token(arrival.at_ns, piece.text, None, piece.choice, piece.reasoning, usage, piece.logprobs)
-                )
-        return events
+        # After the pieces: a chunk's usage counts what it carries.
+        if arrival.answer.usage is not None:
+            self._report(arrival.answer.usage)
+        usage = self._tally.so_far()
+        return [
+            Token(arrival.at_ns, piece.text, None, piece.choice, piece.reasoning, usage, piece.logprobs)
+            for piece in arrival.answer.pieces
+            if piece.text or piece.reasoning or piece.logprobs
+        ]
 
     def _report(self, given: object) -> None:
         reported = read_usage(given, hidden_output=self._hidden_output)
-        if reported.usage is not None:
-            self._tally.reported = reported.usage
-        elif reported.anomaly is not None:
-            self._tally.reported = None
-        self._tally.anomaly = reported.anomaly
+        self._tally.report(reported)
 
     def _finish(self, end: _End) -> Finished:
         tally = self._tally
@@ -288,7 +322,9 @@ class EndpointStream:
             else:
                 how = "ended the answer without a word of it" if end.said else "broke off before the answer's end"
                 error = f"{self._reader.name} {how}"
-        if not end.reached and not tally.begun:
+        # An attempt that the server may have worked on can be billed, whatever became of it.
+        reached = end.reached or self._reader.reached_before
+        if not reached and not tally.begun:
             # Nothing was asked of the model, so nothing is billed.
             usage = Usage(
                 input_tokens=0,
@@ -303,17 +339,24 @@ class EndpointStream:
             usage = tally.final(whole=whole)
         finished = Finished(
             end.at_ns,
-            tuple(ended if reason is None else reason for reason in self._reasons),
+            tuple(self._reason(choice, ended) for choice in range(len(self._reasons))),
             usage,
             attempts=max(1, self._reader.attempts),
-            error=error,
-            cut=not whole and end.reached,
-            anomaly=tally.anomaly or self._odd(usage),
-            local_input_tokens=tally.local_input_tokens() if end.reached else None,
+            error=redacted(error, self._key),
+            cut=reached if not whole else self._reader.reached_before,
+            anomaly=redacted(tally.anomaly or self._odd(usage), self._key),
+            local_input_tokens=tally.local_input_tokens() if reached else None,
         )
         # Last: counting may be interrupted, and is then asked for again.
         self._done = True
         return finished
+
+    def _reason(self, choice: int, ended: FinishReason) -> FinishReason:
+        given = self._reasons[choice]
+        if given is not None:
+            return given
+        # Of several answers that were asked for a server may give fewer.
+        return "other" if ended == "stop" and not self._tally.spoke(choice) else ended
 
     def _odd(self, usage: Usage) -> str | None:
         if usage.input_source != "reported" and usage.output_source != "reported":
@@ -332,10 +375,17 @@ class _Reader:
         self._engine = engine
         self._request = request
         self._arrivals = arrivals
-        self._begun = self._ended = False
+        self._begun = self._ended = self._working = False
+        self.reached_before = False
+        """Whether an attempt failed on which the server may have worked."""
         self._closed = threading.Event()
         self._connection: Connection | None = None
         threading.Thread(target=self._run, name=f"tokmagic {self.name}", daemon=True).start()
+
+    @property
+    def reached(self) -> bool:
+        """Whether the server may have worked on the prompt by now; not while the next attempt is waited for."""
+        return self._working or self.reached_before
 
     def hang_up(self) -> None:
         """Close the connection at once; any thread."""
@@ -345,19 +395,22 @@ class _Reader:
             connection.hang_up()
 
     def _run(self) -> None:
-        most = self._engine.settings.attempts
         while not self._closed.is_set():
             self.attempts += 1
             self._arrivals.put(_Waiting())
             try:
+                self._working = True
                 self._attempt()
                 self._end(None)
                 return
             except AttemptError as error:
+                self._working = False
                 wait_s = error.wait_s if error.wait_s is not None else _backoff_s(self.attempts)
-                if self._begun or not error.again or self.attempts >= most or wait_s > _LONGEST_WAIT_S:
+                last = self.attempts >= self._request.limits.attempts
+                if self._begun or not error.again or last or wait_s > _LONGEST_WAIT_S:
                     self._end(self._said(error), reached=self._begun or error.reached)
                     return
+                self.reached_before |= error.reached
                 self._arrivals.put(_Waiting(wait_s))
                 self._closed.wait(wait_s)
             except TokmagicError as error:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from tokmagic import encodings
 from tokmagic.engines import ModelSpec, parse_source
-from tokmagic.errors import ModelError, TokmagicError
+from tokmagic.engines.endpoint.usage import Reported
+from tokmagic.errors import ModelError, PromptError, TokmagicError
 from tokmagic.events import Prompt, Source, Usage
 from tokmagic.tokens import Tokenizer, rough_count, rough_count_text
 
@@ -60,22 +61,38 @@ class Counter:
 
         Raises PromptError.
         """
+        tokens, source = self._messages(prompt, load=load)
+        if prompt.sampling.json_schema is None:
+            return tokens, source
+        # Servers count the schema, too, in a form that they do not tell.
+        return tokens + rough_count_text(prompt.sampling.json_schema), "estimated"
+
+    def _messages(self, prompt: Prompt, *, load: bool) -> tuple[int, Source]:
         if load:
             self._seek()
         if self._tokenizer is not None:
-            return len(self._tokenizer.encode(prompt)), "counted"
+            # A template that refuses what the server takes is not the server's.
+            with suppress(PromptError):
+                return len(self._tokenizer.encode(prompt)), "counted"
         if self._encoding is not None:
             return encodings.count(self._encoding, prompt)
         return rough_count(prompt), "estimated"
 
-    def output(self, texts: list[str]) -> int:
-        """The tokens of answers by their text: an estimate even with the tokenizer, since ends are not in it."""
+    def piece(self, text: str) -> int:
+        """The tokens of what one chunk brought: most servers send one at a time, and where one sends more it tells."""
+        return max(1, self._tokenizer.count_text(text) if self._tokenizer is not None else rough_count_text(text))
+
+    def output(self, texts: list[str]) -> int | None:
+        """The tokens of answers by their text: an estimate even with the tokenizer, since ends are not in it.
+
+        None where nothing better is known than the sum over their pieces.
+        """
         if self._tokenizer is not None:
             return sum(map(self._tokenizer.count_text, texts))
         if self._encoding is not None:
             clean = (text.encode("utf-8", "replace").decode() for text in texts)
             return sum(len(encodings.encode(self._encoding, text)) for text in clean)
-        return sum(map(rough_count_text, texts))
+        return None
 
     def _seek(self) -> None:
         """Look for a tokenizer or an encoding, once."""
@@ -113,6 +130,7 @@ class Tally:
     reported: Usage | None = None
     anomaly: str | None = None
     _pieces: int = 0
+    _since: int = 0
     _answer_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -123,9 +141,18 @@ class Tally:
     def take(self, choice: int, text: str) -> None:
         """More of a choice arrived, its reasoning included."""
         self._said[choice].append(text)
-        # Most servers send a token at a time; where one sends more, its length tells.
-        self._pieces += max(1, rough_count_text(text))
+        self._since += 1
+        self._pieces += self.counter.piece(text)
         self._answer_bytes += len(text.encode("utf-8", "replace"))
+
+    def report(self, reported: Reported) -> None:
+        """The server gave its counts, or something that cannot be."""
+        if reported.usage is not None:
+            self.reported = reported.usage
+            self._since = 0
+        elif reported.anomaly is not None:
+            self.reported = None
+        self.anomaly = reported.anomaly
 
     def so_far(self) -> Usage:
         """The counts at this moment: the server's where it gives them, else estimated from what arrived."""
@@ -141,7 +168,8 @@ class Tally:
     def final(self, *, whole: bool) -> Usage:
         """The counts at the end. What the server did not report is counted here, or estimated; never 0 for a text.
 
-        Of a stream that was cut off the server's count is of an earlier moment, so the larger one of both holds.
+        Where more came after the server's count, or a stream was cut off, that count is of an earlier moment, and the
+        larger one of both holds.
         """
         texts = ["".join(said) for said in self._said]
         reported = self.reported or Usage()
@@ -149,8 +177,9 @@ class Tally:
         if usage.input_tokens is None:
             tokens, source = self.counter.input(self.prompt, load=True)
             usage = replace(usage, input_tokens=tokens, input_source=source)
-        if usage.output_tokens is None or not whole:
+        if usage.output_tokens is None or not whole or self._since > 0:
             guessed = self.counter.output(texts)
+            guessed = self._pieces if guessed is None else guessed
             if usage.output_tokens is None or guessed > usage.output_tokens:
                 usage = replace(usage, output_tokens=guessed, output_source="estimated")
         return usage
@@ -167,5 +196,10 @@ class Tally:
 
     @property
     def prompt_bytes(self) -> int:
-        """The prompt's length in UTF-8."""
-        return sum(len(message.content.encode("utf-8", "replace")) for message in self.prompt.messages)
+        """The prompt's length in UTF-8, its schema included."""
+        texts = [message.content for message in self.prompt.messages]
+        return sum(len(text.encode("utf-8", "replace")) for text in (*texts, self.prompt.sampling.json_schema or ""))
+
+    def spoke(self, choice: int) -> bool:
+        """Whether anything of a choice arrived."""
+        return bool(self._said[choice])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import hashlib
 import json
 import socket
 import ssl
@@ -35,6 +36,11 @@ class Target:
     shown: str
     loopback: bool
 
+    @property
+    def identity(self) -> str:
+        """What tells servers apart: a query may choose one of several, and is there by its digest alone."""
+        return self.shown + (f"?{hashlib.sha256(self.query.encode()).hexdigest()[:16]}" if self.query else "")
+
     def at(self, path: str) -> str:
         """The URL of a path below the base."""
         return f"{self.url}{path}{f'?{self.query}' if self.query else ''}"
@@ -48,7 +54,7 @@ def target_of(api_base: str) -> Target:
     except ValueError:
         parts, host, port = urlsplit(""), None, None
     if parts.scheme not in ("http", "https") or not host or any(ord(letter) <= 32 for letter in api_base):
-        shown = api_base if "@" not in api_base else "what is given"
+        shown = api_base.partition("?")[0] if "@" not in api_base else "what is given"
         raise UsageError(f"--api-base: {shown!r} is no URL of a server; give one such as http://localhost:8000/v1")
     if parts.username is not None or parts.password is not None:
         raise UsageError(
@@ -138,6 +144,21 @@ class Connection:
         self._client.close()
 
 
+def redacted(text: str | None, key: str | None) -> str | None:
+    """``text`` without the key, and without the beginning of it that a shortened message may end in."""
+    if text is None or not key:
+        return text
+    least = min(8, len(key))
+    at = text.find(key[:least])
+    while at >= 0:
+        end = at + least
+        while end < len(text) and end - at < len(key) and text[end] == key[end - at]:
+            end += 1
+        text = f"{text[:at]}…{text[end:]}"
+        at = text.find(key[:least])
+    return text
+
+
 def body_of(response: httpx2.Response) -> object:
     """The JSON of a whole answer. Raises EndpointError."""
     text = _read(response, MOST_BODY)
@@ -181,12 +202,12 @@ def _rejected(response: httpx2.Response, target: Target, path: str, key: str | N
             f"{target.shown} redirects to {where}; nothing was sent there, give it as --api-base if you trust it"
         )
     said = _said(response)
-    if key:
-        said = said.replace(key, "…")
     again, wait_s = status in _TRY_AGAIN and "insufficient_quota" not in said, None
     if again:
         wait_s = _retry_after(response.headers.get("retry-after"))
-    return AttemptError(_explained(status, said, target, path, key), again=again, wait_s=wait_s)
+    # Behind these stands a gateway that gave up waiting for a server that may go on working.
+    reached = status in (408, 502, 504)
+    return AttemptError(_explained(status, said, target, path, key), again=again, wait_s=wait_s, reached=reached)
 
 
 def _said(response: httpx2.Response) -> str:

@@ -59,11 +59,11 @@ def _openai(given: Mapping[str, Any], hidden_output: bool) -> Usage:
     reasoning = _first(_count(outputs, "reasoning_tokens"), _count(given, "reasoning_tokens"))
     whole = _count(given, "total_tokens")
     parts = (cached or 0) + (written or 0)
-    if total_input is not None and parts > total_input and whole == total_input + parts + (output or 0):
+    if total_input is not None and parts > 0 and whole == total_input + parts + (output or 0):
         total_input += parts  # this proxy left them out, as Anthropic does
-    if hidden_output and whole is not None and total_input is not None and output is not None:
-        hidden = max(0, whole - total_input - output)
-        output += hidden
+    if hidden_output and whole is not None and total_input is not None:
+        hidden = max(0, whole - total_input - (output or 0))
+        output = (output or 0) + hidden
         reasoning = _first(reasoning, hidden)
     return _checked(total_input, output, cached, written, reasoning)
 

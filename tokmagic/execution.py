@@ -138,9 +138,12 @@ class Run:
         except (PromptError, UsageError, BudgetError) as error:
             status, self._error = "refused", error
         except TokmagicError as error:
+            # What shows the run may be what failed.
+            self._watcher = SILENT
             self._drain()
             self._error = error
         except Exception as error:
+            self._watcher = SILENT
             self._drain()
             # Not foreseen: the row is settled all the same, and the stack is kept for a report.
             self._error = ModelError(f"{type(error).__name__}: {' '.join(str(error).split())}")
@@ -210,8 +213,6 @@ class Run:
         """Stop the engine and take in what it had generated before it stopped."""
         if self._stream is None:
             return
-        # Nobody looks on any more: what shows the run may be what failed.
-        self._watcher = SILENT
         self._stream.close()
         # A second interrupt gives up waiting, and so does a failure; the row is settled with what was seen.
         with suppress(KeyboardInterrupt, Exception):

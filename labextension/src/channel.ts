@@ -29,7 +29,7 @@ import {
 const SUBSHELL_TIMEOUT_MS = 2000;
 
 /** What a kernel answers whose tokmagic is older than drafts, or does not take this one for one. */
-const NO_DRAFTS = /'draft'/;
+const NO_DRAFTS = /(?:know|this) 'draft'/;
 
 export class Channel implements IDisposable {
   constructor(

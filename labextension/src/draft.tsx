@@ -27,7 +27,12 @@ export function DraftSection(props: {
       data-cell-id={draft.cellId}
       data-state={draft.state}
     >
-      <span className="tm-DraftName">{trans.__('Draft · cell %1', label)}</span>
+      <span
+        className="tm-DraftName"
+        {...(draft.model === null ? {} : { title: draft.model })}
+      >
+        {trans.__('Draft · cell %1', label)}
+      </span>
       <span className="tm-DraftTokens">
         <span
           data-field="input"

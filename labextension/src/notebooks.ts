@@ -84,15 +84,13 @@ export class Watched implements IDisposable {
     return rows;
   }
 
-  /** The prompt that is being written. */
+  /** The prompt that is being written. An answer that comes late, when another cell is active, is none. */
   get draft(): CellDraft | null {
+    const { activeCell, activeCellIndex } = this.panel.content;
     const draft = this.drafts.shown;
-    const cells = this.panel.content.widgets;
-    const index = cells.findIndex(cell => cell.model.id === draft?.cellId);
-    const cell = cells[index];
-    return draft === null || cell === undefined
+    return activeCell === null || activeCell.model.id !== draft?.cellId
       ? null
-      : { label: labelOf(cell, index), draft };
+      : { label: labelOf(activeCell, activeCellIndex), draft };
   }
 
   /** Bring a cell into view and make it the active one. */
@@ -232,7 +230,8 @@ function labelOf(cell: Cell, index: number): string {
 function isPrompt(cell: Cell): boolean {
   const { editor } = cell;
   if (editor === null) {
-    return PROMPT.test(cell.model.sharedModel.getSource().trimStart());
+    const lines = cell.model.sharedModel.getSource().split('\n');
+    return PROMPT.test(lines.find(line => line.trim() !== '') ?? '');
   }
   for (let line = 0; line < editor.lineCount; line++) {
     const text = editor.getLine(line) ?? '';

@@ -139,17 +139,12 @@ class Desk:
             name, spec = self._model(asked)
             draft = Draft(name, max_output_tokens=asked.max_output_tokens)
             way = _way_of_a_stranger(name) if spec is None else self._ways.find(name, spec)
-            prompt, doubt = self._prompt(asked)
-            tokens, source, costly = cell.count(way or Way(), prompt)
-            if doubt is not None:
-                source = "estimated"
-            reason = doubt or (way.reason if way is not None else None)
-            draft = replace(draft, input_tokens=tokens, input_source=source, costly=costly, reason=reason)
-            if spec is None:
-                return draft, None
+            draft = self._counted(draft, cell, asked, way or Way())
             if not asked.model_known:
-                return replace(draft, model=None), (name, spec) if way is None else None
-            return self._priced(draft, self._around.info(name), runs=asked.runs), (name, spec) if way is None else None
+                draft = replace(draft, model=None)
+            elif spec is not None:
+                draft = self._priced(draft, self._around.info(name), runs=asked.runs)
+            return draft, (name, spec) if spec is not None and way is None else None
         except TokmagicError as error:
             return replace(draft, reason=str(error)), None
         except Exception as error:
@@ -161,6 +156,17 @@ class Desk:
         models = self._around.models
         name = models.current if asked.model is None else asked.model
         return name, models.peek(name)
+
+    def _counted(self, draft: Draft, cell: _Cell, asked: Asked, way: Way) -> Draft:
+        prompt, doubt = self._prompt(asked)
+        tokens, source, costly = cell.count(way, prompt)
+        return replace(
+            draft,
+            input_tokens=tokens,
+            input_source=source if doubt is None else "estimated",
+            costly=costly,
+            reason=doubt or way.reason,
+        )
 
     def _prompt(self, asked: Asked) -> tuple[Prompt, str | None]:
         """The prompt as far as it is known, and why that is not all of it. Raises PromptError."""

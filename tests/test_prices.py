@@ -653,3 +653,12 @@ def test_the_first_run_of_the_default_model_has_a_cost_and_says_whose(make_sessi
     assert done.cost.usd == done.cost.compute_usd == bill(Usage(), seconds, rates).usd
     assert done.cost.token_usd is None
     assert "at list price" in done.footer
+
+
+def test_the_rates_of_one_model_are_not_those_of_another_that_takes_its_name(magics: TokMagics) -> None:
+    magics.model("add m scripted")
+    magics.price("m --input 1 --output 2")
+    magics.model("add m scripted")
+    assert magics._session.prices.get("m").input == 1, "the same model keeps them"
+    magics.model("add m other/model --api-base http://127.0.0.1:9/v1")
+    assert magics._session.prices.get("m") == Rates()

@@ -40,7 +40,7 @@ def reader_for(models: Models, name: str) -> Reader:
     engine = models.engine(name)
     if spec.kind == "endpoint" and isinstance(engine, Tokenized):
         try:
-            return _Local(engine.tokenizer())
+            return _Local(engine.tokenizer(), f"that of {spec.tokenizer or spec.source}")
         except ModelError:
             if spec.tokenizer is not None:
                 raise
@@ -53,10 +53,9 @@ def reader_for(models: Models, name: str) -> Reader:
 class _Local:
     """A Hugging Face tokenizer with the model's own chat template."""
 
-    label = "the model's own"
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, label: str = "the model's own") -> None:
         self._tokenizer = tokenizer
+        self.label = label
 
     def trace(self, prompt: Prompt) -> Trace:
         found = self._tokenizer.trace(prompt)

@@ -29,6 +29,7 @@ from tokmagic.errors import LedgerError
 from tokmagic.events import (
     Budget,
     Cost,
+    Doubt,
     EngineInfo,
     Message,
     Prompt,
@@ -125,7 +126,7 @@ def test_a_state_message_with_every_kind_of_row_is_the_fixture() -> None:
         NOTEBOOK,
         ModelView(SMOLLM, "loading", "loading weights", 0.4),
         Totals(None, 0, 0, 1, 1),
-        Totals(Decimal("0.0011"), 824, 118, 2, 1),
+        Totals(Decimal("0.0011"), 824, 118, 2, 1, Doubt(estimated_runs=1)),
         ROWS,
         STANDINGS,
     )
@@ -149,6 +150,9 @@ def test_running_rows_are_added_to_the_sums_and_unknown_stays_unknown() -> None:
     assert add_running(base, []) == base
     assert add_running(base, [priced]) == Totals(Decimal("0.5011"), 422, 138, 4, 1)
     assert add_running(base, [unpriced]) == Totals(Decimal("0.5"), 422, 57, 4, 2)
+    guessed = Totals(Decimal("0.5000521"), 422, 57, 4, 1, Doubt(1, 1))
+    assert add_running(base, [ROWS[2]]) == guessed, "an estimate that is a lower bound"
+    assert guessed.marks == (True, "at_least")
     assert add_running(Totals(), [unknown]) == Totals(None, 0, 0, 1, 1)
     assert add_running(Totals(), [priced, priced]) == Totals(Decimal("0.0022"), 824, 236, 2, 0)
     assert add_running(None, [priced]) is None

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.test_report import START, run
+from tests.test_report import GUESSED, LEAST, START, known, run
 from tokmagic import numbers
 from tokmagic.errors import UsageError
 from tokmagic.events import RunRecord
@@ -40,6 +40,13 @@ def test_a_chart_brings_its_picture_and_its_numbers_along() -> None:
     points = left["data"]["values"]
     assert [point["sum_usd"] for point in points] == pytest.approx([0.001, 0.003, 0.006])
     assert bundle["text/plain"] == "3 runs, $0.0060 in all"
+
+
+def test_a_chart_says_how_sure_its_sum_is() -> None:
+    made = plot(known(LEAST, GUESSED))
+    assert repr(made) == "2 runs, ~≥$2.00 in all"
+    assert made.spec["hconcat"][0]["title"]["subtitle"] == "~≥$2.00 in all"
+    assert made.spec["hconcat"][1]["title"]["subtitle"] == ""
 
 
 def test_nothing_to_draw_is_told() -> None:

@@ -619,6 +619,7 @@ def test_the_command_reckons_beside_it_what_another_model_would_cost(
     assert main(["run", str(prompt), "--json", "--as", "openai/gpt-5-mini?processing=batch"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert (answer["cost_usd"], answer["rates_source"]) == (None, "unknown")
+    assert (answer["cost_source"], answer["cost_bound"]) == ("unknown", "exact")
     assert answer["shadow_model"] == "openai/gpt-5-mini?processing=batch"
     assert D(answer["shadow_usd"]) == (12 * D("0.125") + answer["output_tokens"] * D(1)) / 1_000_000
     assert main(["run", str(prompt), "--as", "openai/gpt-5-minni"]) == 1

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.test_report import run
+from tests.test_report import GUESSED, LEAST, MOST, known, run
 from tokmagic.errors import UsageError
 from tokmagic.events import Rates, RunRecord, Usage
 from tokmagic.projection import Spread, calls_a_day, project, student_t, usd
@@ -158,10 +158,23 @@ def test_the_interval_holds_the_true_mean_as_often_as_it_says() -> None:
 def test_a_projection_for_programs_is_exact() -> None:
     rows = {row["of"]: row for row in project([measured(500, 300, "0.0012")], "1e6/day").table().as_dicts()}
     money = {"least": "1200", "mean": "1200", "mean_low": None, "mean_high": None, "most": "1200"}
+    money |= {"cost_estimated": False, "cost_bound": "exact"}
     assert rows["day_usd"] == {"of": "day_usd", "runs": 1, **money}
     assert rows["input_tokens"]["mean"] == "500"
     third = project([measured(1, 1, "1"), measured(1, 1, "0"), measured(1, 1, "0")], "1/day").table().as_dicts()
     assert third[3]["mean"] == "0.333333333333"
+
+
+def test_a_projection_is_as_sure_as_the_runs_that_it_is_made_from() -> None:
+    made = project(known(LEAST, GUESSED), "2/day").table()
+    rows = {row[0]: row[1:] for row in made.rows}
+    assert rows["a day"] == ("~≥$2.00", "~≥$2.00", "$0", "~≥$2.00")
+    assert rows["tokens in"][0] == "10"
+    exact = {row["of"]: row for row in made.as_dicts()}
+    assert (exact["month_usd"]["cost_estimated"], exact["month_usd"]["cost_bound"]) == (True, "at_least")
+    assert "cost_bound" not in exact["input_tokens"]
+    replayed = replace(known(GUESSED)[0], status="cached")
+    assert project([*known(MOST), replayed], "1/day").table().rows[2][1] == "≤$1.00", "what is left out marks nothing"
 
 
 def test_a_mistyped_unit_is_told_the_nearest() -> None:

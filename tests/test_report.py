@@ -18,8 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokmagic import numbers
 from tokmagic.errors import UsageError
-from tokmagic.events import Cost, EngineInfo, Rates, Reading, RunRecord, Selection, Status, Usage
+from tokmagic.events import Bound, Cost, EngineInfo, Rates, Reading, RunRecord, Selection, Source, Status, Usage
 from tokmagic.exports import FORMATS, dataframe, export_file, export_row, export_text
 from tokmagic.ledger import Ledger
 from tokmagic.prices import PriceBook
@@ -32,7 +33,7 @@ FIELDS = re.findall(
     engine device dtype quant params seed prompt_sha256 input_tokens cached_input_tokens cache_write_input_tokens
     output_tokens reasoning_tokens input_source output_source local_input_tokens anomaly ttft_s queue_s latency_s
     itl_mean_s itl_p50_s itl_p95_s output_tokens_per_s attempts device_seconds gpu_peak_bytes energy_j rates cost_usd
-    cost_source compute_cost_usd saved_usd replay_of tags env""",
+    cost_source cost_bound compute_cost_usd saved_usd replay_of tags env""",
 )
 TINY = Decimal("0.000000000001")
 START = datetime(2026, 11, 24, 9, 15, 2, 120000, tzinfo=UTC)
@@ -118,6 +119,66 @@ BY = {
 }
 
 
+SURE = {"estimated_runs": 0, "at_least_runs": 0, "at_most_runs": 0, "cost_estimated": False, "cost_bound": "exact"}
+
+Known = tuple[str | None, Source, Bound]
+EXACT: Known = ("1", "reported", "exact")
+GUESSED: Known = ("1", "estimated", "exact")
+LEAST: Known = ("1", "reported", "at_least")
+MOST: Known = ("1", "reported", "at_most")
+NOTHING: Known = (None, "unknown", "exact")
+MARKS: list[tuple[list[Known], str]] = [
+    ([EXACT, EXACT], "$2.00"),
+    ([EXACT, GUESSED], "~$2.00"),
+    ([EXACT, LEAST], "≥$2.00"),
+    ([EXACT, NOTHING], "≥$1.00"),
+    ([EXACT, MOST], "≤$2.00"),
+    ([LEAST, MOST], "~$2.00"),
+    ([MOST, NOTHING], "~$1.00"),
+    ([GUESSED, LEAST], "~≥$2.00"),
+    ([GUESSED, MOST], "~≤$2.00"),
+    ([GUESSED, LEAST, MOST], "~$3.00"),
+    ([NOTHING, NOTHING], "—"),
+]
+
+
+def known(*costs: Known) -> list[RunRecord]:
+    """Whole runs that cost so much, each as surely as it says."""
+    made = []
+    for number, (usd, source, bound) in enumerate(costs):
+        record = run(str(number))
+        cost = Cost(None if usd is None else Decimal(usd), source, bound)
+        made.append(replace(record, reading=replace(record.reading, cost=cost)))
+    return made
+
+
+@pytest.mark.parametrize(("costs", "shown"), MARKS)
+def test_a_sum_is_as_sure_as_what_it_adds_up(ledger: Ledger, costs: list[Known], shown: str) -> None:
+    records = known(*costs)
+    made = table(filled(ledger, records), EVERYTHING, "model")
+    assert [row[4] for row in made.rows] == [shown, shown]
+    assert [row[4] for row in table(ledger, EVERYTHING, "run").rows[:-1]] == [
+        numbers.cost(record.reading.cost) for record in records
+    ], "a group of one run is marked as that run is"
+    exact = made.as_dicts()[-1]
+    mark = "~" * exact["cost_estimated"] + {"exact": "", "at_least": "≥", "at_most": "≤"}[exact["cost_bound"]]
+    assert mark == shown.partition("$")[0].replace("—", "≥")
+    doubtful = (exact["estimated_runs"], exact["at_least_runs"], exact["at_most_runs"])
+    assert doubtful == (costs.count(GUESSED), costs.count(LEAST), costs.count(MOST))
+
+
+def test_what_was_wasted_and_repriced_is_marked_too(ledger: Ledger) -> None:
+    least, guessed = (replace(record, status="interrupted") for record in known(LEAST, GUESSED))
+    filled(ledger, [least, replace(guessed, status="failed")])
+    assert [row[3] for row in waste(ledger, EVERYTHING).rows] == ["≥$1.00", "~$1.00", "~≥$2.00"]
+    assert waste_line(ledger, EVERYTHING).startswith("wasted ~≥$2.00: 1 interrupted (≥$1.00)")
+    book = PriceBook()
+    book.set("smollm2", Rates(Decimal(100_000), Decimal(0), cached=Decimal(1)))
+    (_, total) = (made := repriced(ledger, EVERYTHING, book)).rows
+    assert total == ("total", "2", "~≥$2.00", "≤$2.00", "~$0")
+    assert (made.as_dicts()[-1]["today_estimated"], made.as_dicts()[-1]["today_bound"]) == (False, "at_most")
+
+
 def filled(ledger: Ledger, records: list[RunRecord]) -> Ledger:
     for record in records:
         ledger.settle(record)
@@ -196,6 +257,9 @@ def test_an_export_has_the_documented_fields_in_order() -> None:
         "0.000000000001",
         "0.0001",
     )
+    assert (row["cost_source"], row["cost_bound"]) == ("measured", "exact")
+    unsure = replace(FULL, reading=replace(FULL.reading, cost=Cost(Decimal(1), "estimated", "at_least")))
+    assert [export_row(unsure)[name] for name in ("cost_source", "cost_bound")] == ["estimated", "at_least"]
     assert (row["seed"], row["tags"], row["gpu_peak_bytes"], row["attempts"]) == (7, ["a", "b,c"], 2**40, 2)
     assert row["rates"]["input"] == "0.15"
     assert row["rates"]["cached"] is None
@@ -330,8 +394,9 @@ def test_waste_is_what_was_paid_for_and_gave_nothing_new(ledger: Ledger) -> None
     )
     assert made.note == "1 of these runs have no price and are not in the cost"
     assert made.as_dicts()[1:3] == [
-        {"wasted": "failed", "runs": 1, "tokens": 14, "cost_usd": None, "unpriced_runs": 1},
-        {"wasted": "run again unchanged", "runs": 3, "tokens": 42, "cost_usd": "0.21", "unpriced_runs": 0},
+        {"wasted": "failed", "runs": 1, "tokens": 14, "cost_usd": None, "unpriced_runs": 1}
+        | {**SURE, "cost_bound": "at_least"},
+        {"wasted": "run again unchanged", "runs": 3, "tokens": 42, "cost_usd": "0.21", "unpriced_runs": 0} | SURE,
     ]
     assert waste_line(ledger, EVERYTHING) == (
         "wasted ≥$0.5100: 1 interrupted ($0.3000), 1 failed (—), 3 run again unchanged ($0.2100)"
@@ -355,7 +420,11 @@ def test_repricing_shows_the_difference_and_changes_nothing(ledger: Ledger) -> N
         "runs": 2,
         "left_out_runs": 0,
         "cost_usd": "0.3",
+        "cost_estimated": False,
+        "cost_bound": "exact",
         "today_usd": "0.36",
+        "today_estimated": False,
+        "today_bound": "exact",
         "difference_usd": "0.06",
     }
     assert made.as_dicts()[1]["difference_usd"] is None
@@ -395,6 +464,7 @@ def test_numbers_for_programs_are_exact(ledger: Ledger) -> None:
         "output_tokens": 118,
         "cost_usd": "123.456789012345",
         "unpriced_runs": 0,
+        **SURE,
         "saved_usd": "0.0001",
         "ttft_s": 0.1,
         "itl_mean_s": pytest.approx(0.011),

@@ -9,15 +9,16 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.test_report import run
-from tokmagic.events import Cost, RunRecord, Selection, Status, Sum
-from tokmagic.ledger import Ledger
+from tokmagic.events import Bound, Cost, RunRecord, Selection, Status, Sum
+from tokmagic.ledger import Ledger, summaries
 from tokmagic.report import add_up, table
 
 EVERYTHING = Selection()
@@ -72,7 +73,8 @@ def records(draw: st.DrawFn) -> RunRecord:
     )
     saved = draw(st.none() | st.decimals(0, 9, places=12)) if status == "cached" else None
     usd = None if status == "refused" else cost
-    return replace(made, reading=replace(made.reading, cost=Cost(usd, saved_usd=saved)))
+    source, bound = draw(st.sampled_from(["measured", "estimated"])), draw(st.sampled_from(get_args(Bound)))
+    return replace(made, reading=replace(made.reading, cost=Cost(usd, source, bound, saved_usd=saved)))
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -87,6 +89,7 @@ def test_each_grouping_is_the_fold_over_its_rows(books: Ledger, made: list[RunRe
     assert same(total, add_up(kept))
     totals = books.totals(EVERYTHING)
     assert (totals.runs, totals.cost_usd, totals.unpriced_runs) == (total.runs, total.cost_usd, total.unpriced_runs)
+    assert totals.doubt == total.doubt
     for by in KEYS:
         groups = books.summarise(EVERYTHING, by)
         assert same(sum((group for _, group in groups), Sum()), total)
@@ -232,3 +235,24 @@ def test_waste_counts_the_same_runs_of_the_selection_alone(books: Ledger) -> Non
         where: books.wasted(where).get("run again unchanged", Sum()).runs for where in (EVERYTHING, Selection("/b"))
     }
     assert list(again.values()) == [2, 1]
+
+
+def test_a_period_is_added_up_from_the_index_of_times_alone(books: Ledger, database_url: str) -> None:
+    """So that its table by model does not read a month's rows; PostgreSQL decides by what the table holds."""
+    if not database_url.startswith("sqlite"):
+        pytest.skip("only SQLite says what it will read, whatever is in the table")
+    asked: list[tuple[str, Any]] = []
+    where = Selection(since=datetime(2026, 6, 1, tzinfo=UTC), until=datetime(2026, 7, 1, tzinfo=UTC))
+    with books.reading() as connection:
+
+        def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+            if statement.startswith("SELECT"):
+                asked.append((statement, parameters))
+
+        sa.event.listen(connection, "before_cursor_execute", note)
+        summaries.summarise(connection, where, "model")
+        summaries.totals(connection, where)
+        assert len(asked) == 2
+        for statement, parameters in list(asked):
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            assert "USING COVERING INDEX runs_by_time" in plan[0][-1]

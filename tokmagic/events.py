@@ -263,6 +263,42 @@ class RunRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """Of how many priced runs the cost is estimated, or a bound; and what follows for their sum."""
+
+    estimated_runs: int = 0
+    at_least_runs: int = 0
+    at_most_runs: int = 0
+
+    @classmethod
+    def of(cls, cost: Cost) -> Doubt:
+        """The doubt about one cost; none about an unknown one, which is in no sum."""
+        if cost.usd is None:
+            return cls()
+        return cls(int(cost.source == "estimated"), int(cost.bound == "at_least"), int(cost.bound == "at_most"))
+
+    def __add__(self, other: Doubt) -> Doubt:
+        return Doubt(
+            self.estimated_runs + other.estimated_runs,
+            self.at_least_runs + other.at_least_runs,
+            self.at_most_runs + other.at_most_runs,
+        )
+
+    def marks(self, unpriced_runs: int) -> tuple[bool, Bound]:
+        """Whether a sum is only an estimate, and what it bounds (docs/metrics.md, "Sums").
+
+        What has no price is missing from the sum, so that the whole is at least it. Where some costs are lower bounds
+        and others upper ones, the sum may lie on either side of the whole: it is an estimate and bounds nothing.
+        """
+        lower, upper = unpriced_runs + self.at_least_runs > 0, self.at_most_runs > 0
+        bound: Bound = "exact" if lower == upper else "at_least" if lower else "at_most"
+        return self.estimated_runs > 0 or (lower and upper), bound
+
+
+NO_DOUBT = Doubt()
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """Sums over finished runs. ``cost_usd`` is None where no run has a price."""
 
@@ -271,6 +307,12 @@ class Totals:
     output_tokens: int = 0
     runs: int = 0
     unpriced_runs: int = 0
+    doubt: Doubt = NO_DOUBT
+
+    @property
+    def marks(self) -> tuple[bool, Bound]:
+        """Whether ``cost_usd`` is only an estimate, and what it bounds."""
+        return self.doubt.marks(self.unpriced_runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +365,12 @@ class Sum:
     ttft_runs: int = 0
     itl_total_s: float = 0.0
     itl_steps: int = 0
+    doubt: Doubt = NO_DOUBT
+
+    @property
+    def marks(self) -> tuple[bool, Bound]:
+        """Whether ``cost_usd`` is only an estimate, and what it bounds."""
+        return self.doubt.marks(self.unpriced_runs)
 
     @property
     def ttft_s(self) -> float | None:
@@ -346,6 +394,7 @@ class Sum:
             self.ttft_runs + other.ttft_runs,
             self.itl_total_s + other.itl_total_s,
             self.itl_steps + other.itl_steps,
+            self.doubt + other.doubt,
         )
 
 

@@ -65,6 +65,7 @@ def export_row(record: RunRecord) -> dict[str, Any]:
         "rates": _rates(record.rates),
         "cost_usd": plain(cost.usd),
         "cost_source": cost.source,
+        "cost_bound": cost.bound,
         "compute_cost_usd": plain(cost.compute_usd),
         "saved_usd": plain(cost.saved_usd),
         "replay_of": record.replay_of,

@@ -109,6 +109,8 @@ class Generation:
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
             "cost_usd": plain(self.cost.usd),
+            "cost_source": self.cost.source,
+            "cost_bound": self.cost.bound,
             "rates_source": self.record.rates.source,
             "saved_usd": plain(self.cost.saved_usd),
             "shadow_model": self.record.rates.shadow_model,

@@ -15,7 +15,7 @@ from datetime import UTC
 from typing import Any, Protocol
 
 from tokmagic.errors import TokmagicError
-from tokmagic.events import EngineInfo, RunRecord, Standing, Totals
+from tokmagic.events import Doubt, EngineInfo, RunRecord, Standing, Totals
 from tokmagic.numbers import list_price
 from tokmagic.prices import plain
 
@@ -145,6 +145,8 @@ def _totals_wire(totals: Totals | None) -> dict[str, Any] | None:
         "output_tokens": totals.output_tokens,
         "runs": totals.runs,
         "unpriced_runs": totals.unpriced_runs,
+        "cost_estimated": totals.marks[0],
+        "cost_bound": totals.marks[1],
     }
 
 
@@ -283,7 +285,7 @@ def add_running(base: Totals | None, running: Iterable[RunRecord]) -> Totals | N
     """Sums of finished runs plus what the running ones have used so far."""
     if base is None:
         return None
-    cost, runs, unpriced = base.cost_usd, base.runs, base.unpriced_runs
+    cost, runs, unpriced, doubt = base.cost_usd, base.runs, base.unpriced_runs, base.doubt
     input_tokens, output_tokens = base.input_tokens, base.output_tokens
     for record in running:
         usage, usd = record.reading.usage, record.reading.cost.usd
@@ -294,4 +296,5 @@ def add_running(base: Totals | None, running: Iterable[RunRecord]) -> Totals | N
             unpriced += 1
         else:
             cost = usd if cost is None else cost + usd
-    return Totals(cost, input_tokens, output_tokens, runs, unpriced)
+        doubt += Doubt.of(record.reading.cost)
+    return Totals(cost, input_tokens, output_tokens, runs, unpriced, doubt)

@@ -34,9 +34,10 @@ def usd(amount: Decimal | None) -> str:
     return f"${whole}.{fraction.rstrip('0').ljust(4, '0')}"
 
 
-def usd_sum(amount: Decimal | None, unpriced_runs: int) -> str:
-    """A sum over runs: ``$0.3000``; ``≥$0.3000`` where the cost of some of them is unknown and so not in it."""
-    return f"{'≥' if unpriced_runs and amount is not None else ''}{usd(amount)}"
+def usd_marked(amount: Decimal | None, marks: tuple[bool, Bound]) -> str:
+    """Dollars with their marks, whether estimated and of what a bound: ``$0.3000``, ``~$0.3000``, ``≥$0.3000``."""
+    estimated, bound = marks
+    return usd(amount) if amount is None else f"{'~' if estimated else ''}{_MARK[bound]}{usd(amount)}"
 
 
 def _rounded(amount: Decimal, decimals: int) -> Decimal:
@@ -46,9 +47,7 @@ def _rounded(amount: Decimal, decimals: int) -> Decimal:
 
 def cost(value: Cost) -> str:
     """The bill of a run with its marks: ``$0.0011``, ``~$0.0011``, ``≥$0.0011``, ``—``."""
-    if value.usd is None:
-        return UNKNOWN
-    return f"{'~' if value.source == 'estimated' else ''}{_MARK[value.bound]}{usd(value.usd)}"
+    return usd_marked(value.usd, (value.source == "estimated", value.bound))
 
 
 def seconds(value: float | None) -> str:

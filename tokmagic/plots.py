@@ -9,7 +9,7 @@ from typing import Any
 from tokmagic import numbers
 from tokmagic.errors import UsageError
 from tokmagic.events import RunRecord
-from tokmagic.points import MOST, Point, by_latency, over_time, priced, total_usd
+from tokmagic.points import MOST, Point, by_latency, over_time, priced, total_marks, total_usd
 
 _WIDTH, _HEIGHT = 320, 240
 # Beyond this many a line shows more without dots.
@@ -54,13 +54,20 @@ def plot(records: Iterable[RunRecord]) -> Plot:
     png = bytes(vl_convert.vegalite_to_png(spec, scale=2))
     version = altair.SCHEMA_VERSION.lstrip("v").partition(".")[0]
     together = " (runs near each other are drawn together)" if len(points) > MOST else ""
-    says = f"{len(points):,} runs, {numbers.usd(total_usd(points))} in all{together}"
+    says = f"{len(points):,} runs, {_total(points)} in all{together}"
     return Plot(spec, png, f"application/vnd.vegalite.v{version}+json", says)
+
+
+def _total(points: list[Point]) -> str:
+    return numbers.usd_marked(total_usd(points), total_marks(points))
 
 
 def _over_time(altair: Any, points: list[Point]) -> Any:
     drawn = over_time(points)
-    note = f"{len(points):,} runs in {len(drawn):,} spans of time" if len(drawn) < len(points) else ""
+    notes = [f"{len(points):,} runs in {len(drawn):,} spans of time"] if len(drawn) < len(points) else []
+    # A line has no marks of its own, so the title says what its end is worth.
+    notes += [f"{_total(points)} in all"] if total_marks(points) != (False, "exact") else []
+    note = "; ".join(notes)
     return (
         altair.Chart(altair.Data(values=drawn), title=altair.Title("Cost over time", subtitle=note))
         .mark_line(interpolate="step-after", point=len(drawn) <= _MOST_DOTS)

@@ -8,7 +8,7 @@ from decimal import Decimal, localcontext
 from math import isqrt
 from typing import Any, NamedTuple
 
-from tokmagic.events import RunRecord
+from tokmagic.events import NO_DOUBT, Bound, Doubt, RunRecord
 
 MOST = 1_000
 """More points make the notebook's file large and the picture no clearer."""
@@ -23,6 +23,7 @@ class Point(NamedTuple):
     latency_s: float | None
     input_tokens: int | None
     output_tokens: int | None
+    doubt: Doubt = NO_DOUBT
 
 
 def priced(records: Iterable[RunRecord]) -> list[Point]:
@@ -36,6 +37,7 @@ def priced(records: Iterable[RunRecord]) -> list[Point]:
             None if record.status == "cached" else record.reading.latency_s,
             record.reading.usage.input_tokens,
             record.reading.usage.output_tokens,
+            Doubt.of(record.reading.cost),
         )
         for record in records
         if record.reading.cost.usd is not None
@@ -46,6 +48,11 @@ def total_usd(points: Iterable[Point]) -> Decimal:
     """The exact sum."""
     with localcontext(prec=60):
         return sum((point.usd for point in points), Decimal(0))
+
+
+def total_marks(points: Iterable[Point]) -> tuple[bool, Bound]:
+    """Whether the sum is only an estimate, and what it bounds."""
+    return sum((point.doubt for point in points), NO_DOUBT).marks(0)
 
 
 def over_time(points: list[Point]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tokmagic import numbers
 from tokmagic.errors import UsageError, nearest
-from tokmagic.events import Rates, RunRecord
+from tokmagic.events import NO_DOUBT, Bound, Doubt, Rates, RunRecord
 from tokmagic.prices import plain
 from tokmagic.tables import Table
 
@@ -88,6 +88,8 @@ class Projection:
     median_tokens: float
     left_out: int = 0
     """Whole runs of the cell that had another model, other rates or no price."""
+    marks: tuple[bool, Bound] = (False, "exact")
+    """Whether the costs are only estimates, and what they bound, as of the sum of the runs."""
 
     @property
     def day_usd(self) -> Spread:
@@ -104,9 +106,9 @@ class Projection:
         rows = (
             ("tokens in", *_counts(self.input_tokens)),
             ("tokens out", *_counts(self.output_tokens)),
-            ("a call", *_dollars(self.call_usd)),
-            ("a day", *_dollars(self.day_usd)),
-            (f"a month ({MONTH_DAYS} days)", *_dollars(self.month_usd)),
+            ("a call", *_dollars(self.call_usd, self.marks)),
+            ("a day", *_dollars(self.day_usd, self.marks)),
+            (f"a month ({MONTH_DAYS} days)", *_dollars(self.month_usd, self.marks)),
         )
         calls = usd(self.calls_a_day).normalize()
         note = (
@@ -129,7 +131,11 @@ class Projection:
             "day_usd": self.day_usd,
             "month_usd": self.month_usd,
         }
-        return tuple({"of": name, "runs": self.runs, **_bounds(it)} for name, it in rows.items())
+        sure = {"cost_estimated": self.marks[0], "cost_bound": self.marks[1]}
+        return tuple(
+            {"of": name, "runs": self.runs, **_bounds(it), **(sure if name.endswith("_usd") else {})}
+            for name, it in rows.items()
+        )
 
 
 def project(records: Sequence[RunRecord], calls: str) -> Projection:
@@ -159,6 +165,7 @@ def project(records: Sequence[RunRecord], calls: str) -> Projection:
         Spread.of(made),
         median(one + other for one, other in zip(given, made, strict=True)),
         len(whole) - len(priced),
+        sum((Doubt.of(record.reading.cost) for record in priced), NO_DOUBT).marks(0),
     )
 
 
@@ -189,13 +196,14 @@ def usd(amount: Fraction) -> Decimal:
         return (Decimal(amount.numerator) / amount.denominator).quantize(_PICODOLLAR)
 
 
-def _dollars(spread: Spread) -> tuple[str, ...]:
+def _dollars(spread: Spread, marks: tuple[bool, Bound]) -> tuple[str, ...]:
+    """The margin has no mark: it is of the costs as they are known."""
     margin = None if spread.margin is None else usd(Fraction(spread.margin))
     return (
-        numbers.usd(usd(spread.least)),
-        numbers.usd(usd(spread.mean)),
+        numbers.usd_marked(usd(spread.least), marks),
+        numbers.usd_marked(usd(spread.mean), marks),
         numbers.usd(margin),
-        numbers.usd(usd(spread.most)),
+        numbers.usd_marked(usd(spread.most), marks),
     )
 
 

@@ -1,6 +1,6 @@
 /** Numbers as text, pure. Estimated is marked ~, unknown is —, lower bounds ≥, upper bounds ≤. */
 
-import type { Bound, Source } from './protocol';
+import type { Bound, Source, Totals } from './protocol';
 
 export const UNKNOWN = '—';
 
@@ -58,6 +58,12 @@ export function usd(
   );
   const trimmed = digits.replace(/0+$/, '').padEnd(4, '0');
   return `${marks}${sign}$${dollars}.${trimmed}`;
+}
+
+/** What a sum of runs cost, with its marks. */
+export function sumUsd(totals: Totals): string {
+  const source = totals.costEstimated ? 'estimated' : 'measured';
+  return usd(totals.costUsd, source, totals.costBound);
 }
 
 /** A cap in dollars as it was set: all its digits, and at least two decimals. */

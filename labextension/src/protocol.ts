@@ -84,6 +84,10 @@ export interface Totals {
   readonly outputTokens: number;
   readonly runs: number;
   readonly unpricedRuns: number;
+  /** Whether the cost is only an estimate. */
+  readonly costEstimated: boolean;
+  /** What the cost is of the whole. */
+  readonly costBound: Bound;
 }
 
 /** A cap on what runs may use; of its two caps at least one is set. Used is what was spent and what is held. */
@@ -285,12 +289,21 @@ function parseDraft(message: Fields): Draft {
 
 function parseTotals(data: unknown): Totals {
   const totals = object(data, 'totals');
+  const unpricedRuns = number(totals, 'unpriced_runs');
   return {
     costUsd: moneyOrNull(totals, 'cost_usd'),
     inputTokens: number(totals, 'input_tokens'),
     outputTokens: number(totals, 'output_tokens'),
     runs: number(totals, 'runs'),
-    unpricedRuns: number(totals, 'unpriced_runs')
+    unpricedRuns,
+    costEstimated: totals.cost_estimated === true,
+    // Kernels of earlier versions tell only that runs without a price are missing from the sum.
+    costBound:
+      'cost_bound' in totals
+        ? word(totals, 'cost_bound', BOUNDS)
+        : unpricedRuns > 0
+          ? 'at_least'
+          : 'exact'
   };
 }
 

@@ -4,7 +4,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import { ReactWidget } from '@jupyterlab/ui-components';
 import * as React from 'react';
 
-import { tokens, usd } from './format';
+import { sumUsd, tokens } from './format';
 import type { Notebooks } from './notebooks';
 
 export class StatusItem extends ReactWidget {
@@ -24,15 +24,13 @@ export class StatusItem extends ReactWidget {
       return null;
     }
     const trans = this._trans;
-    const bound = totals.unpricedRuns > 0 ? 'at_least' : 'exact';
-    const cost = usd(totals.costUsd, 'measured', bound);
     return (
       <button
         className="jp-StatusBar-TextItem"
         title={trans.__('What the prompts of this notebook cost so far')}
         onClick={this._open}
       >
-        {cost} ·{' '}
+        {sumUsd(totals)} ·{' '}
         {trans.__(
           '%1 in · %2 out',
           tokens(totals.inputTokens),

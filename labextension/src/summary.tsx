@@ -5,7 +5,7 @@ import * as React from 'react';
 
 import type { Use } from './budgets';
 import { mostUsed, ofEachRun, uncounted } from './budgets';
-import { cap, dtype, tokens, usd } from './format';
+import { cap, dtype, sumUsd, tokens } from './format';
 import { BudgetMeter } from './meter';
 import type { Connection } from './model';
 import type { Budget, ModelState, Totals } from './protocol';
@@ -107,14 +107,7 @@ function TotalsLine(props: {
         <tr data-total={name}>
           <th scope="row">{label}</th>
           <td data-field="cost" data-value={totals.costUsd ?? ''}>
-            {/* With runs that have no price the sum is what is known of it. */}
-            {usd(
-              totals.costUsd,
-              'measured',
-              totals.unpricedRuns > 0 && totals.costUsd !== null
-                ? 'at_least'
-                : 'exact'
-            )}
+            {sumUsd(totals)}
           </td>
           <td data-field="input" data-value={totals.inputTokens}>
             {trans.__('%1 in', tokens(totals.inputTokens))}

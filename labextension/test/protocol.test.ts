@@ -93,6 +93,28 @@ describe('parseMessage', () => {
     ]);
   });
 
+  it('reads how sure a sum is', () => {
+    expect(snapshot({}, 'state').totals).toMatchObject({
+      notebook: { costEstimated: false, costBound: 'at_least' },
+      day: { costEstimated: true, costBound: 'at_least' }
+    });
+  });
+
+  it('reads sums of a kernel that does not tell how sure they are', () => {
+    const earlier = (unpriced_runs: number) => ({
+      ...wire('streaming').totals.day,
+      unpriced_runs,
+      cost_estimated: undefined
+    });
+    const [notebook, day] = [earlier(0), earlier(2)];
+    delete notebook.cost_bound;
+    delete day.cost_bound;
+    expect(snapshot({ totals: { notebook, day } }).totals).toMatchObject({
+      notebook: { costEstimated: false, costBound: 'exact' },
+      day: { costEstimated: false, costBound: 'at_least' }
+    });
+  });
+
   it('reads a kernel that knows no budgets', () => {
     expect(snapshot({ budgets: undefined }).budgets).toEqual([]);
     expect(snapshot({}, 'empty').budgets).toEqual([]);

@@ -41,7 +41,9 @@ describe('the sums', () => {
     inputTokens: 12400,
     outputTokens: 3100,
     runs: 3,
-    unpricedRuns: 0
+    unpricedRuns: 0,
+    costEstimated: false,
+    costBound: 'exact'
   };
 
   function sums(
@@ -120,6 +122,21 @@ describe('the sums', () => {
   it('show budgets before there are sums', () => {
     const node = sums([budgetOf({ capUsd: '5' })], null, null);
     expect(textOf(node, '[data-budget=day]')).toBe('Today$0 of $5.000 %');
+  });
+
+  it('are as sure as what they add up', () => {
+    const shown = (change: Partial<Totals>) =>
+      textOf(
+        sums([], { ...totals, ...change }),
+        '[data-total=notebook] [data-field=cost]'
+      );
+    expect(shown({})).toBe('$0.0312');
+    expect(shown({ costEstimated: true })).toBe('~$0.0312');
+    expect(shown({ costBound: 'at_most' })).toBe('≤$0.0312');
+    expect(shown({ costEstimated: true, costBound: 'at_least' })).toBe(
+      '~≥$0.0312'
+    );
+    expect(shown({ costUsd: null, costBound: 'at_least' })).toBe('—');
   });
 
   it('say once what has no price', () => {

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from tokmagic.events import INFO_IN_ENV, Cost, EngineInfo, Rates, Reading, RunRecord, Usage
 from tokmagic.prices import bill, from_picodollars, rates_dict, rates_of, to_picodollars
 
-HEAD = "0002"
+HEAD = "0003"
 """The revision of the newest migration."""
 
 metadata = sa.MetaData()
@@ -83,7 +83,7 @@ runs = sa.Table(
     sa.Index(
         "runs_by_time",
         *("started_at", "model", "status", "cost_pico", "saved_pico"),
-        *("input_tokens", "output_tokens", "ttft_s", "itl_mean_s"),
+        *("input_tokens", "output_tokens", "ttft_s", "itl_mean_s", "cost_source", "cost_bound"),
     ),
     sa.Index("runs_by_user", "user", "started_at", "status", "cost_pico", "input_tokens", "output_tokens"),
     sa.Index(

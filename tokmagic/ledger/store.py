@@ -21,8 +21,6 @@ from tokmagic.ledger.backend import Execute, mapped, open_backend
 from tokmagic.ledger.schema import (
     HEAD,
     LIVE,
-    money,
-    money_sum,
     runs,
     storable,
     texts,
@@ -239,17 +237,8 @@ class Ledger:
 
     def totals(self, where: Selection) -> Totals:
         """Return the sums over runs that are no longer running."""
-        unpriced = sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refused")
-        query = sa.select(
-            sa.func.count(),
-            *money_sum(runs.c.cost_pico),
-            sa.func.coalesce(sa.func.sum(runs.c.input_tokens), 0),
-            sa.func.coalesce(sa.func.sum(runs.c.output_tokens), 0),
-            sa.func.coalesce(sa.func.sum(sa.case((unpriced, 1), else_=0)), 0),
-        ).where(runs.c.status != "running", *conditions(where))
         with self.reading() as connection:
-            count, high, low, input_tokens, output_tokens, without = connection.execute(query).one()
-        return Totals(money(high, low), int(input_tokens), int(output_tokens), int(count), int(without))
+            return summaries.totals(connection, where)
 
     def texts(self, run_id: str) -> tuple[list[Message], str | None] | None:
         """Return a run's prompt and answer, or ``None`` where they were not kept."""

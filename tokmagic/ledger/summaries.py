@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from tokmagic.events import Selection, Sum
+from tokmagic.events import Doubt, Selection, Sum, Totals
 from tokmagic.ledger.schema import money, money_sum, runs, storable, utc_text, utc_time
 from tokmagic.reconciliation import COMPARED, Compared
 
@@ -31,11 +31,29 @@ _KEYS: dict[str, tuple[Any, ...]] = {
 _TTFT = sa.case((runs.c.status != "cached", runs.c.ttft_s))
 _STEPS = sa.case((sa.and_(runs.c.status != "cached", runs.c.itl_mean_s.is_not(None)), runs.c.output_tokens - 1))
 _UNPRICED = sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refused"), 1), else_=0)
-_SUMS = (
+
+
+def doubts(of: Any) -> tuple[Any, ...]:
+    """Whether a run's cost is estimated, and which bound it is, as columns that are added up for :func:`doubt`."""
+    # What has no price is in no sum, so that there is nothing to doubt. Asked last: few costs are doubtful.
+    found = (of.c.cost_source == "estimated", of.c.cost_bound == "at_least", of.c.cost_bound == "at_most")
+    return tuple(sa.case((sa.and_(it, of.c.cost_pico.is_not(None)), 1), else_=0) for it in found)
+
+
+def doubt(row: Sequence[Any]) -> Doubt:
+    """What the sums of :func:`doubts` say."""
+    return Doubt(*(int(count or 0) for count in row))
+
+
+_COST = (
     sa.func.count(),
     *money_sum(runs.c.cost_pico),
-    *money_sum(runs.c.saved_pico),
     sa.func.sum(_UNPRICED),
+    *(sa.func.sum(it) for it in doubts(runs)),
+)
+_SUMS = (
+    *_COST,
+    *money_sum(runs.c.saved_pico),
     sa.func.sum(runs.c.input_tokens),
     sa.func.sum(runs.c.output_tokens),
     sa.func.sum(_TTFT),
@@ -57,6 +75,14 @@ def summarise(connection: sa.Connection, where: Selection, by: str) -> Grouped:
     width = len(keys)
     found = [(tuple(row[:width]), _sum(row[width:])) for row in connection.execute(query).all()]
     return _by_day(found) if by == "day" else found
+
+
+def totals(connection: sa.Connection, where: Selection) -> Totals:
+    """The sums that the sidebar shows, over ended runs."""
+    columns = (sa.func.sum(runs.c.input_tokens), sa.func.sum(runs.c.output_tokens), *_COST)
+    query = sa.select(*columns).where(runs.c.status != "running", *conditions(where))
+    given, made, count, high, low, unpriced, *unsure = connection.execute(query).one()
+    return Totals(money(high, low), int(given or 0), int(made or 0), int(count), int(unpriced or 0), doubt(unsure))
 
 
 def compared(connection: sa.Connection, model_id: str) -> list[Compared]:
@@ -115,12 +141,14 @@ def _has_tag(tag: str) -> Any:
 
 
 def _sum(row: Sequence[Any]) -> Sum:
-    count, cost_high, cost_low, saved_high, saved_low, unpriced, given, made, ttft, ttft_runs, itl, steps = row
+    count, cost_high, cost_low, unpriced, *unsure = row[: len(_COST)]
+    saved_high, saved_low, given, made, ttft, ttft_runs, itl, steps = row[len(_COST) :]
     return Sum(
         runs=int(count),
         cost_usd=money(cost_high, cost_low),
-        saved_usd=money(saved_high, saved_low),
         unpriced_runs=int(unpriced or 0),
+        doubt=doubt(unsure),
+        saved_usd=money(saved_high, saved_low),
         input_tokens=int(given or 0),
         output_tokens=int(made or 0),
         ttft_total_s=float(ttft or 0.0),

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from tokmagic.events import Selection, Sum
 from tokmagic.ledger.schema import money, money_parts, runs
-from tokmagic.ledger.summaries import conditions
+from tokmagic.ledger.summaries import conditions, doubt, doubts
 
 AGAIN = "run again unchanged"
 # By status, in the order in which they are told.
@@ -50,10 +50,10 @@ def _query(where: Selection) -> sa.Select[Any]:
 
 
 def _parts(of: Any) -> list[Any]:
-    """What is added up of a run: itself, what is known of it, and whether its price is not."""
+    """What is added up of a run: itself, what is known of it, whether its price is not, and how sure its price is."""
     known = (*money_parts(of.c.cost_pico), of.c.input_tokens, of.c.output_tokens)
     unpriced = sa.case((of.c.cost_pico.is_(None), 1), else_=0)
-    return [sa.literal_column("1"), *(sa.func.coalesce(part, 0) for part in known), unpriced]
+    return [sa.literal_column("1"), *(sa.func.coalesce(part, 0) for part in known), unpriced, *doubts(of)]
 
 
 def _repeatable() -> Any:
@@ -66,5 +66,6 @@ def _repeatable() -> Any:
 
 
 def _sum(row: Sequence[Any]) -> Sum:
-    count, high, low, given, made, unpriced = (int(value) for value in row)
-    return Sum(count, given, made, money(high, low) if count > unpriced else None, unpriced)
+    count, high, low, given, made, unpriced, *unsure = (int(value) for value in row)
+    usd = money(high, low) if count > unpriced else None
+    return Sum(count, given, made, usd, unpriced, doubt=doubt(unsure))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tokmagic import numbers
-from tokmagic.events import Selection, Sum
+from tokmagic.events import Cost, Doubt, Selection, Sum
 from tokmagic.prices import PriceBook, at_rates, plain
 from tokmagic.report.names import cell_names, group, record_names, shown
 from tokmagic.tables import Table
@@ -31,7 +30,7 @@ def repriced(ledger: Ledger, where: Selection, book: PriceBook, by: str = "model
     for record in ledger.stream(where):
         if record.status in ("running", "refused"):
             continue
-        then, now = record.reading.cost.usd, at_rates(record, rates(record.info)).usd
+        then, now = record.reading.cost, at_rates(record, rates(record.info))
         total.add(then, now)
         for name in record_names(record, by, names):
             groups.setdefault(name, _Repriced()).add(then, now)
@@ -54,28 +53,34 @@ class _Repriced:
     now: Sum = field(default_factory=Sum)
     change: Sum = field(default_factory=Sum)
 
-    def add(self, then: Decimal | None, now: Decimal | None) -> None:
-        if then is None or now is None:
+    def add(self, then: Cost, now: Cost) -> None:
+        if then.usd is None or now.usd is None:
             self.left_out += 1
             return
         self.runs += 1
-        self.then += Sum(cost_usd=then)
-        self.now += Sum(cost_usd=now)
-        self.change += Sum(cost_usd=now) + Sum(cost_usd=-then)
+        self.then += Sum(cost_usd=then.usd, doubt=Doubt.of(then))
+        self.now += Sum(cost_usd=now.usd, doubt=Doubt.of(now))
+        self.change += Sum(cost_usd=now.usd) + Sum(cost_usd=-then.usd)
 
     def cells(self) -> tuple[str, ...]:
         change = self.change.cost_usd
         if change is None:
             return ("0", *[numbers.UNKNOWN] * 3)
         sign = "+" if change > 0 else "−" if change < 0 else ""
-        sums = (numbers.usd(self.then.cost_usd), numbers.usd(self.now.cost_usd))
-        return (str(self.runs), *sums, f"{sign}{numbers.usd(abs(change))}")
+        # Between two bounds there is no bound, and the mark stands before the sign as before any number.
+        about = "~" if {self.then.marks, self.now.marks} != {(False, "exact")} else ""
+        sums = (numbers.usd_marked(it.cost_usd, it.marks) for it in (self.then, self.now))
+        return (str(self.runs), *sums, f"{about}{sign}{numbers.usd(abs(change))}")
 
     def exact(self) -> dict[str, Any]:
         return {
             "runs": self.runs,
             "left_out_runs": self.left_out,
             "cost_usd": plain(self.then.cost_usd),
+            "cost_estimated": self.then.marks[0],
+            "cost_bound": self.then.marks[1],
             "today_usd": plain(self.now.cost_usd),
+            "today_estimated": self.now.marks[0],
+            "today_bound": self.now.marks[1],
             "difference_usd": plain(self.change.cost_usd),
         }

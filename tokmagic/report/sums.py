@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tokmagic import numbers
-from tokmagic.events import RunRecord, Selection, Sum
+from tokmagic.events import Doubt, RunRecord, Selection, Sum
 from tokmagic.prices import plain
 from tokmagic.report.names import group, labelled, shown
 from tokmagic.tables import Table
@@ -35,7 +35,7 @@ def _line(name: str, part: Sum) -> tuple[str, ...]:
         str(part.runs),
         numbers.tokens(part.input_tokens),
         numbers.tokens(part.output_tokens),
-        numbers.usd_sum(part.cost_usd, part.unpriced_runs),
+        numbers.usd_marked(part.cost_usd, part.marks),
         numbers.usd(part.saved_usd),
         numbers.seconds(part.ttft_s),
         numbers.milliseconds(part.itl_mean_s),
@@ -49,9 +49,21 @@ def _exact(part: Sum) -> dict[str, Any]:
         "output_tokens": part.output_tokens,
         "cost_usd": plain(part.cost_usd),
         "unpriced_runs": part.unpriced_runs,
+        **doubts(part),
         "saved_usd": plain(part.saved_usd),
         "ttft_s": part.ttft_s,
         "itl_mean_s": part.itl_mean_s,
+    }
+
+
+def doubts(part: Sum) -> dict[str, Any]:
+    """How sure a sum's cost is, for ``--json``."""
+    return {
+        "estimated_runs": part.doubt.estimated_runs,
+        "at_least_runs": part.doubt.at_least_runs,
+        "at_most_runs": part.doubt.at_most_runs,
+        "cost_estimated": part.marks[0],
+        "cost_bound": part.marks[1],
     }
 
 
@@ -80,4 +92,5 @@ def _sum_of(record: RunRecord) -> Sum:
         ttft_runs=int(ttft is not None),
         itl_total_s=(reading.itl_mean_s or 0.0) * steps,
         itl_steps=steps,
+        doubt=Doubt.of(reading.cost),
     )

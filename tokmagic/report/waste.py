@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from tokmagic import numbers
 from tokmagic.events import Selection, Sum
 from tokmagic.prices import plain
+from tokmagic.report.sums import doubts
 from tokmagic.tables import Table
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def waste(ledger: Ledger, where: Selection) -> Table:
                 "tokens": _tokens(it),
                 "cost_usd": plain(it.cost_usd),
                 "unpriced_runs": it.unpriced_runs,
+                **doubts(it),
             }
             for kind, it in lines
         ),
@@ -51,7 +53,7 @@ def _note(found: dict[str, Sum]) -> str:
 
 
 def _cost(it: Sum) -> str:
-    return numbers.usd_sum(it.cost_usd, it.unpriced_runs)
+    return numbers.usd_marked(it.cost_usd, it.marks)
 
 
 def _tokens(it: Sum) -> int:

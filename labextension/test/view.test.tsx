@@ -173,7 +173,7 @@ describe('the sums', () => {
     expect(lines).toEqual([
       'Notebook—0 in0 out',
       '942 of 20.0k tokens4 %',
-      'Today≥$0.0011824 in118 out',
+      'Today~≥$0.0011824 in118 out',
       '≥$0.0016 of $0.00280 %⚠\ufe0e warning',
       'Month≥$0.0016 of $5.00<1 %',
       'each run up to $0.05',

@@ -346,6 +346,50 @@ def test_a_killed_process_leaves_its_run_interrupted_with_its_counts(ledger: Led
     assert ledger.reap() == 0, "found out once"
 
 
+ABANDON = """
+import sys
+from dataclasses import replace
+from decimal import Decimal
+from tests.test_ledger import run
+from tokmagic.events import EngineInfo, Rates, Reading, Usage
+from tokmagic.ledger import Ledger
+from tokmagic.prices import bill
+
+ledger = Ledger(sys.argv[1])
+counts = {"input_tokens": 10, "output_tokens": 4, "input_source": "counted", "output_source": "counted"}
+whole = {"cached_input_tokens": 0, "cache_write_input_tokens": 0}
+plain, cheaper = Rates(Decimal(1), Decimal(2)), Rates(Decimal(1), Decimal(2), cached=Decimal("0.1"))
+for name, engine, usage, rates in (
+    ("exact", "endpoint", Usage(**counts, **whole), cheaper),
+    ("at most", "endpoint", Usage(**counts), cheaper),
+    ("unknown", "endpoint", Usage(), cheaper),
+    ("local", "local", Usage(**counts, **whole), plain),
+):
+    reading = Reading(usage, bill(usage, None, rates))
+    begun = run(name, status="running", rates=rates, reading=reading)
+    ledger.begin(replace(begun, info=EngineInfo("m", "id", engine)))
+print("begun", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_server_may_bill_more_than_a_killed_process_knew(ledger: Ledger, ledger_url: str) -> None:
+    with process(ABANDON, ledger_url) as child:
+        before = {record.run_id: record.reading.cost for record in ledger.runs()}
+        child.kill()
+        child.wait(60)
+    wait_reaped(ledger, 4)
+    after = {record.run_id: record.reading.cost for record in ledger.runs()}
+    assert [(before[name].bound, before[name].source) for name in ("exact", "at most")] == [
+        ("exact", "counted"),
+        ("at_most", "counted"),
+    ]
+    assert after["exact"] == replace(before["exact"], bound="at_least")
+    assert after["at most"] == replace(before["at most"], bound="exact", source="estimated")
+    assert after["unknown"] == before["unknown"]
+    assert after["local"] == before["local"], "what runs here ends with its process"
+
+
 LATEST = "SELECT status FROM runs ORDER BY id DESC LIMIT 1"
 
 

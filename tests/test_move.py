@@ -1,16 +1,21 @@
-"""``tokmagic ledger move`` takes the remembered answers along, on each database."""
+"""``tokmagic ledger move`` takes remembered answers and budgets along, on each database."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
 from tests.test_cache import GREEDY, many_answers
-from tokmagic.ledger import Ledger
+from tokmagic import api
+from tokmagic.cli import main
+from tokmagic.events import Budget
+from tokmagic.ledger import Ledger, budgets
 from tokmagic.ledger.move import Moved, move
 from tokmagic.ledger.schema import answers
 from tokmagic.run import Session
@@ -85,3 +90,38 @@ def test_an_answer_is_replayed_where_it_was_moved_to(make_session: Make, tmp_pat
         assert move(first.ledger(), target).answers == 1
     again = many_answers(make_session(ledger=database_url, store_text=True)).generate(GREEDY)
     assert (again.status, again.text) == ("cached", text)
+
+
+def test_budgets_of_the_target_are_never_replaced(source: Ledger, target: Ledger) -> None:
+    day, month = Budget("day", Decimal(5), user="ada"), Budget("month", Decimal(50))
+    here, theirs = Budget("notebook", Decimal(1), notebook="/n"), Budget("day", Decimal(2), user="ada", strict=True)
+    for budget in (day, month, here):
+        source.set_budget(budget)
+    target.set_budget(theirs)
+    target.set_budget(here)
+    assert move(source, target) == Moved(budgets_left=1), "a budget that is the same is not one that was left"
+    assert everything(target) == {theirs, month, here}
+    assert move(source, target) == Moved(budgets_left=1)
+    target.set_budget(replace(month, usd=Decimal(9)))
+    assert move(source, target) == Moved(budgets_left=2)
+    assert everything(target) == {theirs, replace(month, usd=Decimal(9)), here}
+    assert everything(source) == {day, month, here}
+
+
+def test_the_command_says_which_budgets_were_left(
+    source: Ledger,
+    target: Ledger,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(api, "ledger", lambda: source)
+    source.set_budget(Budget("day", Decimal(5)))
+    target.set_budget(Budget("day", Decimal(2)))
+    assert main(["ledger", "move", database_url]) == 0
+    assert f"; 1 budgets left as {target.name} has them" in capsys.readouterr().out
+
+
+def everything(ledger: Ledger) -> set[Budget]:
+    with ledger.reading() as connection:
+        return set(budgets.read_all(connection))

@@ -172,6 +172,8 @@ def ledger(given: argparse.Namespace) -> int:
     finally:
         target.close()
     left = f"; {moved.running} still run, copy again when they have ended" if moved.running else ""
+    if moved.budgets_left:
+        left += f"; {moved.budgets_left} budgets left as {target.name} has them"
     what = f"{moved.runs} runs, {moved.texts} texts and {moved.answers} cached answers"
     print(f"{what} copied into {target.name}, {moved.present} runs were there{left}")
     print("use it from now on with TOKMAGIC_LEDGER (the ledger copied from is unchanged)", file=sys.stderr)

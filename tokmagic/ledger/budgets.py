@@ -27,9 +27,19 @@ def read(connection: sa.Connection, user: str | None, notebook: str | None) -> l
     return [from_row(row) for row in connection.execute(query).mappings()]
 
 
+def read_all(connection: sa.Connection) -> list[Budget]:
+    """Everybody's budgets."""
+    return [from_row(row) for row in connection.execute(sa.select(budgets).order_by(budgets.c.id)).mappings()]
+
+
 def write(connection: sa.Connection, budget: Budget) -> None:
     """Set a budget in place of the one of the same scope, notebook and user."""
     drop(connection, budget)
+    add(connection, budget)
+
+
+def add(connection: sa.Connection, budget: Budget) -> None:
+    """Set a budget where there is none of the same scope, notebook and user."""
     row = {
         "scope": budget.scope,
         "notebook": None if budget.notebook is None else storable(budget.notebook),

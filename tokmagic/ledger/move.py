@@ -9,8 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from tokmagic.errors import LedgerError
+from tokmagic.events import Budget
 from tokmagic.ledger import budgets as budget_rows
-from tokmagic.ledger.schema import answers, budgets, runs, texts
+from tokmagic.ledger.schema import answers, runs, texts
 from tokmagic.ledger.store import Ledger
 
 _AT_ONCE = 500
@@ -28,12 +29,15 @@ class Moved:
     running: int = 0
     answers: int = 0
     """Remembered answers that were copied."""
+    budgets_left: int = 0
+    """Budgets that were not copied, because the target has other caps of the same scope, notebook and user."""
 
 
 def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _done: None) -> Moved:
     """Copy runs, texts, remembered answers and budgets from ``source`` into ``target``; told how many runs are done.
 
-    Run again it copies only what is new. Texts and answers are copied where the target keeps them. Raises LedgerError.
+    Run again it copies only what is new; what is there is never replaced. Texts and answers are copied where the target
+    keeps them. Raises LedgerError.
     """
     if source.name == target.name:
         raise LedgerError(f"{source.name} is the ledger in use already; name another one to copy into")
@@ -53,11 +57,11 @@ def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _d
         copied, present, kept = copied + len(new), present + len(known), kept + len(new_texts)
         told(copied + present)
     remembered = _copy_answers(source, target) if target.store_text else 0
-    _copy_budgets(source, target)
+    left = _copy_budgets(source, target)
     with source.reading() as connection:
         live = sa.select(sa.func.count()).select_from(runs).where(runs.c.status == "running")
         running = int(connection.execute(live).scalar_one())
-    return Moved(copied, kept, present, running, remembered)
+    return Moved(copied, kept, present, running, remembered, left)
 
 
 def _ended_runs(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
@@ -93,8 +97,17 @@ def _copy_answers(source: Ledger, target: Ledger) -> int:
         copied += target.take_answers(rows)
 
 
-def _copy_budgets(source: Ledger, target: Ledger) -> None:
+def _copy_budgets(source: Ledger, target: Ledger) -> int:
+    """Copy budgets whose place is free, and return how many others differ: the target's caps may be a whole team's."""
     with source.reading() as connection:
-        found = [budget_rows.from_row(row) for row in connection.execute(sa.select(budgets)).mappings()]
-    for budget in found:
-        target.set_budget(budget)
+        found = budget_rows.read_all(connection)
+    with target.writing() as connection:
+        there = {_place(budget): budget for budget in budget_rows.read_all(connection)}
+        for budget in found:
+            if _place(budget) not in there:
+                budget_rows.add(connection, budget)
+    return sum(there.get(_place(budget), budget) != budget for budget in found)
+
+
+def _place(budget: Budget) -> tuple[str | None, ...]:
+    return budget.scope, budget.notebook, budget.user

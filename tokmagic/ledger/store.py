@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from tokmagic.budget import refusal
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.events import Admission, Budget, CacheStatus, Hold, Message, RunRecord, Selection, Standing, Sum, Totals
-from tokmagic.ledger import answers, budgets, summaries, waste
+from tokmagic.ledger import answers, budgets, reaping, summaries, waste
 from tokmagic.ledger.backend import Execute, mapped, open_backend
 from tokmagic.ledger.schema import (
     HEAD,
@@ -44,7 +44,6 @@ _PORTION = 1_000
 # Runs looked through for how long a token takes.
 _LOOK_BACK = 2000
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
-_ENDED: dict[str, Any] = {"owner": None, "hold_pico": None, "hold_tokens": None}
 
 
 class Ledger:
@@ -162,7 +161,7 @@ class Ledger:
 
     def settle(self, record: RunRecord, prompt: Sequence[Message] = (), answer: str | None = None) -> None:
         """Write a run's end. Where its beginning could not be written the whole row is written now."""
-        row = {**to_row(record), **_ENDED}
+        row = {**to_row(record), **reaping.ENDED}
         with self.writing() as connection:
             updated = connection.execute(_UPDATE_RUN, {"key": record.run_id, **row})
             if updated.rowcount == 0:
@@ -314,7 +313,7 @@ class Ledger:
 
     def _begin(self, execute: Execute, record: RunRecord, prompt: Sequence[Message], hold: Hold | None) -> None:
         row = to_row(record)
-        row |= _ENDED
+        row |= reaping.ENDED
         row["owner"] = self._liveness.owner()
         if hold is not None:
             row["hold_pico"] = None if hold.usd is None else to_picodollars(hold.usd)
@@ -330,11 +329,7 @@ class Ledger:
     def _reap(self, connection: sa.Connection) -> int:
         """Settle what dead processes left, with the counts of their last moments; their holds are released by it."""
         dead = self._dead(connection)
-        if not dead:
-            return 0
-        values = {"status": "interrupted", "finish_reason": "interrupted", "error": "the kernel ended during the run"}
-        ended = runs.update().where(LIVE, runs.c.owner.in_(dead)).values(**values, **_ENDED)
-        return connection.execute(ended).rowcount
+        return reaping.settle(connection, dead) if dead else 0
 
     def _migrate(self) -> None:
         with self.reading() as connection:

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.test_report import run
-from tokmagic.events import Bound, Cost, RunRecord, Selection, Status, Sum
+from tokmagic.events import Bound, Cost, EngineInfo, RunRecord, Selection, Status, Sum
 from tokmagic.ledger import Ledger, summaries
 from tokmagic.report import add_up, table
 
@@ -201,6 +201,8 @@ PARAMS: list[dict[str, Any]] = [
             st.sampled_from([None, "nf4"]),
             st.sampled_from(["ok", "ok", "ok", "ok", "cached", "failed", "interrupted", "refused"]),
             st.none() | st.decimals(0, 9_000_000, places=12),
+            st.sampled_from(["measured", "estimated"]),
+            st.sampled_from(get_args(Bound)),
         ),
         max_size=20,
     )
@@ -209,9 +211,9 @@ def test_waste_is_the_fold_over_the_rows(books: Ledger, drawn: list[Any]) -> Non
     user = uuid.uuid4().hex
     seen: set[Any] = set()
     expected: dict[str, list[RunRecord]] = {"interrupted": [], "failed": [], "run again unchanged": []}
-    for prompt, params, quant, status, cost in drawn:
+    for prompt, params, quant, status, cost, source, bound in drawn:
         record = run(uuid.uuid4().hex, status=status, user=user)
-        info, reading = replace(record.info, quant=quant), replace(record.reading, cost=Cost(cost))
+        info, reading = replace(record.info, quant=quant), replace(record.reading, cost=Cost(cost, source, bound))
         record = replace(record, prompt_sha256=prompt, params=params, info=info, reading=reading)
         books.settle(record)
         key = (prompt, str(params), quant)
@@ -235,6 +237,21 @@ def test_waste_counts_the_same_runs_of_the_selection_alone(books: Ledger) -> Non
         where: books.wasted(where).get("run again unchanged", Sum()).runs for where in (EVERYTHING, Selection("/b"))
     }
     assert list(again.values()) == [2, 1]
+
+
+def test_the_same_prompt_at_two_servers_is_no_repetition(books: Ledger) -> None:
+    servers = ["http://one/v1", "http://two/v1", "http://one/v1", 'http://one/v1?"é', None, None]
+    for number, server in enumerate(servers):
+        made = run(str(number), cost="1")
+        info = EngineInfo("m", "id", "endpoint", server=server)
+        # What else is known of a process, such as its packages, makes no other run of it.
+        env = {"note": '"server":"x"\ud800', "python": f"3.{number}", **({"server": server} if server else {})}
+        books.settle(replace(made, info=info, params={"temperature": 0.0}, env=env))
+    assert books.wasted(EVERYTHING)["run again unchanged"].runs == 2
+    for number in range(2):
+        local = replace(run(f"local {number}", cost="1"), params={"temperature": 0.0})
+        books.settle(replace(local, env={"server": f"http://{number}"}))
+    assert books.wasted(EVERYTHING)["run again unchanged"].runs == 3, "what runs here has no server"
 
 
 def test_a_period_is_added_up_from_the_index_of_times_alone(books: Ledger, database_url: str) -> None:

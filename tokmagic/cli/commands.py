@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -206,10 +206,10 @@ def _selected(given: argparse.Namespace) -> Selection:
     if given.month:
         try:
             first = datetime.strptime(given.month, "%Y-%m")
-        except ValueError:
+            # Of the first and the last months that there are, one end is no instant any more.
+            since, until = _instant(first), _instant((first + timedelta(days=32)).replace(day=1))
+        except (ValueError, OverflowError):
             raise UsageError(f"--month {given.month!r} is no month; give one such as 2026-11") from None
-        since = first.astimezone()
-        until = (first + timedelta(days=32)).replace(day=1).astimezone()
     notebook = str(Path(given.notebook).resolve()) if given.notebook else None
     return Selection(
         notebook=notebook, since=since, until=until, user=given.user, model=given.model, tags=tuple(given.tag)
@@ -220,9 +220,14 @@ def _date(text: str | None, option: str) -> datetime | None:
     if not text:
         return None
     try:
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
+        return _instant(datetime.fromisoformat(text))
+    except (ValueError, OverflowError):
         raise UsageError(f"{option} {text!r} is no date; give one such as 2026-11-24") from None
+
+
+def _instant(moment: datetime) -> datetime:
+    """A local time in UTC. Raises ValueError and OverflowError at the ends of the calendar."""
+    return moment.astimezone(UTC)
 
 
 def _read(file: str) -> str:

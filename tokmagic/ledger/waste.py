@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
 
 from tokmagic.events import Selection, Sum
 from tokmagic.ledger.schema import money, money_parts, runs
@@ -14,10 +15,40 @@ from tokmagic.ledger.summaries import conditions, doubt, doubts
 AGAIN = "run again unchanged"
 # By status, in the order in which they are told.
 _KINDS = {"interrupted": "interrupted", "failed": "failed", "ok": AGAIN}
+
+
+class _Position(sa.sql.functions.FunctionElement[int]):
+    """Where a text begins within another one, from 1 on; 0 where it does not. Each database has its own name for it."""
+
+    type = sa.Integer()
+    inherit_cache = True
+
+
+@compiles(_Position)
+def _strpos(element: _Position, compiler: Any, **options: Any) -> str:
+    return f"strpos({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_Position, "sqlite")
+def _instr(element: _Position, compiler: Any, **options: Any) -> str:
+    return f"instr({compiler.process(element.clauses, **options)})"
+
+
+def _server() -> Any:
+    """An endpoint's address, asked of the JSON text of ``env``, where it comes last; NULL for what runs here.
+
+    A quote within a text is escaped there, so that this can only be the key. A database's own JSON would not do:
+    PostgreSQL's refuses what stands for half of a character.
+    """
+    begins = _Position(runs.c.env, '"server":"')
+    return sa.case((sa.and_(runs.c.engine == "endpoint", begins > 0), sa.func.substr(runs.c.env, begins)))
+
+
 # The prompt first: it tells most runs apart, so that a sort seldom compares more.
 _SAME = (
     *(runs.c.prompt_sha256, runs.c.params, runs.c.model_id, runs.c.revision),
     *(runs.c.engine, runs.c.device, runs.c.dtype, runs.c.quant),
+    _server(),
 )
 
 
@@ -25,7 +56,7 @@ def wasted(connection: sa.Connection, where: Selection) -> dict[str, Sum]:
     """Sums by ``interrupted``, ``failed`` and :data:`AGAIN`; a kind without runs is left out, and no run is in two.
 
     Run again unchanged is a whole run that another one of the selection had preceded with the same model, revision,
-    engine, device, dtype, quantisation, prompt and parameters, where these make the answer the same each time:
+    engine, server, device, dtype, quantisation, prompt and parameters, where these make the answer the same each time:
     temperature 0, or a seed.
     """
     found = {_KINDS[status]: _sum(row) for status, *row in connection.execute(_query(where))}

@@ -180,6 +180,19 @@ def test_a_lower_bound_is_no_price_to_check(check: Check) -> None:
     assert check("nb.ipynb", "--max-cost", "1").status == 0
 
 
+def test_costs_that_are_not_exact_are_marked(check: Check) -> None:
+    write("old.ipynb", cell(row("1", cost_bound="at_most"), id="a"), cell(row("2"), id="b"))
+    write("nb.ipynb", cell(row("3", cost_source="estimated"), id="a"), cell(row("4", cost_bound="at_least"), id="b"))
+    alone = check("nb.ipynb", "--max-tokens", "100").out.splitlines()
+    assert [line.split()[-1] for line in alone[1:4]] == ["~$0.0010", "≥$0.0010", "~≥$0.0020"]
+    beside = check("nb.ipynb", "--against", "old.ipynb").out.splitlines()
+    assert [line.split()[3 if line.startswith("total") else 4 :][:2] for line in beside[1:4]] == [
+        ["≤$0.0010", "~$0.0010"],
+        ["$0.0010", "≥$0.0010"],
+        ["≤$0.0020", "~≥$0.0020"],
+    ]
+
+
 NOTHING = "there is nothing to check: no cell holds the numbers of a run"
 
 
@@ -648,6 +661,7 @@ def test_json(check: Check) -> None:
     assert (found["notebook"], found["against"], found["ok"]) == ("nb.ipynb", "old.ipynb", False)
     assert found["problems"][0].startswith("cell 2 (b) has no numbers")
     grown, new, gone = found["cells"]
+    sure = {"cost_estimated": False, "cost_bound": "exact"}
     assert grown["growth"] == {"of": "cost", "percent": "33.333333333333"}
     assert grown["after"] == {
         "cell": 1,
@@ -656,14 +670,15 @@ def test_json(check: Check) -> None:
         "cached": False,
         "missing": None,
         "cost_usd": "0.4",
+        **sure,
         "input_tokens": 10,
         "output_tokens": 2,
     }
     assert (new["before"], new["growth"], new["after"]["cost_usd"]) == (None, None, None)
     assert (gone["after"], gone["before"]["cost_usd"]) == (None, None)
     assert found["total"] == {
-        "before": {"cost_usd": None, "input_tokens": 20, "output_tokens": 4},
-        "after": {"cost_usd": "0.4", "input_tokens": 10, "output_tokens": 2},
+        "before": {"cost_usd": None, **sure, "input_tokens": 20, "output_tokens": 4},
+        "after": {"cost_usd": "0.4", **sure, "input_tokens": 10, "output_tokens": 2},
         "growth": {"of": "tokens", "percent": "-50"},
     }
     Path("nb.ipynb").write_text("", encoding="utf-8")

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, get_args
 
 from tokmagic.errors import NotebookError
-from tokmagic.events import Status
+from tokmagic.events import NO_DOUBT, Bound, Doubt, Status
 from tokmagic.markdown import plain_text
 
 _GENERATE = re.compile(r"\s*%%generate(?!\S)(.*)")
@@ -28,6 +28,12 @@ class Figures:
     cost_usd: Decimal | None = Decimal(0)
     input_tokens: int | None = 0
     output_tokens: int | None = 0
+    doubt: Doubt = NO_DOUBT
+
+    @property
+    def marks(self) -> tuple[bool, Bound]:
+        """Whether the cost is only an estimate, and what it bounds."""
+        return self.doubt.marks(0)
 
     @property
     def tokens(self) -> int | None:
@@ -39,7 +45,8 @@ class Figures:
     def __add__(self, other: Figures) -> Figures:
         # At most 21 digits each, so the sum of any number of cells that fits a file is exact.
         cost = None if self.cost_usd is None or other.cost_usd is None else self.cost_usd + other.cost_usd
-        return Figures(cost, _sum(self.input_tokens, other.input_tokens), _sum(self.output_tokens, other.output_tokens))
+        given, made = _sum(self.input_tokens, other.input_tokens), _sum(self.output_tokens, other.output_tokens)
+        return Figures(cost, given, made, self.doubt + other.doubt)
 
 
 def add_up(figures: Iterable[Figures]) -> Figures:
@@ -184,9 +191,15 @@ def _run(row: Any) -> _Run:
         cell_id=cell_id if isinstance(cell_id, str) else None,
         status=status,
         model=_text(row, "model"),
-        figures=Figures(cost, _count(row, "input_tokens"), _count(row, "output_tokens")),
+        figures=Figures(cost, _count(row, "input_tokens"), _count(row, "output_tokens"), _doubt(row)),
         lower_bound=row.get("cost_bound") == "at_least",
     )
+
+
+def _doubt(row: dict[str, Any]) -> Doubt:
+    """How sure a run's cost is, where the row tells it."""
+    bound = row.get("cost_bound")
+    return Doubt(int(row.get("cost_source") == "estimated"), int(bound == "at_least"), int(bound == "at_most"))
 
 
 def _text(row: dict[str, Any], field: str) -> str:

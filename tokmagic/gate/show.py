@@ -32,13 +32,14 @@ def _one(cell: PromptCell) -> tuple[str, ...]:
         ", ".join(cell.models) or numbers.UNKNOWN,
         numbers.tokens(figures.input_tokens),
         numbers.tokens(figures.output_tokens),
-        numbers.usd(figures.cost_usd),
+        numbers.usd_marked(figures.cost_usd, figures.marks),
     )
 
 
 def _one_total(verdict: Verdict) -> tuple[str, ...]:
     it = verdict.notebook.total
-    return ("total", "", numbers.tokens(it.input_tokens), numbers.tokens(it.output_tokens), numbers.usd(it.cost_usd))
+    counts = (numbers.tokens(it.input_tokens), numbers.tokens(it.output_tokens))
+    return ("total", "", *counts, numbers.usd_marked(it.cost_usd, it.marks))
 
 
 def _pair(pair: Pair) -> tuple[str, ...]:
@@ -59,8 +60,8 @@ def _two(before: Figures, after: Figures) -> tuple[str, ...]:
     return (
         numbers.tokens(before.tokens),
         numbers.tokens(after.tokens),
-        numbers.usd(before.cost_usd),
-        numbers.usd(after.cost_usd),
+        numbers.usd_marked(before.cost_usd, before.marks),
+        numbers.usd_marked(after.cost_usd, after.marks),
     )
 
 
@@ -115,6 +116,8 @@ def _cell_dict(cell: PromptCell | None) -> dict[str, Any] | None:
 def _figures_dict(figures: Figures) -> dict[str, Any]:
     return {
         "cost_usd": plain(figures.cost_usd),
+        "cost_estimated": figures.marks[0],
+        "cost_bound": figures.marks[1],
         "input_tokens": figures.input_tokens,
         "output_tokens": figures.output_tokens,
     }

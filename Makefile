@@ -52,7 +52,9 @@ demo: $(INSTALLED) ## run the quickstart without a browser and show what each ce
 
 test: build browser ## Python, TypeScript, notebooks and the browser
 	$(MAKE) --no-print-directory test-ts
-	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "not slow and not gpu and not postgres and not outside"
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -n 2 --dist loadfile \
+		-m "not slow and not gpu and not postgres and not outside and not ui"
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "ui and not slow and not gpu and not postgres"
 
 test-ts: build ## the TypeScript tests alone
 	cd labextension && npm test --silent

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tokmagic.config import TokMagic
 from tokmagic.engines import Engine
@@ -18,6 +19,10 @@ from tokmagic.run import Session
 
 if TYPE_CHECKING:
     from tests.peers.servers import Peer
+
+# A timing is no test: what a machine is busy with must not fail one.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,0 +1,189 @@
+"""Reads one run from the network on a thread of its own, attempt after attempt, and stamps what arrives."""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from httpx2 import EventSource, Response
+
+from tokmagic.engines.endpoint.http import MOST_EVENT, AttemptError, Connection, Target, body_of, parse_json
+from tokmagic.engines.endpoint.wire import Answer, read_answer
+from tokmagic.errors import TokmagicError
+
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds until a connection, the first token and each further one; how many attempts at most."""
+
+    connect_s: float
+    first_token_s: float
+    silence_s: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    path: str
+    body: bytes
+    key: str | None
+    choices: int
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    at_ns: int
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An attempt begins, or the server asked to wait so long before the next."""
+
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Nothing more comes. ``said``: the server itself ended it. ``reached``: it may have worked on the prompt."""
+
+    at_ns: int
+    error: str | None = None
+    reached: bool = True
+    said: bool = False
+    hung_up: bool = False
+
+
+Arrivals = queue.SimpleQueue[Arrived | Waiting | End]
+
+
+class Connections(Protocol):
+    """What the reader needs of its engine."""
+
+    @property
+    def target(self) -> Target:
+        """The server."""
+        ...
+
+    def connection(self) -> Connection:
+        """Return a connection for one run. Raises AttemptError."""
+        ...
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next run, if it is still good."""
+        ...
+
+
+class Reader:
+    """Reads one run from the network on a thread of its own, attempt after attempt."""
+
+    def __init__(self, engine: Connections, request: Request, arrivals: Arrivals) -> None:
+        self.attempts = 0
+        self.name = engine.target.shown
+        self._engine = engine
+        self._request = request
+        self._arrivals = arrivals
+        self._begun = self._ended = self._working = False
+        self.reached_before = False
+        """Whether an attempt failed on which the server may have worked."""
+        self._closed = threading.Event()
+        self._connection: Connection | None = None
+        threading.Thread(target=self._run, name=f"tokmagic {self.name}", daemon=True).start()
+
+    @property
+    def reached(self) -> bool:
+        """Whether the server may have worked on the prompt by now; not while the next attempt is waited for."""
+        return self._working or self.reached_before
+
+    def hang_up(self) -> None:
+        """Close the connection at once; any thread."""
+        self._closed.set()
+        connection = self._connection
+        if connection is not None:
+            connection.hang_up()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            self.attempts += 1
+            self._arrivals.put(Waiting())
+            try:
+                self._working = True
+                self._attempt()
+                self._end(None)
+                return
+            except AttemptError as error:
+                self._working = False
+                wait_s = error.wait_s if error.wait_s is not None else _backoff_s(self.attempts)
+                last = self.attempts >= self._request.limits.attempts
+                if self._begun or not error.again or last or wait_s > _LONGEST_WAIT_S:
+                    self._end(self._said(error), reached=self._begun or error.reached)
+                    return
+                self.reached_before |= error.reached
+                self._arrivals.put(Waiting(wait_s))
+                self._closed.wait(wait_s)
+            except TokmagicError as error:
+                self._end(f"{self.name}: {error}")
+                return
+            except Exception as error:
+                # Not foreseen; without an end the run would wait for one.
+                self._end(f"{self.name}: {type(error).__name__}: {error}")
+                return
+
+    def _end(self, error: str | None, *, reached: bool = True, said: bool = False) -> None:
+        if not self._ended:
+            self._ended = True
+            self._arrivals.put(End(time.perf_counter_ns(), error, reached, said))
+
+    def _said(self, error: AttemptError) -> str:
+        tried = f" (tried {self.attempts} times)" if self.attempts > 1 else ""
+        if error.wait_s is not None and error.wait_s > _LONGEST_WAIT_S:
+            return f"{error}; it asks to wait {error.wait_s:.0f} s"
+        return f"{error}{tried}"
+
+    def _attempt(self) -> None:
+        connection = self._connection = self._engine.connection()
+        if self._closed.is_set():
+            connection.hang_up()
+        good = False
+        try:
+            with connection.post(self._request.path, self._request.body, self._request.key) as response:
+                if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+                    self._events(response)
+                else:
+                    self._arrive(body_of(response))
+                    self._end(None, said=True)
+            good = True
+        finally:
+            self._connection = None
+            if good:
+                self._engine.give_back(connection)
+            else:
+                connection.close()
+
+    def _events(self, response: Response) -> None:
+        for event in EventSource(response, MOST_EVENT):
+            data = event.data.strip()
+            if data == "[DONE]":
+                # Said now; what is left is read to its end, so that the connection can be used again.
+                self._end(None, said=True)
+            elif data and not self._ended:
+                self._arrive(parse_json(data))
+
+    def _arrive(self, given: object) -> None:
+        at_ns = time.perf_counter_ns()
+        answer = read_answer(given, self._request.choices)
+        self._begun = self._begun or any(piece.text or piece.reasoning for piece in answer.pieces)
+        self._arrivals.put(Arrived(at_ns, answer))
+
+
+def _backoff_s(attempt: int) -> float:
+    """Twice as long after each attempt, and not the same for everybody."""
+    return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0 ** (attempt - 1)) * float(random.uniform(0.75, 1.25))

@@ -247,6 +247,25 @@ def test_the_migrations_make_the_indexes_of_the_schema(sqlite_url: str, tmp_path
     made.dispose()
 
 
+def test_a_ledger_of_an_earlier_revision_is_brought_up_to_date(ledger: Ledger, ledger_url: str) -> None:
+    ledger.settle(FULL, CHAT, "Because.")
+    ledger.close()
+    engine = sa.create_engine(ledger_url)
+    earlier = (
+        "DROP INDEX runs_by_time",
+        "CREATE INDEX runs_by_time ON runs (started_at, model, status, cost_pico, saved_pico)",
+        "UPDATE alembic_version SET version_num = '0002'",
+    )
+    with engine.begin() as connection:
+        for statement in earlier:
+            connection.exec_driver_sql(statement)
+    with closing(Ledger(ledger_url)) as opened:
+        assert opened.runs() == [FULL]
+    (index,) = [it for it in sa.inspect(engine).get_indexes("runs") if it["name"] == "runs_by_time"]
+    assert {"cost_source", "cost_bound"} <= set(index["column_names"])
+    engine.dispose()
+
+
 # Several processes
 
 WRITER = """

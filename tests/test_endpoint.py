@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.servers import ANSWER, ROLE, USAGE, Asked, Endpoint, Script, Wire, chunk, serve, streams, usage_chunk, whole
 from tokmagic.engines import ModelSpec
@@ -823,7 +824,6 @@ def test_nobody_listening(session: Session, server: Endpoint) -> None:
 
 
 def test_a_certificate_that_nobody_vouches_for(session: Session, tmp_path: Path) -> None:
-    trustme = pytest.importorskip("trustme")
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)

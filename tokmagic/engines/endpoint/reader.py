@@ -31,6 +31,8 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Request:
+    """What is asked of a server: a JSON body at a path below its base URL, for so many answers."""
+
     path: str
     body: bytes
     key: str | None
@@ -40,6 +42,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
+    """What a chunk, or a whole answer, brought; ``at_ns`` is when it reached this process."""
+
     at_ns: int
     answer: Answer
 

@@ -6,9 +6,7 @@ How a single run goes is in :mod:`tokmagic.execution`.
 from __future__ import annotations
 
 import getpass
-import importlib.metadata
 import os
-import platform
 import threading
 import time
 import uuid
@@ -19,12 +17,9 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tokmagic import budget as budgets
-from tokmagic import gpu
-from tokmagic._version import __version__
 from tokmagic.cache import Answer, Cache, Place, replayed
 from tokmagic.config import TokMagic
 from tokmagic.days import start_of_day
@@ -57,6 +52,7 @@ from tokmagic.prices import PriceBook
 from tokmagic.prompt import check_sampling, sha256
 from tokmagic.reconciliation import disagreement
 from tokmagic.spending import BudgetWarning, Confirm, Purse
+from tokmagic.stamps import environment
 
 if TYPE_CHECKING:
     from tokmagic.ledger import Ledger, Outbox
@@ -210,7 +206,7 @@ class Session:
             )
 
     def _new_record(self, info: EngineInfo, prompt: Prompt, tags: Sequence[str]) -> RunRecord:
-        env = dict(_environment())
+        env = dict(environment())
         env |= {name: value for name in INFO_IN_ENV if (value := getattr(info, name)) is not None}
         params = {
             key: value
@@ -487,18 +483,3 @@ def _user() -> str | None:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's uid without a name
         return str(os.getuid())
-
-
-@cache
-def _environment() -> tuple[tuple[str, str], ...]:
-    """Versions that could explain a number: packages, interpreter, driver, image."""
-    stamps = {"tokmagic": __version__, "python": platform.python_version()}
-    for package in ("torch", "transformers", "tokenizers", "bitsandbytes"):
-        with suppress(importlib.metadata.PackageNotFoundError):
-            stamps[package] = importlib.metadata.version(package)
-    gpus = gpu.devices()
-    if gpus:
-        stamps |= {"driver": gpus[0].driver, "gpu": gpus[0].name}
-    if image := os.environ.get("TOKMAGIC_IMAGE"):
-        stamps["image"] = image
-    return tuple(stamps.items())

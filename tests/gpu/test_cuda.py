@@ -49,7 +49,7 @@ def test_the_device_and_its_readings(session: Session) -> None:
     assert reading.device_s is not None
     assert reading.latency_s is not None
     assert 0 < reading.ttft_s < reading.device_s <= reading.latency_s + 0.1
-    (device, *_) = gpu.devices()
+    (device, *_) = gpu.look().devices
     assert generation.record.env["gpu"] == device.name
     assert 0 < device.used_bytes < device.total_bytes
 

@@ -41,7 +41,9 @@ def parser() -> Parser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
 
     verb = verbs.add_parser("doctor", help="what works here and what does not, each with its mend")
-    _json(verb)
+    form = verb.add_mutually_exclusive_group()
+    form.add_argument("--brief", action="store_true", help="a line for each thing that is amiss, and no other")
+    form.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=commands.doctor)
 
     verb = verbs.add_parser("pull", help="fetch a model once, so that later starts are quick")

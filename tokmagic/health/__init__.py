@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from tokmagic import gpu
@@ -15,45 +13,23 @@ from tokmagic.config import TokMagic
 from tokmagic.engines.local_store import check_folder, locate
 from tokmagic.engines.registry import Models
 from tokmagic.errors import TokmagicError
+from tokmagic.health import devices, network
+from tokmagic.health.findings import Diagnosis, Finding
+from tokmagic.health.probe import Probe, probe
 from tokmagic.prices import PriceBook
 from tokmagic.reconciliation import disagreement
 from tokmagic.run import Session
-from tokmagic.tables import Table
+
+__all__ = ["Diagnosis", "Finding", "Probe", "doctor", "probe"]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at. ``vital`` ones must be well for generation to work."""
+def doctor(settings: TokMagic, tried: Probe | None = None) -> Diagnosis:
+    """Look at everything generation needs. Loads no model and downloads nothing.
 
-    name: str
-    ok: bool
-    says: str
-    mend: str = ""
-    vital: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """All findings."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def can_generate(self) -> bool:
-        """Whether every vital finding is well."""
-        return all(finding.ok for finding in self.findings if finding.vital)
-
-    def table(self) -> Table:
-        """The findings as a table."""
-        rows = tuple((f.name, "ok" if f.ok else "FAILS" if f.vital else "no", f.says, f.mend) for f in self.findings)
-        note = "generation works here" if self.can_generate else "generation cannot work here; mend what FAILS"
-        return Table(("", "", "what was found", "mend"), rows, note, figures=False)
-
-
-def doctor(settings: TokMagic) -> Diagnosis:
-    """Look at everything generation needs. Loads no model and downloads nothing."""
-    findings: list[Finding] = []
-    for check in (_packages, _model, _device, _ledger, _prices, _counts, _lab):
+    ``tried`` is what was found of torch before; without it torch is tried now, which takes seconds.
+    """
+    findings = list(_torch(tried))
+    for check in (_model, _ledger, _prices, _counts, _lab):
         try:
             findings += check(settings)
         except TokmagicError as error:
@@ -61,15 +37,38 @@ def doctor(settings: TokMagic) -> Diagnosis:
     return Diagnosis(tuple(findings))
 
 
-def _packages(_settings: TokMagic) -> Iterator[Finding]:
-    needed: list[tuple[str, bool]] = [("torch", True), ("transformers", True), ("bitsandbytes", False)]
-    for package, vital in needed:
-        try:
-            version = importlib.metadata.version(package)
-            yield Finding(package, True, version, vital=vital)
-        except importlib.metadata.PackageNotFoundError:
-            says = "not installed" if vital else "not installed; --quant will not work"
-            yield Finding(package, False, says, "pip install 'tokmagic[local]'", vital)
+def _torch(tried: Probe | None) -> Iterator[Finding]:
+    """The packages of the local engine and the devices they find."""
+    torch, transformers, quantiser = (_version(name) for name in ("torch", "transformers", "bitsandbytes"))
+    tried = None if torch is None else tried or probe()
+    if tried is not None and tried.problem is not None:
+        mend = "install it anew: pip install --force-reinstall torch"
+        yield Finding("torch", False, f"{torch} cannot be used: {tried.problem}", mend, vital=True)
+        tried = None
+    else:
+        yield _package("torch", torch)
+    yield _package("transformers", transformers)
+    if quantiser is None:
+        says = "not installed; --quant will not work"
+        yield Finding("bitsandbytes", False, says, "pip install 'tokmagic[local]'")
+    elif tried is not None:
+        yield devices.bitsandbytes(quantiser, tried)
+    yield from devices.gpus(gpu.look(), tried)
+    if tried is not None:
+        yield devices.attention(tried)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _package(name: str, version: str | None) -> Finding:
+    if version is None:
+        return Finding(name, False, "not installed", "pip install 'tokmagic[local]'", vital=True)
+    return Finding(name, True, version, vital=True)
 
 
 def _model(settings: TokMagic) -> Iterator[Finding]:
@@ -88,20 +87,15 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("model", False, f"needs {error.name}", "pip install 'tokmagic[local]'", vital=True)
         return
-    if located is None:
+    if located is None and not network.there():
+        says = f"{settings.model} is not here yet, and there is no network to fetch it"
+        yield Finding(
+            "model", False, says, "start with a network once, or bring the model in the data folder", vital=True
+        )
+    elif located is None:
         yield Finding("model", False, f"{settings.model} is not here yet; it is fetched at first use", "tokmagic pull")
     else:
         yield Finding("model", True, f"{located.model_id} ({located.origin}) in {located.folder}")
-
-
-def _device(_settings: TokMagic) -> Iterator[Finding]:
-    devices = gpu.devices()
-    for device in devices:
-        free = (device.total_bytes - device.used_bytes) / 2**30
-        yield Finding(f"gpu {device.index}", True, f"{device.name}, {free:.1f} GiB free, driver {device.driver}")
-    if not devices:
-        mend = "in a container: docker run --gpus all"
-        yield Finding("gpu", False, f"none; models run on {os.cpu_count()} CPU cores", mend)
 
 
 def _ledger(settings: TokMagic) -> Iterator[Finding]:

@@ -1,0 +1,99 @@
+"""The GPU, its driver, and what torch and bitsandbytes make of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from tokmagic import gpu
+from tokmagic.gpu import Gpus
+from tokmagic.health.findings import Finding
+from tokmagic.health.probe import Probe
+
+_RUN = "in a container: docker run --gpus all"
+_TOOLKIT = "start the container with --gpus all; the host needs NVIDIA's container toolkit for that"
+_NO_FUSED = "update torch; FlashAttention needs a GPU of compute capability 8.0 or newer"
+_FUSED = {"flash", "cuDNN", "memory-efficient"}
+
+
+def gpus(seen: Gpus, tried: Probe | None) -> Iterator[Finding]:
+    """What NVML sees, and whether torch can use it. ``tried`` is None where there is no torch to try."""
+    for device in seen.devices:
+        free = (device.total_bytes - device.used_bytes) / 2**30
+        yield Finding(f"gpu {device.index}", True, f"{device.name}, {free:.1f} GiB free, driver {device.driver}")
+    usable = tried.devices if tried is not None else ()
+    if usable and not seen.devices:  # NVML is not everywhere that CUDA is
+        for index, name in enumerate(usable):
+            yield Finding(f"gpu {index}", True, name)
+    if not seen.devices and not usable:
+        yield _absent(seen)
+    elif tried is not None and tried.problem is None:
+        yield _cuda(seen, tried)
+
+
+def _absent(seen: Gpus) -> Finding:
+    """Why NVML sees no GPU."""
+    instead = f"models run on {os.cpu_count()} CPU cores"
+    here = gpu.host_has_driver()
+    answers = {
+        "mismatch": (
+            "the driver's library is not of the version that the host's kernel has loaded",
+            "reboot the host, or make it load its new driver; then start the container again",
+        ),
+        "no driver": ("NVIDIA's driver is not loaded on the host", "on the host nvidia-smi must work; then " + _RUN),
+        "no permission": ("the GPU's device files may not be opened by this user", _TOOLKIT),
+        "no binding": ("nvidia-ml-py is not installed, so none is looked for", "pip install 'tokmagic[local]'"),
+        "error": (f"the driver does not answer: {seen.says}", "on the host nvidia-smi must work; then " + _RUN),
+        "no library": ("the host has NVIDIA's driver, but no GPU was given to this container", _TOOLKIT)
+        if here
+        else None,
+    }
+    answer = answers.get(seen.absence or "no device")
+    if answer is None:
+        return Finding("gpu", False, f"none; {instead}", _RUN)
+    return Finding("gpu", False, f"none: {answer[0]}; {instead}", answer[1])
+
+
+def _cuda(seen: Gpus, tried: Probe) -> Finding:
+    """Whether torch can use the GPUs that are there."""
+    if tried.devices:
+        return Finding("cuda", True, f"torch is built for {tried.cuda}, the driver runs up to {seen.cuda or 'unknown'}")
+    instead = f"models run on {os.cpu_count()} CPU cores"
+    if tried.cuda is None:
+        mend = "install a torch that is built for CUDA, or use the container image"
+        return Finding("cuda", False, f"this torch is built for CPUs alone; {instead}", mend)
+    if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None and not tried.cuda_says:
+        return Finding("cuda", False, f"CUDA_VISIBLE_DEVICES={hidden!r} hides every GPU; {instead}", "unset it")
+    if seen.cuda is not None and _version(seen.cuda) < (_version(tried.cuda)[0], 0):
+        # Within one major version a newer CUDA runs on an older driver (CUDA's minor version compatibility).
+        says = f"driver {seen.driver} runs CUDA up to {seen.cuda}, and torch needs {tried.cuda}; {instead}"
+        return Finding("cuda", False, says, "update NVIDIA's driver on the host")
+    says = f"torch cannot use the GPU: {tried.cuda_says or 'it sees none'}; {instead}"
+    return Finding("cuda", False, says, "update NVIDIA's driver on the host, or take a torch for this GPU's generation")
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(".")
+    return int(major), int(minor or 0)
+
+
+def attention(tried: Probe) -> Finding:
+    """Which of torch's attention kernels run on the first device."""
+    kernels, device = ", ".join(tried.attention), tried.device
+    if not tried.attention:
+        mend = "install torch anew: pip install --force-reinstall torch"
+        return Finding("attention", False, f"no kernel runs on {device}", mend, vital=True)
+    if not _FUSED & set(tried.attention):
+        says = f"only {kernels} on {device}: long prompts take more time and memory"
+        return Finding("attention", False, says, _NO_FUSED)
+    return Finding("attention", True, f"{kernels} on {device}")
+
+
+def bitsandbytes(version: str, tried: Probe) -> Finding:
+    """Whether bitsandbytes quantises on the first device."""
+    failed = {name: why for name, why in tried.bitsandbytes.items() if why is not None}
+    if not failed:
+        return Finding("bitsandbytes", True, f"{version}, nf4 and int8 on {tried.device}")
+    formats, why = " and ".join(failed), next(iter(failed.values()))
+    says = f"{version}, but --quant {formats} will not work on {tried.device}: {why}"
+    return Finding("bitsandbytes", False, says, "pip install -U bitsandbytes")

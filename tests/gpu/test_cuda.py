@@ -15,6 +15,7 @@ from tokmagic.config import TokMagic
 from tokmagic.engines import ModelSpec
 from tokmagic.errors import OutOfMemoryError
 from tokmagic.events import Finished, Message, Prompt, Sampling, Token
+from tokmagic.health import doctor
 from tokmagic.run import Session
 
 pytestmark = [pytest.mark.gpu, pytest.mark.model]
@@ -129,3 +130,18 @@ def test_a_model_that_does_not_fit_is_refused_and_what_fits_is_named(session: Se
         del taken
         torch.cuda.empty_cache()
     assert session.generate(ask()).status == "ok"
+
+
+def test_the_doctor_finds_the_gpu_and_its_kernels(session: Session) -> None:
+    found = {finding.name: finding for finding in doctor(session.settings).findings}
+    assert found["cuda"].ok, found["cuda"].says
+    assert found["gpu 0"].says.startswith(gpu.look().devices[0].name)
+    assert found["attention"].says.startswith("flash, ")
+    assert found["attention"].says.endswith(" on cuda")
+    assert found["bitsandbytes"].says.endswith(", nf4 and int8 on cuda")
+
+
+def test_the_rows_name_cuda_and_driver(session: Session) -> None:
+    env = session.generate(ask()).record.env
+    assert env["cuda"] == torch.version.cuda
+    assert env["driver"] == gpu.look().driver

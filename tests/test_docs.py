@@ -1,0 +1,343 @@
+"""The documentation is true: its code runs, its links lead somewhere, it names each option that exists and no other."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from tests.kernels import running_kernel
+from tests.pages import Block, Page, codes, commands, page, pages, rows
+from tokmagic import cli, errors, options
+from tokmagic.config import TokMagic, describe
+from tokmagic.health import doctor
+from tokmagic.magics import budgets, costs
+from tokmagic.magics.magics import TokMagics
+from tokmagic.prices import PriceBook
+
+LANGUAGES = {"ipython", "python", "sh", "console", "toml", "yaml", "json", "dockerfile", "text", "message"}
+MOST_BYTES = 150_000
+PARSERS = {
+    "generate": options.generate_parser,
+    "tokens": options.tokens_parser,
+    "model": options.model_parser,
+    "price": options.price_parser,
+    "budget": options.budget_parser,
+    "cache": options.cache_parser,
+    "cost": options.cost_parser,
+}
+OTHERS = {"load_ext", "unload_ext", "reload_ext", "config", "pip", "env", "tokmagic"}
+"""Magics that are IPython's, or take plain words."""
+OPTION = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
+HELP = {"-h", "--help"}
+RUN = [it for it in pages() if it.of("ipython", "python")]
+
+
+def each(*languages: str) -> list[Any]:
+    return [pytest.param(block, id=str(block)) for it in pages() for block in it.of(*languages)]
+
+
+every_page = pytest.mark.parametrize("it", pages(), ids=str)
+
+
+# Blocks
+
+
+@every_page
+def test_each_block_says_what_it_is(it: Page) -> None:
+    for block in it.blocks:
+        assert block.language in LANGUAGES, f"{block}: a fence needs one of the languages {sorted(LANGUAGES)}"
+        assert not block.directive or block.language in ("ipython", "python"), block
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("it", RUN, ids=str)
+def test_the_cells_of_a_page_run_in_their_order(it: Page, model_home: Path, ledger_url: str, tmp_path: Path) -> None:
+    """In a real kernel, with the default model where the page names no other; the page may load the extension too."""
+    with running_kernel(TOKMAGIC_HOME=str(model_home), TOKMAGIC_LEDGER=ledger_url) as kernel:
+        assert kernel.run(f"import os\nos.chdir({str(tmp_path)!r})\n%load_ext tokmagic").ok
+        for number, block in enumerate(it.of("ipython", "python")):
+            what, _, name = block.directive.partition(" ")
+            if what == "not":
+                continue
+            ran = kernel.run(block.text, cell_id=f"cell-{number}")
+            if what == "raises":
+                assert not ran.ok, f"{block} ran, and should have raised {name}"
+                assert ran.error.startswith(f"{name}: "), f"{block}\n{ran.error}"
+            else:
+                assert ran.ok, f"{block}\n{ran.error}"
+
+
+def magic_lines(block: Block) -> Iterator[tuple[str, str]]:
+    """The names and words of a block's magics."""
+    for line in block.text.splitlines():
+        if found := re.match(r"(?:\w+ = )?%{1,2}(\w+)[ \t]*(.*)", line):
+            yield found[1], found[2]
+
+
+@pytest.mark.parametrize("block", each("ipython"))
+def test_each_option_line_parses(block: Block) -> None:
+    """Also where the cell is not run."""
+    seen = [check_magic(name, words) for name, words in magic_lines(block)]
+    assert seen or block.directive == "", f"{block} is no cell of magics"
+
+
+def check_magic(name: str, line: str) -> str:
+    """Parse a magic's words as the magic does. Raises UsageError."""
+    if name in OTHERS:
+        return name
+    parser = PARSERS[name]()
+    words, expression = parser.leading(line) if name == "tokens" else (line, "")
+    parser.parse_words(options.split(words, lambda word: word))
+    return f"{name} {expression}"
+
+
+@pytest.mark.parametrize("block", each("python"))
+def test_python_is_python(block: Block) -> None:
+    ast.parse(block.text)
+
+
+@pytest.mark.parametrize("block", each("sh", "console"))
+def test_shell_lines_are_commands_that_exist(block: Block) -> None:
+    lines = [line[2:] for line in block.text.splitlines() if line.startswith("$ ")]
+    text = "\n".join(lines) if block.language == "console" else block.text
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{block}: {done.stderr}"
+    for command in commands(block):
+        check_command(block, command)
+
+
+def check_command(block: Block, command: list[str]) -> None:
+    name, *words = command
+    if Path(name).name == "tokmagic":
+        try:
+            cli.parser().parse_args(words)
+        except errors.UsageError as error:
+            pytest.fail(f"{block}: {' '.join(command)}: {error}")
+    elif name == "make":
+        for target in [word for word in words if "=" not in word]:
+            assert target in make_targets(), f"{block}: there is no target {target}"
+
+
+@cache
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("block", each("toml", "yaml", "json"))
+def test_data_can_be_read(block: Block) -> None:
+    read = {"toml": tomllib.loads, "yaml": yaml.safe_load, "json": json.loads}[block.language]
+    assert read(block.text)
+
+
+def test_the_price_file_is_one(tmp_path: Path) -> None:
+    file = tmp_path / "prices.toml"
+    for block in page("docs/prices.md").of("toml"):
+        file.write_text(block.text, encoding="utf-8")
+        PriceBook(lambda: str(file)).check()
+
+
+def test_the_settings_file_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.toml"
+    (block,) = page("docs/settings.md").of("toml")
+    file.write_text(block.text, encoding="utf-8")
+    monkeypatch.setenv("TOKMAGIC_CONFIG", str(file))
+    settings = TokMagic()
+    assert {name: getattr(settings, name) for name in tomllib.loads(block.text)} == tomllib.loads(block.text)
+
+
+# Links and pictures
+
+
+@every_page
+def test_links_lead_somewhere(it: Page) -> None:
+    for target in it.links:
+        if re.match(r"https?:|mailto:", target):
+            assert target.startswith("https:"), f"{it}: {target} is not encrypted"
+            continue
+        name, _, anchor = target.partition("#")
+        file = (it.path.parent / name).resolve() if name else it.path
+        assert file.exists(), f"{it}: {target} leads nowhere"
+        assert ROOT in file.parents, f"{it}: {target} leads out of the project"
+        if anchor:
+            assert anchor in Page(file).anchors, f"{it}: {target}: there is no such heading"
+
+
+def test_pictures_are_there_used_and_small() -> None:
+    shown = {(it.path.parent / target).resolve() for it in pages() for target, _ in it.images}
+    kept = set((ROOT / "docs" / "images").iterdir())
+    assert shown == kept, f"missing: {shown - kept}; used nowhere: {kept - shown}"
+    for file in kept:
+        assert file.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n", file
+        assert file.stat().st_size <= MOST_BYTES, file
+
+
+@every_page
+def test_pictures_have_a_text_instead(it: Page) -> None:
+    assert all(len(text) > 8 for _, text in it.images), it
+
+
+# Nothing is missing, nothing is invented
+
+
+def documented(tokens: Any) -> set[str]:
+    """The options that the first columns of the tables name."""
+    return {
+        found for cells in rows(tokens) if cells for code in codes(cells[0]) for found in OPTION.findall(code)
+    } - HELP
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_each_magics_options_are_documented(name: str) -> None:
+    told = documented(page("docs/magics.md").section(name))
+    assert told == set(PARSERS[name]().options()) - HELP
+
+
+def test_each_magic_and_its_words_are_documented() -> None:
+    magics = page("docs/magics.md")
+    assert {name for kind in TokMagics.magics.values() for name in kind} == {*PARSERS, "tokmagic"}
+    assert [text for tag, text in magics.headings if tag == "h2"][: len(PARSERS) + 1] == [*PARSERS, "tokmagic"]
+    words = {
+        "model": ["add", "use", "load", "unload", "info"],
+        "price": ["off"],
+        "budget": [*budgets.SCOPES, "off"],
+        "cache": ["on", "off", "clear"],
+        "cost": costs.ACTIONS,
+        "tokmagic": ["doctor", "version"],
+    }
+    for name, known in words.items():
+        told = " ".join(code for token in magics.section(name) for code in codes(token))
+        for word in known:
+            assert re.search(rf"%{name} ([A-Z]+ )?{word}\b", told), f"docs/magics.md tells nothing of %{name} {word}"
+
+
+def verbs() -> dict[str, Any]:
+    (found,) = [it for it in cli.parser()._actions if it.dest == "verb"]
+    return dict(found.choices or {})
+
+
+@pytest.mark.parametrize("name", verbs())
+def test_each_commands_options_are_documented(name: str) -> None:
+    told = documented(page("docs/command-line.md").section(name))
+    assert told == set(verbs()[name]._option_string_actions) - HELP
+
+
+def test_each_command_is_documented() -> None:
+    command_line = page("docs/command-line.md")
+    assert [text for tag, text in command_line.headings if tag == "h2"] == list(verbs())
+    listed = {
+        code for cells in rows(command_line.tokens) for code in codes(cells[0]) if re.fullmatch("tokmagic .+", code)
+    }
+    assert listed == {f"tokmagic {name}" for name in verbs()}
+
+
+@every_page
+def test_no_option_is_invented(it: Page) -> None:
+    """What the text shows of a magic or a command has options that these take."""
+    for code in it.code:
+        found = re.match(r"%{1,2}(\w+) |tokmagic (\w+) ", code)
+        if found is None or found[1] in OTHERS:
+            continue
+        known = PARSERS[found[1]]().options() if found[1] else verbs()[found[2]]._option_string_actions
+        assert set(OPTION.findall(code)) <= set(known), f"{it}: {code}"
+
+
+def test_each_setting_is_documented_with_its_default() -> None:
+    told = {
+        codes(cells[0])[0]: cells[1].content
+        for cells in rows(page("docs/settings.md").tokens)
+        if cells and codes(cells[0]) and codes(cells[0])[0].startswith("TOKMAGIC_")
+    }
+    assert set(told) == {f"TOKMAGIC_{name.upper()}" for name, _ in describe()}
+    settings = TokMagic()
+    for name, _ in describe():
+        value, cell = getattr(settings, name), told[f"TOKMAGIC_{name.upper()}"]
+        if isinstance(value, bool):
+            assert cell.startswith("`on`" if value else "`off`"), name
+        elif isinstance(value, int | float):
+            assert cell.split()[0] == f"{value:g}" or cell.split()[0] == str(value), name
+        elif value == "":
+            assert cell == "empty", name
+
+
+# Troubleshooting
+
+
+def templates() -> list[str]:
+    """Every text in the code; what is filled in stands as a NUL."""
+    found = []
+    for file in (ROOT / "tokmagic").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                found.append("".join(it.value if isinstance(it, ast.Constant) else "\0" for it in node.values))
+    for file in (ROOT / "labextension" / "src").glob("*.ts*"):
+        text = file.read_text(encoding="utf-8")
+        found += [one or two for one, two in re.findall(r"'([^'\n]+)'|\"([^\"\n]+)\"", text)]
+    return found
+
+
+def test_quoted_messages_are_what_the_code_says() -> None:
+    texts = templates()
+    quoted = [(block, line) for it in pages() for block in it.of("message") for line in block.text.splitlines()]
+    assert quoted
+    for block, line in quoted:
+        parts = [part.strip() for part in line.split("…") if part.strip()]
+        assert len("".join(parts)) >= 8, f"{block}: {line!r} could be anything"
+        pattern = re.compile(".*".join(re.escape(part) for part in parts), re.DOTALL)
+        assert any(pattern.search(text) for text in texts), f"{block}: no message reads {line!r}"
+
+
+def test_a_message_that_nothing_prints_is_found() -> None:
+    texts = templates()
+    assert any("make it writable, or set TOKMAGIC_LEDGER" in text for text in texts)
+    assert not any("make it writeable" in text for text in texts)
+
+
+def error_classes() -> set[str]:
+    found = {
+        name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, BaseException)
+    }
+    return found | {"LedgerWarning", "BudgetWarning"}
+
+
+def test_each_error_has_its_symptom() -> None:
+    code = {code for it in page("docs/troubleshooting.md").code for code in re.findall(r"\w+", it)}
+    assert error_classes() <= code, error_classes() - code
+
+
+def test_each_finding_of_doctor_is_explained(make_session: Any) -> None:
+    told = {
+        code for cells in rows(page("docs/troubleshooting.md").section("What doctor finds")) for code in codes(cells[0])
+    }
+    session = make_session(model="scripted")
+    found = {finding.name.split()[0] for finding in doctor(session.settings).findings}
+    assert found
+    assert found <= {name.split()[0] for name in told}
+
+
+# Two languages
+
+
+def test_getting_started_is_the_same_in_both_languages() -> None:
+    english, chinese = page("docs/getting-started.md"), page("docs/getting-started.zh-CN.md")
+    assert [tag for tag, _ in english.headings] == [tag for tag, _ in chinese.headings]
+    for one, two in zip(english.blocks, chinese.blocks, strict=True):
+        assert (one.language, one.text, one.directive) == (two.language, two.text, two.directive)
+    assert [target for target, _ in english.images] == [target for target, _ in chinese.images]
+    assert sorted(english.links[1:]) == sorted(chinese.links[1:])
+    assert english.links[0] == chinese.path.name
+    assert chinese.links[0] == english.path.name
+    assert [token.type for token in english.tokens] == [token.type for token in chinese.tokens]
+    assert len(re.findall(r"[\u4e00-\u9fff]", chinese.path.read_text(encoding="utf-8"))) > 500

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
@@ -139,9 +140,20 @@ def _wait_for_url(process: subprocess.Popen[bytes], runtime: Path, log: Path) ->
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         if info.is_file() and (text := info.read_text(encoding="utf-8")).endswith("}"):
-            return str(json.loads(text)["url"])
+            url = str(json.loads(text)["url"])
+            if _accepts(url):  # the file is there a moment before
+                return url
         time.sleep(0.1)
     raise RuntimeError(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')}")
+
+
+def _accepts(url: str) -> bool:
+    address = urlsplit(url)
+    try:
+        socket.create_connection((address.hostname, address.port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class Page:
     path: Path
 
     def __str__(self) -> str:
-        return str(self.path.relative_to(ROOT))
+        return str(self.path.relative_to(ROOT) if ROOT in self.path.parents else self.path)
 
     @cached_property
     def tokens(self) -> list[Token]:

@@ -91,19 +91,20 @@ def magic_lines(block: Block) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("block", each("ipython"))
 def test_each_option_line_parses(block: Block) -> None:
-    """Also where the cell is not run."""
-    seen = [check_magic(name, words) for name, words in magic_lines(block)]
-    assert seen or block.directive == "", f"{block} is no cell of magics"
+    """Also where the cell is not run. What is no magic, and not below one, is Python."""
+    for name, words in magic_lines(block):
+        check_magic(name, words)
+    if not block.text.startswith("%%"):
+        ast.parse("".join(line for line in block.text.splitlines(True) if not line.startswith("%")))
 
 
-def check_magic(name: str, line: str) -> str:
+def check_magic(name: str, line: str) -> None:
     """Parse a magic's words as the magic does. Raises UsageError."""
     if name in OTHERS:
-        return name
+        return
     parser = PARSERS[name]()
-    words, expression = parser.leading(line) if name == "tokens" else (line, "")
+    words = parser.leading(line)[0] if name == "tokens" else line
     parser.parse_words(options.split(words, lambda word: word))
-    return f"{name} {expression}"
 
 
 @pytest.mark.parametrize("block", each("python"))
@@ -337,6 +338,58 @@ def test_each_finding_of_doctor_is_explained(make_session: Any) -> None:
     found = {finding.name.split()[0] for finding in diagnosis.findings}
     assert {"gpu", "cuda", "attention", "ledger", "sidebar"} <= found
     assert found <= {name.split()[0] for name in told}
+
+
+# The checks themselves
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[there](nowhere.md)",
+        "[there](#nowhere)",
+        "```\n%cost\n```",
+        "```ipython\n%price smollm2 --inptu 3\n```",
+        "```ipython\n%cost\n```\n```ipython\nno magic\n  at = all\n```",
+        "```python\nx =\n```",
+        "```sh\nif true\n```",
+        "```sh\nls # a comment\nA=1 .venv/bin/tokmagic run --modell x\n```",
+        "```sh\ncat prompt.txt | tokmagic rnu\n```",
+        "```console\n$ make no-such-target\nmake: it says\n```",
+        "```toml\nx = \n```",
+        "`%%generate --max-tokns 3`",
+        "`tokmagic report --wsate`",
+        "![x](images/x.png)",
+    ],
+)
+def test_what_is_wrong_is_found(text: str, tmp_path: Path) -> None:
+    wrong = Page(tmp_path / "wrong.md")
+    wrong.path.write_text(text, encoding="utf-8")
+    found = []
+    for check in (
+        test_each_block_says_what_it_is,
+        test_links_lead_somewhere,
+        test_pictures_have_a_text_instead,
+        test_no_option_is_invented,
+    ):
+        found += failures(check, wrong)
+    for languages, check in (
+        (("ipython",), test_each_option_line_parses),
+        (("python",), test_python_is_python),
+        (("sh", "console"), test_shell_lines_are_commands_that_exist),
+        (("toml",), test_data_can_be_read),
+    ):
+        for block in wrong.of(*languages):
+            found += failures(check, block)
+    assert len(found) == 1, found
+
+
+def failures(check: Any, subject: Any) -> list[BaseException]:
+    try:
+        check(subject)
+    except (AssertionError, errors.UsageError, SyntaxError, ValueError, pytest.fail.Exception) as failure:
+        return [failure]
+    return []
 
 
 # Two languages

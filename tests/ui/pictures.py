@@ -28,6 +28,7 @@ MOST_BYTES = 150_000
 COLOURS = (128, 64, 32, 16)
 SCALE = 1.5
 """Device pixels for each of the page's."""
+PATIENCE_MS = 600_000.0
 
 LOAD = "%load_ext tokmagic\n%price smollm2 --input 0.15 --output 0.60"
 RULES = 'rules = "Answer in one sentence of at most twenty words, name your source, and never make one up. " * 2'
@@ -41,8 +42,8 @@ WORD = "%%generate --max-tokens 60 --temperature 0\nWhat is a token, in one sent
 TOKENS = "%%tokens\n--- system\nYou are a travel guide. {{ rules }}\n--- user\nWhy visit {{ city }}?"
 SAMPLES = """import tokmagic
 
-for seed in range(8):
-    tokmagic.generate("Name three rivers.", max_tokens=60, temperature=0.8, seed=seed, tags=["draft"])"""
+for seed in range(5):
+    tokmagic.generate("Name three rivers.", max_tokens=40, temperature=0.8, seed=seed, tags=["draft"])"""
 
 CELLS: list[tuple[str, str]] = [
     ("", f"{LOAD}\n{RULES}\n{CITY}\n%model load smollm2"),
@@ -97,6 +98,7 @@ def save(name: str, png: bytes) -> None:
 def open_page(browser: Browser, lab: Lab, name: str, width: int, height: int) -> Notebook:
     context = browser.new_context(viewport={"width": width, "height": height}, device_scale_factor=SCALE)
     notebook = Notebook(context.new_page(), lab, name)
+    notebook.page.set_default_timeout(PATIENCE_MS)
     notebook.page.keyboard.press("Control+b")  # the list of files makes room
     return notebook
 

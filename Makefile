@@ -14,7 +14,7 @@ PEERS := .cache/peers
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 LAB_FLAGS := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help install build lab demo test test-ts test-gpu test-long test-all check format bench pictures browser postgres peers lock clean
+.PHONY: help install build lab demo test test-ts test-gpu test-long test-all check format bench browser postgres peers lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -90,6 +90,7 @@ bench: $(INSTALLED) ## ratios, printed as JSON on the last line
 	$(BIN)/python -m benchmarks.endpoint
 	$(BIN)/python -m benchmarks.ledger
 
+.PHONY: pictures
 pictures: build browser ## take the documentation's pictures anew
 	$(BIN)/python -m pip install -q -c constraints.txt --group docs
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m tests.ui.pictures

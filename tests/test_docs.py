@@ -56,7 +56,7 @@ def test_the_cells_of_a_page_run_in_their_order(it: Page, model_home: Path, ledg
             what, _, name = block.directive.partition(" ")
             if what == "not":
                 continue
-            ran = kernel.run(block.text, cell_id=f"cell-{number}")
+            ran = kernel.run(block.text, cell_id=f"cell-{number}", timeout_s=600)
             if what == "raises":
                 assert not ran.ok, f"{block} ran, and should have raised {name}"
                 assert ran.error.startswith(f"{name}: "), f"{block}\n{ran.error}"

@@ -28,7 +28,7 @@ from tokmagic.events import (
     Sampling,
     Usage,
 )
-from tokmagic.generation import Choice, Generation
+from tokmagic.generation import Choice, Generation, answers_sha256
 from tokmagic.prices import bill
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ def replayed(record: RunRecord, answer: Answer) -> RunRecord:
         finish_reason=answer.choices[0].finish_reason,
         reading=Reading(answer.usage, cost),
         replay_of=answer.run_id,
+        env=record.env | {"answer_sha256": answers_sha256(choice.text for choice in answer.choices)},
     )
 
 

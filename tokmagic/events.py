@@ -230,10 +230,14 @@ class EngineInfo:
     """Whose public API an endpoint is, as the price table names it; None for a server of one's own."""
     server: str | None = None
     """An endpoint's base URL, without anything that could be a key."""
+    greedy: bool | None = None
+    """Whether the model by itself, where a prompt says nothing of sampling, takes the likeliest token each time."""
 
 
-INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server")
+INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy")
 """What of EngineInfo a row keeps in ``env``, having no column of its own."""
+RUN_IN_ENV = ("answer_sha256", "execution")
+"""What of the run itself a row keeps there: a digest of its answers, and which execution of its cell it belongs to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from tokmagic.errors import (
     UsageError,
 )
 from tokmagic.events import Event, Finished, FinishReason, Logprob, Message, Prompt, Reading, RunRecord, Status, Token
-from tokmagic.generation import Choice, Generation
+from tokmagic.generation import Choice, Generation, answers_sha256
 from tokmagic.live import Channel
 from tokmagic.meter import Meter
 from tokmagic.spending import Purse
@@ -248,6 +248,8 @@ class Run:
             reading=self._meter.reading(final=True) if status != "refused" else Reading(),
             local_input_tokens=self._finished.local_input_tokens if self._finished is not None else None,
         )
+        if status != "refused":
+            self.record.env["answer_sha256"] = answers_sha256("".join(texts) for texts in self._texts)
         answer = "".join(self._texts[0])
         if self._session.settle(self.record, self._prompt.messages, answer, begun=self._begun):
             self._place.keep(self._generation())

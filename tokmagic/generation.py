@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,11 @@ class Choice:
     finish_reason: str | None
     logprobs: tuple[Logprob, ...] = ()
     """Each token's, where they were asked for; a server may leave out that of the end of sequence."""
+
+
+def answers_sha256(texts: Iterable[str]) -> str:
+    """The hex digest of a run's answers: of the text of one, of several joined by NUL."""
+    return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(slots=True)

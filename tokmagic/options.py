@@ -292,3 +292,16 @@ def cost_parser() -> Parser:
     add("--calls", metavar="N/UNIT", help="project: how often, such as 1e6/day (hour, day, week, month)")
     add("--cell", metavar="CELL", help="project: the cell's number in %%cost, or its id (default: the latest that ran)")
     return parser
+
+
+def freeze_parser() -> Parser:
+    """The words and options of ``%tokmagic freeze``."""
+    parser = Parser("%tokmagic freeze")
+    add = parser.add_argument
+    add(
+        "file",
+        nargs="?",
+        help="file to write, or the notebook where its name is not known here (NOTEBOOK.tokmagic.json beside it)",
+    )
+    add("--texts", action="store_true", help="write the answers' texts too, not their digests alone")
+    return parser

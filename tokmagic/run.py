@@ -75,6 +75,8 @@ class Session:
         self.widgets = False
         self.cell_id: Callable[[], str | None] = lambda: None
         """Tells the id of the cell that runs now; the magics set it."""
+        self.execution: Callable[[], str | None] = lambda: None
+        """Tells cells' executions apart: the runs of a loop belong to one, those of a second run to another."""
         self.variables: Callable[[], Mapping[str, Any]] = dict
         """Gives the notebook's variables; the magics set it."""
         self.turns: AbstractContextManager[object] = nullcontext()
@@ -148,6 +150,8 @@ class Session:
             answer = place.find()
         info = engine.info if answer is None else replace(answer.info, name=engine.info.name)
         record = replace(self._new_record(info, prompt, tags), cell_id=cell_id or self.cell_id())
+        if execution := self.execution():
+            record.env["execution"] = execution
         if answer is not None:
             return self._replay(prompt, replayed(record, answer), answer, place, watcher)
         purse = Purse([*self._stored_budgets(), *own], own, confirm)

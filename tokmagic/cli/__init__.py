@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from tokmagic._version import __version__
-from tokmagic.cli import commands
+from tokmagic.cli import commands, reproducing
 from tokmagic.errors import TokmagicError, UsageError, nearest
+from tokmagic.reproduction import Kind
 
 
 class Parser(argparse.ArgumentParser):
@@ -120,6 +121,26 @@ def parser() -> Parser:
     )
     _json(verb)
     verb.set_defaults(run=commands.check)
+
+    verb = verbs.add_parser("reproduce", help="run a notebook again and tell what changed, and what could explain it")
+    verb.add_argument("notebook", metavar="NOTEBOOK", help="an .ipynb file; it is run in a new kernel, and not changed")
+    verb.add_argument(
+        "--frozen", metavar="FILE", help="what %%tokmagic freeze wrote (NOTEBOOK.tokmagic.json beside it)"
+    )
+    verb.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="KIND",
+        choices=list(get_args(Kind)),
+        help="a kind of change that is told, but fails nothing: text, tokens, cost, finish or runs (repeatable)",
+    )
+    verb.add_argument("-o", "--output", metavar="OUT", help="write the notebook with its new outputs to this file")
+    verb.add_argument("--timeout", metavar="S", help="seconds that a cell may take (no limit)")
+    verb.add_argument("--budget", metavar="USD", help="most that all runs together may cost")
+    verb.add_argument("--kernel", metavar="NAME", help="the kernel to run it in (the notebook's own)")
+    _json(verb)
+    verb.set_defaults(run=reproducing.reproduce)
 
     verb = verbs.add_parser("ledger", help="copy the ledger into another database")
     verb.add_argument(

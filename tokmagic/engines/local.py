@@ -74,6 +74,7 @@ class LocalEngine:
             context_tokens=_context_tokens(model) if model is not None else None,
             tokenizer_sha256=self._tokenizer.sha256 if self._tokenizer is not None else None,
             device_name=device_name(self._device),
+            greedy=not model.generation_config.do_sample if model is not None else None,
         )
 
     def _wanted_device(self) -> str | None:

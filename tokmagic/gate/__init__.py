@@ -4,7 +4,7 @@ Only the notebook file is read: no kernel, no ledger, nothing is run. docs/gate.
 """
 
 from tokmagic.gate.earlier import earlier, read_file
-from tokmagic.gate.saved import Figures, Notebook, PromptCell, read
+from tokmagic.gate.saved import Figures, Notebook, PromptCell, cells, read
 from tokmagic.gate.show import as_dict, table
 from tokmagic.gate.verdict import Growth, Limits, Pair, Verdict, check, limits
 
@@ -17,6 +17,7 @@ __all__ = [
     "PromptCell",
     "Verdict",
     "as_dict",
+    "cells",
     "check",
     "earlier",
     "limits",

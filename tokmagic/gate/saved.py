@@ -112,7 +112,7 @@ def read(data: bytes, name: str) -> Notebook:
     Raises NotebookError for what is no notebook, and for numbers that cannot be read.
     """
     found: list[tuple[PromptCell, list[_Run]]] = []
-    for number, cell in enumerate(_cells(data, name), 1):
+    for number, cell in enumerate(cells(data, name), 1):
         if cell.get("cell_type") != "code":
             continue
         given_id = cell.get("id")
@@ -129,7 +129,8 @@ def read(data: bytes, name: str) -> Notebook:
     return Notebook(name, tuple(_without_copies(found)))
 
 
-def _cells(data: bytes, name: str) -> list[dict[str, Any]]:
+def cells(data: bytes, name: str) -> list[dict[str, Any]]:
+    """The cells of a notebook file's bytes, as they stand. Raises NotebookError for what is no notebook."""
     try:
         notebook = json.loads(data)
     except (ValueError, RecursionError) as error:

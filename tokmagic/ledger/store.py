@@ -190,6 +190,12 @@ class Ledger:
             found = connection.execute(query if limit is None else query.limit(limit)).mappings().all()
         return [to_record(row) for row in reversed(found)]
 
+    def run(self, run_id: str) -> RunRecord | None:
+        """Return one run; None where it is not here."""
+        with self.reading() as connection:
+            row = connection.execute(sa.select(runs).where(runs.c.run_id == run_id)).mappings().one_or_none()
+        return None if row is None else to_record(row)
+
     def latest_by_cell(self, where: Selection) -> list[RunRecord]:
         """Return each cell's latest run, oldest first."""
         self.reap()

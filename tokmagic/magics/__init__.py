@@ -20,7 +20,7 @@ def load(shell: InteractiveShell) -> None:
     session = api.session()
     session.notebook = session.notebook or _notebook_path(shell)
     magics = TokMagics(shell, session)
-    session.cell_id = magics.cell_id
+    session.cell_id, session.execution = magics.cell_id, magics.execution
     session.variables = lambda: shell.user_ns
     session.turns = turns = Turns()
     shell.events.register("pre_execute", turns.begin)
@@ -45,7 +45,7 @@ def unload(shell: InteractiveShell) -> None:
     configurables: list[Any] = shell.configurables
     configurables[:] = [configurable for configurable in configurables if configurable is not session.settings]
     _formatter(shell).pop(Generation, None)
-    session.cell_id = lambda: None
+    session.cell_id = session.execution = lambda: None
     session.variables = dict
     if isinstance(session.turns, Turns):
         session.turns.end()

@@ -19,13 +19,14 @@ from tokmagic.errors import NotBuiltError, TokmagicError, UsageError, nearest
 from tokmagic.events import Message, Prompt
 from tokmagic.generation import Generation
 from tokmagic.health import doctor
-from tokmagic.magics import answers, budgets, costs, counts
+from tokmagic.magics import answers, budgets, costs, counts, freezing
 from tokmagic.magics.settings import has_rates, rate_cells, rates_from, spec_from
 from tokmagic.options import (
     Parser,
     budget_parser,
     cache_parser,
     cost_parser,
+    freeze_parser,
     generate_parser,
     model_parser,
     price_parser,
@@ -169,19 +170,23 @@ class TokMagics(Magics):
     @no_var_expand
     @line_magic
     def tokmagic(self, line: str) -> Any:
-        """``doctor`` tells what works here, ``version`` the version."""
-        action = line.strip() or "doctor"
+        """``doctor`` tells what works here, ``freeze`` keeps what this notebook ran with, ``version`` the version."""
+        action, _, rest = (line.strip() or "doctor").partition(" ")
         if action in ("-h", "--help"):
-            print("%tokmagic [doctor|version]: tell what works here, or which version this is")  # noqa: T201
+            print("%tokmagic [doctor|freeze|version]: what works here; keep what ran; which version this is")  # noqa: T201
             return None
+        if action == "freeze":
+            options = self._parse(freeze_parser(), rest)
+            return None if options is None else freezing.freeze(self._session, options)
         if action == "version":
             return __version__
         if action == "doctor":
             return doctor(self._session.settings).table()
-        if action in ("panel", "freeze"):
+        if action == "panel":
             raise NotBuiltError(f"%tokmagic {action} is not built yet")
         raise UsageError(
-            f"%tokmagic {action!r} is unknown{nearest(action, ['doctor', 'version'])}; use doctor or version"
+            f"%tokmagic {action!r} is unknown{nearest(action, ['doctor', 'freeze', 'version'])}; "
+            "use doctor, freeze or version"
         )
 
     def show(self, generation: Generation) -> None:
@@ -242,12 +247,17 @@ class TokMagics(Magics):
 
     def cell_id(self) -> str | None:
         """The id of the cell that runs now; nbclient sends none, so there the request itself is the cell."""
+        cell_id = self._request().get("metadata", {}).get("cellId")
+        return str(cell_id) if cell_id else self.execution()
+
+    def execution(self) -> str | None:
+        """The id of the request that runs now; None in a terminal."""
+        request = self._request().get("header", {}).get("msg_id")
+        return str(request) if request else None
+
+    def _request(self) -> dict[str, Any]:
         get_parent = getattr(self._shell, "get_parent", None)
-        if get_parent is None:
-            return None
-        parent = get_parent() or {}
-        cell_id = parent.get("metadata", {}).get("cellId") or parent.get("header", {}).get("msg_id")
-        return str(cell_id) if cell_id else None
+        return get_parent() or {} if get_parent is not None else {}
 
     # Showing
 

@@ -1,0 +1,100 @@
+"""Which cell of a frozen notebook is which cell of the one that was run again. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import zip_longest
+
+from tokmagic.reproduction.kept import KeptCell, KeptRun, cell_name
+from tokmagic.reproduction.notebook import SavedCell
+
+
+@dataclass(frozen=True, slots=True)
+class RanCell:
+    """A cell of the notebook as it was run again. ``reached``: whether it was, or the notebook had failed before it."""
+
+    saved: SavedCell
+    runs: tuple[KeptRun, ...] = ()
+    reached: bool = True
+
+    @property
+    def name(self) -> str:
+        """``cell 3 (a1b2)``."""
+        return cell_name(self.saved.number, self.saved.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A cell before and now; None where it is missing there."""
+
+    before: KeptCell | None
+    now: RanCell | None
+
+    @property
+    def name(self) -> str:
+        """What the notebook of now calls it, else the one of before."""
+        shown = self.now or self.before
+        assert shown is not None
+        return shown.name
+
+
+def align(before: Sequence[KeptCell], now: Sequence[RanCell]) -> list[Pair]:
+    """Pair the cells: by id, else by a run that the file's outputs show, else by their prompts and their order.
+
+    In the order of the notebook; cells that it no longer has come last. Cells that ran nothing, then and now, are left
+    out.
+    """
+    found = _by_id(before, now)
+    for i, j in _by_output(before, now).items():
+        if i not in found and j not in found.values():
+            found[i] = j
+    # An id that stood in the file then and is gone now belongs to a cell that was removed.
+    open_before = [i for i, cell in enumerate(before) if i not in found and (cell.number is None or not found)]
+    taken = set(found.values())
+    open_now = [j for j, cell in enumerate(now) if j not in taken and cell.runs]
+    for i, j in _by_order([before[i] for i in open_before], [now[j] for j in open_now]):
+        found[open_before[i]] = open_now[j]
+    owners = {j: i for i, j in found.items()}
+    pairs = [Pair(before[owners[j]] if j in owners else None, cell) for j, cell in enumerate(now)]
+    gone = [Pair(cell, None) for i, cell in enumerate(before) if i not in found]
+    return [*(pair for pair in pairs if pair.before or (pair.now and pair.now.runs)), *gone]
+
+
+def _by_id(before: Sequence[KeptCell], now: Sequence[RanCell]) -> dict[int, int]:
+    places = {cell.saved.id: j for j, cell in enumerate(now) if cell.saved.id is not None}
+    return {i: places[cell.id] for i, cell in enumerate(before) if cell.id in places}
+
+
+def _by_output(before: Sequence[KeptCell], now: Sequence[RanCell]) -> dict[int, int]:
+    """A kernel that was told no cell ids leaves the runs' ids in the outputs."""
+    owners: dict[str, int] = {}
+    for j, cell in enumerate(now):
+        for run_id in cell.saved.run_ids:
+            owners.setdefault(run_id, j)
+    places = {i: [owners[run.run_id] for run in kept.runs if run.run_id in owners] for i, kept in enumerate(before)}
+    return {i: its[0] for i, its in places.items() if its}
+
+
+def _by_order(before: Sequence[KeptCell], now: Sequence[RanCell]) -> Iterator[tuple[int, int]]:
+    """The same prompts first; what lies between them by order."""
+    blocks = SequenceMatcher(
+        None, [_prompts(cell) for cell in before], [_prompts(cell) for cell in now], autojunk=False
+    )
+    one = other = 0
+    for i, j, size in blocks.get_matching_blocks():
+        yield from zip(range(one, i), range(other, j), strict=False)
+        yield from zip(range(i, i + size), range(j, j + size), strict=True)
+        one, other = i + size, j + size
+
+
+def _prompts(cell: KeptCell | RanCell) -> tuple[str | None, ...]:
+    return tuple(run.prompt_sha256 for run in cell.runs)
+
+
+def runs(pair: Pair) -> Iterator[tuple[KeptRun | None, KeptRun | None]]:
+    """The runs of a pair of cells side by side, by order; None where one has fewer."""
+    before = pair.before.runs if pair.before else ()
+    now = pair.now.runs if pair.now else ()
+    yield from zip_longest(before, now)

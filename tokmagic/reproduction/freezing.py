@@ -1,0 +1,146 @@
+"""``%tokmagic freeze``: each cell's latest runs, from the ledger, into a file beside the notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokmagic import numbers
+from tokmagic._version import __version__
+from tokmagic.errors import LedgerError, NotebookError, UsageError
+from tokmagic.events import RunRecord
+from tokmagic.reproduction import frozen, notebook
+from tokmagic.reproduction.kept import Frozen, KeptCell, KeptRun
+from tokmagic.run import Session
+from tokmagic.tables import Table
+
+if TYPE_CHECKING:
+    from tokmagic.ledger import Ledger
+
+_MOST_RUNS = 1_000
+"""Runs of one execution of a cell that are looked through at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a frozen notebook is written, and the notebook's own file where it is found."""
+
+    file: Path
+    notebook: Path | None
+
+
+def freeze(session: Session, name: str | None = None, *, texts: bool = False) -> Table:
+    """Write what this notebook ran with, and return a table of it.
+
+    ``name`` is the file to write, or the notebook's own file where it is not known from here; with ``texts`` the
+    answers' texts are written too. Raises UsageError and LedgerError.
+    """
+    place = _place(session, name)
+    numbers_by_id, notes = _numbers(place.notebook)
+    cells, left = _cells(session, numbers_by_id, texts=texts)
+    if not cells:
+        raise UsageError("no run of this notebook is recorded, so there is nothing to freeze; run its cells first")
+    title = place.notebook.name if place.notebook else place.file.name.removesuffix(frozen.ENDING) + ".ipynb"
+    frozen.write(Frozen(title, __version__, tuple(cells)), place.file)
+    if left:
+        notes.append(f"{left} cells that the notebook no longer has were left out")
+    told = f"{place.file} was written; compare with: tokmagic reproduce {title}"
+    return _table(cells, "\n".join([told, *notes]))
+
+
+def _place(session: Session, name: str | None) -> Place:
+    found = _found(session.notebook)
+    if name is None:
+        if found is None:
+            raise UsageError(
+                "this notebook's file is not known from here; name it: %tokmagic freeze NOTEBOOK.ipynb, "
+                "or the file to write"
+            )
+        return Place(frozen.beside(found), found)
+    given = Path(name).expanduser()
+    if given.suffix == ".ipynb":
+        return Place(frozen.beside(given), given if given.is_file() else None)
+    if given.is_dir():
+        raise UsageError(f"{name} is a folder; name the file to write, such as {given / 'nb.tokmagic.json'}")
+    return Place(given, found)
+
+
+def _found(path: str | None) -> Path | None:
+    """The notebook's file. What a front end tells may be relative to a root of its own; kernels start beside it."""
+    if path is None:
+        return None
+    return next((it for it in (Path(path), Path.cwd() / Path(path).name) if it.is_file()), None)
+
+
+def _numbers(path: Path | None) -> tuple[dict[str, int] | None, list[str]]:
+    """The places of the file's cells by id; None where the file does not tell."""
+    if path is None:
+        return None, []
+    try:
+        saved = notebook.read(path)
+    except (UsageError, NotebookError) as error:
+        return None, [f"the cells' places are not known: {error}"]
+    return {cell.id: cell.number for cell in saved.cells if cell.id is not None}, []
+
+
+def _cells(session: Session, places: dict[str, int] | None, *, texts: bool) -> tuple[list[KeptCell], int]:
+    """Each cell's latest runs in the order of the notebook, and how many cells are gone from it."""
+    ledger, kept, left = session.ledger(), [], 0
+    for latest in ledger.latest_by_cell(session.selection):
+        number = (places or {}).get(latest.cell_id or "")
+        # A cell of this kernel that the file lacks may only not be saved yet.
+        if places is not None and number is None and latest.session != session.session_id:
+            left += 1
+            continue
+        runs = [it for it in _execution(session, ledger, latest) if it.status != "running"]
+        if runs:
+            # Where a front end names no cells a request stands for one, which says nothing to anybody later.
+            its_id = None if latest.cell_id == latest.env.get("execution") else latest.cell_id
+            kept.append(KeptCell(its_id, number, tuple(_kept(ledger, it, texts=texts) for it in runs)))
+    # Sorting is stable: cells whose place is not known stay in the order in which they ran.
+    return sorted(kept, key=lambda cell: (cell.number is None, cell.number or 0)), left
+
+
+def _execution(session: Session, ledger: Ledger, latest: RunRecord) -> Iterable[RunRecord]:
+    """All runs of the execution that a cell's latest run belongs to: a loop has many."""
+    execution = latest.env.get("execution")
+    if latest.cell_id is None or execution is None:
+        return [latest]
+    same = replace(session.selection, cell_id=latest.cell_id, session=latest.session)
+    return [it for it in ledger.runs(same, limit=_MOST_RUNS) if it.env.get("execution") == execution]
+
+
+def _kept(ledger: Ledger, record: RunRecord, *, texts: bool) -> KeptRun:
+    if record.replay_of is not None and (original := ledger.run(record.replay_of)) is not None:
+        # The versions that explain an answer are those it was generated with, not those it was replayed with.
+        record = replace(record, env={**original.env, "answer_sha256": record.env.get("answer_sha256")})
+    return KeptRun.of(record, text_of(ledger, record.run_id) if texts else None)
+
+
+def text_of(ledger: Ledger, run_id: str) -> str | None:
+    """A run's answer, where the ledger has it."""
+    try:
+        found = ledger.texts(run_id)
+    except LedgerError:
+        return None
+    return None if found is None else found[1]
+
+
+def _table(cells: Iterable[KeptCell], note: str) -> Table:
+    rows = tuple(
+        (
+            numbers.UNKNOWN if cell.number is None and cell.id is None else cell.name.removeprefix("cell "),
+            run.info.name,
+            run.drawn or numbers.UNKNOWN,
+            run.status,
+            numbers.tokens(run.usage.input_tokens, run.usage.input_source),
+            numbers.tokens(run.usage.output_tokens, run.usage.output_source),
+            numbers.cost(run.cost),
+        )
+        for cell in cells
+        for run in cell.runs
+    )
+    columns = ("cell", "model", "drawn", "status", "in", "out", "cost")
+    return Table(columns, rows, note, words=("model", "drawn", "status"))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,11 +105,10 @@ def desk(frozen_folder: Path, tmp_path: Path) -> Desk:
 
 @pytest.fixture
 def reproduce(
-    request: pytest.FixtureRequest,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> Iterator[Reproduce]:
+) -> Reproduce:
     """Run ``tokmagic reproduce nb.ipynb`` in the desk's folder."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -128,7 +127,7 @@ def reproduce(
         assert not [it for it in temporary.iterdir() if it.name.startswith("tokmagic-reproduce-")]
         return Done(status, shown.out, shown.err)
 
-    yield run
+    return run
 
 
 def found(done: Done) -> dict[str, Any]:
@@ -247,7 +246,14 @@ def test_what_is_allowed_to_change_is_told_and_fails_nothing(desk: Desk, reprodu
 
 def test_an_edited_prompt_comes_first_since_all_follows_from_it(desk: Desk, reproduce: Reproduce) -> None:
     desk.answer(pieces=["No."])
-    desk.write(SETUP, "city = 'Kyoto'", GREEDY.replace("Why", "Who would"), SEEDED.replace("--seed 3", "--seed 4"))
+    desk.write(
+        SETUP,
+        "city = 'Kyoto'",
+        GREEDY.replace("Why", "Who would"),
+        SEEDED.replace("--seed 3", "--seed 4"),
+        SAMPLED,
+        LOOP,
+    )
     done = reproduce(desk)
     lines = done.out.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("cell 3 (c2): the text changed"))
@@ -409,9 +415,7 @@ def test_a_damaged_frozen_file_is_told_in_one_line(desk: Desk, reproduce: Reprod
         ({"drawn": "lots"}, "drawn is 'lots'"),
     ],
 )
-def test_a_run_that_makes_no_sense_is_told(
-    desk: Desk, reproduce: Reproduce, change: dict[str, Any], says: str
-) -> None:
+def test_a_run_that_makes_no_sense_is_told(desk: Desk, reproduce: Reproduce, change: dict[str, Any], says: str) -> None:
     body = desk.body()
     body["cells"][0]["runs"][0] |= change
     desk.frozen.write_text(json.dumps(body), encoding="utf-8")
@@ -455,7 +459,7 @@ def test_a_notebook_that_fails_tells_where_and_compares_what_came_before(desk: D
     assert written.cells[3].outputs[0].ename == "TypeError"
     assert "cell 3 (c2)" not in done.out, "what is the same needs no line"
     rows = [line.split() for line in done.out.splitlines()]
-    assert ["3", "(c2)", "s", "greedy", "same"] == rows[1][:5]
+    assert rows[1][:5] == ["3", "(c2)", "s", "greedy", "same"]
 
 
 def test_a_budget_bounds_what_is_spent_and_stops_it(desk: Desk, reproduce: Reproduce) -> None:
@@ -559,7 +563,9 @@ def test_the_default_model_gives_the_same_and_tells_what_makes_another_answer(
     done = reproduce(empty, "--json")
     assert (done.status, states(done)) == (0, [("cell 2 (c1)", "same"), ("cell 3 (c2)", "same")])
 
-    other = "%load_ext tokmagic\n%model add other smollm2 --dtype fp32\n%model use other\n%price other --input 1 --output 1"
+    other = (
+        "%load_ext tokmagic\n%model add other smollm2 --dtype fp32\n%model use other\n%price other --input 1 --output 1"
+    )
     empty.write(other, by_itself, seeded.replace("--seed 7", "--seed 8"))
     done = reproduce(empty, "--json")
     greedy, drawn = found(done)["runs"]

@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"tokmagic: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"tokmagic: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"tokmagic: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of a pipe went away (`tokmagic export | head`): nothing is wrong.

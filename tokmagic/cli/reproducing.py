@@ -29,9 +29,8 @@ def reproduce(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps(reproduction.as_dict(report), ensure_ascii=False, indent=1))
     else:
-        if report.comparisons:
-            print(reproduction.table(report))
-        print(*(f"{given.notebook}: {problem}" for problem in report.problems), sep="\n", end="" if report.ok else "\n")
+        told = [reproduction.table(report)] if report.comparisons else []
+        print(*told, *(f"{given.notebook}: {problem}" for problem in report.problems), sep="\n")
     return 0 if report.ok else 1
 
 

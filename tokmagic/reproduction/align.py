@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import zip_longest
@@ -78,19 +79,52 @@ def _by_output(before: Sequence[KeptCell], now: Sequence[RanCell]) -> dict[int, 
 
 
 def _by_order(before: Sequence[KeptCell], now: Sequence[RanCell]) -> Iterator[tuple[int, int]]:
-    """The same prompts first; what lies between them by order."""
-    blocks = SequenceMatcher(
-        None, [_prompts(cell) for cell in before], [_prompts(cell) for cell in now], autojunk=False
-    )
+    """The same prompts with the same options first. Between these as many cells are the same ones, edited.
+
+    Where their numbers differ the same prompts decide, and what then lies between them is taken by order.
+    """
+    for found in _same(before, now, _asked):
+        if isinstance(found, tuple):
+            yield found
+            continue
+        some, others = [before[i] for i in found.before], [now[j] for j in found.now]
+        if len(some) == len(others):
+            yield from zip(found.before, found.now, strict=True)
+            continue
+        for inner in _same(some, others, _prompts):
+            within = [inner] if isinstance(inner, tuple) else zip(inner.before, inner.now, strict=False)
+            yield from ((found.before[i], found.now[j]) for i, j in within)
+
+
+@dataclass(frozen=True, slots=True)
+class _Between:
+    """The places that lie between two that are the same."""
+
+    before: range
+    now: range
+
+
+_Cell = KeptCell | RanCell
+
+
+def _same(
+    before: Sequence[_Cell], now: Sequence[_Cell], of: Callable[[_Cell], tuple[str | None, ...]]
+) -> Iterator[tuple[int, int] | _Between]:
+    """Places of cells of which ``of`` tells the same, in order, and what lies between them."""
     one = other = 0
+    blocks = SequenceMatcher(None, [of(cell) for cell in before], [of(cell) for cell in now], autojunk=False)
     for i, j, size in blocks.get_matching_blocks():
-        yield from zip(range(one, i), range(other, j), strict=False)
+        yield _Between(range(one, i), range(other, j))
         yield from zip(range(i, i + size), range(j, j + size), strict=True)
         one, other = i + size, j + size
 
 
-def _prompts(cell: KeptCell | RanCell) -> tuple[str | None, ...]:
+def _prompts(cell: _Cell) -> tuple[str | None, ...]:
     return tuple(run.prompt_sha256 for run in cell.runs)
+
+
+def _asked(cell: _Cell) -> tuple[str | None, ...]:
+    return tuple(f"{run.prompt_sha256} {json.dumps(run.params, sort_keys=True)}" for run in cell.runs)
 
 
 def runs(pair: Pair) -> Iterator[tuple[KeptRun | None, KeptRun | None]]:

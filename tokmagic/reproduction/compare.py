@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+from tokmagic.markdown import plain_text
 from tokmagic.numbers import UNKNOWN
 from tokmagic.prices import plain
 from tokmagic.reproduction import align
@@ -135,7 +136,7 @@ def _where(before: KeptRun, now: KeptRun) -> str:
 
 def _around(text: str, at: int) -> str:
     start, end = max(0, at - _AROUND), at + _AROUND
-    cut = " ".join(text[start:end].split())
+    cut = " ".join(plain_text(text[start:end]).split())
     return f"“{'…' if start else ''}{cut}{'…' if end < len(text) else ''}”"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tokmagic import numbers
+from tokmagic.markdown import plain_text
 from tokmagic.prices import plain
 from tokmagic.reproduction.compare import Change, Comparison, by_time
 from tokmagic.reproduction.differences import Difference
@@ -18,9 +19,10 @@ _NO_PROMISE = "at an endpoint, which makes no promise"
 
 def table(report: Report) -> Table:
     """A line for each run, and beneath it what changed and what differs that could explain it."""
-    rows = tuple(_row(it) for it in report.comparisons)
+    # Names of models and the like come from files of anybody's.
+    rows = tuple(tuple(plain_text(cell) for cell in _row(it)) for it in report.comparisons)
     columns = ("cell", "model", "drawn", "text", "in", "out", "cost")
-    return Table(columns, rows, "\n".join(_lines(report)), words=("model", "drawn", "text"))
+    return Table(columns, rows, plain_text("\n".join(_lines(report))), words=("model", "drawn", "text"))
 
 
 def _row(it: Comparison) -> tuple[str, ...]:

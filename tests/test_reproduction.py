@@ -485,6 +485,17 @@ def is_gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_kernel_that_does_not_start_is_told(
+    desk: Desk, reproduce: Reproduce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "jupyter" / "kernels" / "dead"
+    folder.mkdir(parents=True)
+    spec = {"argv": ["false", "{connection_file}"], "display_name": "dead", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    assert error(reproduce(desk, "--kernel", "dead"), 1).startswith("the kernel dead did not start: Kernel died")
+
+
 def test_a_kernel_that_dies_is_told(desk: Desk, reproduce: Reproduce) -> None:
     desk.write(SETUP, "import os\nos._exit(3)")
     done = reproduce(desk)
@@ -530,7 +541,9 @@ def test_an_endpoints_answers_are_compared_and_marked(
         text = empty.frozen.read_text(encoding="utf-8")
         assert "sk-very-secret" not in text
         assert f'"server": "{endpoint.url}"' in text
-        assert reproduce(empty).status == 0
+        done = reproduce(empty)
+        assert done.status == 0
+        assert "real runs at endpoints: 1, cost: ≤$0.0000036\n" in done.out
         endpoint.script = streams([*ANSWER[:2], chunk("p!"), chunk(reason="stop"), usage_chunk()])
         done = reproduce(empty)
         assert done.status == 1

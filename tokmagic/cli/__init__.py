@@ -122,7 +122,12 @@ def parser() -> Parser:
     _json(verb)
     verb.set_defaults(run=commands.check)
 
-    verb = verbs.add_parser("reproduce", help="run a notebook again and tell what changed, and what could explain it")
+    verb = verbs.add_parser(
+        "reproduce",
+        help="run a notebook again and tell what changed",
+        description="Run a notebook again, for real: what its cells write is written, and endpoints bill. Tell what "
+        "changed against what it was frozen with, and what differs that could explain it.",
+    )
     verb.add_argument("notebook", metavar="NOTEBOOK", help="an .ipynb file; it is run in a new kernel, and not changed")
     verb.add_argument(
         "--frozen", metavar="FILE", help="what %%tokmagic freeze wrote (NOTEBOOK.tokmagic.json beside it)"

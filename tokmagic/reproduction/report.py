@@ -9,12 +9,13 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from tokmagic import numbers
 from tokmagic.errors import LedgerError, NotebookError, UsageError
-from tokmagic.events import Bound, Cost, EngineInfo, Rates, Source, Status, Usage
+from tokmagic.events import Bound, Cost, Doubt, EngineInfo, Rates, Source, Status, Usage
 from tokmagic.generation import answers_sha256
 from tokmagic.reproduction import frozen, notebook
 from tokmagic.reproduction.compare import Comparison, Kind, compare
-from tokmagic.reproduction.execute import Progress, execute, write_document
+from tokmagic.reproduction.execute import Executed, Progress, execute, write_document
 from tokmagic.reproduction.freezing import text_of
 from tokmagic.reproduction.kept import KeptCell, KeptRun
 from tokmagic.run import Session
@@ -85,6 +86,7 @@ def reproduce(
         write_document(executed.document, Path(out))
     if executed.strays:
         notes.append(f"{executed.strays} runs belong to no cell, such as those of threads, and were not compared")
+    notes += _billed(executed)
     found = compare(before, executed.cells)
     return Report(path, against, found, executed.error, frozenset(allowed), tuple(notes))
 
@@ -113,6 +115,17 @@ def _before(
         f"there is no {file.name}: compared with the notebook's outputs, {known} of {runs} runs with their ledger rows"
     )
     return "its outputs", cells, [note]
+
+
+def _billed(executed: Executed) -> list[str]:
+    """What running it again cost at endpoints, which is money spent."""
+    costs = [run.cost for cell in executed.cells for run in cell.runs if run.info.engine == "endpoint"]
+    if not costs:
+        return []
+    known = [cost.usd for cost in costs if cost.usd is not None]
+    doubt = sum((Doubt.of(cost) for cost in costs), Doubt())
+    spent = numbers.usd_marked(sum(known, Decimal(0)), doubt.marks(len(costs) - len(known))) if known else "not known"
+    return [f"real runs at endpoints: {len(costs)}, cost: {spent}"]
 
 
 def _ledger(session: Session) -> Ledger | None:

@@ -323,6 +323,7 @@ def test_freeze_says_in_one_line_what_it_cannot_do(empty: Desk) -> None:
             "%tokmagic freeze": "this notebook's file is not known from here; name it: %tokmagic freeze NOTEBOOK.ipynb",
             f"%tokmagic freeze {empty.notebook}": "no run of this notebook is recorded, so there is nothing to freeze",
             "%tokmagic freez": "did you mean freeze?",
+            "%tokmagic version now": "%tokmagic 'version now' is unknown",
             "%tokmagic freeze --text": "unknown option '--text' (did you mean --texts?)",
         }
         for line, expected in says.items():
@@ -361,6 +362,7 @@ def test_without_a_frozen_file_the_outputs_and_the_ledger_are_compared_with(desk
     desk.answer(pieces=["Other."])
     done = reproduce(desk)
     assert done.status == 1
+    assert "what differs" not in done.out, "what is not known is no difference"
     assert "  more is not kept in the notebook's outputs; %tokmagic freeze keeps what could explain it" in done.out
 
 

@@ -178,6 +178,7 @@ class TokMagics(Magics):
         if action == "freeze":
             options = self._parse(freeze_parser(), rest)
             return None if options is None else freezing.freeze(self._session, options)
+        action = f"{action} {rest}".rstrip()  # no other one takes words
         if action == "version":
             return __version__
         if action == "doctor":

@@ -56,7 +56,7 @@ def _differences(before: KeptRun, now: KeptRun) -> Iterator[Difference]:
         yield Difference(PROMPT, before.prompt_sha256[:_DIGEST_SHOWN], (now.prompt_sha256 or UNKNOWN)[:_DIGEST_SHOWN])
     if before.prompt_sha256 is not None:
         yield from _of(before.params, now.params, {name: name for name in _names(before.params, now.params)})
-    yield from _of(_info(before), _info(now), _INFO)
+        yield from _of(_info(before), _info(now), _INFO)
     if before.rates is not None and now.rates is not None and before.rates != now.rates:
         yield Difference(RATES, _rates(before), _rates(now))
     cached = [run.usage.cached_input_tokens for run in (before, now)]

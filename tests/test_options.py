@@ -201,7 +201,7 @@ def test_help_wins_over_what_is_wrong_beside_it() -> None:
 def test_every_magic_has_help_that_names_each_option(name: str) -> None:
     parser = PARSERS[name]()
     shown = parser.format_help()
-    assert shown.startswith(f"usage: {'%%generate' if name == 'generate' else '%' + name} ")
+    assert shown.startswith(f"usage: {'%%generate' if name == 'generate' else '%' + name.replace('_', ' ')} ")
     for option in parser.options():
         assert option in shown
     assert {"-h", "--help"} <= set(parser.options())

@@ -294,7 +294,7 @@ def cost_parser() -> Parser:
     return parser
 
 
-def freeze_parser() -> Parser:
+def tokmagic_freeze_parser() -> Parser:
     """The words and options of ``%tokmagic freeze``."""
     parser = Parser("%tokmagic freeze")
     add = parser.add_argument

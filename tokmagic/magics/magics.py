@@ -26,13 +26,13 @@ from tokmagic.options import (
     budget_parser,
     cache_parser,
     cost_parser,
-    freeze_parser,
     generate_parser,
     model_parser,
     price_parser,
     sampling,
     split,
     tokens_parser,
+    tokmagic_freeze_parser,
 )
 from tokmagic.prices import span
 from tokmagic.prompt import build, check_sampling, json_schema, parse
@@ -176,7 +176,7 @@ class TokMagics(Magics):
             print("%tokmagic [doctor|freeze|version]: what works here; keep what ran; which version this is")  # noqa: T201
             return None
         if action == "freeze":
-            options = self._parse(freeze_parser(), rest)
+            options = self._parse(tokmagic_freeze_parser(), rest)
             return None if options is None else freezing.freeze(self._session, options)
         action = f"{action} {rest}".rstrip()  # no other one takes words
         if action == "version":

@@ -48,10 +48,10 @@ class Report:
     @property
     def problems(self) -> tuple[str, ...]:
         """Why it did not pass, a line each; the runs that changed are told by themselves."""
-        found = [self.error] if self.error else []
-        if not self.compared:
-            found.append("nothing was compared: no run of it is greedy or seeded; give --temperature 0 or --seed N")
-        return tuple(found)
+        if self.error:
+            return (self.error,)
+        none = "nothing was compared: no run of it is greedy or seeded; give --temperature 0 or --seed N"
+        return () if self.compared else (none,)
 
     @property
     def ok(self) -> bool:

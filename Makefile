@@ -12,9 +12,10 @@ DEMO := $(CURDIR)/.cache/demo
 # Servers of others, each in an environment of its own: LiteLLM pins what it needs.
 PEERS := .cache/peers
 PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+DIST := dist
 LAB_FLAGS := $(if $(filter 0,$(shell id -u)),--allow-root)
 
-.PHONY: help install build lab demo test test-ts test-gpu test-long test-all check format bench browser postgres peers lock clean
+.PHONY: help install build lab demo test test-ts test-gpu test-long test-all check format bench dist test-release test-matrix version check-tag browser postgres peers lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -94,6 +95,26 @@ bench: $(INSTALLED) ## ratios, printed as JSON on the last line
 pictures: build browser ## take the documentation's pictures anew
 	$(BIN)/python -m pip install -q -c constraints.txt --group docs
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m tests.ui.pictures
+
+# Everything that is packed bears the commit's time, so two builds of a commit are the same to the byte.
+dist: $(INSTALLED) $(BUILT) ## build the sdist, and from it the wheel, into dist/
+	rm -f $(DIST)/*.tar.gz $(DIST)/*.whl
+	export SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} && \
+		$(BIN)/python -m hatchling build -t sdist -d $(DIST) && \
+		$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w $(DIST) $(DIST)/*.tar.gz
+	$(BIN)/python -m tools.dist $(DIST)
+
+test-release: build ## install sdist and wheel in clean environments and try them there
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q tests/test_release.py
+
+test-matrix: dist browser ## the lowest and newest supported versions, each in an environment of its own
+	$(BIN)/python -m tools.matrix $(DIST) $(ONLY)
+
+version: ## write a version everywhere: make version V=0.2.0
+	@$(PYTHON) -m tools.version $(V)
+
+check-tag: ## fail unless a tag names the version that is here: make check-tag TAG=v0.2.0
+	@$(PYTHON) -m tools.version --tag $(TAG)
 
 browser:
 	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || \

@@ -1,8 +1,9 @@
 """Builds the JupyterLab extension into the wheel.
 
-With node at hand the extension is built when it is missing or older than its sources; an sdist carries
-it built. Without node the wheel holds the magics alone, and says so. ``TOKMAGIC_SKIP_LABEXTENSION=1``
-leaves it out on purpose, as an editable install does: ``make build`` builds and links it there.
+In a checkout with node at hand the extension is built when it is missing or older than its sources. An sdist
+carries it built and is taken as it is. A checkout without node gives the magics alone, and says so.
+``TOKMAGIC_SKIP_LABEXTENSION=1`` leaves it out on purpose, as an editable install does: ``make build`` builds and
+links it there.
 """
 
 from __future__ import annotations
@@ -28,17 +29,23 @@ class LabExtension(BuildHookInterface):  # type: ignore[misc]  # hatchling carri
         """Build the extension where that is needed and possible."""
         if version == "editable" or os.environ.get("TOKMAGIC_SKIP_LABEXTENSION"):
             return
-        sources, built = Path(self.root, "labextension"), Path(self.root, "tokmagic", "labextension")
-        if _stale(sources, built):
-            if shutil.which("npm") is None:
-                if not built.is_dir():
-                    self.app.display_warning("tokmagic: no npm here; this build holds the magics without the sidebar")
-                    return
-            else:
+        root = Path(self.root)
+        sources, built = root / "labextension", root / "tokmagic" / "labextension"
+        if _is_checkout(root) and _stale(sources, built):
+            if shutil.which("npm") is not None:
                 _build(sources)
-        if self.target_name == "wheel":
+            elif built.is_dir():
+                self.app.display_warning("tokmagic: no npm here; this build holds a sidebar older than its sources")
+        if not built.is_dir():
+            self.app.display_warning("tokmagic: no npm here; this build holds the magics without the sidebar")
+        elif self.target_name == "wheel":
             share = "share/jupyter/labextensions/tokmagic"
             build_data["shared_data"] |= {str(built): share, str(sources / "install.json"): f"{share}/install.json"}
+
+
+def _is_checkout(root: Path) -> bool:
+    # Unpacking an sdist need not keep its files' times, so they say nothing there.
+    return not (root / "PKG-INFO").is_file()
 
 
 def _stale(sources: Path, built: Path) -> bool:

@@ -1,0 +1,1 @@
+"""What the Makefile calls to make a release; no part of the package."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ import papermill
 import pytest
 
 from tests.conftest import ROOT
+from tests.terminal import Terminal
 from tokmagic.ledger import Ledger
 
 pytestmark = pytest.mark.model
@@ -85,7 +82,7 @@ def test_papermill_executes_the_quickstart(environment: None, ledger: Ledger, tm
 
 
 def test_a_terminal_runs_the_magics(environment: None, ledger: Ledger) -> None:
-    with_terminal = Terminal([sys.executable, "-m", "IPython", "--no-banner", "--colors=nocolor", "--simple-prompt"])
+    with_terminal = Terminal([sys.executable, *Terminal.IPYTHON])
     try:
         with_terminal.ask("%load_ext tokmagic")
         with_terminal.ask("%price smollm2 --input 0.15 --output 0.60")
@@ -98,38 +95,3 @@ def test_a_terminal_runs_the_magics(environment: None, ledger: Ledger) -> None:
     assert "tokens · $0.0000" in with_terminal.seen
     (record,) = ledger.runs()
     assert (record.status, record.reading.usage.output_tokens) == ("ok", 8)
-
-
-class Terminal:
-    """A program on a pseudo-terminal."""
-
-    PROMPT = re.compile(r"In \[\d+\]: $")
-
-    def __init__(self, command: list[str]) -> None:
-        self.seen = ""
-        self._master, slave = pty.openpty()
-        self._process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, close_fds=True)
-        os.close(slave)
-        self._until_prompt()
-
-    def ask(self, line: str) -> str:
-        """Type a line and return what came until the next prompt."""
-        before = len(self.seen)
-        os.write(self._master, f"{line}\n".encode())
-        self._until_prompt(before)
-        return self.seen[before:]
-
-    def end(self) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=30)
-        os.close(self._master)
-
-    def _until_prompt(self, start: int = 0, timeout_s: float = 120.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            ready, _, _ = select.select([self._master], [], [], 1.0)
-            if ready:
-                self.seen += os.read(self._master, 65536).decode("utf-8", "replace")
-            if len(self.seen) > start and self.PROMPT.search(self.seen):
-                return
-        raise TimeoutError(self.seen)

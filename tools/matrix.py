@@ -18,7 +18,6 @@ from pathlib import Path
 from tools.bounds import constraints, held, project, test_tools
 
 FOLDER = Path(".cache/matrix")
-COPIED = ("tests", "notebooks", "docs", "README.md", "CHANGELOG.md", "pyproject.toml")
 WITHOUT_MODEL = "not model and not tiktoken and not ui and not slow and not gpu and not postgres and not outside"
 LAB_TESTS = ("tests/test_kernel.py", "tests/test_live.py", "tests/test_notebooks.py", "tests/ui")
 MODEL_TESTS = (
@@ -52,17 +51,23 @@ class Environment:
         return self.folder / "bin" / "python"
 
 
+CHECKOUT_TESTS = ("gpu", "test_release.py", "test_version.py", "test_workflows.py")
+"""Tests of a checkout, or of what no environment here has."""
+TORCH_TESTS = ("test_local_engine.py", "test_model_files.py")
+"""Tests that import torch before they know whether they run."""
+BASE_TESTS = ("tests", *(f"--ignore=tests/{name}" for name in CHECKOUT_TESTS))
+NO_TORCH_TESTS = (*BASE_TESTS, *(f"--ignore=tests/{name}" for name in TORCH_TESTS))
 SMALL = ("lab", "openai", "parquet", "postgres", "report")
-"""The extras without torch."""
+"""The extras without torch, whose build for other interpreters is large."""
 MATRIX = (
-    Environment("base-lowest", SMALL, ("tests",), WITHOUT_MODEL, lowest=("base", *SMALL)),
-    Environment("base-newest", SMALL, ("tests",), WITHOUT_MODEL, newest=("base", *SMALL)),
+    Environment("base-lowest", (*SMALL, "local"), BASE_TESTS, WITHOUT_MODEL, lowest=("base", *SMALL)),
+    Environment("base-newest", (*SMALL, "local"), BASE_TESTS, WITHOUT_MODEL, newest=("base", *SMALL)),
     Environment("lab-lowest", ("lab", "local"), LAB_TESTS, lowest=("lab",)),
     Environment("lab-newest", ("lab", "local"), LAB_TESTS, newest=("lab",)),
     Environment("transformers-lowest", ("lab", "local"), MODEL_TESTS, lowest=("local",)),
     Environment("transformers-newest", ("lab", "local"), MODEL_TESTS, newest=("local",)),
-    Environment("python3.12", SMALL, ("tests",), WITHOUT_MODEL, newest=("base", *SMALL), python="python3.12"),
-    Environment("python3.13", SMALL, ("tests",), WITHOUT_MODEL, newest=("base", *SMALL), python="python3.13"),
+    Environment("python3.12", SMALL, NO_TORCH_TESTS, WITHOUT_MODEL, newest=("base", *SMALL), python="python3.12"),
+    Environment("python3.13", SMALL, NO_TORCH_TESTS, WITHOUT_MODEL, newest=("base", *SMALL), python="python3.13"),
 )
 SHOWN = ("jupyterlab", "ipykernel", "ipython", "transformers", "torch", "sqlalchemy", "httpx2", "genai-prices")
 
@@ -72,9 +77,14 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.matrix")
     parser.add_argument("dist", type=Path, help="the folder that holds the wheel")
     parser.add_argument("only", nargs="*", help="environments to run (all)")
+    parser.add_argument("--keep", action="store_true", help="run the tests again in the environments that are there")
     given = parser.parse_args(words)
     (wheel,) = given.dist.resolve().glob("*.whl")
-    results = [(env, _outcome(env, wheel)) for env in MATRIX if env.name in given.only or not given.only]
+    results = [
+        (env, _outcome(env, None if given.keep else wheel))
+        for env in MATRIX
+        if env.name in given.only or not given.only
+    ]
     for env, outcome in results:
         print(f"{env.name:20} {outcome:14} {'' if outcome == NO_PYTHON else _versions(env)}")
     return int(any(outcome not in (PASSED, NO_PYTHON) for _, outcome in results))
@@ -83,12 +93,14 @@ def main(words: list[str] | None = None) -> int:
 PASSED, FAILED, NO_PYTHON = "passed", "FAILED", "no interpreter"
 
 
-def _outcome(env: Environment, wheel: Path) -> str:
+def _outcome(env: Environment, wheel: Path | None) -> str:
+    """Install the wheel, unless there is none to install, and run the tests."""
     if not _runs(env.python):
         return NO_PYTHON
     print(f"--- {env.name}", flush=True)
     try:
-        _install(env, wheel)
+        if wheel is not None:
+            _install(env, wheel)
     except subprocess.CalledProcessError:
         return "FAILED install"
     return PASSED if _test(env) == 0 else FAILED
@@ -104,10 +116,11 @@ def _install(env: Environment, wheel: Path) -> None:
     subprocess.run([env.python, "-m", "venv", env.folder], check=True)
     limits = env.folder / "constraints.txt"
     limits.write_text(_limits(env), encoding="utf-8")
-    pip: list[str | Path] = [env.interpreter, "-m", "pip", "install", "-q", "-c", limits]
+    pip: list[str | Path] = [env.interpreter, "-m", "pip", "install", "-q", "--only-binary", ":all:", "-c", limits]
     subprocess.run([*pip, "pip"], check=True)
     wanted = f"tokmagic[{','.join(env.extras)}] @ {wheel.as_uri()}"
-    subprocess.run([*pip, wanted, *test_tools()], check=True)
+    # Tests count with small tokenizers of their own; the package comes with transformers where that is installed.
+    subprocess.run([*pip, wanted, *test_tools(), "tokenizers"], check=True)
     subprocess.run([env.interpreter, "-m", "pip", "check"], check=True)
 
 
@@ -123,29 +136,28 @@ def _limits(env: Environment) -> str:
 
 def _test(env: Environment) -> int:
     tree = env.folder / "tree"
-    tree.mkdir()
-    for name in COPIED:
-        source = Path(name)
-        if source.is_dir():
-            shutil.copytree(source, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, tree / name)
+    _copy_checkout(tree)
     path = os.pathsep.join([str(env.folder / "bin"), os.environ["PATH"]])
     # A model folder of its own: the model is read and converted by the packages that are tried.
     settings = {"PATH": path, "TOKMAGIC_TEST_HOME": str(env.folder / "home")}
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command: list[str | Path] = [
-        env.interpreter,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        env.marks,
-        *env.tests,
-    ]
-    return subprocess.run(command, cwd=tree, env={**clean, **settings}).returncode
+    command: list[str | Path] = [env.interpreter, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    return subprocess.run([*command, "-m", env.marks, *env.tests], cwd=tree, env={**clean, **settings}).returncode
+
+
+def _copy_checkout(tree: Path) -> None:
+    """Everything but the package, so that the tests find the wheel's and no other."""
+    shutil.rmtree(tree, ignore_errors=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in listed.stdout.split("\0"):
+        if name and not name.startswith("tokmagic/") and Path(name).is_file():
+            (tree / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(name, tree / name)
 
 
 def _versions(env: Environment) -> str:

@@ -76,8 +76,10 @@ def check_tag(root: Path, tag: str) -> None:
     """Raise VersionError unless ``tag`` is v and the version that every place states, with notes in the changelog."""
     version = tag.removeprefix("v")
     _numbers(version)
+    if version == tag:
+        raise VersionError(f"the tag is {tag}; a release's tag is v and its version, as v{version}")
     for place, stated in versions(root).items():
-        if f"v{stated}" != tag:
+        if stated != version:
             raise VersionError(f"the tag is {tag}, but {place} says {stated}; make version V={version}, and tag that")
     if not notes((root / CHANGELOG).read_text(encoding="utf-8"), f"## [{version}] - "):
         raise VersionError(f"{CHANGELOG} says nothing of {version}; make version V={version}, and tag that")

@@ -97,8 +97,8 @@ class Lab:
 
 
 @contextmanager
-def running_lab(folder: Path, **env: str) -> Iterator[Lab]:
-    """Start JupyterLab with settings and runtime files of its own; ended by its process id."""
+def running_lab(folder: Path, python: str = sys.executable, **env: str) -> Iterator[Lab]:
+    """Start the JupyterLab of ``python`` with settings and runtime files of its own; ended by its process id."""
     root, runtime = folder / "root", folder / "runtime"
     for path in (root, runtime):
         path.mkdir(parents=True)
@@ -107,7 +107,7 @@ def running_lab(folder: Path, **env: str) -> Iterator[Lab]:
     log = (folder / "lab.log").open("wb")
     flags = ["--no-browser", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={root}", "--allow-root"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", *flags, f"--IdentityProvider.token={token}"],
+        [python, "-m", "jupyterlab", *flags, f"--IdentityProvider.token={token}"],
         env={
             **os.environ,
             "JUPYTER_RUNTIME_DIR": str(runtime),

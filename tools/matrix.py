@@ -61,11 +61,10 @@ SMALL = ("lab", "openai", "parquet", "postgres", "report")
 """The extras without torch, whose build for other interpreters is large."""
 MATRIX = (
     Environment("base-lowest", (*SMALL, "local"), BASE_TESTS, WITHOUT_MODEL, lowest=("base", *SMALL)),
-    Environment("base-newest", (*SMALL, "local"), BASE_TESTS, WITHOUT_MODEL, newest=("base", *SMALL)),
-    Environment("lab-lowest", ("lab", "local"), LAB_TESTS, lowest=("lab",)),
-    Environment("lab-newest", ("lab", "local"), LAB_TESTS, newest=("lab",)),
-    Environment("transformers-lowest", ("lab", "local"), MODEL_TESTS, lowest=("local",)),
-    Environment("transformers-newest", ("lab", "local"), MODEL_TESTS, newest=("local",)),
+    Environment("lab-lowest", ("lab", "local", "report"), LAB_TESTS, lowest=("lab",)),
+    Environment("lab-newest", ("lab", "local", "report"), LAB_TESTS, newest=("lab",)),
+    Environment("transformers-lowest", ("local",), MODEL_TESTS, lowest=("local",)),
+    Environment("transformers-newest", ("local",), MODEL_TESTS, newest=("local",)),
     Environment("python3.12", SMALL, NO_TORCH_TESTS, WITHOUT_MODEL, newest=("base", *SMALL), python="python3.12"),
     Environment("python3.13", SMALL, NO_TORCH_TESTS, WITHOUT_MODEL, newest=("base", *SMALL), python="python3.13"),
 )

@@ -1,0 +1,62 @@
+"""Who may start the server, and who may enter it: never root, never without a token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+DEFAULT = ["jupyter", "lab"]
+SINGLE_USER = "jupyterhub-singleuser"
+_SERVERS = {"lab", "notebook", "server", "nbclassic"}
+_TOKEN = re.compile(r"--(?:[A-Za-z]+\.)?token(?:=(.*))?", re.DOTALL)
+_MEND = "leave it out for a random token, or give one that is hard to guess"
+
+
+def command(words: Sequence[str], environ: Mapping[str, str]) -> list[str]:
+    """The command to become: options alone are JupyterLab's, and under JupyterHub its server takes Lab's place."""
+    default = [SINGLE_USER] if environ.get("JUPYTERHUB_API_TOKEN") else DEFAULT
+    if not words or words[0].startswith("-"):
+        return [*default, *words]
+    if list(words[:2]) == DEFAULT:
+        return [*default, *words[2:]]
+    return list(words)
+
+
+def is_server(command: Sequence[str]) -> bool:
+    """Whether the command serves notebooks."""
+    name = Path(command[0]).name
+    if name == "jupyter":
+        return len(command) > 1 and command[1] in _SERVERS
+    return name == SINGLE_USER or name in {f"jupyter-{server}" for server in _SERVERS}
+
+
+def refusal(command: Sequence[str], uid: int, environ: Mapping[str, str]) -> str | None:
+    """Why the command must not start, with its mend; None if it may."""
+    if uid == 0:
+        return (
+            "runs as root, which is refused: whoever enters would own the container; "
+            "leave --user out, or give another such as --user 1000:0"
+        )
+    if not is_server(command):
+        return None
+    for name, value in tokens(command, environ):
+        if not value.strip().strip("'\""):
+            return f"{name} is empty, which would let anyone in; {_MEND}"
+    return None
+
+
+def tokens(command: Sequence[str], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The tokens that were given, each with where; a file that cannot be read holds none."""
+    if "JUPYTER_TOKEN" in environ:
+        yield "JUPYTER_TOKEN", environ["JUPYTER_TOKEN"]
+    if "JUPYTER_TOKEN_FILE" in environ:
+        try:
+            yield "JUPYTER_TOKEN_FILE", Path(environ["JUPYTER_TOKEN_FILE"]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            yield "JUPYTER_TOKEN_FILE", ""
+    for index, word in enumerate(command):
+        if found := _TOKEN.fullmatch(word):
+            after = command[index + 1] if index + 1 < len(command) else ""
+            value = found[1] if found[1] is not None else "" if after.startswith("-") else after
+            yield word.partition("=")[0], value

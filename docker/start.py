@@ -1,0 +1,88 @@
+"""What the container starts with: look at the volumes, say what is missing, then become the command.
+
+    start.py COMMAND [ARGUMENT …]
+
+Each thing amiss is one line on stderr, and none of them keeps the server from starting; ``tokmagic doctor``
+adds its lines a little later, from a process of its own. Two things are refused: root, and an empty token.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import access
+import volumes
+
+BAKED = Path("/opt/models")
+NOTEBOOKS = Path("/opt/tokmagic/share/tokmagic/notebooks")
+DOCTOR_S = 120
+
+
+def main(words: list[str]) -> None:
+    """Prepare what the command needs and become it. Ends with status 2 where it must not start."""
+    command = access.command(words, os.environ)
+    refusal = access.refusal(command, os.getuid(), os.environ)
+    if refusal:
+        say(refusal)
+        raise SystemExit(2)
+    for line in (*prepare_data(), *prepare_notebooks()):
+        say(line)
+    if access.is_server(command):
+        call_doctor()
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        say(f"{command[0]} cannot be run: {error.strerror}")
+        raise SystemExit(127) from error
+
+
+def prepare_data() -> list[str]:
+    """Settle where models and the ledger are kept, and a home that can be written; return what is amiss."""
+    data = Path(os.environ.get("TOKMAGIC_HOME") or "/data")
+    elsewhere = bool(os.environ.get("TOKMAGIC_LEDGER"))
+    home, lines = volumes.settle_data(data, ledger_elsewhere=elsewhere)
+    if home != data:
+        os.environ |= {"TOKMAGIC_HOME": str(home), "HF_HOME": str(home / "hf")}
+        volumes.link_models(data, home)
+    volumes.link_models(BAKED, home)
+    if volumes.fault(Path(os.environ.get("HOME") or "/")):
+        folder = home / "home"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["HOME"] = str(folder)
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:  # an arbitrary --user has no name, and libraries ask for one
+        os.environ.setdefault("USER", f"uid-{os.getuid()}")
+    return lines
+
+
+def prepare_notebooks() -> list[str]:
+    """Give an empty notebooks folder the notebooks that come with the image; return what is amiss."""
+    folder = Path(os.environ.get("JUPYTERHUB_ROOT_DIR") or Path.cwd()).expanduser()
+    lines = volumes.notebook_faults(folder)
+    if not volumes.fault(folder):
+        volumes.copy_notebooks(NOTEBOOKS, folder)
+    return lines
+
+
+def call_doctor() -> None:
+    """Let the doctor look at GPU, driver and model beside the start, and say what is amiss.
+
+    A shell starts it and ends, so that it becomes tini's child: the server would never collect it.
+    """
+    doctor = Path(sys.executable).with_name("tokmagic")
+    line = f"nice timeout {DOCTOR_S} {doctor} doctor --brief 2>&1 >&2 | sed 's/^/tokmagic: /' >&2 &"
+    subprocess.run(["sh", "-c", line], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+
+
+def say(line: str) -> None:
+    """One line for the container's log."""
+    print(f"tokmagic: {line}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -50,7 +50,7 @@ def tokens(command: Sequence[str], environ: Mapping[str, str]) -> Iterator[tuple
     """The tokens that were given, each with where; a file that cannot be read holds none."""
     if "JUPYTER_TOKEN" in environ:
         yield "JUPYTER_TOKEN", environ["JUPYTER_TOKEN"]
-    if "JUPYTER_TOKEN_FILE" in environ:
+    if environ.get("JUPYTER_TOKEN_FILE"):  # compose.yaml sets it to nothing where none is given
         try:
             yield "JUPYTER_TOKEN_FILE", Path(environ["JUPYTER_TOKEN_FILE"]).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):

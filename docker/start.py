@@ -29,7 +29,7 @@ def main(words: list[str]) -> None:
     if refusal:
         say(refusal)
         raise SystemExit(2)
-    for line in (*prepare_data(), *prepare_notebooks()):
+    for line in (*prepare_secrets(), *prepare_data(), *prepare_notebooks()):
         say(line)
     if access.is_server(command):
         call_doctor()
@@ -38,6 +38,19 @@ def main(words: list[str]) -> None:
     except OSError as error:
         say(f"{command[0]} cannot be run: {error.strerror}")
         raise SystemExit(127) from error
+
+
+def prepare_secrets() -> list[str]:
+    """Take what is secret from the files that NAME_FILE names, an empty file being none; return what is amiss."""
+    lines = []
+    for name in ("JUPYTER_TOKEN", "PGPASSWORD"):
+        file = os.environ.pop(f"{name}_FILE", "")
+        try:
+            if file and (secret := Path(file).read_text(encoding="utf-8").strip()):
+                os.environ[name] = secret
+        except (OSError, UnicodeDecodeError) as error:
+            lines.append(f"{name}_FILE: {file} cannot be read: {error}; let uid {os.getuid()} read it")
+    return lines
 
 
 def prepare_data() -> list[str]:

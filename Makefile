@@ -15,7 +15,13 @@ PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 DIST := dist
 LAB_FLAGS := $(if $(filter 0,$(shell id -u)),--allow-root)
 
+# The image is built with the first of these that is here; buildah and podman need to be asked for HEALTHCHECK.
+ENGINE ?= $(firstword $(notdir $(shell command -v docker podman buildah 2>/dev/null)))
+IMAGE ?= tokmagic
+COMPOSE := docker/compose.yaml
+
 .PHONY: help install build lab demo test test-ts test-gpu test-long test-all check format bench dist test-release test-matrix version check-tag browser postgres peers lock clean
+.PHONY: image image-test image-tools
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -54,7 +60,7 @@ demo: $(INSTALLED) ## run the quickstart without a browser and show what each ce
 test: build browser ## Python, TypeScript, notebooks and the browser
 	$(MAKE) --no-print-directory test-ts
 	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -n 2 --dist loadfile \
-		-m "not slow and not gpu and not postgres and not outside and not ui"
+		-m "not slow and not gpu and not postgres and not outside and not ui and not image"
 	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "ui and not slow and not gpu and not postgres"
 
 test-ts: build ## the TypeScript tests alone
@@ -66,13 +72,24 @@ test-long: build browser postgres peers ## what takes long: the ledger on Postgr
 test-gpu: $(INSTALLED) ## what needs a CUDA device
 	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m gpu tests/gpu
 
-test-all: test test-long ## everything
+image: ## build the container image, with docker, podman or buildah (ENGINE=…, IMAGE=…, BUILD_FLAGS=…)
+	@[ -n "$(ENGINE)" ] || { echo "building the image needs docker, podman or buildah; install one" >&2; exit 1; }
+	$(ENGINE) build $(if $(filter docker,$(ENGINE)),,--format docker) $(BUILD_FLAGS) -t $(IMAGE) -f docker/Dockerfile \
+		--build-arg IMAGE=$(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
 
-check: build ## format, lint, types, import contracts
+image-test: build browser image-tools ## build the image over a small base and run it; skipped where podman cannot run
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m image tests/image
+
+test-all: test test-long image-test ## everything
+
+check: build ## format, lint, types, import contracts, the image's files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/docker-compose -f $(COMPOSE) --profile '*' config --quiet
+	$(BIN)/docker-compose -f $(COMPOSE) -f docker/compose.gpu.yaml --env-file docker/team.env config --quiet
 	cd labextension && npm run --silent lint
 
 format: $(INSTALLED) ## format the Python code
@@ -133,6 +150,18 @@ postgres:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; \
 	else \
 		echo "the ledger's tests need a PostgreSQL server; install one (Debian: apt-get install postgresql)" >&2; exit 1; \
+	fi
+
+# Where these cannot be installed the tests say so and are skipped.
+image-tools:
+	@for tool in buildah podman runc mmdebstrap; do command -v $$tool >/dev/null || missing=1; done; \
+	[ -x /usr/lib/podman/netavark ] || [ -x /usr/libexec/podman/netavark ] || missing=1; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+			buildah podman runc catatonit uidmap mmdebstrap netavark aardvark-dns; \
+	else \
+		echo "the image's tests need root, podman, buildah, runc, netavark, aardvark-dns and mmdebstrap (Debian: apt-get install)" >&2; \
 	fi
 
 peers: $(PEERS)/litellm/.installed $(PEERS)/transformers/.installed ## install the servers of others that tests talk to

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import socket
 import subprocess
@@ -51,7 +50,7 @@ def team(image: str, tmp_path: Path) -> Iterator[tuple[Container, str]]:
         (tmp_path / name).write_text(f"{text}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o644)
     for folder in (tmp_path, *tmp_path.parents[:2]):  # the containers' users read the files in it
-        os.chmod(folder, 0o755)
+        folder.chmod(0o755)
     try:
         compose(project, settings, "--env-file", str(TEAM), "--profile", "team", "up", "--detach")
         yield Container(f"{project}_notebook_1", token), f"{project}_ledger_1"

@@ -90,6 +90,7 @@ check: build ## format, lint, types, import contracts, the image's files
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/docker-compose -f $(COMPOSE) --profile '*' config --quiet
 	$(BIN)/docker-compose -f $(COMPOSE) -f docker/compose.gpu.yaml --env-file docker/team.env config --quiet
+	$(BIN)/docker-compose -f $(COMPOSE) --env-file docker/vllm.env config --quiet
 	cd labextension && npm run --silent lint
 
 format: $(INSTALLED) ## format the Python code

@@ -77,7 +77,7 @@ image: ## build the container image, with docker, podman or buildah (ENGINE=…,
 	$(ENGINE) build $(if $(filter docker,$(ENGINE)),,--format docker) $(BUILD_FLAGS) -t $(IMAGE) -f docker/Dockerfile \
 		--build-arg IMAGE=$(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
 
-image-test: build browser image-tools ## build the image over a small base and run it; skipped where podman cannot run
+image-test: build browser image-tools $(PEERS)/jupyterhub/.installed ## build the image over a small base and run it; skipped where podman cannot run
 	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m image tests/image
 
 test-all: test test-long image-test ## everything
@@ -166,6 +166,13 @@ image-tools:
 	fi
 
 peers: $(PEERS)/litellm/.installed $(PEERS)/transformers/.installed ## install the servers of others that tests talk to
+
+# The hub's proxy is a node program.
+$(PEERS)/jupyterhub/.installed: tests/peers/jupyterhub.txt | $(INSTALLED)
+	$(BIN)/python -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install -q -r $< -c constraints.txt -c docker/requirements.txt
+	npm install --silent --no-save --ignore-scripts --prefix $(@D) configurable-http-proxy@5.3.0
+	@touch $@
 
 $(PEERS)/litellm/.installed: tests/peers/litellm.txt | $(INSTALLED)
 	$(BIN)/python -m venv --clear $(@D)

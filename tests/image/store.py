@@ -86,7 +86,9 @@ def postgres_image() -> str:
 
 
 def tokmagic_image() -> str:
-    """The real Dockerfile over the stand-in base, with the default model in it."""
+    """The real Dockerfile over the stand-in base, with the default model in it; TOKMAGIC_TEST_IMAGE names another."""
+    if given := os.environ.get("TOKMAGIC_TEST_IMAGE"):
+        return given
     base = base_image()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     arguments = {

@@ -94,8 +94,8 @@ def test_the_sidebar_is_served(start: Start) -> None:
     assert "tokmagic v" in container.exec("sh", "-c", "jupyter labextension list 2>&1 | grep OK")
 
 
-def test_a_browser_shows_the_sidebar_and_a_run(start: Start, notebooks: Path) -> None:
-    container = start(*HARDENED, f"--volume={notebooks}:/workspace/notebooks")
+def test_a_browser_shows_the_sidebar_and_a_run(start: Start, notebooks: Path, data: str) -> None:
+    container = start(*HARDENED, f"--volume={notebooks}:/workspace/notebooks", f"--volume={data}:/data")
     lab = Lab(f"{container.url}/", container.token, notebooks)
     name = lab.notebook("cell.ipynb", ["%load_ext tokmagic", "%%generate --max-tokens 8\nSay hello."])
     with chromium() as browser:
@@ -115,9 +115,9 @@ def test_it_is_healthy_while_its_server_answers(start: Start) -> None:
     assert call("podman", "healthcheck", "run", container.name, check=False).returncode == 0
     # The server is tini's child; held, it answers nobody.
     server = container.exec("cat", "/proc/1/task/1/children").split()[0]
-    container.exec("kill", "-STOP", server)
+    container.exec("sh", "-c", f"kill -STOP {server}")
     assert call("podman", "healthcheck", "run", container.name, check=False).returncode == 1
-    container.exec("kill", "-CONT", server)
+    container.exec("sh", "-c", f"kill -CONT {server}")
 
 
 def test_it_ends_by_sigterm_with_its_kernels(start: Start) -> None:

@@ -40,7 +40,7 @@ def notebook_reads(container: Container) -> bool:
         ([NOTEBOOKS], rf"data: no volume at /data; runs and models {LOST}; docker run -v tokmagic:/data"),
         ([NOTEBOOKS, DATA + ":ro"], rf"data: /data is read-only; runs and models go into /tmp/.* {LOST}; .*:ro"),
         ([NOTEBOOKS, "--tmpfs=/data:size=1m,mode=0777"], rf"data: /data is full; .* go into /tmp/.* {LOST}; free"),
-        ([NOTEBOOKS, "--tmpfs=/data:mode=0700"], rf"data: /data cannot be written by uid 1000, gid 0; .* {LOST}; "),
+        ([NOTEBOOKS, "--volume={root}:/data"], rf"data: /data cannot be written by uid 1000, gid 0; .* {LOST}; "),
         ([DATA], r"notebooks: no volume at /workspace/notebooks; .* is lost with the container; docker run -v "),
         ([DATA, NOTEBOOKS + ":ro"], "notebooks: /workspace/notebooks is read-only; .* cannot be saved; .*:ro"),
         ([DATA, "--tmpfs=/workspace/notebooks:size=1m,mode=0777"], ".*notebooks is full; .* saved; free some space"),
@@ -48,16 +48,18 @@ def notebook_reads(container: Container) -> bool:
     ids=["unplugged", "read-only", "full", "not-ours", "notebooks-unplugged", "notebooks-read-only", "notebooks-full"],
 )
 def test_a_volume_that_cannot_be_used_is_one_line(
-    start: Start, data: str, notebooks: Path, options: list[str], line: str
+    start: Start, data: str, notebooks: Path, tmp_path: Path, options: list[str], line: str
 ) -> None:
-    # The notebooks' volume of 1 MiB has less than that left once something is in it.
-    container = start(*(option.format(data=data, notebooks=notebooks) for option in options))
+    root = tmp_path / "root"
+    root.mkdir(mode=0o755)
+    container = start(*(option.format(data=data, notebooks=notebooks, root=root) for option in options))
     container.wait_line(f"^{line}")
     volumes = [said for said in container.lines if said.startswith(("data:", "notebooks:"))]
     assert len(volumes) == 1
     assert notebook_reads(container)
     # A run works and is kept, wherever that is.
-    kept = container.exec("python", START, "sh", "-c", "echo Hello. | tokmagic run --max-tokens 2 && tokmagic export")
+    run = "echo Hello. | tokmagic run -m scripted --max-tokens 2 && tokmagic export"
+    kept = container.exec("python", START, "sh", "-c", run)
     assert json.loads(kept.splitlines()[-1])["output_tokens"] == 2
 
 

@@ -71,7 +71,7 @@ def execute(
     with tempfile.TemporaryDirectory(prefix="tokmagic-reproduce-", ignore_cleanup_errors=True) as folder:
         url = f"sqlite:///{folder}/ledger.sqlite"
         environment = _environment(notebook, url, budget_usd)
-        name = kernel or document.metadata.get("kernelspec", {}).get("name") or "python3"
+        name = kernel or _own_kernel(document)
         asyncio.run(_run(document, notebook, course, name, timeout_s, environment, progress))
         runs, strays = _runs(url, course)
     reached = len(notebook.cells) if course.error is None else course.at + 1
@@ -91,6 +91,13 @@ def _document(notebook: SavedNotebook) -> NotebookNode:
             return document
     except (ValueError, LookupError, TypeError, AttributeError, nbformat.ValidationError) as error:
         raise NotebookError(f"{notebook.path} cannot be run: {_line(str(error))}; save it once in Jupyter") from None
+
+
+def _own_kernel(document: NotebookNode) -> str:
+    """The name of the kernel that the notebook was written for."""
+    spec = document.metadata.get("kernelspec")
+    name = spec.get("name") if isinstance(spec, dict) else None
+    return name if isinstance(name, str) and name else "python3"
 
 
 def _environment(notebook: SavedNotebook, url: str, budget_usd: str | None) -> dict[str, str]:

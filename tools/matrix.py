@@ -53,20 +53,19 @@ class Environment:
 
 CHECKOUT_TESTS = ("gpu", "test_release.py", "test_version.py", "test_workflows.py")
 """Tests of a checkout, or of what no environment here has."""
-TORCH_TESTS = ("test_local_engine.py", "test_model_files.py")
-"""Tests that import torch before they know whether they run."""
 BASE_TESTS = ("tests", *(f"--ignore=tests/{name}" for name in CHECKOUT_TESTS))
-NO_TORCH_TESTS = (*BASE_TESTS, *(f"--ignore=tests/{name}" for name in TORCH_TESTS))
+ROOMS = ("cli", "drafts", "endpoint", "gate", "import", "kernel", "ledger", "live", "plots", "prompt", "report", "run")
+PYTHON_TESTS = tuple(f"tests/test_{room}.py" for room in ROOMS)
 SMALL = ("lab", "openai", "parquet", "postgres", "report")
 """The extras without torch, whose build for other interpreters is large."""
 MATRIX = (
     Environment("base-lowest", (*SMALL, "local"), BASE_TESTS, WITHOUT_MODEL, lowest=("base", *SMALL)),
     Environment("lab-lowest", ("lab", "local", "report"), LAB_TESTS, lowest=("lab",)),
     Environment("lab-newest", ("lab", "local", "report"), LAB_TESTS, newest=("lab",)),
-    Environment("transformers-lowest", ("local",), MODEL_TESTS, lowest=("local",)),
-    Environment("transformers-newest", ("local",), MODEL_TESTS, newest=("local",)),
-    Environment("python3.12", SMALL, NO_TORCH_TESTS, WITHOUT_MODEL, newest=("base", *SMALL), python="python3.12"),
-    Environment("python3.13", SMALL, NO_TORCH_TESTS, WITHOUT_MODEL, newest=("base", *SMALL), python="python3.13"),
+    Environment("transformers-lowest", ("lab", "local"), MODEL_TESTS, lowest=("local",)),
+    Environment("transformers-newest", ("lab", "local"), MODEL_TESTS, newest=("local",)),
+    Environment("python3.12", SMALL, PYTHON_TESTS, WITHOUT_MODEL, newest=("base", *SMALL), python="python3.12"),
+    Environment("python3.13", SMALL, PYTHON_TESTS, WITHOUT_MODEL, newest=("base", *SMALL), python="python3.13"),
 )
 SHOWN = ("jupyterlab", "ipykernel", "ipython", "transformers", "torch", "sqlalchemy", "httpx2", "genai-prices")
 

@@ -335,8 +335,14 @@ def test_freeze_says_in_one_line_what_it_cannot_do(empty: Desk) -> None:
         missing = empty.folder / "none" / "x.tokmagic.json"
         ran = kernel.run(f"%tokmagic freeze {missing}")
         assert f"{missing} cannot be written: No such file or directory; name another file" in ran.error
-        ran = kernel.run(f"%tokmagic freeze --texts {empty.folder / 'mine.json'}")
-        assert ran.ok, ran.error
+        others = empty.folder / "answer.json"
+        before = others.read_bytes()
+        ran = kernel.run(f"%tokmagic freeze {others}")
+        assert f"{others} is there already and is no frozen notebook; name another file" in ran.error
+        assert others.read_bytes() == before
+        for _ in range(2):  # its own file may be written again
+            ran = kernel.run(f"%tokmagic freeze --texts {empty.folder / 'mine.json'}")
+            assert ran.ok, ran.error
     text = (empty.folder / "mine.json").read_text(encoding="utf-8")
     assert '"answer": "This answer is scripted:' in text
     assert sorted(it.name for it in empty.folder.glob("*.json")) == ["answer.json", "mine.json"]

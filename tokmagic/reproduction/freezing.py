@@ -64,7 +64,17 @@ def _place(session: Session, name: str | None) -> Place:
         return Place(frozen.beside(given), given if given.is_file() else None)
     if given.is_dir():
         raise UsageError(f"{name} is a folder; name the file to write, such as {given / 'nb.tokmagic.json'}")
+    if given.exists():
+        _require_frozen(given)
     return Place(given, found)
+
+
+def _require_frozen(file: Path) -> None:
+    """A slip of the pen must not cost a file that somebody needs. Raises UsageError."""
+    try:
+        frozen.read(file)
+    except NotebookError:
+        raise UsageError(f"{file} is there already and is no frozen notebook; name another file") from None
 
 
 def _found(path: str | None) -> Path | None:

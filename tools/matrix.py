@@ -54,16 +54,17 @@ class Environment:
 CHECKOUT_TESTS = ("gpu", "image", "test_docs.py", "test_release.py", "test_version.py", "test_workflows.py")
 """Tests of a checkout, or of what no environment here has."""
 BASE_TESTS = ("tests", *(f"--ignore=tests/{name}" for name in CHECKOUT_TESTS))
-ROOMS = ("cli", "drafts", "endpoint", "gate", "import", "kernel", "ledger", "live", "plots", "prompt", "report", "run")
+ROOMS = ("cli", "endpoint", "gate", "import", "kernel", "ledger", "live", "plots", "prompt", "report", "run")
 PYTHON_TESTS = tuple(f"tests/test_{room}.py" for room in ROOMS)
 SMALL = ("lab", "openai", "parquet", "postgres", "report")
 """The extras without torch, whose build for other interpreters is large."""
+ALL = (*SMALL, "local")
 MATRIX = (
-    Environment("base-lowest", (*SMALL, "local"), BASE_TESTS, WITHOUT_MODEL, lowest=("base", *SMALL)),
-    Environment("lab-lowest", ("lab", "local", "report"), LAB_TESTS, lowest=("lab",)),
-    Environment("lab-newest", ("lab", "local", "report"), LAB_TESTS, newest=("lab",)),
-    Environment("transformers-lowest", ("lab", "local"), MODEL_TESTS, lowest=("local",)),
-    Environment("transformers-newest", ("lab", "local"), MODEL_TESTS, newest=("local",)),
+    Environment("base-lowest", ALL, BASE_TESTS, WITHOUT_MODEL, lowest=("base", *SMALL)),
+    Environment("lab-lowest", ALL, LAB_TESTS, lowest=("lab",)),
+    Environment("lab-newest", ALL, LAB_TESTS, newest=("lab",)),
+    Environment("transformers-lowest", ALL, MODEL_TESTS, lowest=("local",)),
+    Environment("transformers-newest", ALL, MODEL_TESTS, newest=("local",)),
     Environment("python3.12", SMALL, PYTHON_TESTS, WITHOUT_MODEL, newest=("base", *SMALL), python="python3.12"),
     Environment("python3.13", SMALL, PYTHON_TESTS, WITHOUT_MODEL, newest=("base", *SMALL), python="python3.13"),
 )

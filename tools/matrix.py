@@ -54,7 +54,7 @@ class Environment:
 CHECKOUT_TESTS = ("gpu", "image", "test_docs.py", "test_release.py", "test_version.py", "test_workflows.py")
 """Tests of a checkout, or of what no environment here has."""
 BASE_TESTS = ("tests", *(f"--ignore=tests/{name}" for name in CHECKOUT_TESTS))
-ROOMS = ("cli", "endpoint", "gate", "import", "kernel", "ledger", "live", "plots", "prompt", "report", "run")
+ROOMS = ("gate", "import", "kernel", "ledger", "live", "plots", "prompt", "report", "run")
 PYTHON_TESTS = tuple(f"tests/test_{room}.py" for room in ROOMS)
 SMALL = ("lab", "openai", "parquet", "postgres", "report")
 """The extras without torch, whose build for other interpreters is large."""

@@ -11,7 +11,8 @@ from pathlib import Path
 
 DATA_BYTES = 16 * 2**20
 """Free space below which the data volume counts as full: the ledger grows and writes a log beside itself."""
-NOTEBOOK_BYTES = 2**20
+NOTEBOOK_BYTES = 4 * 2**20
+"""The same for notebooks, which are written anew beside the old file at each save."""
 _PROBE = bytes(64 * 2**10)
 _REASONS = {
     errno.EROFS: "is read-only",

@@ -93,6 +93,6 @@ def test_a_wrong_driver_is_one_line(start: Start, tmp_path: Path) -> None:
 
 
 def test_no_network_and_no_model_is_one_line(start: Start, data: str) -> None:
-    container = start("--tmpfs=/opt/models", DATA.format(data=data), network="none", ready=False)
+    container = start("--tmpfs=/opt/models:notmpcopyup", DATA.format(data=data), network="none", ready=False)
     assert "there is no network to fetch it" in container.wait_line("^model: ")
     assert '"version"' in container.exec("python", "-c", ASK)

@@ -101,6 +101,8 @@ def tokmagic_image() -> str:
     _build(
         f"{IMAGE}:test", ROOT / "docker" / "Dockerfile", ROOT, [f"--build-arg={k}={v}" for k, v in arguments.items()]
     )
+    # Layers of earlier builds are the cache of the next one for a day, and then only take space.
+    call("podman", "image", "prune", "--force", "--filter=until=24h", check=False)
     return f"{IMAGE}:test"
 
 

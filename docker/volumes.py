@@ -59,6 +59,8 @@ def settle_data(data: Path, *, ledger_elsewhere: bool) -> tuple[Path, list[str]]
     instead = Path(tempfile.gettempdir(), f"tokmagic-data-{os.getuid()}")
     instead.mkdir(parents=True, exist_ok=True)
     mend = _DATA_MENDS.get(reason, "give the volume to that user, or add --group-add 0")
+    if reason == "is read-only" and not mounted(data):  # the container's own root is
+        mend = f"docker run -v tokmagic:{data}"
     return instead, [f"data: {data} {reason}; {kept} go into {instead} and are lost with the container; {mend}"]
 
 
@@ -67,6 +69,8 @@ def notebook_faults(folder: Path) -> list[str]:
     reason = fault(folder, NOTEBOOK_BYTES)
     if reason:
         mend = {"is full": "free some space", "is read-only": "mount it without :ro"}.get(reason, "check its owner")
+        if reason == "is read-only" and not mounted(folder):
+            mend = f"docker run -v ./notebooks:{folder}"
         return [f"notebooks: {folder} {reason}; notebooks open and run but cannot be saved; {mend}"]
     if not mounted(folder):
         lost = "what is saved there is lost with the container"

@@ -119,7 +119,8 @@ def test_a_started_container_answers_with_the_baked_model(start: Start, capsys: 
     """Prints how long the first token takes from `podman run` on; that is a figure, not an assertion."""
     began = time.time()
     container = start(*HARDENED, network="none", ready=False)
-    container.wait_line("models go into")
+    container.wait_line("models go into .*; docker run -v tokmagic:/data$")
+    container.wait_line("notebooks is read-only; .*; docker run -v ./notebooks:/workspace/notebooks$")
     run = "echo Say hello. | tokmagic run --max-tokens 4 && tokmagic export"
     said = container.exec("python", START, "sh", "-c", run)
     assert json.loads(said.splitlines()[-1])["output_tokens"] == 4

@@ -166,6 +166,11 @@ def test_what_cannot_repeat_is_not_compared(before: KeptRun, now: KeptRun, state
     assert (found.state, found.why) == (state, why)
 
 
+def test_a_run_that_has_no_answer_now_is_not_explained_by_what_a_server_had_cached() -> None:
+    refused = replace(OTHER, status="refused", usage=Usage(), params={"max_tokens": 99})
+    assert seen(compared(run(), refused)) == ("changed", ["status"], ["max_tokens: 9 → 99", "temperature: 0.0 → —"])
+
+
 def test_runs_that_are_missing_or_new_are_told() -> None:
     before = [KeptCell("a", 1, (run(), run())), KeptCell("b", 2, (run(),)), KeptCell("c", 3, (run(),))]
     now = [

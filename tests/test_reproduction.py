@@ -430,6 +430,15 @@ def test_a_run_that_makes_no_sense_is_told(desk: Desk, reproduce: Reproduce, cha
     assert error(reproduce(desk), 1).startswith(f"nb.tokmagic.json is no frozen notebook: {says}; restore it")
 
 
+def test_options_that_make_no_sense_differ_from_those_of_now(desk: Desk, reproduce: Reproduce) -> None:
+    desk.answer(pieces=["In ", "spring."])
+    body = desk.body()
+    body["cells"][0]["runs"][0]["params"]["n"] = "many"
+    desk.frozen.write_text(json.dumps(body), encoding="utf-8")
+    reasons = {"what": "n", "was": "many", "now": "1"}
+    assert reasons in found(reproduce(desk, "--json"))["runs"][0]["differences"]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -512,7 +521,10 @@ def test_a_kernel_that_dies_is_told(desk: Desk, reproduce: Reproduce) -> None:
     assert "nb.ipynb: the kernel died in cell 2 (c1); run the notebook by hand to see why" in done.out
 
 
-def test_an_interrupt_ends_the_kernel_and_leaves_nothing_behind(desk: Desk, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "ignored"), [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)])
+def test_an_interrupt_ends_the_kernel_and_leaves_nothing_behind(
+    desk: Desk, tmp_path: Path, kind: signal.Signals, ignored: bool
+) -> None:
     desk.write(SETUP, "city = 'Kyoto'", GREEDY, SLOW)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -523,16 +535,44 @@ def test_an_interrupt_ends_the_kernel_and_leaves_nothing_behind(desk: Desk, tmp_
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # What a shell runs in the background ignores SIGINT.
+        preexec_fn=(lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)) if ignored else None,
     )
     written = desk.folder / "pid"
     deadline = time.monotonic() + 120
     while not (written.is_file() and written.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    command.send_signal(signal.SIGINT)
+    command.send_signal(kind)
     out, err = command.communicate(timeout=60)
     assert (command.returncode, out, err) == (130, "", "tokmagic: interrupted\n")
     assert is_gone(int(written.read_text()))
     assert list(temporary.iterdir()) == []
+
+
+def test_a_ledger_that_a_cell_chooses_is_not_written_to(desk: Desk, reproduce: Reproduce) -> None:
+    chosen = desk.folder / "chosen.sqlite"
+    load, *rest = SETUP.split("\n")
+    setup = "\n".join([load, f"%config TokMagic.ledger = 'sqlite:///{chosen}'", *rest])
+    desk.write(setup, "city = 'Kyoto'", GREEDY)
+    done = reproduce(desk, "--json")
+    assert states(done)[0] == ("cell 3 (c2)", "same")
+    assert not chosen.exists()
+
+
+@pytest.mark.parametrize("out", ["nowhere/out.ipynb", "."])
+def test_an_output_that_cannot_be_written_is_told_before_anything_runs(
+    desk: Desk, reproduce: Reproduce, out: str
+) -> None:
+    desk.write(SETUP, "open('ran', 'w').close()")
+    done = reproduce(desk, "-o", out)
+    assert done.status == 2
+    assert done.err.startswith(f"tokmagic: -o {out} cannot be written; ")
+    assert not (desk.folder / "ran").exists()
+
+
+def test_a_byte_order_mark_does_not_matter(desk: Desk, reproduce: Reproduce) -> None:
+    desk.notebook.write_bytes(b"\xef\xbb\xbf" + desk.notebook.read_bytes())
+    assert reproduce(desk).status == 0
 
 
 # Endpoints and real models

@@ -21,6 +21,8 @@ from tokmagic.errors import UsageError, nearest
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_CACHE_BYTES = 256 * 2**20
+REPRODUCING = "TOKMAGIC_REPRODUCING"
+"""Set in a kernel that ``tokmagic reproduce`` started: the ledger's URL there, whatever the notebook's cells choose."""
 
 
 def config_file() -> Path:
@@ -145,7 +147,9 @@ class TokMagic(Configurable):
 
     @default("ledger")
     def _ledger(self) -> str:
-        return str(_given("ledger", f"sqlite:///{Path(self.home).expanduser() / 'ledger.sqlite'}"))
+        return os.environ.get(REPRODUCING) or str(
+            _given("ledger", f"sqlite:///{Path(self.home).expanduser() / 'ledger.sqlite'}")
+        )
 
     @default("model")
     def _model(self) -> str:
@@ -225,6 +229,11 @@ class TokMagic(Configurable):
         if not proposal["value"]:
             raise TraitError("home is empty; give a folder")
         return str(Path(proposal["value"]).expanduser())
+
+    @validate("ledger")
+    def _own_ledger(self, proposal: dict[str, Any]) -> str:
+        # Runs of a reproduction must not count in the ledger that its notebook chose.
+        return os.environ.get(REPRODUCING) or str(proposal["value"])
 
     @property
     def home_path(self) -> Path:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from tokmagic import api, reproduction
 from tokmagic import budget as budgets
@@ -14,17 +18,18 @@ from tokmagic.prices import plain
 
 def reproduce(given: argparse.Namespace) -> int:
     """``tokmagic reproduce NOTEBOOK``: exit 1 where something changed, failed, or nothing was compared."""
-    report = reproduction.reproduce(
-        api.session(),
-        given.notebook,
-        frozen_file=given.frozen,
-        out=given.output,
-        kernel=given.kernel,
-        timeout_s=None if given.timeout is None else _seconds(given.timeout),
-        budget_usd=None if given.budget is None else _usd(given.budget),
-        allowed=given.allow,
-        progress=_progress,
-    )
+    with _ended_as_interrupted():
+        report = reproduction.reproduce(
+            api.session(),
+            given.notebook,
+            frozen_file=given.frozen,
+            out=given.output,
+            kernel=given.kernel,
+            timeout_s=None if given.timeout is None else _seconds(given.timeout),
+            budget_usd=None if given.budget is None else _usd(given.budget),
+            allowed=given.allow,
+            progress=_progress,
+        )
     _progress("")
     if given.json:
         print(json.dumps(reproduction.as_dict(report), ensure_ascii=False, indent=1))
@@ -32,6 +37,26 @@ def reproduce(given: argparse.Namespace) -> int:
         told = [reproduction.table(report)] if report.comparisons else []
         print(*told, *(f"{given.notebook}: {problem}" for problem in report.problems), sep="\n")
     return 0 if report.ok else 1
+
+
+@contextmanager
+def _ended_as_interrupted() -> Iterator[None]:
+    """Make a request to end (SIGTERM, a closed terminal) an interrupt: else the runs' texts stay behind in /tmp."""
+    kinds = [kind for name in ("SIGTERM", "SIGHUP") if (kind := getattr(signal, name, None)) is not None]
+    earlier = [kind for kind in kinds if signal.getsignal(kind) is signal.SIG_DFL]  # nohup ignores SIGHUP
+    for kind in earlier:
+        signal.signal(kind, _interrupt)
+    try:
+        yield
+    finally:
+        for kind in earlier:
+            signal.signal(kind, signal.SIG_DFL)
+
+
+def _interrupt(_kind: int, frame: FrameType | None) -> None:
+    # A shell starts what it runs in the background with SIGINT ignored.
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
 def _usd(text: str) -> str | None:

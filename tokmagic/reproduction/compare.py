@@ -11,7 +11,7 @@ from tokmagic.markdown import plain_text
 from tokmagic.numbers import UNKNOWN
 from tokmagic.prices import plain
 from tokmagic.reproduction import align
-from tokmagic.reproduction.differences import OF_COSTS, Difference, differences, meaning
+from tokmagic.reproduction.differences import CACHED, OF_COSTS, Difference, differences, meaning
 from tokmagic.reproduction.kept import Drawn, KeptCell, KeptRun
 
 Kind = Literal["text", "tokens", "cost", "finish", "runs"]
@@ -82,7 +82,8 @@ def _compared(pair: align.Pair, before: KeptRun | None, now: KeptRun | None) -> 
         return _missing(pair, before)
     if not now.ended_well:
         change = Change("runs", "status", before.status, now.status)
-        return "changed", (change,), differences(before, now), ""
+        # A run without an answer has no cached input, which explains nothing.
+        return "changed", (change,), tuple(it for it in differences(before, now) if it.what != CACHED), ""
     changes = tuple(_changes(before, now))
     if not changes:
         return "same", (), (), ""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokmagic.config import REPRODUCING
 from tokmagic.errors import NotebookError, UsageError
 from tokmagic.markdown import plain_text
 from tokmagic.reproduction.align import RanCell
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from nbclient import NotebookClient
     from nbformat import NotebookNode
 
-REPRODUCING = "TOKMAGIC_REPRODUCING"
-"""Set in the kernel that runs a notebook again: ``%tokmagic freeze`` then leaves the frozen file as it is."""
 _START_S = 120
 Progress = Callable[[str], None]
 
@@ -87,7 +86,7 @@ def _document(notebook: SavedNotebook) -> NotebookNode:
         with warnings.catch_warnings():
             # What an older notebook lacks is no matter here: nothing is written back.
             warnings.simplefilter("ignore")
-            document: NotebookNode = reads(notebook.data.decode("utf-8"), as_version=4)
+            document: NotebookNode = reads(notebook.data.decode("utf-8-sig"), as_version=4)
             return document
     except (ValueError, LookupError, TypeError, AttributeError, nbformat.ValidationError) as error:
         raise NotebookError(f"{notebook.path} cannot be run: {_line(str(error))}; save it once in Jupyter") from None
@@ -106,7 +105,7 @@ def _environment(notebook: SavedNotebook, url: str, budget_usd: str | None) -> d
         "TOKMAGIC_LEDGER": url,
         "TOKMAGIC_STORE_TEXT": "on",
         "TOKMAGIC_CACHE": "off",
-        REPRODUCING: "on",
+        REPRODUCING: url,
         "JPY_SESSION_NAME": str(notebook.path.resolve()),
         **({"TOKMAGIC_BUDGET_DAY": budget_usd} if budget_usd is not None else {}),
     }

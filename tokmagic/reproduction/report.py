@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -79,8 +80,8 @@ def reproduce(
     saved = notebook.read(Path(path))
     ledger = _ledger(session)
     against, before, notes = _before(saved, frozen_file, ledger)
-    if out is not None and Path(out).resolve() == saved.path.resolve():
-        raise UsageError(f"-o {out} is the notebook itself, which is left as it is; name another file")
+    if out is not None:
+        _check_output(Path(out), saved.path)
     executed = execute(saved, kernel=kernel, timeout_s=timeout_s, budget_usd=budget_usd, progress=progress)
     if out is not None:
         write_document(executed.document, Path(out))
@@ -89,6 +90,14 @@ def reproduce(
     notes += _billed(executed)
     found = compare(before, executed.cells)
     return Report(path, against, found, executed.error, frozenset(allowed), tuple(notes))
+
+
+def _check_output(out: Path, saved: Path) -> None:
+    """Raises UsageError for a file that could not be written, before anything runs and bills."""
+    if out.resolve() == saved.resolve():
+        raise UsageError(f"-o {out} is the notebook itself, which is left as it is; name another file")
+    if out.is_dir() or not os.access(out if out.exists() else out.resolve().parent, os.W_OK):
+        raise UsageError(f"-o {out} cannot be written; name a file in a folder that is there and that you may write to")
 
 
 def _before(
@@ -143,7 +152,7 @@ def _with_text(run: KeptRun, ledger: Ledger | None) -> KeptRun:
     if run.answer is not None or ledger is None:
         return run
     text = text_of(ledger, run.run_id)
-    whole = text is not None and (run.params.get("n", 1) > 1 or answers_sha256([text]) == run.answer_sha256)
+    whole = text is not None and (run.params.get("n", 1) != 1 or answers_sha256([text]) == run.answer_sha256)
     return replace(run, answer=text) if whole else run
 
 

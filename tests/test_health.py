@@ -112,6 +112,26 @@ def test_a_model_that_cannot_run_is_vital(look: Look, tmp_path: Path, model: str
     assert diagnosis.table().note == "generation cannot work here; mend what FAILS"
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"api_base": "nowhere"}, "TOKMAGIC_API_BASE: 'nowhere' is no URL of a server; give one such as"),
+        (
+            {"api_base": "http://localhost:9/v1", "server": "vlm"},
+            "TOKMAGIC_SERVER 'vlm' is unknown (did you mean vllm?)",
+        ),
+        ({"api_key_name": "NO_SUCH_KEY"}, "m needs a key, and NO_SUCH_KEY is not set"),
+    ],
+)
+def test_a_server_that_cannot_be_asked_is_told_by_its_settings(look: Look, settings: dict[str, str], says: str) -> None:
+    diagnosis = look(model="m", **settings)
+    found = finding(diagnosis, "model")
+    assert (found.ok, found.vital) == (False, True)
+    assert found.says.startswith(says)
+    assert "TOKMAGIC_MODEL" not in found.mend, "which is right"
+    assert not diagnosis.can_generate
+
+
 @pytest.mark.parametrize(("package", "vital"), [("torch", True), ("transformers", True), ("bitsandbytes", False)])
 def test_a_missing_package(look: Look, monkeypatch: pytest.MonkeyPatch, package: str, vital: bool) -> None:
     real = importlib.metadata.version
@@ -280,6 +300,8 @@ def test_what_torch_really_does_here(tmp_path: Path) -> None:
     [
         ("raise ImportError('libcudnn.so.9: cannot open shared object file')", "libcudnn.so.9: cannot open shared"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "its process ended with status -11"),
+        ("raise SystemExit(0)", "its process ended with status 0"),
+        ("import os; os.write(2, b'libx\\xff\\n'); os._exit(1)", "libx\N{REPLACEMENT CHARACTER}"),
     ],
 )
 def test_a_torch_that_cannot_be_imported_is_vital(tmp_path: Path, code: str, says: str) -> None:
@@ -291,6 +313,16 @@ def test_a_torch_that_cannot_be_imported_is_vital(tmp_path: Path, code: str, say
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("torch: ")]
     assert says in line
     assert line.endswith("install it anew: pip install --force-reinstall torch")
+
+
+def test_what_libraries_write_to_stdout_does_not_hide_what_was_found(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    shadow = "import os; os.write(1, b'initialised\\n'); raise ImportError('none')"
+    (tmp_path / "first" / "bitsandbytes.py").write_text(shadow, encoding="utf-8")
+    done = command("--brief", TOKMAGIC_HOME=str(tmp_path), PYTHONPATH=f"{tmp_path / 'first'}:{ROOT}")
+    assert done.returncode == 0
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("bitsandbytes: ")]
+    assert ", but --quant nf4 and int8 will not work on " in line
 
 
 @pytest.fixture(scope="module")

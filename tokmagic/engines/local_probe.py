@@ -117,4 +117,4 @@ if __name__ == "__main__":
     # Libraries print while they are imported; the answer is the only thing on stdout.
     with contextlib.redirect_stdout(sys.stderr):
         found = probe()
-    sys.stdout.write(json.dumps(found))
+    sys.stdout.write(f"\n{json.dumps(found)}\n")

@@ -57,7 +57,10 @@ class Models:
         with self._opening:
             # Once: what a person adds under this name afterwards stays.
             if self._placed != (text, spec):
-                self.add(text, spec)
+                try:
+                    self.add(text, spec)
+                except UsageError as error:
+                    raise UsageError(_of_settings(str(error))) from None
                 self._placed = text, spec
 
     def add(self, name: str, spec: ModelSpec) -> None:
@@ -153,6 +156,13 @@ class Models:
         """Free what all models hold."""
         for engine in self._engines.values():
             engine.close()
+
+
+def _of_settings(message: str) -> str:
+    """A message about an option as one about the setting that holds it."""
+    for option in ("api-base", "api-key-name", "server", "tokenizer"):
+        message = message.replace(f"--{option}", f"TOKMAGIC_{option.replace('-', '_').upper()}")
+    return message
 
 
 def _is_source(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -77,6 +78,10 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
     try:
         models = Models(settings)
         spec = models.spec(models.current)
+        if spec.api_key_name and not os.environ.get(spec.api_key_name):
+            says = f"{spec.source} needs a key, and {spec.api_key_name} is not set"
+            yield Finding("model", False, says, "set it before JupyterLab starts", vital=True)
+            return
         if spec.kind != "local":
             info = models.engine().info
             does = f"at {info.server}" if info.server else "which plays back a fixed answer"
@@ -86,7 +91,8 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
         if located is not None:
             check_folder(located.folder, allow_pickle=False)
     except TokmagicError as error:
-        yield Finding("model", False, str(error), "set TOKMAGIC_MODEL", vital=True)
+        mend = "" if settings.api_base or settings.api_key_name else "set TOKMAGIC_MODEL"  # else it says how itself
+        yield Finding("model", False, str(error), mend, vital=True)
         return
     except ImportError as error:
         yield Finding("model", False, f"needs {error.name}", "pip install 'tokmagic[local]'", vital=True)

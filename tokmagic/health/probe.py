@@ -35,14 +35,18 @@ def probe() -> Probe:
     """Try the device's libraries; takes seconds, since torch is imported. Raises nothing."""
     command = [sys.executable, "-P", "-m", "tokmagic.engines.local_probe"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return Probe(problem=f"did not answer in {_TIMEOUT_S:.0f} s")
     except OSError as error:
         return Probe(problem=f"no process can be started: {error.strerror or error}")
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        why = lines[-1] if lines else f"its process ended with status {done.returncode}"
-        return Probe(problem=why)
-    found = json.loads(done.stdout)
+    said = done.stderr.decode("utf-8", "replace")
+    try:
+        # What native libraries write to stdout themselves comes before the answer.
+        found = json.loads(done.stdout.splitlines()[-1]) if not done.returncode else None
+    except (IndexError, ValueError):
+        found = None
+    if found is None:
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        return Probe(problem=lines[-1] if lines else f"its process ended with status {done.returncode}")
     return Probe(**found | {"devices": tuple(found["devices"]), "attention": tuple(found["attention"])})

@@ -301,12 +301,15 @@ def test_cells_are_known_by_their_ids_and_each_by_its_last_execution(empty: Desk
             assert kernel.run(source, cell_id=cell_id).ok
         assert kernel.run("%%generate --seed 1\nUnsaved.", cell_id="unsaved").ok
         shown = kernel.run("%tokmagic freeze", cell_id="c9")
+        other = kernel.run(f"%tokmagic freeze {empty.folder / 'other.json'}", cell_id="c9")
+    elsewhere = other.results[-1]["data"]["text/plain"]
     assert shown.ok, shown.error
     told = shown.results[-1]["data"]["text/plain"]
     assert f"{empty.frozen} was written; compare with: tokmagic reproduce nb.ipynb" in told
     assert "1 cells that the notebook no longer has were left out" in told
     cells = [(cell["cell"], cell["id"], len(cell["runs"])) for cell in empty.body()["cells"]]
     assert cells == [(3, "c2", 1), (4, "c3", 3), (None, "unsaved", 1)]
+    assert f"compare with: tokmagic reproduce nb.ipynb --frozen {empty.folder / 'other.json'}\n" in elsewhere
     done = reproduce(empty, "--json")
     # The cell that was never saved is not in the file: it is gone.
     assert states(done) == [("cell 3 (c2)", "same"), *[("cell 4 (c3)", "same")] * 3, ("cell unsaved", "changed")]
@@ -314,6 +317,14 @@ def test_cells_are_known_by_their_ids_and_each_by_its_last_execution(empty: Desk
     empty.write(SETUP, "city = 'Kyoto'", "1 + 1", LOOP)
     done = reproduce(empty, "--json", "--allow", "runs")
     assert ("cell 3 (c2)", "changed") in states(done)
+
+
+def test_a_long_loop_is_frozen_whole(empty: Desk) -> None:
+    loop = "import tokmagic\nfor i in range(1002):\n    tokmagic.generate(str(i), temperature=0)"
+    empty.write(SETUP, loop, FREEZE)
+    empty.execute()
+    (cell,) = empty.body()["cells"]
+    assert len(cell["runs"]) == 1002
 
 
 def test_freeze_says_in_one_line_what_it_cannot_do(empty: Desk) -> None:

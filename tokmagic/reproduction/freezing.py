@@ -19,9 +19,6 @@ from tokmagic.tables import Table
 if TYPE_CHECKING:
     from tokmagic.ledger import Ledger
 
-_MOST_RUNS = 1_000
-"""Runs of one execution of a cell that are looked through at most."""
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -46,7 +43,9 @@ def freeze(session: Session, name: str | None = None, *, texts: bool = False) ->
     frozen.write(Frozen(title, __version__, tuple(cells)), place.file)
     if left:
         notes.append(f"{left} cells that the notebook no longer has were left out")
+    beside = place.notebook is None or place.file == frozen.beside(place.notebook)
     told = f"{place.file} was written; compare with: tokmagic reproduce {title}"
+    told += "" if beside else f" --frozen {place.file}"
     return _table(cells, "\n".join([told, *notes]))
 
 
@@ -119,7 +118,7 @@ def _execution(session: Session, ledger: Ledger, latest: RunRecord) -> Iterable[
     if latest.cell_id is None or execution is None:
         return [latest]
     same = replace(session.selection, cell_id=latest.cell_id, session=latest.session)
-    return [it for it in ledger.runs(same, limit=_MOST_RUNS) if it.env.get("execution") == execution]
+    return [it for it in ledger.stream(same) if it.env.get("execution") == execution]
 
 
 def _kept(ledger: Ledger, record: RunRecord, *, texts: bool) -> KeptRun:

@@ -176,6 +176,19 @@ def test_a_reader_that_goes_away_is_no_error(recorded: Command, tmp_path: Path) 
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("words", [["export"], ["report"], ["run", "-m", "scripted"]])
+def test_an_output_that_cannot_be_written_is_one_line(recorded: Command, tmp_path: Path, words: list[str]) -> None:
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [*COMMAND, *words], input="Hi", stdout=full, stderr=subprocess.PIPE, text=True, env=environment(tmp_path)
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("tokmagic: ")
+    assert done.stderr.splitlines()[-1].endswith("No space left on device")
+    assert "Traceback" not in done.stderr
+
+
 def test_an_interrupt_settles_the_row_and_exits_130(tmp_path: Path) -> None:
     script = {"pieces": ["first ", *["word "] * 50], "ttft_s": 0.01, "itl_s": 60, "pace": 1}
     (tmp_path / "slow.json").write_text(json.dumps(script), encoding="utf-8")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, get_args
@@ -11,6 +13,9 @@ from tokmagic._version import __version__
 from tokmagic.cli import commands, reproducing
 from tokmagic.errors import TokmagicError, UsageError, nearest
 from tokmagic.reproduction import Kind
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What a full or broken disk answers where the output goes into a file."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -176,7 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     try:
         given = parser().parse_args(arguments)
-        return int(given.run(given))
+        status = int(given.run(given))
+        sys.stdout.flush()  # what is still buffered may be what cannot be written
+        return status
     except UsageError as error:
         print(f"tokmagic: {error}", file=sys.stderr)
         return 2
@@ -190,3 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a pipe went away (`tokmagic export | head`): nothing is wrong.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        print(f"tokmagic: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        # Python flushes once more as it ends, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 settings.register_profile("tests", deadline=None)
 settings.load_profile("tests")
 
+# A shell starts what it runs in the background with interrupts ignored, and some tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Nothing heavy is imported yet: transformers and the settings read these when they are first used.
@@ -33,7 +38,10 @@ os.environ |= {
     "TOKMAGIC_CONFIG": os.devnull,
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
-for _setting in ("LEDGER", "PRICES", "MODEL", "BUDGET_DAY", "ENGINE_URL", "STORE_TEXT", "CACHE", "CACHE_BYTES"):
+for _setting in (
+    *("LEDGER", "PRICES", "MODEL", "API_BASE", "API_KEY_NAME", "SERVER", "TOKENIZER"),
+    *("BUDGET_DAY", "ENGINE_URL", "STORE_TEXT", "CACHE", "CACHE_BYTES"),
+):
     os.environ.pop(f"TOKMAGIC_{_setting}", None)
 
 

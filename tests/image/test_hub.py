@@ -15,7 +15,7 @@ pytestmark = pytest.mark.image
 
 def test_a_hub_starts_the_image_and_lets_its_user_in(image: str, tmp_path: Path) -> None:
     if not (PEER / ".installed").is_file() or not PROXY.exists():
-        pytest.skip("JupyterHub is not installed under .cache/peers: make peers")
+        pytest.skip("JupyterHub is not installed under .cache/peers: make image-test installs it")
     with running_hub(tmp_path, image) as hub:
         token = hub.start("ann")
         assert hub.ask("GET", "/user/ann/api/contents")[0] == 403

@@ -76,6 +76,26 @@ def test_schemas_of_other_kinds(ask: Ask, schema: dict[str, Any]) -> None:
     validate(json.loads(ask(schema).text), schema)
 
 
+def test_a_vocabulary_with_two_spellings_of_bytes(session: Session, model_home: Path, tmp_path: Path) -> None:
+    """As older transformers convert the default model: bytes are decoded from ``<0xC3>`` first, though none is such."""
+    (folder,) = (model_home / "models").glob("*SmolLM2*Instruct")
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in folder.iterdir():
+        (model / file.name).symlink_to(file.resolve())
+    spec = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    spec["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}, level]}
+    (model / "tokenizer.json").unlink()
+    (model / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    schema = {"const": "naïve 漢字 🦊"}
+    prompt = Prompt(
+        (Message("user", "Say it."),), Sampling(max_tokens=30, temperature=0, json_schema=json_schema(schema))
+    )
+    generation = session.generate(prompt, str(model))
+    assert json.loads(generation.text) == schema["const"], generation.error
+
+
 def test_the_same_schema_is_replayed_and_another_is_not(ask: Ask) -> None:
     first = ask({"enum": ["yes"]})
     assert ask({"enum": ["yes"]}).status == "cached"

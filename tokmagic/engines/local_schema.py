@@ -5,6 +5,7 @@ llguidance says which those are. Its own way of applying them compiles code for 
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,7 +31,9 @@ class SchemaTokenizer:
         if tokenizer.backend is None:
             raise ModelError("a JSON schema needs a tokenizer of the package tokenizers, this model's is another")
         self.vocabulary = vocabulary
-        self._tokenizer = LLTokenizer(tokenizer.backend.to_str(), n_vocab=vocabulary, eos_token=sorted(eos))
+        self._tokenizer = LLTokenizer(
+            _one_alphabet(tokenizer.backend.to_str()), n_vocab=vocabulary, eos_token=sorted(eos)
+        )
 
     def constraint(self, schema: str, choices: int, prompt_tokens: int) -> SchemaConstraint:
         """Return what holds ``choices`` answers to a schema, given as JSON text. Raises UsageError."""
@@ -45,6 +48,18 @@ class SchemaTokenizer:
             raise UsageError(f"the JSON schema cannot be used: {' '.join(wrong.split())}")
         matchers = [LLMatcher(self._tokenizer, grammar) for _ in range(choices)]
         return SchemaConstraint(matchers, prompt_tokens, self.vocabulary)
+
+
+def _one_alphabet(tokenizer: str) -> str:
+    """A tokenizer's JSON whose decoder names one way to spell bytes.
+
+    Some conversions name two, ``<0xC3>`` (ByteFallback) before the one that the vocabulary is written in (ByteLevel).
+    llguidance goes by the first it meets, and would then ask for other characters than the schema's.
+    """
+    spec = json.loads(tokenizer)
+    steps = (spec["decoder"] or {}).get("decoders", ())
+    spec["decoder"] = next((step for step in steps if step["type"] == "ByteLevel"), spec["decoder"])
+    return json.dumps(spec)
 
 
 class SchemaConstraint(LogitsProcessor):  # type: ignore[misc]

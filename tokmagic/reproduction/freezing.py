@@ -60,7 +60,9 @@ def _place(session: Session, name: str | None) -> Place:
         return Place(frozen.beside(found), found)
     given = Path(name).expanduser()
     if given.suffix == ".ipynb":
-        return Place(frozen.beside(given), given if given.is_file() else None)
+        if not given.is_file():
+            raise UsageError(f"there is no notebook {name} here; name one that is there, or the file to write")
+        return Place(frozen.beside(given), given)
     if given.is_dir():
         raise UsageError(f"{name} is a folder; name the file to write, such as {given / 'nb.tokmagic.json'}")
     if given.exists():

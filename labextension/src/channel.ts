@@ -27,6 +27,14 @@ import {
 
 /** How long to wait for the comm's subshell, which never starts where subshells are disabled. */
 const SUBSHELL_TIMEOUT_MS = 2000;
+const SUBSHELL_POLL_MS = 20;
+
+/** JupyterLab's comms run in a subshell of the kernel; its public type does not say so yet. */
+interface ISubshellComm {
+  readonly subshellStarted?: Promise<void>;
+  readonly subshellId?: string | null;
+  commsOverSubshells?: string;
+}
 
 /** What a kernel answers whose tokmagic is older than drafts, or does not take this one for one. */
 const NO_DRAFTS = /(?:know|this) 'draft'/;
@@ -122,12 +130,13 @@ export class Channel implements IDisposable {
     const comm = kernel.createComm(CONTROL_TARGET);
     this._comm = comm;
     await Promise.race([
-      subshellStarted(comm),
-      new Promise(resolve => setTimeout(resolve, SUBSHELL_TIMEOUT_MS))
+      subshellStarted(comm, this._lostSubshell),
+      sleep(SUBSHELL_TIMEOUT_MS)
     ]);
     if (this._comm !== comm || comm.isDisposed) {
       return;
     }
+    this._subshell = (comm as ISubshellComm).subshellId ?? '';
     comm.open();
     this.send(message);
   }
@@ -195,6 +204,7 @@ export class Channel implements IDisposable {
     const before = this._process;
     this._process = process ?? before;
     if (before !== '' && before !== this._process) {
+      this._lostSubshell = this._subshell;
       this._forgetComm();
       this._readings.interruptRunning();
       this._readings.setConnection('connecting');
@@ -296,16 +306,36 @@ export class Channel implements IDisposable {
   private _kernel: Kernel.IKernelConnection | null = null;
   /** The session id of the kernel's process, once it has said something. */
   private _process = '';
+  /** The subshell that our latest comm ran in, and the one that went with an earlier process. */
+  private _subshell = '';
+  private _lostSubshell = '';
   /** The comm that the kernel pushes its snapshots on, once it is known. */
   private _dataComm = '';
 }
 
-/** JupyterLab's comms run in a subshell of the kernel; its public type does not say so yet. */
-async function subshellStarted(comm: Kernel.IComm): Promise<void> {
-  const { subshellStarted: started } = comm as {
-    subshellStarted?: Promise<void>;
-  };
-  await started?.catch(() => undefined);
+/**
+ * Wait until the comm has a subshell that is there.
+ *
+ * Before 4.5.5 JupyterLab gives a comm the subshell of its predecessor also when somebody else has
+ * restarted the kernel, and nobody hears what is sent there. Asked for one of its own, it makes a new one.
+ */
+async function subshellStarted(
+  comm: Kernel.IComm,
+  lost: string
+): Promise<void> {
+  const shell = comm as ISubshellComm;
+  await shell.subshellStarted?.catch(() => undefined);
+  if (lost === '' || shell.subshellId !== lost) {
+    return;
+  }
+  shell.commsOverSubshells = 'perComm';
+  while (shell.subshellId === lost && !comm.isDisposed) {
+    await sleep(SUBSHELL_POLL_MS);
+  }
+}
+
+function sleep(time_ms: number): Promise<void> {
+  return new Promise(resolve => setTimeout(resolve, time_ms));
 }
 
 function ignore(): void {

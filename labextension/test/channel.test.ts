@@ -1,5 +1,5 @@
 import { Signal } from '@lumino/signaling';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
 import { Channel } from '../src/channel';
 import type { Written } from '../src/drafts';
@@ -13,15 +13,23 @@ class FakeComm {
   readonly sent: unknown[] = [];
   isDisposed = false;
   opened = false;
+  /** The subshell that it was opened in. */
+  openedIn = '';
 
   constructor(
     readonly commId: string,
-    started: Promise<void>
+    started: Promise<void>,
+    public subshellId: string
   ) {
     this.subshellStarted = started;
   }
 
+  set commsOverSubshells(mode: string) {
+    setTimeout(() => (this.subshellId = `${mode} of ${this.commId}`), 5);
+  }
+
   open(): void {
+    this.openedIn = this.subshellId;
     this.opened = true;
   }
 
@@ -41,6 +49,8 @@ class FakeKernel {
   handleComms = true;
   isDisposed = false;
   subshell = Promise.resolve();
+  /** The one that JupyterLab gives the next comm, where that is none of its own. */
+  kept: string | null = null;
 
   registerCommTarget(name: string, callback: unknown): void {
     this.targets.set(name, callback);
@@ -51,7 +61,8 @@ class FakeKernel {
   }
 
   createComm(_target: string): FakeComm {
-    const comm = new FakeComm(`comm-${this.comms.length}`, this.subshell);
+    const id = `comm-${this.comms.length}`;
+    const comm = new FakeComm(id, this.subshell, this.kept ?? `of ${id}`);
     this.comms.push(comm);
     return comm;
   }
@@ -364,5 +375,16 @@ describe('a restart that nobody told of', () => {
     kernel.says('comm_close', { comm_id: kernel.lastComm.commId }, 'process-2');
     expect(readings.connection).toBe('not-loaded');
     expect(kernel.comms).toHaveLength(2);
+  });
+
+  it('leads to a subshell of the new process where JupyterLab kept that of the old one', async () => {
+    const before = kernel.lastComm;
+    kernel.kept = before.subshellId;
+    kernel.says('status', { execution_state: 'idle' }, 'process-1');
+    kernel.says('comm_close', { comm_id: before.commId }, 'process-1');
+    kernel.says('status', { execution_state: 'starting' }, 'process-2');
+    await vi.waitFor(() => expect(kernel.lastComm.opened).toBe(true));
+    expect(kernel.lastComm.openedIn).toBe('perComm of comm-1');
+    expect(kernel.lastComm.sent).toEqual([HELLO]);
   });
 });

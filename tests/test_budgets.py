@@ -22,9 +22,24 @@ from tests.test_ledger import process, run
 from tokmagic import budget as budgets
 from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import BudgetError
-from tokmagic.events import Budget, EngineInfo, Hold, Message, Prompt, Rates, RunRecord, Sampling, Standing
+from tokmagic.events import (
+    Bound,
+    Budget,
+    Cost,
+    EngineInfo,
+    Hold,
+    Message,
+    Prompt,
+    Rates,
+    RunRecord,
+    Sampling,
+    Scope,
+    Source,
+    Standing,
+)
 from tokmagic.generation import Generation
 from tokmagic.ledger import Ledger
+from tokmagic.magics.budgets import table
 from tokmagic.run import Session
 from tokmagic.spending import BudgetWarning
 
@@ -306,6 +321,55 @@ def test_the_true_cost_counts_after_the_run(session: Session) -> None:
     assert (now.spent_usd, now.held_usd, now.available_usd) == (Decimal("0.00084"), 0, Decimal("0.00016"))
     assert ask(session, max_tokens=31).status == "refused"
     assert ask(session, max_tokens=30).status == "ok"
+
+
+def spent(usd: str | None, source: Source = "reported", bound: Bound = "exact") -> RunRecord:
+    """A run that cost so much, as surely as it says."""
+    made = run(user="me", notebook="/n.ipynb", started_at=NOW)
+    cost = Cost(None if usd is None else Decimal(usd), source, bound)
+    return replace(made, reading=replace(made.reading, cost=cost))
+
+
+@pytest.mark.parametrize(
+    ("runs", "shown"),
+    [
+        ([spent("1")], ("$1.00", "$3.00", "25%")),
+        ([spent("1"), spent("1", "estimated")], ("~$2.00", "~$2.00", "~50%")),
+        ([spent("1", bound="at_least")], ("≥$1.00", "≤$3.00", "≥25%")),
+        ([spent("1", bound="at_most")], ("≤$1.00", "≥$3.00", "≤25%")),
+        ([spent("1"), spent(None)], ("≥$1.00", "≤$3.00", "≥25%")),
+        ([spent("1", bound="at_least"), spent("1", bound="at_most")], ("~$2.00", "~$2.00", "~50%")),
+    ],
+    ids=["exact", "estimated", "at least", "at most", "unpriced", "both bounds"],
+)
+@pytest.mark.parametrize("scope", ["notebook", "day"])
+def test_what_is_spent_and_left_is_as_sure_as_the_runs_are(
+    make_session: Make, scope: Scope, runs: list[RunRecord], shown: tuple[str, str, str]
+) -> None:
+    session = make_session(model="scripted")
+    session.user, session.notebook = "me", "/n.ipynb"
+    notebook = session.notebook if scope == "notebook" else None
+    session.ledger().set_budget(Budget(scope, Decimal(4), 1_000, user="me", notebook=notebook))
+    session.ledger().set_budget(Budget("month", None, 1_000, user="me"))
+    others = replace(spent("1", "estimated", "at_least"), user="you", notebook="/m.ipynb")
+    for record in [*runs, others]:
+        session.ledger().settle(replace(record, started_at=datetime.now(UTC)))
+    lines = {line["budget"]: line for line in table(session).as_dicts()}
+    line = lines[scope]
+    assert (line["spent"].partition(",")[0], line["left"].partition(",")[0], line["used"]) == shown
+    assert line["held"] == "$0, 0", "what is set aside is known"
+    assert lines["month"]["used"] == f"{len(runs) * 14 / 1_000:.0%}", "in tokens alone"
+
+
+def test_who_is_refused_is_told_how_sure_the_sums_are(books: Ledger) -> None:
+    books.set_budget(replace(DAY, usd=Decimal("0.25")))
+    guessed = replace(spent("0.20", "estimated", "at_least"), user="ada")
+    books.settle(guessed)
+    assert admit(books, "a") == (
+        "this run may cost up to $0.1000, the day's budget of $0.2500 has ~≤$0.0500 left (~≥$0.2000 spent, $0 held by "
+        "running ones); lower --max-tokens or raise the budget"
+    )
+    assert [record.run_id for record in books.runs()] == [guessed.run_id]
 
 
 def test_a_setting_caps_the_day(session: Session) -> None:

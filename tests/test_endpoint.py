@@ -1004,6 +1004,7 @@ def test_a_server_that_does_not_keep_to_the_limit_is_stopped_at_the_cap(ask: Ask
     assert (generation.status, generation.finish_reason) == ("interrupted", "budget")
     assert generation.cost.usd is not None
     assert generation.cost.usd < Decimal("0.003")
+    assert str(generation.error).startswith("stopped at ~≥$0.00"), "the server may go on, and so may its bill"
 
 
 def test_counts_and_cost_are_there_while_it_streams(session: Session, server: Endpoint) -> None:

@@ -83,8 +83,9 @@ def _usd_refusal(it: Standing, hold: Hold) -> str | None:
         )
     return (
         f"this run may cost up to {about}{numbers.usd(hold.usd)}, {title(budget)} of {numbers.usd(budget.usd)} has "
-        f"{numbers.usd(max(left, Decimal(0)))} left ({numbers.usd(it.spent_usd)} spent, {numbers.usd(it.held_usd)} "
-        "held by running ones); lower --max-tokens or raise the budget"
+        f"{numbers.usd_marked(max(left, Decimal(0)), it.available_marks)} left "
+        f"({numbers.usd_marked(it.spent_usd, it.marks)} spent, {numbers.usd(it.held_usd)} held by running ones); "
+        "lower --max-tokens or raise the budget"
     )
 
 

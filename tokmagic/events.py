@@ -430,6 +430,9 @@ class Budget:
     origin: str = "%budget"
 
 
+_OTHER_WAY: dict[Bound, Bound] = {"exact": "exact", "at_least": "at_most", "at_most": "at_least"}
+
+
 @dataclass(frozen=True, slots=True)
 class Standing:
     """How a budget stands: what ended runs have used and what running ones hold."""
@@ -441,6 +444,19 @@ class Standing:
     held_tokens: int = 0
     unpriced_runs: int = 0
     """Ended runs whose price is not known: they are in no sum of USD."""
+    doubt: Doubt = NO_DOUBT
+    """How sure ``spent_usd`` is; none where it was not asked for, since it takes longer than all the others."""
+
+    @property
+    def marks(self) -> tuple[bool, Bound]:
+        """Whether ``spent_usd`` is only an estimate, and what it bounds."""
+        return self.doubt.marks(self.unpriced_runs)
+
+    @property
+    def available_marks(self) -> tuple[bool, Bound]:
+        """The same of ``available_usd``: where more may have been spent, less is left."""
+        estimated, bound = self.marks
+        return estimated, _OTHER_WAY[bound]
 
     @property
     def available_usd(self) -> Decimal | None:

@@ -226,7 +226,7 @@ class Run:
         if "interrupted" not in reasons:
             return "ok"
         if self._broke:
-            self._error = self._purse.stopped(self._meter.cost_usd())
+            self._error = self._purse.stopped(self._meter.reading().cost)
             return "interrupted"
         self._error = GenerationInterrupted(
             f"the generation was stopped after {self._tokens()} tokens; its text and its cost are kept"

@@ -36,8 +36,17 @@ def usd(amount: Decimal | None) -> str:
 
 def usd_marked(amount: Decimal | None, marks: tuple[bool, Bound]) -> str:
     """Dollars with their marks, whether estimated and of what a bound: ``$0.3000``, ``~$0.3000``, ``≥$0.3000``."""
+    return usd(amount) if amount is None else f"{_marks(marks)}{usd(amount)}"
+
+
+def share_marked(share: float, marks: tuple[bool, Bound]) -> str:
+    """A share with the marks of what it is a share of: ``60%``, ``≥60%``."""
+    return f"{_marks(marks)}{share:.0%}"
+
+
+def _marks(marks: tuple[bool, Bound]) -> str:
     estimated, bound = marks
-    return usd(amount) if amount is None else f"{'~' if estimated else ''}{_MARK[bound]}{usd(amount)}"
+    return f"{'~' if estimated else ''}{_MARK[bound]}"
 
 
 def _rounded(amount: Decimal, decimals: int) -> Decimal:

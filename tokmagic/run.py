@@ -254,10 +254,14 @@ class Session:
         """What stands for this notebook in a budget: its path, or this session where the path is unknown."""
         return self.notebook or f"session:{self.session_id}"
 
-    def standings(self) -> list[Standing]:
-        """How the budgets that apply here stand now. Raises LedgerError, BudgetError."""
-        held = [*self.ledger().budgets(self.user, self.budget_notebook), *self._own_budgets(None)]
-        return self.ledger().standings(held, self.user, datetime.now())
+    def standings(self, *, doubted: bool = False) -> list[Standing]:
+        """How the budgets that apply here stand now; ``doubted``: with how sure what was spent is, which takes longer.
+
+        Raises LedgerError, BudgetError.
+        """
+        held, now = [*self.ledger().budgets(self.user, self.budget_notebook), *self._own_budgets(None)], datetime.now()
+        found = self.ledger().standings(held, self.user, now)
+        return self.ledger().doubted(found, self.user, now) if doubted else found
 
     def _own_budgets(self, usd: Decimal | str | None) -> list[Budget]:
         own = [budgets.of_day(self.settings.budget_day, self.user)] if self.settings.budget_day else []

@@ -11,7 +11,7 @@ from tokmagic import numbers
 from tokmagic.budget import near, refusal
 from tokmagic.engines import Engine
 from tokmagic.errors import BudgetError, LedgerError, ModelError
-from tokmagic.events import Admission, Budget, Hold, Prompt, RunRecord, Standing
+from tokmagic.events import Admission, Budget, Cost, Hold, Prompt, RunRecord, Standing
 from tokmagic.prices import bound_usd
 
 if TYPE_CHECKING:
@@ -93,12 +93,12 @@ class Purse:
             self._final = self._final or self._limit < wanted
         return spent < self._limit
 
-    def stopped(self, cost: Decimal | None) -> BudgetError:
+    def stopped(self, cost: Cost) -> BudgetError:
         """What to raise for a run that was stopped."""
         caps = [f"{it.budget.scope} {numbers.usd(it.budget.usd)}" for it in self.standings if it.budget.usd is not None]
         return BudgetError(
-            f"stopped at {numbers.usd(cost)}: a budget is used up ({', '.join(caps)}); its text and its cost are kept, "
-            "raise the budget to go on"
+            f"stopped at {numbers.cost(cost)}: a budget is used up ({', '.join(caps)}); its text and its cost are "
+            "kept, raise the budget to go on"
         )
 
     def warnings(self, record: RunRecord) -> Iterable[tuple[str, str]]:

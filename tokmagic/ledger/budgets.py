@@ -13,7 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from tokmagic.days import start_of_day, start_of_month
-from tokmagic.events import Budget, Standing
+from tokmagic.events import NO_DOUBT, Budget, Doubt, Standing
+from tokmagic.ledger import summaries
 from tokmagic.ledger.schema import LIVE, budgets, money, money_sum, runs, storable, utc_text
 from tokmagic.prices import from_picodollars, to_picodollars
 
@@ -65,14 +66,13 @@ def standing(
     """How a budget stands for a user's runs; ``but`` leaves one run's hold out."""
     if budget.scope == "cell":
         return Standing(budget)  # it bounds each run by itself
-    conditions = (_same(runs.c.user, user), *_period(budget, now))
     # What was replayed from the cache used no tokens.
     metered = sa.func.coalesce(runs.c.input_tokens, 0) + sa.func.coalesce(runs.c.output_tokens, 0)
     used = sa.case((runs.c.status != "cached", metered), else_=0)
     unpriced = sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refused"), 1), else_=0)
     # Answered from an index alone: a month may have very many runs, and every admission asks.
     ended = sa.select(*money_sum(runs.c.cost_pico), sa.func.sum(used), sa.func.sum(unpriced)).where(
-        *conditions, runs.c.status != "running"
+        *_counted(budget, user, now)
     )
     spent_high, spent_low, spent_tokens, unpriced_runs = connection.execute(ended).one()
     # All that run, and then whose they are: they are few, while a user's runs are many.
@@ -91,6 +91,14 @@ def standing(
     )
 
 
+def doubt(connection: sa.Connection, budget: Budget, user: str | None, now: datetime) -> Doubt:
+    """How sure is what :func:`standing` says was spent: apart from it, since no index answers this alone."""
+    if budget.scope == "cell" or budget.usd is None:
+        return NO_DOUBT
+    columns = [sa.func.sum(it) for it in summaries.doubts(runs)]
+    return summaries.doubt(connection.execute(sa.select(*columns).where(*_counted(budget, user, now))).one())
+
+
 _HELD = (
     *(runs.c.run_id, runs.c.user, runs.c.notebook, runs.c.session, runs.c.started_at),
     *(runs.c.cost_pico, runs.c.hold_pico, runs.c.hold_tokens, runs.c.input_tokens, runs.c.output_tokens),
@@ -102,6 +110,10 @@ def _in_period(row: Any, budget: Budget, now: datetime) -> bool:
         notebook = budget.notebook or ""
         return bool(storable(notebook) == row.notebook or notebook == f"{SESSION}{row.session}")
     return bool(row.started_at >= _start(budget, now))
+
+
+def _counted(budget: Budget, user: str | None, now: datetime) -> list[Any]:
+    return [_same(runs.c.user, user), *_period(budget, now), runs.c.status != "running"]
 
 
 def _period(budget: Budget, now: datetime) -> list[Any]:

@@ -96,9 +96,11 @@ class Ledger:
             held = [*budgets.read(connection, user, notebook), *own]
             before = [budgets.standing(connection, budget, user, now) for budget in held]
             refused = refusal(before, hold)
-            if refused is not None:
-                return Admission(refused, tuple(before))
-            self._begin(connection.exec_driver_sql, record, prompt, hold)
+            if refused is None:
+                self._begin(connection.exec_driver_sql, record, prompt, hold)
+        if refused is not None:
+            # Told anew, with marks: only who is refused waits for these, and the ledger is free meanwhile.
+            return Admission(refusal(self.doubted(before, user, now), hold), tuple(before))
         usd, tokens = hold.usd or Decimal(0), hold.tokens
         return Admission(
             None,
@@ -138,6 +140,11 @@ class Ledger:
             self.reap()
         with self.reading() as connection:
             return [budgets.standing(connection, budget, user, now) for budget in held]
+
+    def doubted(self, standings: Sequence[Standing], user: str | None, now: datetime) -> list[Standing]:
+        """The same with how sure what was spent is, for who is told of it: too slow to be asked at each admission."""
+        with self.reading() as connection:
+            return [replace(it, doubt=budgets.doubt(connection, it.budget, user, now)) for it in standings]
 
     def token_time_s(self, record: RunRecord) -> float | None:
         """The 95th percentile of the seconds a token took in this model's latest runs; None where none was measured."""

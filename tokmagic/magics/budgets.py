@@ -39,8 +39,9 @@ def change(session: Session, options: argparse.Namespace) -> None:
 
 def table(session: Session) -> Table:
     """The budgets that hold here, and how they stand."""
-    rows = tuple(_row(it) for it in session.standings())
-    unpriced = max((it.unpriced_runs for it in session.standings() if it.budget.usd is not None), default=0)
+    standings = session.standings(doubted=True)
+    rows = tuple(_row(it) for it in standings)
+    unpriced = max((it.unpriced_runs for it in standings if it.budget.usd is not None), default=0)
     note = "" if rows else "no budget is set: %budget day 5 caps a day at $5.00"
     if unpriced:
         note = f"{unpriced} runs have no price, so that no budget in USD counts them; set one with %price"
@@ -81,9 +82,9 @@ def _row(it: Standing) -> tuple[str, ...]:
     caps, spent, held, left = [], [], [], []
     if budget.usd is not None:
         caps.append(numbers.usd(budget.usd))
-        spent.append(numbers.usd(it.spent_usd))
+        spent.append(numbers.usd_marked(it.spent_usd, it.marks))
         held.append(numbers.usd(it.held_usd))
-        left.append(numbers.usd(it.available_usd))
+        left.append(numbers.usd_marked(it.available_usd, it.available_marks))
     if budget.tokens is not None:
         caps.append(f"{budget.tokens:,} tokens")
         spent.append(f"{it.spent_tokens:,}")
@@ -92,7 +93,11 @@ def _row(it: Standing) -> tuple[str, ...]:
     columns = [", ".join(column) for column in (caps, spent, held, left)]
     if cell:  # it bounds each run by itself, so nothing adds up
         columns[1:] = [numbers.UNKNOWN] * 3
-    used = numbers.UNKNOWN if cell else f"{it.share:.0%}"
+    used = (
+        numbers.UNKNOWN
+        if cell
+        else numbers.share_marked(it.share, (False, "exact") if budget.usd is None else it.marks)
+    )
     whose = "each user" if budget.user is None else budget.user
     source = "" if budget.origin == "%budget" else f" ({budget.origin})"
     strict = " strict" if budget.strict else ""

@@ -246,6 +246,7 @@ def test_the_same_prompt_at_two_servers_is_no_repetition(books: Ledger) -> None:
         info = EngineInfo("m", "id", "endpoint", server=server)
         # What else is known of a process, such as its packages, makes no other run of it.
         env = {"note": '"server":"x"\ud800', "python": f"3.{number}", **({"server": server} if server else {})}
+        env["answer_sha256"] = str(number)
         books.settle(replace(made, info=info, params={"temperature": 0.0}, env=env))
     assert books.wasted(EVERYTHING)["run again unchanged"].runs == 2
     for number in range(2):

@@ -35,13 +35,17 @@ def _instr(element: _Position, compiler: Any, **options: Any) -> str:
 
 
 def _server() -> Any:
-    """An endpoint's address, asked of the JSON text of ``env``, where it comes last; NULL for what runs here.
+    """An endpoint's address, asked of the JSON text of ``env``; NULL for what runs here.
 
     A quote within a text is escaped there, so that this can only be the key. A database's own JSON would not do:
     PostgreSQL's refuses what stands for half of a character.
     """
-    begins = _Position(runs.c.env, '"server":"')
-    return sa.case((sa.and_(runs.c.engine == "endpoint", begins > 0), sa.func.substr(runs.c.env, begins)))
+    key = '"server":"'
+    begins = _Position(runs.c.env, key)
+    # Up to its closing quote: what comes after it, such as the answer's digest, makes no other server.
+    address = sa.func.substr(runs.c.env, begins + len(key))
+    its = sa.func.substr(address, 1, _Position(address, '"'))
+    return sa.case((sa.and_(runs.c.engine == "endpoint", begins > 0), its))
 
 
 # The prompt first: it tells most runs apart, so that a sort seldom compares more.

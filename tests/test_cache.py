@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kernels import Kernel, running_kernel
-from tokmagic import api, cache, report
+from tokmagic import api, cache, numbers, report
 from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import BudgetError, UsageError
 from tokmagic.events import (
@@ -36,6 +36,8 @@ from tokmagic.events import (
 )
 from tokmagic.generation import Choice
 from tokmagic.live import row_wire
+from tokmagic.magics.answers import table
+from tokmagic.prices import reprice
 from tokmagic.run import Session
 
 Make = Callable[..., Session]
@@ -312,6 +314,61 @@ def test_a_saving_whose_price_is_unknown_is_unknown(make_session: Make) -> None:
     session.generate(GREEDY)
     status = session.cache.status()
     assert (status.hits, status.saved_usd, status.unpriced_hits) == (2, Decimal("0.00005"), 1)
+
+
+CHEAPER = replace(DOLLARS, cached=Decimal("0.1"))
+DEARER = replace(DOLLARS, cache_write=Decimal(3))
+
+
+def ends(**usage: Any) -> Script:
+    """A script of a server that reports 10 tokens each way, but for what ``usage`` says."""
+    known = Usage(input_tokens=10, output_tokens=10, input_source="reported", output_source="reported")
+    given = replace(known, cached_input_tokens=0, cache_write_input_tokens=0)
+    return Script((Started(0, known, 0), Token(1, "Because"), Finished(2, ("stop",), replace(given, **usage))))
+
+
+@pytest.mark.parametrize(
+    ("rates", "usage", "saved"),
+    [
+        (CHEAPER, {}, "$0.00003"),
+        (CHEAPER, {"output_source": "estimated"}, "~$0.00003"),
+        (CHEAPER, {"cached_input_tokens": None}, "≤$0.00003"),
+        (DEARER, {"cache_write_input_tokens": None}, "≥$0.00003"),
+        (DEARER, {"cache_write_input_tokens": None, "output_source": "estimated"}, "~≥$0.00003"),
+    ],
+    ids=["sure", "estimated", "at most", "at least", "both"],
+)
+def test_what_is_saved_is_as_sure_as_its_bill_would_be(
+    session: Session, rates: Rates, usage: dict[str, Any], saved: str
+) -> None:
+    answer_with(session, ends(**usage))
+    session.prices.set("m", rates)
+    first, again = (session.generate(GREEDY) for _ in range(2))
+    assert (again.status, again.cost.usd) == ("cached", 0)
+    assert again.footer.endswith(f" tokens · $0 · m · cached · saved {saved}"), "that it costs nothing is sure"
+    (kept,) = session.ledger().runs(Selection(status="cached"))
+    assert kept == again.record
+    wire = row_wire(kept)
+    assert (wire["cost_usd"], wire["cost_source"], wire["cost_bound"]) == ("0", first.cost.source, first.cost.bound)
+    assert reprice(kept, session.prices) == again.cost
+    assert numbers.cost(first.cost) == saved
+    by_status = report.table(session.ledger(), session.selection, "status")
+    assert [row[4:6] for row in by_status.rows] == [(saved, "—"), ("$0", saved), (saved, saved)]
+    exact = by_status.as_dicts()[1]
+    assert (exact["cost_estimated"], exact["cost_bound"]) == (False, "exact")
+    mark = "~" * exact["saved_estimated"] + {"exact": "", "at_least": "≥", "at_most": "≤"}[exact["saved_bound"]]
+    assert mark == saved.partition("$")[0]
+    assert table(session).rows[0][-1] == saved
+
+
+def test_savings_without_a_price_make_their_sum_a_lower_bound(session: Session) -> None:
+    answer_with(session, ends())
+    session.prices.set("m", Rates())
+    statuses(session, GREEDY, GREEDY)
+    session.prices.set("m", DOLLARS)
+    statuses(session, GREEDY)
+    assert [row[5] for row in report.table(session.ledger(), session.selection, "model").rows] == ["≥$0.00003"] * 2
+    assert table(session).rows[0][-1] == "≥$0.00003"
 
 
 def test_where_device_time_is_the_bill_that_is_what_was_saved(session: Session) -> None:

@@ -140,6 +140,13 @@ def test_a_cost_is_compared_where_tokens_are_priced(before: KeptRun, now: KeptRu
     assert compared(before, now).state == ("changed" if changed else "same")
 
 
+def test_a_cost_that_is_not_sure_is_marked() -> None:
+    least = run(cost=Cost(Decimal("0.1"), "estimated", "at_least"))
+    hit = run(status="cached", cost=Cost(Decimal(0), "reported", "at_most", saved_usd=Decimal("0.2")))
+    (change,) = compared(least, hit).changes
+    assert (change.was, change.now) == ("~≥$0.1", "≤$0.2")
+
+
 def test_a_cost_alone_is_explained_by_rates_and_the_servers_cache_alone() -> None:
     dearer = replace(PRICED, input=Decimal("0.30"))
     now = run(rates=dearer, cost=Cost(Decimal("0.0000045")), env={"torch": "3"})

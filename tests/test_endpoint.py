@@ -17,9 +17,10 @@ import pytest
 import trustme
 
 from tests.servers import ANSWER, ROLE, USAGE, Asked, Endpoint, Script, Wire, chunk, serve, streams, usage_chunk, whole
+from tokmagic import report
 from tokmagic.engines import ModelSpec
 from tokmagic.errors import GenerationInterrupted, UsageError
-from tokmagic.events import Message, Prompt, Rates, Sampling
+from tokmagic.events import Message, Prompt, Rates, Sampling, Selection
 from tokmagic.generation import Generation
 from tokmagic.run import Session
 
@@ -674,6 +675,8 @@ def test_an_attempt_that_the_server_may_bill_makes_the_cost_a_lower_bound(ask: A
     assert (generation.status, generation.cost.bound) == ("failed", "at_least")
     assert generation.cost.usd is not None
     assert generation.cost.usd > 0
+    at_todays = report.repriced(session.ledger(), Selection(), session.prices).rows[-1]
+    assert (at_todays[1], at_todays[2][:2], at_todays[3][:2]) == ("2", "~≥", "~≥")
 
 
 def test_stopping_while_the_next_attempt_is_waited_for_costs_nothing(session: Session, server: Endpoint) -> None:

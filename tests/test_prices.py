@@ -20,6 +20,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from tokmagic import api, numbers
 from tokmagic.cli import main
+from tokmagic.engines import ModelSpec
 from tokmagic.errors import PriceError, UsageError
 from tokmagic.events import (
     Cost,
@@ -54,7 +55,7 @@ from tokmagic.prices import (
 )
 from tokmagic.prices import devices as device_prices
 from tokmagic.prices.hosted import hosted_rates
-from tokmagic.report import add_up
+from tokmagic.report import add_up, repriced
 from tokmagic.run import Session
 from tokmagic.tables import Table
 
@@ -534,6 +535,34 @@ def test_what_came_from_the_cache_stays_free_and_its_saving_is_repriced() -> Non
     assert reprice(record(Reading(), status="refused"), book).usd is None
 
 
+PLAIN = Rates(input=D(10), output=D(20))
+CHEAPER = replace(PLAIN, cached=D(1))
+PARTLY = {"cached_input_tokens": None}
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "counts", "whole", "cut"),
+    [
+        (PLAIN, PLAIN, {}, "$0.0012", "≥$0.0012"),
+        (PLAIN, CHEAPER, PARTLY, "≤$0.0012", "~$0.0012"),
+        (CHEAPER, PLAIN, PARTLY, "$0.0012", "≥$0.0012"),
+        (CHEAPER, CHEAPER, PARTLY, "≤$0.0012", "~$0.0012"),
+        (PLAIN, PLAIN, {"output_source": "estimated"}, "~$0.0012", "~≥$0.0012"),
+        (CHEAPER, PLAIN, {"output_source": "estimated", **PARTLY}, "~$0.0012", "~≥$0.0012"),
+    ],
+)
+def test_what_was_cut_off_may_cost_more_at_todays_prices_too(
+    ledger: Ledger, then: Rates, now: Rates, counts: dict[str, Any], whole: str, cut: str
+) -> None:
+    book, counted = PriceBook(), usage(100, 10, **counts)
+    book.set("m", now)
+    for run_id, was_cut in (("whole", False), ("cut", True)):
+        made = record(Reading(counted, bill(counted, None, then, cut=was_cut)), then)
+        ledger.settle(replace(made, run_id=run_id))
+    assert [numbers.cost(reprice(kept, book)) for kept in ledger.runs()] == [whole, cut]
+    assert [row[3] for row in repriced(ledger, Selection(), book, "run").rows[:2]] == [whole, cut]
+
+
 # %price, the footer and the command
 
 
@@ -640,6 +669,19 @@ def test_the_footer_says_whose_price_it_is(rates: Rates, expected: str) -> None:
     counts = usage(10, 5)
     reading = Reading(counts, bill(counts, 1.0, rates))
     assert numbers.footer(reading, "m", "ok", rates).split(" · ")[1] == expected
+
+
+def test_what_an_estimate_would_cost_elsewhere_is_one_too() -> None:
+    rates = Rates(shadow_model="a/b", shadow=Rates(input=D(100), output=D(0)))
+    counts = usage(10, 5, input_source="estimated")
+    assert "— (a/b: ~$0.0010)" in numbers.footer(Reading(counts, bill(counts, None, rates)), "m", "ok", rates)
+
+
+def test_what_a_dry_run_estimates_is_marked(magics: TokMagics, session: Session) -> None:
+    session.models.add("e", ModelSpec("org/m", api_base="http://127.0.0.1:9/v1"))
+    session.prices.set("e", Rates(input=D(1_000), output=D(1_000), cache_write=D(2_000)))
+    (row,) = magics.generate("-m e --dry-run --max-tokens 100", "Hello").rows
+    assert [text[:2] for text in (row[1], row[3], row[4])] == ["~" + row[1][1], "~$", "~$"]
 
 
 @pytest.mark.model

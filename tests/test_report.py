@@ -466,6 +466,8 @@ def test_numbers_for_programs_are_exact(ledger: Ledger) -> None:
         "unpriced_runs": 0,
         **SURE,
         "saved_usd": "0.0001",
+        "saved_estimated": False,
+        "saved_bound": "exact",
         "ttft_s": 0.1,
         "itl_mean_s": pytest.approx(0.011),
     }

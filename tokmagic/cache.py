@@ -12,14 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.errors import GenerationInterrupted, LedgerError, TokmagicError
 from tokmagic.events import (
     INFO_IN_ENV,
     CacheStatus,
-    Cost,
     EngineInfo,
     Logprob,
     Prompt,
@@ -29,7 +27,7 @@ from tokmagic.events import (
     Usage,
 )
 from tokmagic.generation import Choice, Generation, answers_sha256
-from tokmagic.prices import bill
+from tokmagic.prices import bill, replay
 
 if TYPE_CHECKING:
     from tokmagic.config import TokMagic
@@ -131,8 +129,7 @@ def _digest(key: str, text: str) -> str:
 
 def replayed(record: RunRecord, answer: Answer) -> RunRecord:
     """The row of a run whose answer comes from the cache: it costs nothing, takes no time, and says what it saved."""
-    worth = bill(answer.usage, answer.device_s, record.rates)
-    cost = Cost(Decimal(0), "measured", saved_usd=worth.usd, shadow_usd=worth.shadow_usd)
+    cost = replay(bill(answer.usage, answer.device_s, record.rates))
     return replace(
         record,
         status="cached",

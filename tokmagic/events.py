@@ -180,7 +180,10 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run costs, in USD. ``usd`` is the bill; the other figures stand beside it, never added."""
+    """What a run costs, in USD. ``usd`` is the bill; the other figures stand beside it, never added.
+
+    Of a replay ``source`` and ``bound`` are those of ``saved_usd``: that it costs 0 is sure.
+    """
 
     usd: Decimal | None = None
     source: Source = "unknown"
@@ -268,7 +271,7 @@ class RunRecord:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """Of how many priced runs the cost is estimated, or a bound; and what follows for their sum."""
+    """Of how many priced runs the cost, or what they saved, is estimated, or a bound; and what follows for the sum."""
 
     estimated_runs: int = 0
     at_least_runs: int = 0
@@ -276,9 +279,16 @@ class Doubt:
 
     @classmethod
     def of(cls, cost: Cost) -> Doubt:
-        """The doubt about one cost; none about an unknown one, which is in no sum."""
-        if cost.usd is None:
-            return cls()
+        """The doubt about one cost; none about an unknown one, which is in no sum, nor about a replay's."""
+        return cls() if cost.usd is None or cost.saved_usd is not None else cls._of(cost)
+
+    @classmethod
+    def of_saved(cls, cost: Cost) -> Doubt:
+        """The doubt about what a replay saved."""
+        return cls() if cost.saved_usd is None else cls._of(cost)
+
+    @classmethod
+    def _of(cls, cost: Cost) -> Doubt:
         return cls(int(cost.source == "estimated"), int(cost.bound == "at_least"), int(cost.bound == "at_most"))
 
     def __add__(self, other: Doubt) -> Doubt:
@@ -331,6 +341,12 @@ class CacheStatus:
     hits: int = 0
     saved_usd: Decimal | None = None
     unpriced_hits: int = 0
+    doubt: Doubt = NO_DOUBT
+
+    @property
+    def marks(self) -> tuple[bool, Bound]:
+        """Whether ``saved_usd`` is only an estimate, and what it bounds."""
+        return self.doubt.marks(self.unpriced_hits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +372,8 @@ class Sum:
     """Sums over ended runs of one group.
 
     ``cost_usd`` is None where none has a price, ``saved_usd`` where no cache hit has one. Refused runs count as runs,
-    but neither as priced nor as unpriced. Cache hits are left out of the latencies.
+    but neither as priced nor as unpriced. Cache hits are left out of the latencies; ``unpriced_hits`` saved what is not
+    known.
     """
 
     runs: int = 0
@@ -370,11 +387,18 @@ class Sum:
     itl_total_s: float = 0.0
     itl_steps: int = 0
     doubt: Doubt = NO_DOUBT
+    unpriced_hits: int = 0
+    saved_doubt: Doubt = NO_DOUBT
 
     @property
     def marks(self) -> tuple[bool, Bound]:
         """Whether ``cost_usd`` is only an estimate, and what it bounds."""
         return self.doubt.marks(self.unpriced_runs)
+
+    @property
+    def saved_marks(self) -> tuple[bool, Bound]:
+        """The same of ``saved_usd``."""
+        return self.saved_doubt.marks(self.unpriced_hits)
 
     @property
     def ttft_s(self) -> float | None:
@@ -399,6 +423,8 @@ class Sum:
             self.itl_total_s + other.itl_total_s,
             self.itl_steps + other.itl_steps,
             self.doubt + other.doubt,
+            self.unpriced_hits + other.unpriced_hits,
+            self.saved_doubt + other.saved_doubt,
         )
 
 

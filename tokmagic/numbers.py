@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from decimal import ROUND_HALF_UP, Context, Decimal
 
-from tokmagic.events import Bound, Cost, Rates, Reading, Source
+from tokmagic.events import Bound, Cost, Doubt, Rates, Reading, Source, Usage
 
 UNKNOWN = "—"
 NO_RATES = Rates()
@@ -36,17 +36,13 @@ def usd(amount: Decimal | None) -> str:
 
 def usd_marked(amount: Decimal | None, marks: tuple[bool, Bound]) -> str:
     """Dollars with their marks, whether estimated and of what a bound: ``$0.3000``, ``~$0.3000``, ``≥$0.3000``."""
-    return usd(amount) if amount is None else f"{_marks(marks)}{usd(amount)}"
+    return usd(amount) if amount is None else marked(usd(amount), marks)
 
 
-def share_marked(share: float, marks: tuple[bool, Bound]) -> str:
-    """A share with the marks of what it is a share of: ``60%``, ``≥60%``."""
-    return f"{_marks(marks)}{share:.0%}"
-
-
-def _marks(marks: tuple[bool, Bound]) -> str:
+def marked(figure: str, marks: tuple[bool, Bound]) -> str:
+    """A figure that is known, with its marks: ``60%``, ``~60%``, ``≥60%``."""
     estimated, bound = marks
-    return f"{'~' if estimated else ''}{_MARK[bound]}"
+    return f"{'~' if estimated else ''}{_MARK[bound]}{figure}"
 
 
 def _rounded(amount: Decimal, decimals: int) -> Decimal:
@@ -56,7 +52,7 @@ def _rounded(amount: Decimal, decimals: int) -> Decimal:
 
 def cost(value: Cost) -> str:
     """The bill of a run with its marks: ``$0.0011``, ``~$0.0011``, ``≥$0.0011``, ``—``."""
-    return usd_marked(value.usd, (value.source == "estimated", value.bound))
+    return usd_marked(value.usd, Doubt.of(value).marks(0))
 
 
 def seconds(value: float | None) -> str:
@@ -93,12 +89,15 @@ def list_price(value: Cost, rates: Rates) -> str | None:
 
 def _saved(value: Cost, rates: Rates) -> str:
     """What a replay saved, and whose price that is reckoned at."""
-    return f"saved {usd(value.saved_usd)}{' at list price' if list_price(value, rates) else ''}"
+    saved = usd_marked(value.saved_usd, Doubt.of_saved(value).marks(0))
+    return f"saved {saved}{' at list price' if list_price(value, rates) else ''}"
 
 
-def _beside(value: Cost, rates: Rates) -> str:
+def _beside(value: Cost, usage: Usage, rates: Rates) -> str:
     """What stands beside a cost: that it is what the device's time is worth at list price; what it would be there."""
-    shadow = f" ({rates.shadow_model}: {usd(value.shadow_usd)})" if rates.shadow_model else ""
+    guessed = "estimated" in (usage.input_source, usage.output_source)
+    there = usd_marked(value.shadow_usd, (guessed, "exact"))
+    shadow = f" ({rates.shadow_model}: {there})" if rates.shadow_model else ""
     return f"{' at list price' if list_price(value, rates) else ''}{shadow}"
 
 
@@ -114,7 +113,7 @@ def footer(reading: Reading, model: str, status: str = "ok", rates: Rates = NO_R
         return " · ".join([counts, cost(reading.cost), model, status, _saved(reading.cost, rates)])
     parts = [
         counts,
-        cost(reading.cost) + _beside(reading.cost, rates),
+        cost(reading.cost) + _beside(reading.cost, usage, rates),
         f"TTFT {seconds(reading.ttft_s)}",
         f"{milliseconds(reading.itl_mean_s)} ms/token",
         model,

@@ -111,7 +111,10 @@ const CellLine = React.memo(function CellLine(props: {
             data-value={row.savedUsd}
             title={priceOf(row, trans)}
           >
-            {trans.__('saved %1', usd(row.savedUsd))}
+            {trans.__(
+              'saved %1',
+              usd(row.savedUsd, row.costSource, row.costBound)
+            )}
           </td>
         ) : (
           <Measured row={row} trans={trans} />

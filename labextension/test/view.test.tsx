@@ -221,6 +221,13 @@ describe('a row', () => {
     ).toBe('0.0011');
   });
 
+  it('marks what was saved where that is not sure', () => {
+    const cached = { status: 'cached', cost_usd: '0', saved_usd: '0.0011' };
+    const unsure = { cost_source: 'estimated', cost_bound: 'at_least' };
+    const node = line({ ...cached, ...unsure });
+    expect(textOf(node, '[data-field=saved]')).toBe('saved ~≥$0.0011');
+  });
+
   it('from the cache whose saving is unknown says where it is from', () => {
     const node = line({ status: 'cached', cost_usd: '0' });
     expect(textOf(node, '[data-field=cost]')).toBe('$0');

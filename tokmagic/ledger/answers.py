@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from tokmagic.events import CacheStatus
 from tokmagic.ledger.schema import answers, money, money_sum, runs, utc_text, utc_time
+from tokmagic.ledger.summaries import doubt, saved_doubts
 
 _EVICTED_AT_ONCE = 100
 
@@ -79,8 +80,8 @@ def clear(connection: sa.Connection) -> int:
 def status(connection: sa.Connection) -> CacheStatus:
     """What is kept, and what the hits saved."""
     count, size = connection.execute(_COUNT).one()
-    hits, high, low, unpriced = connection.execute(_HITS).one()
-    return CacheStatus(int(count), int(size), int(hits), money(high, low), int(unpriced))
+    hits, high, low, unpriced, *unsure = connection.execute(_HITS).one()
+    return CacheStatus(int(count), int(size), int(hits), money(high, low), int(unpriced), doubt(unsure))
 
 
 _COUNT = sa.select(sa.func.count(answers.c.used_at), sa.func.coalesce(sa.func.sum(answers.c.size_bytes), 0))
@@ -88,6 +89,7 @@ _HITS = sa.select(
     sa.func.count(),
     *money_sum(runs.c.saved_pico),
     sa.func.count() - sa.func.count(runs.c.saved_pico),
+    *(sa.func.sum(it) for it in saved_doubts(runs)),
     # Written out, so that the index of cached runs alone is looked at.
 ).where(sa.text("status = 'cached'"))
 

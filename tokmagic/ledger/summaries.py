@@ -35,9 +35,19 @@ _UNPRICED = sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refus
 
 def doubts(of: Any) -> tuple[Any, ...]:
     """Whether a run's cost is estimated, and which bound it is, as columns that are added up for :func:`doubt`."""
-    # What has no price is in no sum, so that there is nothing to doubt. Asked last: few costs are doubtful.
+    # What has no price is in no sum, so that there is nothing to doubt; and that a replay costs 0 is sure.
+    return _doubts(of, sa.and_(of.c.cost_pico.is_not(None), of.c.saved_pico.is_(None)))
+
+
+def saved_doubts(of: Any) -> tuple[Any, ...]:
+    """The same of what a replay saved, which is what its source and its bound tell of."""
+    return _doubts(of, of.c.saved_pico.is_not(None))
+
+
+def _doubts(of: Any, which: Any) -> tuple[Any, ...]:
+    # Which runs are meant is asked last: few figures are doubtful.
     found = (of.c.cost_source == "estimated", of.c.cost_bound == "at_least", of.c.cost_bound == "at_most")
-    return tuple(sa.case((sa.and_(it, of.c.cost_pico.is_not(None)), 1), else_=0) for it in found)
+    return tuple(sa.case((sa.and_(it, which), 1), else_=0) for it in found)
 
 
 def doubt(row: Sequence[Any]) -> Doubt:
@@ -51,9 +61,14 @@ _COST = (
     sa.func.sum(_UNPRICED),
     *(sa.func.sum(it) for it in doubts(runs)),
 )
+_SAVED = (
+    *money_sum(runs.c.saved_pico),
+    sa.func.sum(sa.case((sa.and_(runs.c.status == "cached", runs.c.saved_pico.is_(None)), 1), else_=0)),
+    *(sa.func.sum(it) for it in saved_doubts(runs)),
+)
 _SUMS = (
     *_COST,
-    *money_sum(runs.c.saved_pico),
+    *_SAVED,
     sa.func.sum(runs.c.input_tokens),
     sa.func.sum(runs.c.output_tokens),
     sa.func.sum(_TTFT),
@@ -61,6 +76,7 @@ _SUMS = (
     sa.func.sum(runs.c.itl_mean_s * _STEPS),
     sa.func.sum(_STEPS),
 )
+_OTHERS = len(_SUMS) - len(_COST) - len(_SAVED)
 
 
 def summarise(connection: sa.Connection, where: Selection, by: str) -> Grouped:
@@ -142,13 +158,16 @@ def _has_tag(tag: str) -> Any:
 
 def _sum(row: Sequence[Any]) -> Sum:
     count, cost_high, cost_low, unpriced, *unsure = row[: len(_COST)]
-    saved_high, saved_low, given, made, ttft, ttft_runs, itl, steps = row[len(_COST) :]
+    saved_high, saved_low, unpriced_hits, *unsure_savings = row[len(_COST) : -_OTHERS]
+    given, made, ttft, ttft_runs, itl, steps = row[-_OTHERS:]
     return Sum(
         runs=int(count),
         cost_usd=money(cost_high, cost_low),
         unpriced_runs=int(unpriced or 0),
         doubt=doubt(unsure),
         saved_usd=money(saved_high, saved_low),
+        unpriced_hits=int(unpriced_hits or 0),
+        saved_doubt=doubt(unsure_savings),
         input_tokens=int(given or 0),
         output_tokens=int(made or 0),
         ttft_total_s=float(ttft or 0.0),

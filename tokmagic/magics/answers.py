@@ -39,7 +39,7 @@ def table(session: Session) -> Table:
         numbers.size(status.size_bytes),
         numbers.size(settings.cache_bytes),
         f"{status.hits:,}",
-        numbers.usd(status.saved_usd),
+        numbers.usd_marked(status.saved_usd, status.marks),
     )
     notes = []
     if not settings.store_text:

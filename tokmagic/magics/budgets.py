@@ -93,11 +93,9 @@ def _row(it: Standing) -> tuple[str, ...]:
     columns = [", ".join(column) for column in (caps, spent, held, left)]
     if cell:  # it bounds each run by itself, so nothing adds up
         columns[1:] = [numbers.UNKNOWN] * 3
-    used = (
-        numbers.UNKNOWN
-        if cell
-        else numbers.share_marked(it.share, (False, "exact") if budget.usd is None else it.marks)
-    )
+    used = numbers.UNKNOWN if cell else f"{it.share:.0%}"
+    if not cell and budget.usd is not None:
+        used = numbers.marked(used, it.marks)
     whose = "each user" if budget.user is None else budget.user
     source = "" if budget.origin == "%budget" else f" ({budget.origin})"
     strict = " strict" if budget.strict else ""

@@ -286,8 +286,8 @@ class TokMagics(Magics):
             engine.info.name,
             numbers.tokens(input_tokens, source),
             f"≤ {most:,}",
-            numbers.usd(low.usd),
-            numbers.usd(high.usd),
+            numbers.cost(low),
+            numbers.cost(high),
         )
         note = "nothing was run" if high.usd is not None else "nothing was run; no token rates are set: %price"
         return Table(("model", "in", "out", "least", "most"), (row,), note)

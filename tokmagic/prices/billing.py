@@ -39,6 +39,12 @@ def bill(usage: Usage, device_s: float | None, rates: Rates, *, cut: bool = Fals
     return Cost(shadow_usd=shadow_usd)
 
 
+def replay(worth: Cost) -> Cost:
+    """What a replay costs: nothing. Beside it stands what it saved, ``worth``, with that figure's source and bound."""
+    source = "measured" if worth.usd is None else worth.source
+    return Cost(Decimal(0), source, worth.bound, saved_usd=worth.usd, shadow_usd=worth.shadow_usd)
+
+
 def _anomaly(usage: Usage, device_s: float | None) -> str | None:
     counts = {
         "input": usage.input_tokens,
@@ -120,7 +126,8 @@ def input_usd(rates: Rates, input_tokens: int, calls: int = 1, *, part: int | No
 
 def span(input_tokens: int, source: Source, max_output_tokens: int, rates: Rates) -> tuple[Cost, Cost]:
     """What a prompt costs if nothing is answered, without any cache, and the most that it can cost with an answer."""
-    counted = Usage(input_tokens=input_tokens, cached_input_tokens=0, input_source=source, output_source="measured")
+    no_cache = Usage(cached_input_tokens=0, cache_write_input_tokens=0)
+    counted = replace(no_cache, input_tokens=input_tokens, input_source=source, output_source="measured")
     low, high = (bill(replace(counted, output_tokens=tokens), None, rates) for tokens in (0, max_output_tokens))
     most, _ = bound_usd(replace(rates, device_hour=None), input_tokens, max_output_tokens, None)
     return low, replace(high, usd=most)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 from tokmagic.events import Cost, Rates, RunRecord
-from tokmagic.prices.billing import bill
+from tokmagic.prices.billing import bill, replay
 from tokmagic.prices.book import PriceBook
 
 
@@ -22,7 +21,18 @@ def reprice(record: RunRecord, book: PriceBook, at: datetime | None = None) -> C
 def at_rates(record: RunRecord, rates: Rates) -> Cost:
     """The same at rates that were looked up before, for many runs of one model."""
     reading = record.reading
-    today = bill(reading.usage, reading.device_s, rates)
-    if record.status != "cached":
-        return today
-    return replace(reading.cost, saved_usd=today.usd, shadow_usd=today.shadow_usd)
+    if record.status == "cached":
+        return replay(bill(reading.usage, reading.device_s, rates))
+    return bill(reading.usage, reading.device_s, rates, cut=_cut(record))
+
+
+def _cut(record: RunRecord) -> bool:
+    """Whether its server may have billed more than was counted, which a row tells only by the marks of its cost.
+
+    Where the rates of then leave the same marks anyway it cannot tell, and the run is taken for one that was cut off.
+    """
+    reading, cost = record.reading, record.reading.cost
+    if cost.bound != "at_least" and cost.source != "estimated":
+        return False  # nearly all, and there can be a million
+    cut = bill(reading.usage, reading.device_s, record.rates, cut=True)
+    return (cost.source, cost.bound) == (cut.source, cut.bound)

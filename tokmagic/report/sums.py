@@ -36,7 +36,7 @@ def _line(name: str, part: Sum) -> tuple[str, ...]:
         numbers.tokens(part.input_tokens),
         numbers.tokens(part.output_tokens),
         numbers.usd_marked(part.cost_usd, part.marks),
-        numbers.usd(part.saved_usd),
+        numbers.usd_marked(part.saved_usd, part.saved_marks),
         numbers.seconds(part.ttft_s),
         numbers.milliseconds(part.itl_mean_s),
     )
@@ -51,6 +51,8 @@ def _exact(part: Sum) -> dict[str, Any]:
         "unpriced_runs": part.unpriced_runs,
         **doubts(part),
         "saved_usd": plain(part.saved_usd),
+        "saved_estimated": part.saved_marks[0],
+        "saved_bound": part.saved_marks[1],
         "ttft_s": part.ttft_s,
         "itl_mean_s": part.itl_mean_s,
     }
@@ -93,4 +95,6 @@ def _sum_of(record: RunRecord) -> Sum:
         itl_total_s=(reading.itl_mean_s or 0.0) * steps,
         itl_steps=steps,
         doubt=Doubt.of(reading.cost),
+        unpriced_hits=int(reading.cost.saved_usd is None and record.status == "cached"),
+        saved_doubt=Doubt.of_saved(reading.cost),
     )

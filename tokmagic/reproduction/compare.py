@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Literal
 
 from tokmagic.markdown import plain_text
-from tokmagic.numbers import UNKNOWN
+from tokmagic.numbers import UNKNOWN, marked
 from tokmagic.prices import plain
 from tokmagic.reproduction import align
 from tokmagic.reproduction.differences import CACHED, OF_COSTS, Difference, differences, meaning
@@ -110,7 +109,7 @@ def _changes(before: KeptRun, now: KeptRun) -> Iterator[Change]:
         if one != other:
             yield Change("tokens", what.replace("_", " "), _count(one), _count(other))
     if before.usd != now.usd and not _is_a_measurement(before, now):
-        yield Change("cost", "cost", _usd(before.usd), _usd(now.usd))
+        yield Change("cost", "cost", _usd(before), _usd(now))
     if before.finish_reason != now.finish_reason:
         yield Change("finish", "finish reason", before.finish_reason or UNKNOWN, now.finish_reason or UNKNOWN)
 
@@ -149,6 +148,6 @@ def _count(count: int | None) -> str:
     return UNKNOWN if count is None else f"{count:,}"
 
 
-def _usd(amount: Decimal | None) -> str:
+def _usd(run: KeptRun) -> str:
     # In full: two amounts that differ must not look the same.
-    return UNKNOWN if amount is None else f"${plain(amount)}"
+    return UNKNOWN if run.usd is None else marked(f"${plain(run.usd)}", run.doubt.marks(0))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Literal
 
-from tokmagic.events import INFO_IN_ENV, RUN_IN_ENV, Cost, EngineInfo, Rates, RunRecord, Status, Usage
+from tokmagic.events import INFO_IN_ENV, RUN_IN_ENV, Cost, Doubt, EngineInfo, Rates, RunRecord, Status, Usage
 from tokmagic.markdown import plain_text
 
 Drawn = Literal["greedy", "seeded", "sampled"]
@@ -75,6 +75,11 @@ class KeptRun:
     def usd(self) -> Decimal | None:
         """What it costs where nothing is cached."""
         return self.cost.saved_usd if self.status == "cached" else self.cost.usd
+
+    @property
+    def doubt(self) -> Doubt:
+        """How sure that is."""
+        return Doubt.of_saved(self.cost) if self.status == "cached" else Doubt.of(self.cost)
 
 
 @dataclass(frozen=True, slots=True)

@@ -328,6 +328,7 @@ def test_a_long_loop_is_frozen_whole(empty: Desk) -> None:
 
 
 def test_freeze_says_in_one_line_what_it_cannot_do(empty: Desk) -> None:
+    empty.notebook.touch()
     with running_kernel(**empty.environment) as kernel:
         kernel.run("%load_ext tokmagic\n%model add s scripted\n%model use s")
         says = {

@@ -389,6 +389,14 @@ def test_it_warns_once_at_the_share(session: Session) -> None:
     assert budget_warnings(seen) == ["the day's budget is 56% used: $0.00028 of $0.0005"]
 
 
+def test_the_warning_tells_of_both_caps(session: Session) -> None:
+    session.ledger().set_budget(Budget("day", Decimal(5), 150, user=session.user))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("default")
+        ask(session)
+    assert budget_warnings(seen) == ["the day's budget is 80% used: $0.00014 of $5.00, 120 of 150 tokens"]
+
+
 def test_an_unknown_price_warns_once(session: Session) -> None:
     session.ledger().set_budget(Budget("day", Decimal(5), user=session.user))
     session.prices.set("s", Rates())

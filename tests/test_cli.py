@@ -210,7 +210,7 @@ def test_an_interrupt_settles_the_row_and_exits_130(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
     assert process.stderr is not None
-    assert "interrupted after 1 tokens" in process.stderr.read()
+    assert "interrupted after 1 token;" in process.stderr.read()
     ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
     (record,) = ledger.runs()
     ledger.close()

@@ -55,7 +55,7 @@ def test_the_table_has_a_line_of_what_was_wasted(cost: Callable[[str], Any], rec
     made = cost("")
     assert made.rows[-1][:5] == ("total", "6", "60", "24", "≥$2.30")
     assert made.note.splitlines() == [
-        "1 of 6 runs have no price and are not in the cost; set one with %price",
+        "1 of 6 runs without a price, not in the cost; set one with %price",
         "wasted ≥$1.20: 1 interrupted ($0.4000), 1 failed (—), 1 run again unchanged ($0.8000)",
     ]
     assert "wasted" not in cost("by model").note

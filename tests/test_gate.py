@@ -225,7 +225,7 @@ def test_one_cell_without_numbers_fails_the_others(check: Check) -> None:
     done = check("nb.ipynb", "--max-cost", "1")
     (line,) = problems(done)
     assert line.startswith("cell 2 (b) has no numbers")
-    assert "1 of its 2 cells that run prompts have no numbers and are in no sum" in done.out
+    assert "1 of its 2 prompt cells without numbers, in no sum" in done.out
 
 
 @pytest.mark.parametrize("options", ["--dry-run", "-h", "--system 'a b' --help", "--dry-run --system 'open"])

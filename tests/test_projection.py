@@ -33,6 +33,9 @@ def test_800_tokens_a_call_a_million_times_a_day_are_1200_dollars() -> None:
     assert rows["a day"] == ("$1,200.00", "$1,200.00", "—", "$1,200.00")
     assert rows["a month (30 days)"] == ("$36,000.00", "$36,000.00", "—", "$36,000.00")
     assert found.table().note.startswith("1,000,000 calls a day of smollm2, from 1 run (median 800 tokens)")
+    assert (
+        project([measured(500, 300, "0.0012")], "1/day").table().note.startswith("1 call a day of smollm2, from 1 run")
+    )
 
 
 def test_the_spread_is_the_measured_one() -> None:

@@ -93,6 +93,10 @@ RUNS = [
 ]
 
 
+def test_a_count_agrees_with_its_noun() -> None:
+    assert [numbers.counted(n, "run") for n in (0, 1, 2, 1234)] == ["0 runs", "1 run", "2 runs", "1,234 runs"]
+
+
 def test_sums_leave_refusals_out_of_the_unpriced_and_cache_hits_out_of_latency() -> None:
     total = add_up(RUNS)
     assert (total.runs, total.cost_usd, total.unpriced_runs) == (5, Decimal("0.3"), 1)
@@ -196,7 +200,7 @@ def test_each_grouping_has_its_lines_and_one_total(ledger: Ledger, by: str) -> N
     days = [record.started_at.astimezone().strftime("%Y-%m-%d") for record in (RUNS[0], RUNS[4])]
     assert names == [*BY.get(by, days), "total"]
     assert made.rows[-1][1:5] == ("5", "40", "16", "≥$0.3000")
-    assert made.note.startswith("1 of 5 runs have no price")
+    assert made.note.startswith("1 of 5 runs without a price")
     if by != "tag":  # a run with two tags is in both lines, and once in the total
         assert sum(int(row[1]) for row in made.rows[:-1]) == 5
     assert set(GROUPS) == {*BY, "day"}
@@ -215,7 +219,7 @@ def test_a_table_lines_up_and_shows_unknown_as_unknown(ledger: Ledger) -> None:
         "smollm2     1  10    4   $0.1000      —  0.20 s      10.0",
         "other       1  10    4         —      —       —         —",
         "total       2  20    8  ≥$0.1000      —  0.20 s      10.0",
-        "1 of 2 runs have no price and are not in the cost; set one with %price",
+        "1 of 2 runs without a price, not in the cost; set one with %price",
     ]
     left = Table(("name", "says"), (("a", "x"), ("bbb", "y")), figures=False)
     assert repr(left) == "name  says\na     x\nbbb   y"
@@ -392,7 +396,7 @@ def test_waste_is_what_was_paid_for_and_gave_nothing_new(ledger: Ledger) -> None
         ("run again unchanged", "3", "42", "$0.2100"),
         ("total", "5", "70", "≥$0.5100"),
     )
-    assert made.note == "1 of these runs have no price and are not in the cost"
+    assert made.note == "1 of these runs without a price, not in the cost"
     assert made.as_dicts()[1:3] == [
         {"wasted": "failed", "runs": 1, "tokens": 14, "cost_usd": None, "unpriced_runs": 1}
         | {**SURE, "cost_bound": "at_least"},

@@ -306,7 +306,7 @@ def test_cells_are_known_by_their_ids_and_each_by_its_last_execution(empty: Desk
     assert shown.ok, shown.error
     told = shown.results[-1]["data"]["text/plain"]
     assert f"{empty.frozen} was written; compare with: tokmagic reproduce nb.ipynb" in told
-    assert "1 cells that the notebook no longer has were left out" in told
+    assert "left out: 1 cell that the notebook no longer has" in told
     cells = [(cell["cell"], cell["id"], len(cell["runs"])) for cell in empty.body()["cells"]]
     assert cells == [(3, "c2", 1), (4, "c3", 3), (None, "unsaved", 1)]
     assert f"compare with: tokmagic reproduce nb.ipynb --frozen {empty.folder / 'other.json'}\n" in elsewhere
@@ -370,7 +370,7 @@ def test_without_a_frozen_file_the_outputs_and_the_ledger_are_compared_with(desk
     done = reproduce(desk)
     assert done.status == 0, done
     # Quiet cells and those of a loop that shows nothing left no output.
-    assert "compared with the notebook's outputs, 2 of 2 runs with their ledger rows" in done.out
+    assert "compared with the notebook's outputs, 2 of 2 runs with a row in the ledger" in done.out
     shutil.rmtree(desk.folder / "home", ignore_errors=True)
     for file in desk.folder.glob("ledger.sqlite*"):
         shutil.rmtree(file) if file.is_dir() else file.unlink()

@@ -256,7 +256,7 @@ def test_a_run_is_stopped_from_another_thread(make_session: Make, script: Callab
     kept = settled(session, generation)
     assert (kept.run_id, kept.status, kept.finish_reason) == (row.run_id, "interrupted", "interrupted")
     assert (generation.text, kept.reading.usage.output_tokens) == ("a", 1)
-    with pytest.raises(GenerationInterrupted, match="was stopped after 1 tokens"):
+    with pytest.raises(GenerationInterrupted, match="was stopped after 1 token;"):
         generation.raise_for_status()
     session.stop(row.run_id)
     assert session.ledger().runs() == [kept], "stopping what has ended changes nothing"

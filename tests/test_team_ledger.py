@@ -179,7 +179,7 @@ def test_the_command_copies_it(
     with closing(Ledger(sqlite_url)) as ledger:
         ledger.settle(FULL, CHAT, "Because.")
     assert main(["ledger", "move", postgres_url]) == 0
-    assert "1 runs, 0 texts and 0 cached answers copied into postgresql://127.0.0.1:" in capsys.readouterr().out
+    assert "1 run, 0 texts and 0 cached answers copied into postgresql://127.0.0.1:" in capsys.readouterr().out
     with closing(Ledger(postgres_url)) as moved:
         assert moved.runs() == [FULL]
         assert moved.texts(FULL.run_id) is None

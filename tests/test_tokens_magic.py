@@ -156,7 +156,7 @@ def test_the_view_is_a_value_and_shows_html(kernel: Kernel) -> None:
     assert html.count("<details open>") == 1
     assert html.count('<span style="border-left') == 60
     assert "<script" not in html
-    assert "more tokens are not shown (--show N shows more)" in html
+    assert "more tokens not shown (--show N shows more)" in html
     assert kernel.value("[it.model for it in _.models]") == "['bytes', 'learned']"
     assert kernel.run("view = %tokens doc\nassert view.models[0].tokens == len(doc)").ok
 

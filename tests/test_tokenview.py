@@ -403,7 +403,7 @@ def test_a_long_text_is_shown_in_part_and_says_so(of_bytes: Reader) -> None:
     assert html.count("<span style") == 100
     assert text.count("x") == 100
     for shown in (html, text):
-        assert "1,200 more tokens are not shown" in shown
+        assert "1,200 more tokens not shown" in shown
     assert "more tokens" not in boundaries.as_text(trace, 1_300)
 
 

@@ -95,8 +95,8 @@ def _token_refusal(it: Standing, hold: Hold) -> str | None:
     if left is None or it.budget.scope == "cell" or hold.tokens <= left:
         return None
     return (
-        f"this run may use up to {hold.tokens:,} tokens, {title(it.budget)} of {it.budget.tokens:,} has "
-        f"{max(left, 0):,} left; lower --max-tokens or raise the budget"
+        f"this run may use up to {numbers.counted(hold.tokens, 'token')}, {title(it.budget)} of {it.budget.tokens:,} "
+        f"has {max(left, 0):,} left; lower --max-tokens or raise the budget"
     )
 
 
@@ -109,9 +109,9 @@ def title(budget: Budget) -> str:
 
 def near(it: Standing) -> str:
     """How far a budget is used, in a sentence."""
-    budget = it.budget
+    budget, used = it.budget, []
     if budget.usd is not None:
-        used = f"{numbers.usd(it.spent_usd + it.held_usd)} of {numbers.usd(budget.usd)}"
-    else:
-        used = f"{it.spent_tokens + it.held_tokens:,} of {budget.tokens or 0:,} tokens"
-    return f"the {budget.scope}'s budget is {it.share:.0%} used: {used}"
+        used.append(f"{numbers.usd(it.spent_usd + it.held_usd)} of {numbers.usd(budget.usd)}")
+    if budget.tokens is not None:
+        used.append(f"{it.spent_tokens + it.held_tokens:,} of {numbers.counted(budget.tokens, 'token')}")
+    return f"the {budget.scope}'s budget is {it.share:.0%} used: {', '.join(used)}"

@@ -133,7 +133,7 @@ class Run:
             status = "interrupted"
             self._drain()
             self._error = GenerationInterrupted(
-                f"the generation was interrupted after {self._tokens()} tokens; its text and its cost are kept"
+                f"the generation was interrupted after {self._tokens()}; its text and its cost are kept"
             )
         except (PromptError, UsageError, BudgetError) as error:
             status, self._error = "refused", error
@@ -229,13 +229,14 @@ class Run:
             self._error = self._purse.stopped(self._meter.reading().cost)
             return "interrupted"
         self._error = GenerationInterrupted(
-            f"the generation was stopped after {self._tokens()} tokens; its text and its cost are kept"
+            f"the generation was stopped after {self._tokens()}; its text and its cost are kept"
         )
         return "interrupted"
 
     def _tokens(self) -> str:
         usage = self._meter.reading().usage
-        return numbers.tokens(usage.output_tokens, usage.output_source)
+        noun = "token" if usage.output_tokens == 1 else "tokens"
+        return f"{numbers.tokens(usage.output_tokens, usage.output_source)} {noun}"
 
     def _settle(self, status: Status) -> None:
         self.record = replace(

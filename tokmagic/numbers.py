@@ -21,6 +21,11 @@ def tokens(count: int | None, source: Source = "measured") -> str:
     return f"{'~' if source == 'estimated' else ''}{count:,}"
 
 
+def counted(count: int, noun: str) -> str:
+    """How many of what, for a noun whose plural takes an s: ``1 run``, ``1,234 runs``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def usd(amount: Decimal | None) -> str:
     """Dollars, with at least four decimals below $1 and three significant digits for small change."""
     if amount is None:

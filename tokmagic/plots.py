@@ -54,7 +54,7 @@ def plot(records: Iterable[RunRecord]) -> Plot:
     png = bytes(vl_convert.vegalite_to_png(spec, scale=2))
     version = altair.SCHEMA_VERSION.lstrip("v").partition(".")[0]
     together = " (runs near each other are drawn together)" if len(points) > MOST else ""
-    says = f"{len(points):,} runs, {_total(points)} in all{together}"
+    says = f"{numbers.counted(len(points), 'run')}, {_total(points)} in all{together}"
     return Plot(spec, png, f"application/vnd.vegalite.v{version}+json", says)
 
 

@@ -112,8 +112,9 @@ class Projection:
         )
         calls = usd(self.calls_a_day).normalize()
         note = (
-            f"{calls:,f} calls a day of {self.model}, from {self.runs} run{'s' if self.runs > 1 else ''} "
-            f"(median {self.median_tokens:,.0f} tokens) at the rates they ran with"
+            f"{calls:,f} call{'' if calls == 1 else 's'} a day of {self.model}, "
+            f"from {numbers.counted(self.runs, 'run')} (median {self.median_tokens:,.0f} tokens) "
+            "at the rates they ran with"
         )
         if self.left_out:
             note += f"; {self.left_out} of another model, at other rates or without a price left out"

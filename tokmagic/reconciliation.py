@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from tokmagic.numbers import counted
+
 COMPARED = 100
 """The runs looked at, newest first: after so many that agree, a difference is over."""
 
@@ -33,11 +35,11 @@ class Disagreement:
         """In one line: by how much, how often, since when."""
         low, high = sorted((abs(self.least), abs(self.most)))
         if self.least < 0 < self.most:
-            by = f"up to {-self.least:,} tokens fewer and {self.most:,} more"
+            by = f"up to {counted(-self.least, 'token')} fewer and {self.most:,} more"
         else:
-            many = f"{low:,} to {high:,}" if low != high else f"{high:,}"
-            by = f"{many} token{'' if high == 1 else 's'} {'more' if self.most > 0 else 'fewer'}"
-        often = "in each run" if self.differing == self.runs else f"in {self.differing} of {self.runs} runs"
+            many = f"{low:,} to " if low != high else ""
+            by = f"{many}{counted(high, 'token')} {'more' if self.most > 0 else 'fewer'}"
+        often = "in each run" if self.differing == self.runs else f"in {self.differing} of {counted(self.runs, 'run')}"
         return f"its server counts {by} than the tokenizer here, {often} since {self.since.astimezone():%Y-%m-%d %H:%M}"
 
 

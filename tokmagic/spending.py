@@ -115,7 +115,8 @@ class Purse:
         limits = [budget.tokens for budget in self.held if budget.scope == "cell" and budget.tokens is not None]
         if not limits or tokens <= min(limits):
             return
-        text = f"the prompt has {tokens:,} tokens, more than the {min(limits):,} that a cell may have unasked"
+        size = numbers.counted(tokens, "token")
+        text = f"the prompt has {size}, more than the {min(limits):,} that a cell may have unasked"
         answer = self._confirm(f"{text}. Run it?") if self._confirm is not None else None
         if answer is None:
             raise BudgetError(f"{text}, and nobody is here to ask; --yes confirms it")

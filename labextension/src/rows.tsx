@@ -214,7 +214,11 @@ function endOf(row: Row, trans: TranslationBundle): string | null {
     case 'running':
       return row.maxTokens === null
         ? trans.__('generating')
-        : trans.__('generating, up to %1 tokens', row.maxTokens);
+        : trans._n(
+            'generating, up to %1 token',
+            'generating, up to %1 tokens',
+            row.maxTokens
+          );
     case 'cached':
       return row.savedUsd === null ? trans.__('from the cache') : null;
     case 'interrupted':

@@ -17,6 +17,7 @@ from tokmagic.engines import ModelSpec, parse_source
 from tokmagic.errors import NotebookError, UsageError
 from tokmagic.events import Prompt, Rates, Sampling, Selection
 from tokmagic.markdown import plain_text
+from tokmagic.numbers import counted
 from tokmagic.prices import hourly, rate
 from tokmagic.projection import calls_a_day, project
 from tokmagic.prompt import build, parse
@@ -177,9 +178,9 @@ def ledger(given: argparse.Namespace) -> int:
         target.close()
     left = f"; {moved.running} still run, copy again when they have ended" if moved.running else ""
     if moved.budgets_left:
-        left += f"; {moved.budgets_left} budgets left as {target.name} has them"
-    what = f"{moved.runs} runs, {moved.texts} texts and {moved.answers} cached answers"
-    print(f"{what} copied into {target.name}, {moved.present} runs were there{left}")
+        left += f"; {counted(moved.budgets_left, 'budget')} of {target.name} left as found there"
+    what = f"{counted(moved.runs, 'run')}, {counted(moved.texts, 'text')} and {counted(moved.answers, 'cached answer')}"
+    print(f"{what} copied into {target.name}, {counted(moved.present, 'run')} already there{left}")
     print("use it from now on with TOKMAGIC_LEDGER (the ledger copied from is unchanged)", file=sys.stderr)
     return 0
 

@@ -32,6 +32,7 @@ from tokmagic.events import (
     Started,
     Usage,
 )
+from tokmagic.numbers import counted
 from tokmagic.tokens import Tokenizer
 
 if TYPE_CHECKING:
@@ -302,7 +303,8 @@ def _room(input_tokens: int, max_tokens: int, context: int | None, name: str) ->
         return max_tokens
     if input_tokens >= context:
         raise ContextError(
-            f"the prompt has {input_tokens:,} tokens, the context of {name} holds {context:,}; shorten the prompt"
+            f"the prompt has {counted(input_tokens, 'token')}, the context of {name} holds {context:,}; "
+            "shorten the prompt"
         )
     return min(max_tokens, context - input_tokens)
 

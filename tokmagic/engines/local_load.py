@@ -15,6 +15,7 @@ import torch
 from tokmagic.engines import ModelSpec, Progress
 from tokmagic.engines.local_store import check_folder, quiet_transformers
 from tokmagic.errors import ModelError, OutOfMemoryError, UsageError, nearest
+from tokmagic.numbers import counted
 
 _DTYPES = {
     "bf16": torch.bfloat16,
@@ -43,7 +44,9 @@ def pick_device(asked: str | None) -> torch.device:
             "--gpus all and see `tokmagic doctor`"
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"--device {asked}: this machine has {torch.cuda.device_count()} CUDA devices; use cuda:0")
+        raise ModelError(
+            f"--device {asked}: this machine has {counted(torch.cuda.device_count(), 'CUDA device')}; use cuda:0"
+        )
     if device.type not in {"cpu", "cuda"}:
         raise UsageError(f"--device {asked!r} is not supported; use cpu, cuda or cuda:N")
     return device

@@ -11,7 +11,7 @@ from math import ceil, floor
 
 from tokmagic.errors import UsageError
 from tokmagic.gate.saved import Figures, Notebook, PromptCell
-from tokmagic.numbers import UNKNOWN
+from tokmagic.numbers import UNKNOWN, counted
 from tokmagic.prices import plain
 
 _NUMBER = r"(\d{1,9}(?:\.\d{0,12})?|\.\d{1,12})"
@@ -146,7 +146,7 @@ def check(notebook: Notebook, wanted: Limits, against: Notebook | None = None, *
         notes.append("it is new: there is nothing to compare it with")
     without = len(notebook.cells) - len(notebook.measured)
     if without and notebook.measured:
-        notes.append(f"{without} of its {len(notebook.cells)} cells that run prompts have no numbers and are in no sum")
+        notes.append(f"{without} of its {counted(len(notebook.cells), 'prompt cell')} without numbers, in no sum")
     if any(cell.cached for version in (notebook, against) if version for cell in version.cells):
         notes.append("answers from the cache are counted at what they would have cost")
     return Verdict(notebook, against, pairs, tuple(problems), tuple(notes))
@@ -186,13 +186,13 @@ def _beyond_sums(notebook: Notebook, wanted: Limits) -> Iterator[str]:
         for cell in known:
             if cell.figures is not None and cell.figures.tokens is None:
                 yield f"{cell.name} has no token count; run it again"
-        counted = {cell: cell.figures.tokens for cell in known if cell.figures and cell.figures.tokens is not None}
-        took = sum(counted.values())
+        tokens = {cell: cell.figures.tokens for cell in known if cell.figures and cell.figures.tokens is not None}
+        took = sum(tokens.values())
         if took > wanted.tokens:
-            longest = max(counted, key=lambda cell: counted[cell])
+            longest = max(tokens, key=lambda cell: tokens[cell])
             yield (
-                f"it takes {took:,} tokens, more than {wanted.tokens:,}; "
-                f"the longest is {longest.name} with {counted[longest]:,}"
+                f"it takes {counted(took, 'token')}, more than {wanted.tokens:,}; "
+                f"the longest is {longest.name} with {tokens[longest]:,}"
             )
 
 

@@ -9,6 +9,7 @@ from tokmagic import gpu
 from tokmagic.gpu import Gpus
 from tokmagic.health.findings import Finding
 from tokmagic.health.probe import Probe
+from tokmagic.numbers import counted
 
 _RUN = "in a container: docker run --gpus all"
 _TOOLKIT = "start the container with --gpus all; the host needs NVIDIA's container toolkit for that"
@@ -33,7 +34,7 @@ def gpus(seen: Gpus, tried: Probe | None) -> Iterator[Finding]:
 
 def _absent(seen: Gpus) -> Finding:
     """Why NVML sees no GPU."""
-    instead = f"models run on {os.cpu_count()} CPU cores"
+    instead = f"models run on {counted(os.cpu_count() or 1, 'CPU core')}"
     here = gpu.host_has_driver()
     answers = {
         "mismatch": (
@@ -58,7 +59,7 @@ def _cuda(seen: Gpus, tried: Probe) -> Finding:
     """Whether torch can use the GPUs that are there."""
     if tried.devices:
         return Finding("cuda", True, f"torch is built for {tried.cuda}, the driver runs up to {seen.cuda or 'unknown'}")
-    instead = f"models run on {os.cpu_count()} CPU cores"
+    instead = f"models run on {counted(os.cpu_count() or 1, 'CPU core')}"
     if tried.cuda is None:
         mend = "install a torch that is built for CUDA, or use the container image"
         return Finding("cuda", False, f"this torch is built for CPUs alone; {instead}", mend)

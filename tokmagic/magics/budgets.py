@@ -44,7 +44,7 @@ def table(session: Session) -> Table:
     unpriced = max((it.unpriced_runs for it in standings if it.budget.usd is not None), default=0)
     note = "" if rows else "no budget is set: %budget day 5 caps a day at $5.00"
     if unpriced:
-        note = f"{unpriced} runs have no price, so that no budget in USD counts them; set one with %price"
+        note = f"{numbers.counted(unpriced, 'run')} without a price, in no budget in USD; set one with %price"
     return Table(("budget", "cap", "spent", "held", "left", "used", "warns at", "of"), rows, note)
 
 
@@ -86,7 +86,7 @@ def _row(it: Standing) -> tuple[str, ...]:
         held.append(numbers.usd(it.held_usd))
         left.append(numbers.usd_marked(it.available_usd, it.available_marks))
     if budget.tokens is not None:
-        caps.append(f"{budget.tokens:,} tokens")
+        caps.append(numbers.counted(budget.tokens, "token"))
         spent.append(f"{it.spent_tokens:,}")
         held.append(f"{it.held_tokens:,}")
         left.append(f"{it.available_tokens or 0:,}")

@@ -23,7 +23,10 @@ def table(ledger: Ledger, where: Selection, by: str = "cell") -> Table:
     lines = [*labelled(groups, by).items(), ("total", total)]
     note = ""
     if total.unpriced_runs:
-        note = f"{total.unpriced_runs} of {total.runs} runs have no price and are not in the cost; set one with %price"
+        note = (
+            f"{total.unpriced_runs:,} of {numbers.counted(total.runs, 'run')} without a price, not in the cost; "
+            "set one with %price"
+        )
     columns = (by, "runs", "in", "out", "cost", "saved", "TTFT", "ms/token")
     rows = tuple(_line(shown(name, by), part) for name, part in lines)
     return Table(columns, rows, note, exact=tuple({by: name, **_exact(part)} for name, part in lines))

@@ -49,7 +49,7 @@ def _note(found: dict[str, Sum]) -> str:
     if not found:
         return "nothing was wasted"
     without = sum(it.unpriced_runs for it in found.values())
-    return f"{without} of these runs have no price and are not in the cost" if without else ""
+    return f"{without:,} of these runs without a price, not in the cost" if without else ""
 
 
 def _cost(it: Sum) -> str:

@@ -42,7 +42,7 @@ def freeze(session: Session, name: str | None = None, *, texts: bool = False) ->
     title = place.notebook.name if place.notebook else place.file.name.removesuffix(frozen.ENDING) + ".ipynb"
     frozen.write(Frozen(title, __version__, tuple(cells)), place.file)
     if left:
-        notes.append(f"{left} cells that the notebook no longer has were left out")
+        notes.append(f"left out: {numbers.counted(left, 'cell')} that the notebook no longer has")
     beside = place.notebook is None or place.file == frozen.beside(place.notebook)
     told = f"{place.file} was written; compare with: tokmagic reproduce {title}"
     told += "" if beside else f" --frozen {place.file}"

@@ -86,7 +86,7 @@ def reproduce(
     if out is not None:
         write_document(executed.document, Path(out))
     if executed.strays:
-        notes.append(f"{executed.strays} runs belong to no cell, such as those of threads, and were not compared")
+        notes.append(f"{numbers.counted(executed.strays, 'run')} of no cell, a thread's for instance, not compared")
     notes += _billed(executed)
     found = compare(before, executed.cells)
     return Report(path, against, found, executed.error, frozenset(allowed), tuple(notes))
@@ -121,7 +121,8 @@ def _before(
     known = sum(run.prompt_sha256 is not None for cell in cells for run in cell.runs)
     runs = sum(len(cell.runs) for cell in cells)
     note = (
-        f"there is no {file.name}: compared with the notebook's outputs, {known} of {runs} runs with their ledger rows"
+        f"there is no {file.name}: compared with the notebook's outputs, "
+        f"{known} of {numbers.counted(runs, 'run')} with a row in the ledger"
     )
     return "its outputs", cells, [note]
 

@@ -89,9 +89,10 @@ def _arrow(change: Change) -> str:
 
 def _verdict(report: Report) -> str:
     if report.changed:
-        return f"{len(report.changed)} of {report.compared} compared runs changed (against {report.against})"
+        compared = numbers.counted(report.compared, "compared run")
+        return f"{len(report.changed)} of {compared} changed (against {report.against})"
     allowed = ", where more than that may change" if any(it.changes for it in report.comparisons) else ""
-    return f"{report.compared} runs compared with {report.against}: the same{allowed}"
+    return f"{numbers.counted(report.compared, 'run')} compared with {report.against}: the same{allowed}"
 
 
 def as_dict(report: Report) -> dict[str, Any]:

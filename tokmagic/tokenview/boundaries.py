@@ -11,6 +11,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from tokmagic.numbers import counted
 from tokmagic.tables import escape
 from tokmagic.tokenview.pieces import Piece, Trace
 
@@ -89,7 +90,7 @@ def _hidden(character: str) -> bool:
 
 def _left_out(trace: Trace, limit: int) -> str:
     rest = trace.tokens - limit
-    return f"… {rest:,} more tokens are not shown (--show N shows more)" if rest > 0 else ""
+    return f"… {counted(rest, 'more token')} not shown (--show N shows more)" if rest > 0 else ""
 
 
 def legend(traces: Sequence[Trace], limit: int) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokmagic.events import Usage
+from tokmagic.numbers import counted
 
 # No context of today is near it, and sums of such counts stay far inside the ledger's 64 bits.
 _MOST = 1_000_000_000
@@ -131,10 +132,10 @@ def implausible(usage: Usage, prompt_bytes: int, answer_bytes: int, most_output:
     template adds.
     """
     if (usage.input_tokens or 0) > 2 * prompt_bytes + 10_000:
-        return f"the server reports {usage.input_tokens:,} input tokens for a prompt of {prompt_bytes:,} bytes"
+        return f"the server reports {usage.input_tokens:,} input tokens for a prompt of {counted(prompt_bytes, 'byte')}"
     if (usage.output_tokens or 0) > max(most_output, answer_bytes) + 1_000:
         return (
-            f"the server reports {usage.output_tokens:,} output tokens for an answer of {answer_bytes:,} bytes, "
-            f"{most_output:,} were allowed"
+            f"the server reports {usage.output_tokens:,} output tokens for an answer of "
+            f"{counted(answer_bytes, 'byte')}, {most_output:,} were allowed"
         )
     return None

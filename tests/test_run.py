@@ -295,6 +295,18 @@ def test_totals_are_the_sum_of_the_rows_the_running_one_included(make_session: M
     assert session.changes().rows == (), "told once"
 
 
+def test_today_is_what_this_user_ran_in_a_ledger_of_several(make_session: Make) -> None:
+    mine, theirs = make_session(model="scripted"), make_session(model="scripted")
+    mine.notebook = theirs.notebook = NOTEBOOK
+    theirs.user = "somebody-else"
+    for session in (mine, theirs, theirs):
+        session.generate(ASK)
+    view = mine.everything(None, False)
+    assert view.notebook_totals is not None
+    assert view.day_totals is not None
+    assert (view.notebook_totals.runs, view.day_totals.runs) == (3, 1)
+
+
 def test_a_setting_of_a_room_not_built_yet_is_refused(make_session: Make) -> None:
     session = make_session(model="scripted", engine_url="http://127.0.0.1:1")
     with pytest.raises(NotBuiltError, match="TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet"):

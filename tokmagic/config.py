@@ -124,7 +124,7 @@ class TokMagic(Configurable):
     cache_bytes = Int(
         min=0, help="Most bytes that the answers kept for it may take together (TOKMAGIC_CACHE_BYTES)."
     ).tag(config=True)
-    budget_day = Unicode(help="USD a day that all runs together may cost (TOKMAGIC_BUDGET_DAY).").tag(config=True)
+    budget_day = Unicode(help="USD that your runs of a day may cost together (TOKMAGIC_BUDGET_DAY).").tag(config=True)
     connect_timeout_s = Float(
         help="Seconds that an endpoint may take to accept a connection (TOKMAGIC_CONNECT_TIMEOUT_S)."
     ).tag(config=True)

@@ -365,7 +365,8 @@ class Session:
         bases, standings = self._bases, self._standings
         with suppress(LedgerError, BudgetError):
             ledger = self.ledger()
-            bases = ledger.totals(self.selection), ledger.totals(Selection(since=start_of_day()))
+            today = Selection(since=start_of_day(), user=self.user)
+            bases = ledger.totals(self.selection), ledger.totals(today)
             standings = tuple(self.standings())
         return bases, standings
 

@@ -218,6 +218,8 @@ def test_cleared_outputs_are_named_cell_by_cell(check: Check, source: Any) -> No
     first, *cells = problems(done)
     assert (done.status, first) == (1, NOTHING)
     assert [line.split(" has no numbers: ")[0] for line in cells] == ["cell 3 (a)", "cell 4"]
+    (total,) = (line.split() for line in done.out.splitlines() if line.startswith("total"))
+    assert total == ["total", "—", "—", "—"], "nothing is known, which is not 0"
 
 
 def test_one_cell_without_numbers_fails_the_others(check: Check) -> None:

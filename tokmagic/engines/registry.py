@@ -97,7 +97,7 @@ class Models:
             return text
         raise UsageError(
             f"model {text!r} is unknown{nearest(text, self._specs)}; known: {', '.join(self._specs)}; "
-            "add one with: %model add NAME SPEC"
+            "give a Hugging Face id or a folder, or add one with: %model add NAME SPEC"
         )
 
     def peek(self, text: str) -> ModelSpec | None:

@@ -92,7 +92,9 @@ class Notebook:
 
     @property
     def total(self) -> Figures:
-        """The sum over all cells that have figures."""
+        """The sum over all cells that have figures; unknown where none of those that run prompts has any."""
+        if self.cells and not self.measured:
+            return Figures(None, None, None)
         return add_up(cell.figures for cell in self.cells if cell.figures is not None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,10 @@ def refusal(command: Sequence[str], uid: int, environ: Mapping[str, str]) -> str
         )
     if not is_server(command):
         return None
+    if file := environ.get("JUPYTER_TOKEN_FILE"):  # compose.yaml sets it to nothing where none is given
+        _, fault = secret(file)
+        if fault:
+            return f"JUPYTER_TOKEN_FILE: {fault}"
     for name, value in tokens(command, environ):
         if not value.strip().strip("'\""):
             return f"{name} is empty, which would let anyone in; {_MEND}"
@@ -47,16 +52,21 @@ def refusal(command: Sequence[str], uid: int, environ: Mapping[str, str]) -> str
 
 
 def tokens(command: Sequence[str], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The tokens that were given, each with where; a file that cannot be read holds none."""
+    """The tokens that were given, each with where."""
     if "JUPYTER_TOKEN" in environ:
         yield "JUPYTER_TOKEN", environ["JUPYTER_TOKEN"]
-    if environ.get("JUPYTER_TOKEN_FILE"):  # compose.yaml sets it to nothing where none is given
-        try:
-            yield "JUPYTER_TOKEN_FILE", Path(environ["JUPYTER_TOKEN_FILE"]).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            yield "JUPYTER_TOKEN_FILE", ""
+    if file := environ.get("JUPYTER_TOKEN_FILE"):
+        yield "JUPYTER_TOKEN_FILE", secret(file)[0]
     for index, word in enumerate(command):
         if found := _TOKEN.fullmatch(word):
             after = command[index + 1] if index + 1 < len(command) else ""
             value = found[1] if found[1] is not None else "" if after.startswith("-") else after
             yield word.partition("=")[0], value
+
+
+def secret(file: str) -> tuple[str, str]:
+    """The secret that a file holds, and why it cannot be read, with the mend; one of them is empty."""
+    try:
+        return Path(file).read_text(encoding="utf-8").strip(), ""
+    except (OSError, ValueError) as error:
+        return "", f"{file} cannot be read: {error}; let uid {os.getuid()} read it"

@@ -3,18 +3,22 @@
     start.py COMMAND [ARGUMENT …]
 
 Each thing amiss is one line on stderr, and none of them keeps the server from starting; ``tokmagic doctor``
-adds its lines a little later, from a process of its own. Two things are refused: root, and an empty token.
+adds its lines a little later, from a process of its own. Three things are refused: root, an empty token or one
+that cannot be read, and a folder for temporary files that cannot be written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import access
+import tokmagic_settled
 import volumes
 
 BAKED = Path("/opt/models")
@@ -25,14 +29,18 @@ DOCTOR_S = 120
 def main(words: list[str]) -> None:
     """Prepare what the command needs and become it. Ends with status 2 where it must not start."""
     command = access.command(words, os.environ)
-    refusal = access.refusal(command, os.getuid(), os.environ)
+    given = dict(os.environ)
+    refusal = access.refusal(command, os.getuid(), given) or volumes.temporary_fault(tokmagic_settled.temporary())
     if refusal:
         say(refusal)
         raise SystemExit(2)
     for line in (*prepare_secrets(), *prepare_data(), *prepare_notebooks()):
         say(line)
+    with contextlib.suppress(OSError):  # somebody else's file is in its place
+        tokmagic_settled.keep(given, os.environ)
     if access.is_server(command):
         call_doctor()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too
     try:
         os.execvp(command[0], command)
     except OSError as error:
@@ -44,24 +52,26 @@ def prepare_secrets() -> list[str]:
     """Take what is secret from the files that NAME_FILE names, an empty file being none; return what is amiss."""
     lines = []
     for name in ("JUPYTER_TOKEN", "PGPASSWORD"):
-        file = os.environ.pop(f"{name}_FILE", "")
-        try:
-            if file and (secret := Path(file).read_text(encoding="utf-8").strip()):
+        if file := os.environ.pop(f"{name}_FILE", ""):
+            secret, fault = access.secret(file)
+            if fault:
+                lines.append(f"{name}_FILE: {fault}")
+            elif secret:
                 os.environ[name] = secret
-        except (OSError, UnicodeDecodeError) as error:
-            lines.append(f"{name}_FILE: {file} cannot be read: {error}; let uid {os.getuid()} read it")
     return lines
 
 
 def prepare_data() -> list[str]:
     """Settle where models and the ledger are kept, and a home that can be written; return what is amiss."""
-    data = Path(os.environ.get("TOKMAGIC_HOME") or "/data")
+    data = Path(os.environ.get("TOKMAGIC_HOME") or "/data").expanduser()
+    hub = Path(os.environ.get("HF_HOME") or data / "hf")
     elsewhere = bool(os.environ.get("TOKMAGIC_LEDGER"))
-    home, lines = volumes.settle_data(data, ledger_elsewhere=elsewhere)
+    home, lines = volumes.settle_data(data, tokmagic_settled.temporary(), ledger_elsewhere=elsewhere)
     if home != data:
-        os.environ |= {"TOKMAGIC_HOME": str(home), "HF_HOME": str(home / "hf")}
-        volumes.link_models(data, home)
-    volumes.link_models(BAKED, home)
+        hub = home / "hf" if hub.is_relative_to(data) else hub
+        os.environ |= {"TOKMAGIC_HOME": str(home), "HF_HOME": str(hub)}
+        volumes.link_models(data, home, hub)
+    volumes.link_models(BAKED, home, hub)
     if volumes.fault(Path(os.environ.get("HOME") or "/")):
         folder = home / "home"
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +87,7 @@ def prepare_notebooks() -> list[str]:
     """Give an empty notebooks folder the notebooks that come with the image; return what is amiss."""
     folder = Path(os.environ.get("JUPYTERHUB_ROOT_DIR") or Path.cwd()).expanduser()
     lines = volumes.notebook_faults(folder)
-    if not volumes.fault(folder):
+    if not volumes.fault(folder, volumes.NOTEBOOK_BYTES):
         volumes.copy_notebooks(NOTEBOOKS, folder)
     return lines
 
@@ -88,7 +98,7 @@ def call_doctor() -> None:
     A shell starts it and ends, so that it becomes tini's child: the server would never collect it.
     """
     doctor = Path(sys.executable).with_name("tokmagic")
-    line = f"nice timeout {DOCTOR_S} {doctor} doctor --brief 2>&1 >&2 | sed 's/^/tokmagic: /' >&2 &"
+    line = f"nice timeout {DOCTOR_S} {doctor} doctor --brief 2>&1 | sed 's/^/tokmagic: /' >&2 &"
     subprocess.run(["sh", "-c", line], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
 
 

@@ -20,11 +20,9 @@ _REASONS = {
     errno.EDQUOT: "is full",
     errno.ENOENT: "is not there",
 }
-_DATA_MENDS = {
-    "is full": "free some space",
-    "is read-only": "mount it without :ro",
-    "is not there": "docker run -v tokmagic:/data",
-}
+_ROOTS = {"is read-only", "is not there"}
+"""What the container's own root can be amiss with."""
+_MENDS = {"is full": "free some space", "is read-only": "mount it without :ro"}
 
 
 def fault(folder: Path, least_bytes: int = 0) -> str | None:
@@ -43,23 +41,33 @@ def fault(folder: Path, least_bytes: int = 0) -> str | None:
 
 def mounted(folder: Path) -> bool:
     """Whether ``folder`` is, or lies in, something mounted into the container."""
-    points = (line.split()[4] for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines())
+    mounts = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    points = (os.fsdecode(line.split()[4]) for line in mounts)
     roots = {str(path) for path in (folder, *folder.parents) if path != Path("/")}
     return any(point in roots for point in points)
 
 
-def settle_data(data: Path, *, ledger_elsewhere: bool) -> tuple[Path, list[str]]:
+def temporary_fault(folder: Path) -> str | None:
+    """Why nothing can run: ``folder``, for temporary files, cannot be written. None if it can."""
+    reason = fault(folder)
+    mend = "free some space" if reason == "is full" else f"docker run --tmpfs {folder}"
+    return reason and f"tmp: {folder} {reason}, and nothing runs without it; {mend}"
+
+
+def settle_data(data: Path, temporary: Path, *, ledger_elsewhere: bool) -> tuple[Path, list[str]]:
     """The folder that models and the ledger go into, ``data`` if it can be written, and what is amiss with it."""
+    with contextlib.suppress(OSError):  # a folder in a volume, say, that is new
+        data.mkdir(parents=True, exist_ok=True)
     kept = "models" if ledger_elsewhere else "runs and models"
     reason = fault(data, DATA_BYTES)
     if reason is None:
         if mounted(data):
             return data, []
         return data, [f"data: no volume at {data}; {kept} are lost with the container; docker run -v tokmagic:{data}"]
-    instead = Path(tempfile.gettempdir(), f"tokmagic-data-{os.getuid()}")
-    instead.mkdir(parents=True, exist_ok=True)
-    mend = _DATA_MENDS.get(reason, "give the volume to that user, or add --group-add 0")
-    if reason == "is read-only" and not mounted(data):  # the container's own root is
+    instead = temporary / f"tokmagic-data-{os.getuid()}"
+    instead.mkdir(mode=0o700, exist_ok=True)
+    mend = _MENDS.get(reason, "give the volume to that user, or add --group-add 0")
+    if reason in _ROOTS and not mounted(data):
         mend = f"docker run -v tokmagic:{data}"
     return instead, [f"data: {data} {reason}; {kept} go into {instead} and are lost with the container; {mend}"]
 
@@ -68,8 +76,8 @@ def notebook_faults(folder: Path) -> list[str]:
     """What is amiss with the folder that notebooks are saved in."""
     reason = fault(folder, NOTEBOOK_BYTES)
     if reason:
-        mend = {"is full": "free some space", "is read-only": "mount it without :ro"}.get(reason, "check its owner")
-        if reason == "is read-only" and not mounted(folder):
+        mend = _MENDS.get(reason, "check its owner")
+        if reason in _ROOTS and not mounted(folder):
             mend = f"docker run -v ./notebooks:{folder}"
         return [f"notebooks: {folder} {reason}; notebooks open and run but cannot be saved; {mend}"]
     if not mounted(folder):
@@ -79,8 +87,8 @@ def notebook_faults(folder: Path) -> list[str]:
 
 
 def copy_notebooks(source: Path, folder: Path) -> None:
-    """Copy the notebooks of ``source`` into ``folder`` if nothing is in it."""
-    if any(not entry.name.startswith(".") for entry in folder.iterdir()):
+    """Copy the notebooks of ``source`` into ``folder`` if nothing is in it but what a new disk has."""
+    if any(not entry.name.startswith(".") and entry.name != "lost+found" for entry in folder.iterdir()):
         return
     for notebook in sorted(source.glob("*.ipynb")):
         with contextlib.suppress(OSError):  # no space, or another container was quicker
@@ -89,18 +97,18 @@ def copy_notebooks(source: Path, folder: Path) -> None:
                 copy.write(content)
 
 
-def link_models(source: Path, home: Path) -> None:
-    """Let ``home`` have the models of ``source`` by links, and lose links whose model is gone.
+def link_models(source: Path, home: Path, hub: Path) -> None:
+    """Let ``home`` and the Hugging Face cache ``hub`` have the models of ``source`` by links.
 
-    A volume's own models win. Both tokmagic's folder and the Hugging Face cache are looked at.
+    A volume's own models win. Links into ``source`` whose model is gone are removed.
     """
-    for part in ("models", "hf/hub"):
+    for models, into in ((source / "models", home / "models"), (source / "hf" / "hub", hub / "hub")):
         with contextlib.suppress(OSError):  # what cannot be linked is fetched
-            for link in (home / part).glob("*--*"):
-                if link.is_symlink() and not link.exists():
+            for link in into.glob("*--*"):
+                if link.is_symlink() and link.readlink().is_relative_to(source) and not link.exists():
                     link.unlink()
-            for folder in sorted((source / part).glob("*--*")):
-                target = home / part / folder.name
-                if folder.is_dir() and not target.exists():
-                    target.parent.mkdir(parents=True, exist_ok=True)
+            for folder in sorted(models.glob("*--*")):
+                target = into / folder.name
+                if folder.is_dir() and not target.exists() and not target.is_symlink():
+                    into.mkdir(parents=True, exist_ok=True)
                     target.symlink_to(folder)

@@ -22,6 +22,8 @@ from tokmagic import api, gpu
 from tokmagic.cli import main
 from tokmagic.config import TokMagic
 from tokmagic.health import Diagnosis, Finding, Probe, doctor, network
+from tokmagic.numbers import counted
+from tokmagic.prices.devices import cpus
 
 ALWAYS = ["torch", "transformers", "bitsandbytes", "gpu", "attention", "model", "ledger", "disk", "sidebar"]
 ON_CPU = Probe(attention=("flash", "math"), bitsandbytes={"nf4": None, "int8": None})
@@ -240,6 +242,12 @@ def test_gpus_that_torch_can_use(look: Look, monkeypatch: pytest.MonkeyPatch) ->
             "torch cannot use the GPU: CUDA error: no kernel image is available",
             "this GPU's generation",
         ),
+        (
+            gpu.Gpus(PAIR, "580.1", "13.0"),
+            replace(ON_CPU, cuda="12.8", cuda_says="CUDA error: out of memory"),
+            "the GPU's memory is full: CUDA error: out of memory",
+            "nvidia-smi",
+        ),
     ],
 )
 def test_gpus_that_torch_cannot_use(
@@ -387,6 +395,11 @@ def test_a_driver_that_does_not_work_is_one_line(
     (brief,) = look(model="scripted").amiss()
     assert brief.startswith(f"gpu: none: {line}; models run on ")
     assert brief.count("; ") >= 2
+
+
+def test_the_cores_are_those_that_the_container_may_use(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 999)  # the host's
+    assert f"models run on {counted(cpus(), 'CPU core')}" in finding(look(), "gpu").says
 
 
 def test_a_container_without_its_hosts_gpu(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,7 @@ print(came.wait(0.3))
 """
 
 
+@pytest.mark.model
 def test_the_background_imports_only_while_no_cell_runs(kernel: Kernel) -> None:
     assert kernel.run(BACKGROUND).stdout == "False\n"
     assert kernel.run("thread.join(); print(came.is_set())").stdout == "True\n"
@@ -314,6 +315,7 @@ def test_budgets_from_the_magic_to_the_refused_row(kernel: Kernel, ledger_url: s
     assert kernel.run("%%generate -m s --max-tokens 80\nHi you.", cell_id="cell-b3").ok
 
 
+@pytest.mark.model
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -65,13 +65,7 @@ def test_a_run_lands_in_the_teams_ledger(team: tuple[Container, str], tmp_path: 
     assert notebook.get("/api/contents", notebook.token)[0] == 200
     database = Container(ledger, "")
     wait_for(lambda: store.call("podman", "healthcheck", "run", ledger, check=False).returncode == 0, database)
-    said = notebook.exec(
-        "python",
-        "/opt/tokmagic/image/start.py",
-        "sh",
-        "-c",
-        "echo Hello. | tokmagic run --max-tokens 3 && tokmagic export",
-    )
+    said = notebook.exec("sh", "-c", "echo Hello. | tokmagic run --max-tokens 3 && tokmagic export")
     run = json.loads(said.splitlines()[-1])
     password = (tmp_path / "password").read_text(encoding="utf-8").strip()
     query = "select run_id, output_tokens from runs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -19,7 +20,6 @@ Start = Callable[..., Container]
 DATA = "--volume={data}:/data"
 NOTEBOOKS = "--volume={notebooks}:/workspace/notebooks"
 LOST = "are lost with the container"
-START = "/opt/tokmagic/image/start.py"
 ASK = (
     "import urllib.request as u, time\n"
     "for _ in range(100):\n"
@@ -57,10 +57,13 @@ def test_a_volume_that_cannot_be_used_is_one_line(
     volumes = [said for said in container.lines if said.startswith(("data:", "notebooks:"))]
     assert len(volumes) == 1
     assert notebook_reads(container)
-    # A run works and is kept, wherever that is.
+    # A run works and is kept where the server keeps its own.
     run = "echo Hello. | tokmagic run -m scripted --max-tokens 2 && tokmagic export"
-    kept = container.exec("python", START, "sh", "-c", run)
+    kept = container.exec("sh", "-c", run)
     assert json.loads(kept.splitlines()[-1])["output_tokens"] == 2
+    said = re.search(r" go into (\S+) and ", container.log)
+    home = said[1] if said else "/data"
+    assert container.exec("sh", "-c", f"test -s {home}/ledger.sqlite && echo there").strip() == "there"
 
 
 def test_a_whole_container_has_nothing_to_say_of_its_volumes(start: Start, data: str, notebooks: Path) -> None:

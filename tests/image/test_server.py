@@ -51,7 +51,11 @@ def test_a_token_is_read_from_a_file(start: Start, tmp_path: Path) -> None:
         (["--user=0"], [], "runs as root, which is refused: .*--user"),
         (["--user=0"], ["bash"], "runs as root"),
         (["--env=JUPYTER_TOKEN="], [], "JUPYTER_TOKEN is empty"),
-        (["--env=JUPYTER_TOKEN_FILE=/nowhere"], [], "JUPYTER_TOKEN_FILE is empty"),
+        (
+            ["--env=JUPYTER_TOKEN_FILE=/nowhere"],
+            [],
+            "JUPYTER_TOKEN_FILE: /nowhere cannot be read: .*; let uid 1000 read it",
+        ),
         ([], ["--IdentityProvider.token="], "--IdentityProvider.token is empty"),
         ([], ["--IdentityProvider.token=''"], "--IdentityProvider.token is empty"),
         ([], ["jupyter", "lab", "--ServerApp.token", ""], "--ServerApp.token is empty"),

@@ -10,6 +10,7 @@ from tokmagic.gpu import Gpus
 from tokmagic.health.findings import Finding
 from tokmagic.health.probe import Probe
 from tokmagic.numbers import counted
+from tokmagic.prices.devices import cpus
 
 _RUN = "in a container: docker run --gpus all"
 _TOOLKIT = "start the container with --gpus all; the host needs NVIDIA's container toolkit for that"
@@ -34,7 +35,7 @@ def gpus(seen: Gpus, tried: Probe | None) -> Iterator[Finding]:
 
 def _absent(seen: Gpus) -> Finding:
     """Why NVML sees no GPU."""
-    instead = f"models run on {counted(os.cpu_count() or 1, 'CPU core')}"
+    instead = f"models run on {counted(cpus(), 'CPU core')}"
     here = gpu.host_has_driver()
     answers = {
         "mismatch": (
@@ -59,7 +60,7 @@ def _cuda(seen: Gpus, tried: Probe) -> Finding:
     """Whether torch can use the GPUs that are there."""
     if tried.devices:
         return Finding("cuda", True, f"torch is built for {tried.cuda}, the driver runs up to {seen.cuda or 'unknown'}")
-    instead = f"models run on {counted(os.cpu_count() or 1, 'CPU core')}"
+    instead = f"models run on {counted(cpus(), 'CPU core')}"
     if tried.cuda is None:
         mend = "install a torch that is built for CUDA, or use the container image"
         return Finding("cuda", False, f"this torch is built for CPUs alone; {instead}", mend)
@@ -69,6 +70,9 @@ def _cuda(seen: Gpus, tried: Probe) -> Finding:
         # Within one major version a newer CUDA runs on an older driver (CUDA's minor version compatibility).
         says = f"driver {seen.driver} runs CUDA up to {seen.cuda}, and torch needs {tried.cuda}; {instead}"
         return Finding("cuda", False, says, "update NVIDIA's driver on the host")
+    if "out of memory" in tried.cuda_says:
+        says = f"the GPU's memory is full: {tried.cuda_says}; {instead}"
+        return Finding("cuda", False, says, "nvidia-smi shows whose it is: end what is not needed")
     says = f"torch cannot use the GPU: {tried.cuda_says or 'it sees none'}; {instead}"
     return Finding("cuda", False, says, "update NVIDIA's driver on the host, or take a torch for this GPU's generation")
 

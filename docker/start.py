@@ -28,8 +28,8 @@ DOCTOR_S = 120
 
 def main(words: list[str]) -> None:
     """Prepare what the command needs and become it. Ends with status 2 where it must not start."""
-    command = access.command(words, os.environ)
     given = dict(os.environ)
+    command = access.command(words, given)
     refusal = access.refusal(command, os.getuid(), given) or volumes.temporary_fault(tokmagic_settled.temporary())
     if refusal:
         say(refusal)
@@ -64,13 +64,13 @@ def prepare_secrets() -> list[str]:
 def prepare_data() -> list[str]:
     """Settle where models and the ledger are kept, and a home that can be written; return what is amiss."""
     data = Path(os.environ.get("TOKMAGIC_HOME") or "/data").expanduser()
-    hub = Path(os.environ.get("HF_HOME") or data / "hf")
+    hub = Path(os.environ.get("HF_HOME") or data / "hf").expanduser()
     elsewhere = bool(os.environ.get("TOKMAGIC_LEDGER"))
     home, lines = volumes.settle_data(data, tokmagic_settled.temporary(), ledger_elsewhere=elsewhere)
     if home != data:
         hub = home / "hf" if hub.is_relative_to(data) else hub
-        os.environ |= {"TOKMAGIC_HOME": str(home), "HF_HOME": str(hub)}
         volumes.link_models(data, home, hub)
+    os.environ |= {"TOKMAGIC_HOME": str(home), "HF_HOME": str(hub)}  # though given, they may be empty
     volumes.link_models(BAKED, home, hub)
     if volumes.fault(Path(os.environ.get("HOME") or "/")):
         folder = home / "home"

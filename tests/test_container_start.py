@@ -116,6 +116,11 @@ def test_a_data_folder_that_is_not_there_yet_is_made(box: Box) -> None:
     assert folder.is_dir()
 
 
+def test_odd_settings_become_plain_ones(box: Box) -> None:
+    settled = box.settled(TOKMAGIC_HOME="~/data", HF_HOME="")
+    assert (settled["TOKMAGIC_HOME"], settled["HF_HOME"]) == (str(box.data), str(box.data / "hf"))
+
+
 def test_a_hugging_face_cache_of_its_own_is_kept_where_the_data_folder_cannot_be_used(box: Box, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
     assert box.settled(TOKMAGIC_HOME=str(box.unusable), HF_HOME=cache)["HF_HOME"] == cache

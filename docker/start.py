@@ -34,10 +34,11 @@ def main(words: list[str]) -> None:
     if refusal:
         say(refusal)
         raise SystemExit(2)
-    for line in (*prepare_secrets(), *prepare_data(), *prepare_notebooks()):
-        say(line)
+    lines = [*prepare_secrets(), *prepare_data(), *prepare_notebooks()]
     with contextlib.suppress(OSError):  # somebody else's file is in its place
         tokmagic_settled.keep(given, os.environ)
+    for line in lines:
+        say(line)
     if access.is_server(command):
         call_doctor()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too

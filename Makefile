@@ -155,14 +155,14 @@ postgres:
 
 # Where these cannot be installed the tests say so and are skipped.
 image-tools:
-	@for tool in buildah podman runc mmdebstrap; do command -v $$tool >/dev/null || missing=1; done; \
+	@for tool in buildah podman runc mmdebstrap iptables; do command -v $$tool >/dev/null || missing=1; done; \
 	[ -x /usr/lib/podman/netavark ] || [ -x /usr/libexec/podman/netavark ] || missing=1; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-			buildah podman runc catatonit uidmap mmdebstrap netavark aardvark-dns; \
+			buildah podman runc catatonit uidmap mmdebstrap netavark aardvark-dns iptables; \
 	else \
-		echo "the image's tests need root, podman, buildah, runc, netavark, aardvark-dns and mmdebstrap (Debian: apt-get install)" >&2; \
+		echo "the image's tests need root, podman, buildah, runc, netavark, aardvark-dns, iptables and mmdebstrap (Debian: apt-get install)" >&2; \
 	fi
 
 peers: $(PEERS)/litellm/.installed $(PEERS)/transformers/.installed ## install the servers of others that tests talk to

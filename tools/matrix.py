@@ -51,7 +51,10 @@ class Environment:
         return self.folder / "bin" / "python"
 
 
-CHECKOUT_TESTS = ("gpu", "image", "test_docs.py", "test_release.py", "test_version.py", "test_workflows.py")
+CHECKOUT_TESTS = (
+    *("gpu", "image", "test_docs.py", "test_docs_complete.py"),
+    *("test_release.py", "test_version.py", "test_workflows.py"),
+)
 """Tests of a checkout, or of what no environment here has."""
 BASE_TESTS = ("tests", *(f"--ignore=tests/{name}" for name in CHECKOUT_TESTS))
 ROOMS = ("gate", "import", "kernel", "ledger", "live", "plots", "prompt", "report", "run")

@@ -232,3 +232,11 @@ def test_any_text_as_code_is_one_inert_block(text: str) -> None:
 def test_terminal_text_cannot_drive_the_terminal() -> None:
     assert plain_text("a\x1b[2Jb\x07c\r\nd\re\x9b31m\tf\u0085g\x7f") == "a[2Jbc\nde31m\tfg"
     assert plain_text("Grüße 你好 👩\u200d👩\u200d👧\n") == "Grüße 你好 👩\u200d👩\u200d👧\n"
+
+
+def test_half_of_a_character_can_be_shown() -> None:
+    """A model may stop in the middle of one, and no output of a notebook can hold the half."""
+    for shown in (safe_markdown("a\ud83d"), code_block("a\ud83d"), plain_text("a\ud83d")):
+        assert "a\N{REPLACEMENT CHARACTER}" in shown
+        assert shown.encode()
+    assert plain_text("a\N{GRINNING FACE}") == "a\N{GRINNING FACE}"

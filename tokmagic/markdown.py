@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SAFE_LINK = re.compile(r"https?://|mailto:|#", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_HALF = re.compile(r"[\ud800-\udfff]")
 _MATH = re.compile(r"[$\\]")
 # What could start a formula, begin a construct or end the block, where the renderer reads raw characters.
 _RAW = {"$": "&#36;", "\\": "&#92;", "\n": "&#10;"}
@@ -44,8 +45,11 @@ def note(text: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return ``text`` without the control characters that could drive a terminal."""
-    return _CONTROL.sub("", text.replace("\r\n", "\n"))
+    """Return ``text`` without the control characters that could drive a terminal.
+
+    Half of a character (a lone surrogate), which no output can hold, becomes the replacement character.
+    """
+    return _HALF.sub("\N{REPLACEMENT CHARACTER}", _CONTROL.sub("", text.replace("\r\n", "\n")))
 
 
 @cache

@@ -183,7 +183,7 @@ def test_runs_that_are_missing_or_new_are_told() -> None:
     now = [
         RanCell(SavedCell(1, "a"), (run(),)),
         RanCell(SavedCell(2, "d"), (run(prompt="p9"),)),
-        RanCell(SavedCell(3, "c"), reached=False),
+        RanCell(SavedCell(3, "c"), ended=False),
     ]
     found = [(it.name, it.state, it.why) for it in compare(before, now)]
     assert found == [

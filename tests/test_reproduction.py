@@ -286,6 +286,31 @@ def test_a_run_that_is_missing_from_a_loop_is_told(desk: Desk, reproduce: Reprod
     assert "  the cell did not run this prompt now" in done.out
 
 
+def test_runs_of_a_cell_are_known_by_what_they_asked_whatever_their_order(desk: Desk, reproduce: Reproduce) -> None:
+    frozen_ids = [run["run_id"] for run in desk.body()["cells"][3]["runs"]]
+    desk.write(
+        SETUP, "city = 'Kyoto'", GREEDY, SEEDED, SAMPLED, LOOP.replace("'one', 'two', 'three'", "'three', 'two'")
+    )
+    loop = found(reproduce(desk, "--json"))["runs"][-3:]
+    assert [run["before"]["run_id"] for run in loop] == [frozen_ids[2], frozen_ids[1], frozen_ids[0]]
+    assert [run["state"] for run in loop] == ["same", "same", "changed"]
+    assert loop[2]["now"] is None
+
+
+def test_cells_with_the_same_id_are_both_told(desk: Desk, reproduce: Reproduce) -> None:
+    body = desk.body()
+    cell = {**body["cells"][0], "id": "c2", "cell": 3}
+    run = cell["runs"][0]
+    body["cells"] = [{**cell, "runs": [{**run, "answer_sha256": "0" * 64}]}, cell]
+    desk.frozen.write_text(json.dumps(body), encoding="utf-8")
+    done = reproduce(desk, "--json")
+    # The first is the notebook's, and the other has none.
+    changes = [(run["state"], [it["kind"] for it in run["changes"]]) for run in found(done)["runs"]]
+    assert changes.count(("changed", ["text"])) == 1
+    assert changes.count(("changed", ["runs"])) == 1
+    assert done.status == 1
+
+
 # Kernels that are told cell ids
 
 
@@ -490,6 +515,23 @@ def test_a_notebook_that_fails_tells_where_and_compares_what_came_before(desk: D
     assert "cell 3 (c2)" not in done.out, "what is the same needs no line"
     rows = [line.split() for line in done.out.splitlines()]
     assert rows[1][:5] == ["3", "(c2)", "s", "greedy", "same"]
+    # What was still to come is neither gone nor changed, by whichever way its cell is known.
+    report = found(reproduce(desk, "--json"))
+    assert [run["state"] for run in report["runs"]] == ["same", *["not compared"] * 5]
+    assert report["runs"][1]["why"] == "the notebook failed before it"
+    body = desk.body()
+    for place, cell in zip((2, 4, 5, 3), body["cells"], strict=True):
+        cell |= {"cell": place + 1, "id": f"c{place}"}
+    desk.frozen.write_text(json.dumps(body), encoding="utf-8")
+    assert [run["state"] for run in found(reproduce(desk, "--json"))["runs"]] == ["same", *["not compared"] * 5]
+
+
+def test_a_notebook_that_fails_at_once_is_not_called_the_same(desk: Desk, reproduce: Reproduce) -> None:
+    desk.write("1 / 0", SETUP, "city = 'Kyoto'", GREEDY)
+    done = reproduce(desk)
+    assert done.status == 1
+    assert "the same" not in done.out
+    assert done.out.splitlines()[-1] == "nb.ipynb: cell 1 (c0) failed: ZeroDivisionError: division by zero"
 
 
 def test_a_budget_bounds_what_is_spent_and_stops_it(desk: Desk, reproduce: Reproduce) -> None:

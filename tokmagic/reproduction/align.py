@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import zip_longest
 
 from tokmagic.reproduction.kept import KeptCell, KeptRun, cell_name
 from tokmagic.reproduction.notebook import SavedCell
@@ -14,11 +14,12 @@ from tokmagic.reproduction.notebook import SavedCell
 
 @dataclass(frozen=True, slots=True)
 class RanCell:
-    """A cell of the notebook as it was run again. ``reached``: whether it was, or the notebook had failed before it."""
+    """A cell of the notebook as it was run again. ``ended``: whether it came to its end, or the notebook failed in or
+    before it."""
 
     saved: SavedCell
     runs: tuple[KeptRun, ...] = ()
-    reached: bool = True
+    ended: bool = True
 
     @property
     def name(self) -> str:
@@ -28,10 +29,14 @@ class RanCell:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A cell before and now; None where it is missing there."""
+    """A cell before and now; None where it is missing there.
+
+    ``cut_short``: the notebook failed, so that what is missing now may have been still to come.
+    """
 
     before: KeptCell | None
     now: RanCell | None
+    cut_short: bool = False
 
     @property
     def name(self) -> str:
@@ -58,14 +63,20 @@ def align(before: Sequence[KeptCell], now: Sequence[RanCell]) -> list[Pair]:
     for i, j in _by_order([before[i] for i in open_before], [now[j] for j in open_now]):
         found[open_before[i]] = open_now[j]
     owners = {j: i for i, j in found.items()}
-    pairs = [Pair(before[owners[j]] if j in owners else None, cell) for j, cell in enumerate(now)]
-    gone = [Pair(cell, None) for i, cell in enumerate(before) if i not in found]
+    pairs = [Pair(before[owners[j]] if j in owners else None, cell, not cell.ended) for j, cell in enumerate(now)]
+    # A cell whose place is not known may be one that the notebook did not come to.
+    failed = any(not cell.ended for cell in now)
+    gone = [Pair(cell, None, failed and cell.number is None) for i, cell in enumerate(before) if i not in found]
     return [*(pair for pair in pairs if pair.before or (pair.now and pair.now.runs)), *gone]
 
 
 def _by_id(before: Sequence[KeptCell], now: Sequence[RanCell]) -> dict[int, int]:
-    places = {cell.saved.id: j for j, cell in enumerate(now) if cell.saved.id is not None}
-    return {i: places[cell.id] for i, cell in enumerate(before) if cell.id in places}
+    places: dict[str | None, int] = {}
+    for j, cell in enumerate(now):
+        if cell.saved.id is not None:
+            places.setdefault(cell.saved.id, j)
+    # Each is taken once: of two cells that a hand gave the same id none may vanish behind the other.
+    return {i: places.pop(cell.id) for i, cell in enumerate(before) if cell.id in places}
 
 
 def _by_output(before: Sequence[KeptCell], now: Sequence[RanCell]) -> dict[int, int]:
@@ -124,11 +135,29 @@ def _prompts(cell: _Cell) -> tuple[str | None, ...]:
 
 
 def _asked(cell: _Cell) -> tuple[str | None, ...]:
-    return tuple(f"{run.prompt_sha256} {json.dumps(run.params, sort_keys=True)}" for run in cell.runs)
+    return tuple(_run_asked(run) for run in cell.runs)
+
+
+def _run_asked(run: KeptRun) -> str:
+    return f"{run.prompt_sha256} {json.dumps(run.params, sort_keys=True)}"
 
 
 def runs(pair: Pair) -> Iterator[tuple[KeptRun | None, KeptRun | None]]:
-    """The runs of a pair of cells side by side, by order; None where one has fewer."""
+    """The runs of a pair of cells side by side: those of now in their order, then those that are missing now.
+
+    The same prompts with the same options belong together, then the same prompts, and the others by their order; a
+    cell that runs several at once starts them in another order each time.
+    """
     before = pair.before.runs if pair.before else ()
     now = pair.now.runs if pair.now else ()
-    yield from zip_longest(before, now)
+    found: dict[int, int] = {}
+    for of in (_run_asked, lambda run: run.prompt_sha256, lambda _run: None):
+        taken, waiting = {*found.values()}, defaultdict[str | None, deque[int]](deque)
+        for i, run in enumerate(before):
+            if i not in taken:
+                waiting[of(run)].append(i)
+        for j, run in enumerate(now):
+            if j not in found and waiting[of(run)]:
+                found[j] = waiting[of(run)].popleft()
+    yield from ((before[found[j]] if j in found else None, run) for j, run in enumerate(now))
+    yield from ((run, None) for i, run in enumerate(before) if i not in {*found.values()})

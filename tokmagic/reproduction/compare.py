@@ -95,7 +95,7 @@ def _compared(pair: align.Pair, before: KeptRun | None, now: KeptRun | None) -> 
 
 
 def _missing(pair: align.Pair, before: KeptRun) -> _Compared:
-    if pair.now is not None and not pair.now.reached:
+    if pair.cut_short:
         return "not compared", (), (), "the notebook failed before it"
     why = "the notebook no longer has this cell" if pair.now is None else "the cell did not run this prompt now"
     return "changed", (Change("runs", "run", before.status, UNKNOWN),), (), why

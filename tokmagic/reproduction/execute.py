@@ -73,8 +73,8 @@ def execute(
         name = kernel or _own_kernel(document)
         asyncio.run(_run(document, notebook, course, name, timeout_s, environment, progress))
         runs, strays = _runs(url, course)
-    reached = len(notebook.cells) if course.error is None else course.at + 1
-    cells = tuple(RanCell(it, tuple(runs.get(i, ())), i < reached) for i, it in enumerate(notebook.cells))
+    ended = len(notebook.cells) if course.error is None else course.at
+    cells = tuple(RanCell(it, tuple(runs.get(i, ())), i < ended) for i, it in enumerate(notebook.cells))
     return Executed(cells, document, course.error, strays)
 
 

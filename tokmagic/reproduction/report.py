@@ -51,8 +51,13 @@ class Report:
         """Why it did not pass, a line each; the runs that changed are told by themselves."""
         if self.error:
             return (self.error,)
-        none = "nothing was compared: no run of it is greedy or seeded; give --temperature 0 or --seed N"
-        return () if self.compared else (none,)
+        if self.compared:
+            return ()
+        if any(it.before and not it.before.ended_well for it in self.comparisons):
+            return (
+                "nothing was compared: no run had ended well; run the notebook's cells, then %tokmagic freeze in it",
+            )
+        return ("nothing was compared: no run of it is greedy or seeded; give --temperature 0 or --seed N",)
 
     @property
     def ok(self) -> bool:

@@ -62,7 +62,8 @@ def _lines(report: Report) -> Iterator[str]:
     timed = [it for it in report.comparisons if it.state in ("same", "changed") and it.now and by_time(it.now)]
     if timed:
         yield "costs by the device's time are measurements, which differ each time: they are shown, not compared"
-    yield _verdict(report)
+    if report.compared:
+        yield _verdict(report)
 
 
 def _about(it: Comparison) -> Iterator[str]:

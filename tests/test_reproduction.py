@@ -244,6 +244,20 @@ def test_what_is_allowed_to_change_is_told_and_fails_nothing(desk: Desk, reprodu
     assert [change["what"] for change in found(done)["runs"][0]["changes"]] == ["input tokens", "cost"]
 
 
+def test_a_price_that_came_later_explains_a_cost(empty: Desk, reproduce: Reproduce) -> None:
+    priced = "\n%price s --input 0.15 --output 0.60"
+    empty.write(SETUP.replace(priced, ""), "city = 'Kyoto'", GREEDY, FREEZE)
+    empty.execute()
+    body = empty.body()
+    for name in ("rates", "cost"):  # as where no list price is known
+        body["cells"][0]["runs"][0].pop(name)
+    empty.frozen.write_text(json.dumps(body), encoding="utf-8")
+    empty.write(SETUP, "city = 'Kyoto'", GREEDY)
+    (run,) = found(reproduce(empty, "--json"))["runs"]
+    assert [it["what"] for it in run["changes"]] == ["cost"]
+    assert [(it["what"], it["was"]) for it in run["differences"]] == [("the rates", "—")]
+
+
 def test_an_edited_prompt_comes_first_since_all_follows_from_it(desk: Desk, reproduce: Reproduce) -> None:
     desk.answer(pieces=["No."])
     desk.write(
@@ -410,6 +424,16 @@ def test_without_a_frozen_file_the_outputs_and_the_ledger_are_compared_with(desk
     assert "  more is not kept in the notebook's outputs; %tokmagic freeze keeps what could explain it" in done.out
 
 
+def test_where_no_run_had_ended_well_it_says_so(desk: Desk, reproduce: Reproduce) -> None:
+    body = desk.body()
+    body["cells"] = body["cells"][:1]
+    body["cells"][0]["runs"][0]["status"] = "failed"
+    desk.frozen.write_text(json.dumps(body), encoding="utf-8")
+    assert reproduce(desk).out.splitlines()[-1] == (
+        "nb.ipynb: nothing was compared: no run had ended well; run the notebook's cells, then %tokmagic freeze in it"
+    )
+
+
 def test_with_nothing_to_compare_with_it_says_how_to_mend_that(empty: Desk, reproduce: Reproduce) -> None:
     empty.write(*CELLS)
     assert error(reproduce(empty), 1) == (
@@ -459,6 +483,10 @@ def test_a_damaged_frozen_file_is_told_in_one_line(desk: Desk, reproduce: Reprod
         ({"usage": {"input_tokens": True}}, "input_tokens is true"),
         ({"rates": {"input": "x"}}, "rates cannot be read"),
         ({"drawn": "lots"}, "drawn is 'lots'"),
+        ({"cost": {"usd": "1E+9999999"}}, "usd is '1E+9999999', which is no amount of USD"),
+        ({"rates": {"input": "sNaN", "source": "set"}}, "rates cannot be read"),
+        ({"usage": {"input_tokens": -1}}, "input_tokens is -1"),
+        ({"usage": {"input_tokens": 10**400}}, f"input_tokens is {10**39}"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_told(desk: Desk, reproduce: Reproduce, change: dict[str, Any], says: str) -> None:
@@ -500,6 +528,29 @@ def test_what_is_no_notebook_is_told_in_one_line(desk: Desk, reproduce: Reproduc
     assert error(reproduce(desk), 2).startswith("nb.ipynb cannot be read: No such file or directory")
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"cell_type": None}, "has no cell_type"),
+        ({"source": 5}, "has no text as its source"),
+        ({"source": "x = '\ud800'"}, "holds half of a character (a lone surrogate)"),
+        ({"metadata": {"tags": 5}}, "has tags that are no list"),
+        ({"metadata": {"execution": 5}}, "has metadata that are none"),
+    ],
+)
+def test_a_cell_that_cannot_be_run_is_told(desk: Desk, reproduce: Reproduce, change: dict[str, Any], says: str) -> None:
+    body = json.loads(desk.notebook.read_text(encoding="utf-8"))
+    body["cells"][1] = {name: it for name, it in {**body["cells"][1], **change}.items() if it is not None}
+    desk.notebook.write_text(json.dumps(body), encoding="utf-8")
+    assert error(reproduce(desk), 1) == f"nb.ipynb cannot be run: cell 2 (c1) {says}; mend or remove it"
+
+
+def test_a_notebook_that_nbformat_does_not_read_is_told(desk: Desk, reproduce: Reproduce) -> None:
+    body = json.loads(desk.notebook.read_text(encoding="utf-8"))
+    desk.notebook.write_text(json.dumps({**body, "nbformat_minor": "x"}), encoding="utf-8")
+    assert error(reproduce(desk), 1).startswith("nb.ipynb cannot be run: ")
+
+
 # Notebooks that do not come to their end
 
 
@@ -535,6 +586,13 @@ def test_a_notebook_that_fails_at_once_is_not_called_the_same(desk: Desk, reprod
 
 
 def test_a_budget_bounds_what_is_spent_and_stops_it(desk: Desk, reproduce: Reproduce) -> None:
+    done = reproduce(desk, "--budget", "0.00001")
+    assert done.status == 1
+    assert "failed: BudgetError: " in done.out.splitlines()[-1]
+
+
+def test_no_cell_raises_the_budget_that_was_given(desk: Desk, reproduce: Reproduce) -> None:
+    desk.write(SETUP, "%config TokMagic.budget_day = '100'", "city = 'Kyoto'", GREEDY, LOOP)
     done = reproduce(desk, "--budget", "0.00001")
     assert done.status == 1
     assert "failed: BudgetError: " in done.out.splitlines()[-1]
@@ -693,3 +751,59 @@ def test_the_default_model_gives_the_same_and_tells_what_makes_another_answer(
     assert differences["its dtype"] == ("bfloat16", "float32")
     assert "cost" in [change["kind"] for change in greedy["changes"]]
     assert "the rates" in [it["what"] for it in greedy["differences"]]
+
+
+# What is written
+
+
+def test_an_output_over_something_that_is_no_notebook_is_refused(desk: Desk, reproduce: Reproduce) -> None:
+    before = desk.frozen.read_bytes()
+    says = "-o nb.tokmagic.json is there already and is no notebook; name another file"
+    assert error(reproduce(desk, "-o", "nb.tokmagic.json"), 2) == says
+    assert desk.frozen.read_bytes() == before
+    os.link(desk.notebook, desk.folder / "same.ipynb")
+    assert "is the notebook itself" in error(reproduce(desk, "-o", "same.ipynb"), 2)
+
+
+def test_an_output_that_could_not_be_written_in_the_end_costs_no_report(desk: Desk, reproduce: Reproduce) -> None:
+    (desk.folder / "out").mkdir()
+    desk.write(SETUP, "city = 'Kyoto'", GREEDY, "import shutil\nshutil.rmtree('out')")
+    done = reproduce(desk, "-o", "out/new.ipynb", "--allow", "runs")
+    assert (done.status, done.err) == (1, "")
+    assert done.out.splitlines()[1].split()[:5] == ["3", "(c2)", "s", "greedy", "same"]
+    assert done.out.splitlines()[-1] == "nb.ipynb: -o out/new.ipynb cannot be written: No such file or directory"
+
+
+def test_a_frozen_file_keeps_its_link_and_who_may_read_it(desk: Desk) -> None:
+    elsewhere = desk.folder / "kept" / "there.json"
+    elsewhere.parent.mkdir()
+    desk.frozen.rename(elsewhere)
+    desk.frozen.symlink_to(elsewhere)
+    elsewhere.chmod(0o640)
+    body = elsewhere.read_bytes()
+    frozen.write(frozen.read(desk.frozen), desk.frozen)
+    assert desk.frozen.is_symlink()
+    assert elsewhere.read_bytes() == body
+    assert elsewhere.stat().st_mode & 0o777 == 0o640
+    assert [it.name for it in elsewhere.parent.iterdir()] == ["there.json"]
+
+
+def test_half_characters_are_written_as_escapes(desk: Desk, reproduce: Reproduce) -> None:
+    body = desk.body()
+    body["cells"][0]["runs"][0]["finish_reason"] = "\ud800"
+    desk.frozen.write_text(json.dumps(body), encoding="utf-8")
+    assert "finish reason \\ud800 → stop" in reproduce(desk).out
+    assert found(reproduce(desk, "--json"))["runs"][0]["before"]["finish_reason"] == "\ud800"
+
+
+def test_a_reader_that_goes_away_makes_no_change_a_success(desk: Desk) -> None:
+    desk.answer(pieces=["Other."])
+    command = subprocess.Popen(
+        [sys.executable, "-m", "tokmagic.cli", "reproduce", "nb.ipynb"],
+        cwd=desk.folder,
+        env={**os.environ, **desk.environment},
+        stdout=subprocess.PIPE,
+    )
+    assert command.stdout is not None
+    command.stdout.close()
+    assert command.wait(timeout=120) == 1

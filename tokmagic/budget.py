@@ -53,6 +53,11 @@ def of_day(setting: str, user: str | None) -> Budget:
     return Budget("day", usd(setting, what="TOKMAGIC_BUDGET_DAY"), user=user, origin="TOKMAGIC_BUDGET_DAY")
 
 
+def of_reproduction(cap: str, notebook: str) -> Budget:
+    """The budget that ``tokmagic reproduce --budget`` sets. Raises BudgetError."""
+    return Budget("notebook", usd(cap, what="--budget"), notebook=notebook, origin="tokmagic reproduce --budget")
+
+
 def refusal(standings: Sequence[Standing], hold: Hold) -> str | None:
     """Why a run with this hold does not fit, in one line with the numbers; None if it fits everywhere."""
     for it in standings:

@@ -23,6 +23,8 @@ DEFAULT_MODEL = "smollm2"
 DEFAULT_CACHE_BYTES = 256 * 2**20
 REPRODUCING = "TOKMAGIC_REPRODUCING"
 """Set in a kernel that ``tokmagic reproduce`` started: the ledger's URL there, whatever the notebook's cells choose."""
+REPRODUCING_USD = "TOKMAGIC_REPRODUCING_USD"
+"""Set there with ``--budget``: what all its runs together may cost."""
 
 
 def config_file() -> Path:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokmagic import budget as budgets
 from tokmagic.cache import Answer, Cache, Place, replayed
-from tokmagic.config import TokMagic
+from tokmagic.config import REPRODUCING_USD, TokMagic
 from tokmagic.days import start_of_day
 from tokmagic.drafts import Desk, Surroundings
 from tokmagic.engines import Engine, Progress
@@ -265,6 +265,8 @@ class Session:
 
     def _own_budgets(self, usd: Decimal | str | None) -> list[Budget]:
         own = [budgets.of_day(self.settings.budget_day, self.user)] if self.settings.budget_day else []
+        if cap := os.environ.get(REPRODUCING_USD):
+            own.append(budgets.of_reproduction(cap, self.budget_notebook))
         return [*own, budgets.of_run(usd)] if usd is not None else own
 
     def _stored_budgets(self) -> list[Budget]:

@@ -179,6 +179,7 @@ def _selection(verb: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    status = 0
     try:
         given = parser().parse_args(arguments)
         status = int(given.run(given))
@@ -196,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of a pipe went away (`tokmagic export | head`): nothing is wrong.
         sys.stderr.close()
-        return 0
+        return status
     except OSError as error:
         if error.errno not in _UNWRITABLE or error.filename is not None:
             raise

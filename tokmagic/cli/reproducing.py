@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from tokmagic import api, reproduction
@@ -18,7 +18,7 @@ from tokmagic.prices import plain
 
 def reproduce(given: argparse.Namespace) -> int:
     """``tokmagic reproduce NOTEBOOK``: exit 1 where something changed, failed, or nothing was compared."""
-    with _ended_as_interrupted():
+    with _ended_as_interrupted(), _progress_gone():
         report = reproduction.reproduce(
             api.session(),
             given.notebook,
@@ -30,12 +30,15 @@ def reproduce(given: argparse.Namespace) -> int:
             allowed=given.allow,
             progress=_progress,
         )
-    _progress("")
     if given.json:
-        print(json.dumps(reproduction.as_dict(report), ensure_ascii=False, indent=1))
+        text = json.dumps(reproduction.as_dict(report), ensure_ascii=False, indent=1)
     else:
-        told = [reproduction.table(report)] if report.comparisons else []
-        print(*told, *(f"{given.notebook}: {problem}" for problem in report.problems), sep="\n")
+        told = [str(reproduction.table(report))] if report.comparisons else []
+        text = "\n".join([*told, *(f"{given.notebook}: {problem}" for problem in report.problems)])
+    # A lone surrogate, which UTF-8 cannot write, becomes JSON's own escape.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    with suppress(BrokenPipeError):  # `| head`; whether it changed is told by the status
+        print(text)
     return 0 if report.ok else 1
 
 
@@ -70,6 +73,15 @@ def _seconds(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) < 10**7:
         raise UsageError(f"--timeout is {text!r}; give whole seconds, above 0, such as 600")
     return int(text)
+
+
+@contextmanager
+def _progress_gone() -> Iterator[None]:
+    """Leave no half line of progress before what is told next."""
+    try:
+        yield
+    finally:
+        _progress("")
 
 
 def _progress(doing: str) -> None:

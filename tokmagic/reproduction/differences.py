@@ -57,7 +57,9 @@ def _differences(before: KeptRun, now: KeptRun) -> Iterator[Difference]:
     if before.prompt_sha256 is not None:
         yield from _of(before.params, now.params, {name: name for name in _names(before.params, now.params)})
         yield from _of(_info(before), _info(now), _INFO)
-    if before.rates is not None and now.rates is not None and before.rates != now.rates:
+    # A run that was refused or failed may have none, which explains nothing.
+    known = before.rates is not None or before.prompt_sha256 is not None
+    if known and before.rates != now.rates and (now.rates is not None or now.ended_well):
         yield Difference(RATES, _rates(before), _rates(now))
     cached = [run.usage.cached_input_tokens for run in (before, now)]
     if before.rates is not None and cached[0] != cached[1]:
@@ -98,7 +100,8 @@ def _shown(value: Any) -> str:
 
 def _rates(run: KeptRun) -> str:
     """Rates in one breath: ``input 0.15, output 0.6 (set)``."""
-    assert run.rates is not None
+    if run.rates is None:
+        return UNKNOWN
     body = rates_dict(run.rates)
     source = " ".join(str(body[name]) for name in ("source", "version") if name in body)
     amounts = ", ".join(f"{name} {body[name]}" for name in body if name not in ("source", "version", "tiers", "shadow"))

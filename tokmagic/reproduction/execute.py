@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokmagic.config import REPRODUCING
+from tokmagic.config import REPRODUCING, REPRODUCING_USD
 from tokmagic.errors import NotebookError, UsageError
 from tokmagic.markdown import plain_text
 from tokmagic.reproduction.align import RanCell
 from tokmagic.reproduction.freezing import text_of
 from tokmagic.reproduction.kept import KeptRun, cell_name
 from tokmagic.reproduction.notebook import SavedNotebook
+from tokmagic.reproduction.whole import write_whole
 
 if TYPE_CHECKING:
     from nbclient import NotebookClient
@@ -87,9 +88,31 @@ def _document(notebook: SavedNotebook) -> NotebookNode:
             # What an older notebook lacks is no matter here: nothing is written back.
             warnings.simplefilter("ignore")
             document: NotebookNode = reads(notebook.data.decode("utf-8-sig"), as_version=4)
-            return document
-    except (ValueError, LookupError, TypeError, AttributeError, nbformat.ValidationError) as error:
+    except (AssertionError, ValueError, LookupError, TypeError, AttributeError, nbformat.ValidationError) as error:
         raise NotebookError(f"{notebook.path} cannot be run: {_line(str(error))}; save it once in Jupyter") from None
+    for saved, cell in zip(notebook.cells, document.cells, strict=True):
+        if (problem := _problem(cell)) is not None:
+            name = cell_name(saved.number, saved.id)
+            raise NotebookError(f"{notebook.path} cannot be run: {name} {problem}; mend or remove it")
+    return document
+
+
+def _problem(cell: Mapping[str, Any]) -> str | None:
+    """What nbclient would stumble over; nbformat only warns of it."""
+    source, metadata = cell.get("source"), cell.get("metadata")
+    if not isinstance(cell.get("cell_type"), str):
+        return "has no cell_type"
+    if not isinstance(source, str):
+        return "has no text as its source"
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("execution", {}), dict):
+        return "has metadata that are none"
+    if not isinstance(metadata.get("tags", []), list):
+        return "has tags that are no list"
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        return "holds half of a character (a lone surrogate)"
+    return None
 
 
 def _own_kernel(document: NotebookNode) -> str:
@@ -107,7 +130,8 @@ def _environment(notebook: SavedNotebook, url: str, budget_usd: str | None) -> d
         "TOKMAGIC_CACHE": "off",
         REPRODUCING: url,
         "JPY_SESSION_NAME": str(notebook.path.resolve()),
-        **({"TOKMAGIC_BUDGET_DAY": budget_usd} if budget_usd is not None else {}),
+        # The second, which knows no midnight, is none that a cell's %config could raise.
+        **({"TOKMAGIC_BUDGET_DAY": budget_usd, REPRODUCING_USD: budget_usd} if budget_usd is not None else {}),
     }
 
 
@@ -131,7 +155,7 @@ async def _run(
     client = NotebookClient(document, km=manager, timeout=timeout_s, startup_timeout=_START_S, on_cell_executed=ended)
     client.log = _silent()
     try:
-        progress(f"starting the kernel {kernel}")
+        progress(plain_text(f"starting the kernel {kernel}"))
         # No kernel manager of nbclient's own: that one would take the interrupt for itself.
         own = ["--HistoryManager.hist_file=:memory:"] if manager.ipykernel else []
         quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
@@ -145,7 +169,7 @@ async def _run(
             f"the notebook's kernel {kernel!r} is not installed here; install it, or name another with --kernel"
         ) from None
     except RuntimeError as error:
-        raise NotebookError(f"the kernel {kernel} did not start: {_line(str(error))}") from error
+        raise NotebookError(plain_text(f"the kernel {kernel} did not start: {_line(str(error))}")) from error
     finally:
         await _end(client, manager)
 
@@ -218,11 +242,8 @@ def _silent() -> logging.Logger:
 
 
 def write_document(document: NotebookNode, path: Path) -> None:
-    """Write the notebook with its new outputs. Raises UsageError."""
+    """Write the notebook with its new outputs. Raises OSError, and ValueError where nbformat cannot."""
     import nbformat
 
-    write: Any = nbformat.write
-    try:
-        write(document, str(path))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
+    writes: Any = nbformat.writes
+    write_whole(path, writes(document) + "\n")

@@ -6,22 +6,24 @@ docs/reproduce.md describes each field. What is unknown is left out; money is de
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, get_args
 
 from tokmagic.errors import NotebookError, UsageError
-from tokmagic.events import Bound, Cost, EngineInfo, Rates, Source, Status, Usage
+from tokmagic.events import Bound, Cost, EngineInfo, Rates, Source, Status, Tier, Usage
 from tokmagic.markdown import plain_text
 from tokmagic.prices import plain, rates_dict, rates_of
 from tokmagic.reproduction.kept import Drawn, Frozen, KeptCell, KeptRun
+from tokmagic.reproduction.whole import write_whole
 
 FORMAT = 1
 """Raised where an older tokmagic would misread the file."""
 ENDING = ".tokmagic.json"
+_DIGITS = 60  # more than any amount has before or after its point
+_HIGHEST = 2**63  # what a ledger can hold
 _INFO: dict[str, type] = {
     **dict.fromkeys(("name", "model_id", "revision", "engine", "provider", "server", "device", "device_name"), str),
     **dict.fromkeys(("dtype", "quant", "tokenizer_sha256"), str),
@@ -92,18 +94,12 @@ def _cost_dict(cost: Cost) -> dict[str, Any]:
 
 def write(frozen: Frozen, path: Path) -> None:
     """Write the file, or leave an earlier one as it was. Raises UsageError."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        # A lone surrogate, which UTF-8 cannot write, becomes JSON's own escape.
-        part.write_bytes(dump(frozen).encode("utf-8", "backslashreplace"))
-        part.replace(path)
+        write_whole(path, dump(frozen))
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written: {error.strerror or error}; name another file: %tokmagic freeze FILE"
         ) from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def read(path: Path) -> Frozen:
@@ -182,9 +178,25 @@ def _cost(body: dict[str, Any]) -> Cost:
 
 def _rates(body: dict[str, Any] | None) -> Rates | None:
     try:
-        return None if body is None else rates_of(body)
+        rates = None if body is None else rates_of(body)
+        if rates is None or all(map(_sane, _amounts(rates))):
+            return rates
     except (LookupError, TypeError, AttributeError, InvalidOperation):
-        raise ValueError("rates cannot be read") from None
+        pass
+    raise ValueError("rates cannot be read")
+
+
+def _amounts(rates: Rates) -> Iterator[Decimal]:
+    priced: tuple[Rates | Tier, ...] = (rates, *rates.tiers)
+    for of in priced:
+        yield from (value for it in fields(of) if isinstance(value := getattr(of, it.name), Decimal))
+    if rates.shadow is not None:
+        yield from _amounts(rates.shadow)
+
+
+def _sane(amount: Decimal) -> bool:
+    """Whether it is a number that can be written out: ``1E+9999999`` would fill the memory."""
+    return amount.is_finite() and amount.adjusted() < _DIGITS and int(amount.as_tuple().exponent) > -_DIGITS
 
 
 def _amount(body: dict[str, Any], field: str) -> Decimal | None:
@@ -193,8 +205,8 @@ def _amount(body: dict[str, Any], field: str) -> Decimal | None:
         amount = None if text is None else Decimal(text)
     except InvalidOperation:
         amount = Decimal("NaN")
-    if amount is not None and not amount.is_finite():
-        raise ValueError(f"{field} is {text!r}, which is no amount of USD")
+    if amount is not None and not _sane(amount):
+        raise ValueError(f"{field} is {str(text)[:40]!r}, which is no amount of USD")
     return amount
 
 
@@ -213,7 +225,8 @@ def _take(body: Any, field: str, kind: type, *, needed: bool = False) -> Any:
     value = body.get(field)
     if value is None and not needed:
         return None
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    amiss = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
+    if amiss or (isinstance(value, int) and not 0 <= value < _HIGHEST):
         told = json.dumps(value)
         raise ValueError(f"{field} is {told[:40]}")
     return value

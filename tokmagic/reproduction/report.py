@@ -35,6 +35,8 @@ class Report:
     error: str | None = None
     allowed: frozenset[Kind] = frozenset()
     notes: tuple[str, ...] = ()
+    unwritten: str | None = None
+    """Why the notebook's new outputs were not written."""
 
     @property
     def changed(self) -> tuple[Comparison, ...]:
@@ -49,15 +51,14 @@ class Report:
     @property
     def problems(self) -> tuple[str, ...]:
         """Why it did not pass, a line each; the runs that changed are told by themselves."""
-        if self.error:
-            return (self.error,)
-        if self.compared:
-            return ()
+        found = tuple(it for it in (self.error, self.unwritten) if it)
+        if self.error or self.compared:
+            return found
         if any(it.before and not it.before.ended_well for it in self.comparisons):
-            return (
-                "nothing was compared: no run had ended well; run the notebook's cells, then %tokmagic freeze in it",
-            )
-        return ("nothing was compared: no run of it is greedy or seeded; give --temperature 0 or --seed N",)
+            why = "no run had ended well; run the notebook's cells, then %tokmagic freeze in it"
+        else:
+            why = "no run of it is greedy or seeded; give --temperature 0 or --seed N"
+        return (*found, f"nothing was compared: {why}")
 
     @property
     def ok(self) -> bool:
@@ -88,21 +89,35 @@ def reproduce(
     if out is not None:
         _check_output(Path(out), saved.path)
     executed = execute(saved, kernel=kernel, timeout_s=timeout_s, budget_usd=budget_usd, progress=progress)
-    if out is not None:
-        write_document(executed.document, Path(out))
+    unwritten = None if out is None else _written(executed, Path(out))
     if executed.strays:
         notes.append(f"{numbers.counted(executed.strays, 'run')} of no cell, a thread's for instance, not compared")
     notes += _billed(executed)
     found = compare(before, executed.cells)
-    return Report(path, against, found, executed.error, frozenset(allowed), tuple(notes))
+    return Report(path, against, found, executed.error, frozenset(allowed), tuple(notes), unwritten)
+
+
+def _written(executed: Executed, out: Path) -> str | None:
+    """Write the notebook, and say why where that fails: what was found, and maybe paid for, is told all the same."""
+    try:
+        write_document(executed.document, out)
+    except (OSError, ValueError) as error:
+        return f"-o {out} cannot be written: {getattr(error, 'strerror', None) or error}"
+    return None
 
 
 def _check_output(out: Path, saved: Path) -> None:
     """Raises UsageError for a file that could not be written, before anything runs and bills."""
-    if out.resolve() == saved.resolve():
+    if out.exists() and out.samefile(saved):
         raise UsageError(f"-o {out} is the notebook itself, which is left as it is; name another file")
     if out.is_dir() or not os.access(out if out.exists() else out.resolve().parent, os.W_OK):
         raise UsageError(f"-o {out} cannot be written; name a file in a folder that is there and that you may write to")
+    if out.is_file() and out.stat().st_size:
+        try:
+            notebook.read(out)
+        except NotebookError:
+            # A slip of the pen must not cost the frozen file, or another that somebody needs.
+            raise UsageError(f"-o {out} is there already and is no notebook; name another file") from None
 
 
 def _before(

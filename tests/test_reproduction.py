@@ -400,6 +400,42 @@ def test_freeze_says_in_one_line_what_it_cannot_do(empty: Desk) -> None:
     assert sorted(it.name for it in empty.folder.glob("*.json")) == ["answer.json", "mine.json"]
 
 
+def test_freeze_tells_a_command_that_can_be_pasted(empty: Desk) -> None:
+    spaced = empty.folder / "my notes.ipynb"
+    (empty.folder / "away").mkdir()
+    empty.write(SETUP, GREEDY)
+    empty.notebook.rename(spaced)
+    others = empty.folder / "others.ipynb"
+    shutil.copy(spaced, others)
+    long = "a" * 300
+    says = {
+        "%tokmagic freeze": (None, "tokmagic reproduce 'my notes.ipynb'"),
+        "%tokmagic freeze 'a b.json'": (None, "tokmagic reproduce 'my notes.ipynb' --frozen 'a b.json'"),
+        "%tokmagic freeze ../others.ipynb": ("this notebook is my notes.ipynb, and ../others.ipynb is another one", ""),
+        f"%tokmagic freeze {long}": (f"{long} cannot be written: File name too long", ""),
+    }
+    with running_kernel(**empty.environment, JPY_SESSION_NAME=str(spaced)) as kernel:
+        assert kernel.run(f"%cd {empty.folder / 'away'}\n{SETUP.replace('scripted:answer.json', 'scripted')}").ok
+        assert kernel.run("%%generate --temperature 0\nHi").ok
+        for line, (refused, command) in says.items():
+            ran = kernel.run(line)
+            assert ran.ok == (refused is None), ran.error
+            if refused is None:
+                told = ran.results[-1]["data"]["text/plain"].splitlines()
+                assert told[-1].endswith(f"was written; compare with: {command}")
+            else:
+                assert refused in ran.error
+                assert len(ran.error.splitlines()) == 1
+    assert not frozen.beside(others).exists()
+    with running_kernel(**empty.environment) as kernel:  # which does not know its notebook
+        assert kernel.run(f"%cd {empty.folder / 'away'}\n{SETUP.replace('scripted:answer.json', 'scripted')}").ok
+        assert kernel.run("%%generate --temperature 0\nHi").ok
+        ran = kernel.run("%tokmagic freeze mine.json")
+        told = ran.results[-1]["data"]["text/plain"]
+    assert told.endswith("compare with: tokmagic reproduce NOTEBOOK.ipynb --frozen mine.json")
+    assert json.loads((empty.folder / "away" / "mine.json").read_text())["notebook"] == ""
+
+
 # Without a frozen file
 
 
@@ -521,6 +557,12 @@ def test_wrong_words_are_told_in_one_line(desk: Desk, reproduce: Reproduce, word
     assert error(reproduce(desk, *words), 2).startswith(says)
 
 
+def test_what_stands_in_a_frozen_files_place_is_told(desk: Desk, reproduce: Reproduce) -> None:
+    desk.frozen.unlink()
+    desk.frozen.mkdir()
+    assert error(reproduce(desk), 2) == "nb.tokmagic.json cannot be read: Is a directory"
+
+
 def test_what_is_no_notebook_is_told_in_one_line(desk: Desk, reproduce: Reproduce) -> None:
     desk.notebook.write_text("{}", encoding="utf-8")
     assert error(reproduce(desk), 1).startswith("nb.ipynb is no notebook: it has no nbformat")
@@ -616,15 +658,27 @@ def is_gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ('{"argv": ["false", "{connection_file}"], "display_name": "dead", "language": "python"}', "Kernel died"),
+        ('{"argv": ["/none/python"], "display_name": "dead", "language": "python"}', "[Errno 2] No such file"),
+        ('{"argv": [], "display_name": "dead", "language": "python"}', "list index out of range"),
+        ("{", "Expecting property name"),
+        ("[]", "jupyter_client"),
+        ('{"env": 5}', "The 'env' trait"),
+    ],
+)
 def test_a_kernel_that_does_not_start_is_told(
-    desk: Desk, reproduce: Reproduce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, reproduce: Reproduce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, says: str
 ) -> None:
     folder = tmp_path / "jupyter" / "kernels" / "dead"
     folder.mkdir(parents=True)
-    spec = {"argv": ["false", "{connection_file}"], "display_name": "dead", "language": "python"}
-    (folder / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    (folder / "kernel.json").write_text(spec, encoding="utf-8")
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    assert error(reproduce(desk, "--kernel", "dead"), 1).startswith("the kernel dead did not start: Kernel died")
+    told = error(reproduce(desk, "--kernel", "dead"), 1)
+    assert told.startswith(f"the kernel dead did not start: {says}")
+    assert told.endswith("; install it anew, or name another with --kernel")
 
 
 def test_a_kernel_that_dies_is_told(desk: Desk, reproduce: Reproduce) -> None:

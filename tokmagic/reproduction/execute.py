@@ -144,7 +144,6 @@ async def _run(
     environment: Mapping[str, str],
     progress: Progress,
 ) -> None:
-    from jupyter_client.kernelspec import NoSuchKernel
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
 
@@ -156,22 +155,34 @@ async def _run(
     client.log = _silent()
     try:
         progress(plain_text(f"starting the kernel {kernel}"))
+        await _start(client, manager, kernel, notebook.path.resolve().parent, environment)
+        client.reset_execution_trackers()
+        await _cells(client, document, notebook, course, progress)
+    finally:
+        await _end(client, manager)
+
+
+async def _start(
+    client: NotebookClient, manager: Any, kernel: str, folder: Path, environment: Mapping[str, str]
+) -> None:
+    """Raises UsageError for a kernel that is not there, NotebookError for one that does not start."""
+    from jupyter_client.kernelspec import NoSuchKernel
+    from traitlets import TraitError
+
+    try:
         # No kernel manager of nbclient's own: that one would take the interrupt for itself.
         own = ["--HistoryManager.hist_file=:memory:"] if manager.ipykernel else []
         quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
-        folder = str(notebook.path.resolve().parent)
-        await manager.start_kernel(extra_arguments=own, cwd=folder, env=dict(environment), **quiet)
+        await manager.start_kernel(extra_arguments=own, cwd=str(folder), env=dict(environment), **quiet)
         await client.async_start_new_kernel_client()
-        client.reset_execution_trackers()
-        await _cells(client, document, notebook, course, progress)
     except NoSuchKernel:
         raise UsageError(
             f"the notebook's kernel {kernel!r} is not installed here; install it, or name another with --kernel"
         ) from None
-    except RuntimeError as error:
-        raise NotebookError(plain_text(f"the kernel {kernel} did not start: {_line(str(error))}")) from error
-    finally:
-        await _end(client, manager)
+    except (RuntimeError, OSError, ValueError, TypeError, LookupError, TraitError) as error:
+        # OSError: its Python is gone, such as a removed environment's; the others: its kernel.json is damaged.
+        told = f"the kernel {kernel} did not start: {_line(str(error))}; install it anew, or name another with --kernel"
+        raise NotebookError(plain_text(told)) from error
 
 
 async def _cells(

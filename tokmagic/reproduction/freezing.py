@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,11 @@ class Place:
     file: Path
     notebook: Path | None
 
+    @property
+    def beside(self) -> Path | None:
+        """Where the frozen file is looked for when none is named."""
+        return None if self.notebook is None else frozen.beside(self.notebook)
+
 
 def freeze(session: Session, name: str | None = None, *, texts: bool = False) -> Table:
     """Write what this notebook ran with, and return a table of it.
@@ -39,18 +45,32 @@ def freeze(session: Session, name: str | None = None, *, texts: bool = False) ->
     cells, left = _cells(session, numbers_by_id, texts=texts)
     if not cells:
         raise UsageError("no run of this notebook is recorded, so there is nothing to freeze; run its cells first")
-    title = place.notebook.name if place.notebook else place.file.name.removesuffix(frozen.ENDING) + ".ipynb"
+    title = _title(place)
     frozen.write(Frozen(title, __version__, tuple(cells)), place.file)
     if left:
         notes.append(f"left out: {numbers.counted(left, 'cell')} that the notebook no longer has")
-    beside = place.notebook is None or place.file == frozen.beside(place.notebook)
-    told = f"{place.file} was written; compare with: tokmagic reproduce {title}"
-    told += "" if beside else f" --frozen {place.file}"
-    return _table(cells, "\n".join([told, *notes]))
+    words = ["tokmagic", "reproduce", title or "NOTEBOOK.ipynb"]
+    if place.file.name != frozen.beside(Path(words[-1])).name or (place.notebook and place.file != place.beside):
+        words += ["--frozen", str(place.file)]
+    return _table(cells, "\n".join([f"{place.file} was written; compare with: {shlex.join(words)}", *notes]))
+
+
+def _title(place: Place) -> str:
+    """The notebook's name, else the one that its frozen file's name tells; empty where that is another one."""
+    if place.notebook is not None:
+        return place.notebook.name
+    stem = place.file.name.removesuffix(frozen.ENDING)
+    return f"{stem}.ipynb" if stem != place.file.name else ""
 
 
 def _place(session: Session, name: str | None) -> Place:
-    found = _found(session.notebook)
+    try:
+        return _chosen(_found(session.notebook), name)
+    except OSError as error:
+        raise UsageError(f"{name} cannot be written: {error.strerror or error}; name another file") from error
+
+
+def _chosen(found: Path | None, name: str | None) -> Place:
     if name is None:
         if found is None:
             raise UsageError(
@@ -62,9 +82,12 @@ def _place(session: Session, name: str | None) -> Place:
     if given.suffix == ".ipynb":
         if not given.is_file():
             raise UsageError(f"there is no notebook {name} here; name one that is there, or the file to write")
+        if found is not None and not found.samefile(given):
+            # Else that notebook's frozen file would get this one's runs.
+            raise UsageError(f"this notebook is {found.name}, and {name} is another one; leave its name out")
         return Place(frozen.beside(given), given)
     if given.is_dir():
-        raise UsageError(f"{name} is a folder; name the file to write, such as {given / 'nb.tokmagic.json'}")
+        raise UsageError(f"{given} is a folder; name the file to write, such as {given / 'nb.tokmagic.json'}")
     if given.exists():
         _require_frozen(given)
     return Place(given, found)
@@ -73,6 +96,8 @@ def _place(session: Session, name: str | None) -> Place:
 def _require_frozen(file: Path) -> None:
     """A slip of the pen must not cost a file that somebody needs. Raises UsageError."""
     try:
+        if not file.is_file():  # reading a pipe would wait for ever
+            raise NotebookError(f"{file} is no file")
         frozen.read(file)
     except NotebookError:
         raise UsageError(f"{file} is there already and is no frozen notebook; name another file") from None

@@ -96,10 +96,9 @@ def write(frozen: Frozen, path: Path) -> None:
     """Write the file, or leave an earlier one as it was. Raises UsageError."""
     try:
         write_whole(path, dump(frozen))
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written: {error.strerror or error}; name another file: %tokmagic freeze FILE"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be written: {why}; name another file: %tokmagic freeze FILE") from error
 
 
 def read(path: Path) -> Frozen:

@@ -125,7 +125,8 @@ def _before(
 ) -> tuple[str, Sequence[KeptCell], list[str]]:
     """What to compare with, and what it is called: the frozen file, else the outputs with the ledger."""
     file = Path(frozen_file).expanduser() if frozen_file is not None else frozen.beside(saved.path)
-    if frozen_file is not None or file.is_file():
+    # A folder or a link to nowhere in its place is told, not passed over.
+    if frozen_file is not None or os.path.lexists(file):
         kept = frozen.read(file)
         cells = [replace(cell, runs=tuple(_with_text(run, ledger) for run in cell.runs)) for cell in kept.cells]
         if not any(cell.runs for cell in cells):

@@ -164,7 +164,7 @@ def test_a_cost_alone_is_explained_by_rates_and_the_servers_cache_alone() -> Non
     [
         (run(drawn="sampled"), OTHER, "not compared", "sampled without a seed"),
         (run(drawn=None), replace(OTHER, drawn="sampled"), "not compared", "sampled without a seed"),
-        (run(status="interrupted"), OTHER, "not compared", "it did not end well when it was frozen (interrupted)"),
+        (run(status="interrupted"), OTHER, "not compared", "it had not ended well then (interrupted)"),
         (run(), replace(OTHER, status="failed"), "changed", ""),
     ],
 )
@@ -246,6 +246,11 @@ def test_a_cell_that_was_removed_is_no_other_cell() -> None:
     # Where no id is the same the notebook was made anew: then the order counts.
     now = [RanCell(SavedCell(i, f"new{i}"), (run(),)) for i in (1, 2)]
     assert paired(align(before, now)) == [(1, 1), (2, 2)]
+
+
+def test_of_cells_with_one_id_none_is_lost() -> None:
+    before = [KeptCell("c1", 1, (run(run_id=str(i)),)) for i in (1, 2)]
+    assert paired(align(before, [RanCell(SavedCell(1, "c1"), (run(),))])) == [(1, 1), (2, None)]
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=6), st.lists(st.sampled_from("abc "), max_size=6))

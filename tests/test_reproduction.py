@@ -208,6 +208,14 @@ def test_answers_from_the_cache_count_as_what_they_would_have_cost(empty: Desk, 
     assert [run["now"]["status"] for run in found(done)["runs"]] == ["ok", "ok"]
 
 
+def test_several_answers_from_the_cache_are_those_that_were_generated(empty: Desk, reproduce: Reproduce) -> None:
+    several = "import tokmagic\ntokmagic.generate('Hi', temperature=0, n=2)"
+    empty.write(SETUP, several, several, FREEZE)
+    empty.execute()
+    assert [cell["runs"][0]["status"] for cell in empty.body()["cells"]] == ["ok", "cached"]
+    assert states(reproduce(empty, "--json")) == [("cell 2 (c1)", "same"), ("cell 3 (c2)", "same")]
+
+
 def test_without_texts_in_the_ledger_the_digests_still_tell(empty: Desk, reproduce: Reproduce) -> None:
     empty.write(SETUP, "city = 'Kyoto'", GREEDY, FREEZE)
     empty.execute(TOKMAGIC_STORE_TEXT="off")
@@ -453,6 +461,9 @@ def test_without_a_frozen_file_the_outputs_and_the_ledger_are_compared_with(desk
     assert done.status == 0, done
     assert [run["state"] for run in found(done)["runs"]][:2] == ["same", "new"]
     assert not list(desk.folder.glob("ledger.sqlite")), "a ledger was made for a look"
+    assert reproduce(desk).out.endswith(
+        "1 run compared with its outputs: the same, but of 1 run the text is not known\n"
+    )
     desk.answer(pieces=["Other."])
     done = reproduce(desk)
     assert done.status == 1
@@ -486,6 +497,16 @@ def test_where_all_is_sampled_nothing_was_compared(empty: Desk, reproduce: Repro
     assert done.out.splitlines()[-1] == (
         "nb.ipynb: nothing was compared: no run of it is greedy or seeded; give --temperature 0 or --seed N"
     )
+
+
+def test_figures_in_outputs_that_make_no_sense_are_unknown(desk: Desk, reproduce: Reproduce) -> None:
+    document = desk.execute(TOKMAGIC_CACHE="off")
+    row = {"run_id": "none", "status": "ok", "input_tokens": 10**400, "cost_usd": "1E+9999999", "finish_reason": "stop"}
+    document.cells[2].outputs[0].metadata["tokmagic"] = row
+    nbformat.write(document, str(desk.notebook))
+    desk.frozen.unlink()
+    (change, *_) = found(reproduce(desk, "--json"))["runs"][0]["changes"]
+    assert (change["was"], change["now"]) == ("—", "9")
 
 
 # Damaged files and wrong words

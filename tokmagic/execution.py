@@ -250,7 +250,8 @@ class Run:
             local_input_tokens=self._finished.local_input_tokens if self._finished is not None else None,
         )
         if status != "refused":
-            self.record.env["answer_sha256"] = answers_sha256("".join(texts) for texts in self._texts)
+            # Of the answers that there are, as a replay has them: an engine may give fewer than asked for.
+            self.record.env["answer_sha256"] = answers_sha256(it.text for it in self._generation().choices)
         answer = "".join(self._texts[0])
         if self._session.settle(self.record, self._prompt.messages, answer, begun=self._begun):
             self._place.keep(self._generation())

@@ -76,7 +76,7 @@ def _compared(pair: align.Pair, before: KeptRun | None, now: KeptRun | None) -> 
     if before.drawn == "sampled" or (before.drawn is None and now is not None and now.drawn == "sampled"):
         return "not compared", (), (), "sampled without a seed"
     if not before.ended_well:
-        return "not compared", (), (), f"it did not end well when it was frozen ({before.status})"
+        return "not compared", (), (), f"it had not ended well then ({before.status})"
     if now is None:
         return _missing(pair, before)
     if not now.ended_well:

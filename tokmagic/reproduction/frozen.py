@@ -23,7 +23,7 @@ FORMAT = 1
 """Raised where an older tokmagic would misread the file."""
 ENDING = ".tokmagic.json"
 _DIGITS = 60  # more than any amount has before or after its point
-_HIGHEST = 2**63  # what a ledger can hold
+HIGHEST = 2**63  # what a ledger can hold
 _INFO: dict[str, type] = {
     **dict.fromkeys(("name", "model_id", "revision", "engine", "provider", "server", "device", "device_name"), str),
     **dict.fromkeys(("dtype", "quant", "tokenizer_sha256"), str),
@@ -178,7 +178,7 @@ def _cost(body: dict[str, Any]) -> Cost:
 def _rates(body: dict[str, Any] | None) -> Rates | None:
     try:
         rates = None if body is None else rates_of(body)
-        if rates is None or all(map(_sane, _amounts(rates))):
+        if rates is None or all(map(sane, _amounts(rates))):
             return rates
     except (LookupError, TypeError, AttributeError, InvalidOperation):
         pass
@@ -193,7 +193,7 @@ def _amounts(rates: Rates) -> Iterator[Decimal]:
         yield from _amounts(rates.shadow)
 
 
-def _sane(amount: Decimal) -> bool:
+def sane(amount: Decimal) -> bool:
     """Whether it is a number that can be written out: ``1E+9999999`` would fill the memory."""
     return amount.is_finite() and amount.adjusted() < _DIGITS and int(amount.as_tuple().exponent) > -_DIGITS
 
@@ -204,7 +204,7 @@ def _amount(body: dict[str, Any], field: str) -> Decimal | None:
         amount = None if text is None else Decimal(text)
     except InvalidOperation:
         amount = Decimal("NaN")
-    if amount is not None and not _sane(amount):
+    if amount is not None and not sane(amount):
         raise ValueError(f"{field} is {str(text)[:40]!r}, which is no amount of USD")
     return amount
 
@@ -225,7 +225,7 @@ def _take(body: Any, field: str, kind: type, *, needed: bool = False) -> Any:
     if value is None and not needed:
         return None
     amiss = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
-    if amiss or (isinstance(value, int) and not 0 <= value < _HIGHEST):
+    if amiss or (isinstance(value, int) and not 0 <= value < HIGHEST):
         told = json.dumps(value)
         raise ValueError(f"{field} is {told[:40]}")
     return value

@@ -210,7 +210,7 @@ def _of_row(row: dict[str, Any], ledger: Ledger | None) -> KeptRun:
 
 
 def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < frozen.HIGHEST else None
 
 
 def _word(value: Any, known: tuple[Any, ...], otherwise: Any) -> Any:
@@ -220,5 +220,5 @@ def _word(value: Any, known: tuple[Any, ...], otherwise: Any) -> Any:
 def _amount(value: Any) -> Decimal | None:
     with suppress(InvalidOperation):
         amount = Decimal(value) if isinstance(value, str) else None
-        return amount if amount is not None and amount.is_finite() else None
+        return amount if amount is not None and frozen.sane(amount) else None
     return None

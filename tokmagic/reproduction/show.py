@@ -93,7 +93,9 @@ def _verdict(report: Report) -> str:
         compared = numbers.counted(report.compared, "compared run")
         return f"{len(report.changed)} of {compared} changed (against {report.against})"
     allowed = ", where more than that may change" if any(it.changes for it in report.comparisons) else ""
-    return f"{numbers.counted(report.compared, 'run')} compared with {report.against}: the same{allowed}"
+    unknown = sum(it.state == "same" and _text(it) != "same" for it in report.comparisons)
+    but = f", but of {numbers.counted(unknown, 'run')} the text is not known" if unknown else ""
+    return f"{numbers.counted(report.compared, 'run')} compared with {report.against}: the same{allowed}{but}"
 
 
 def as_dict(report: Report) -> dict[str, Any]:

@@ -253,6 +253,17 @@ def test_of_cells_with_one_id_none_is_lost() -> None:
     assert paired(align(before, [RanCell(SavedCell(1, "c1"), (run(),))])) == [(1, 1), (2, None)]
 
 
+def test_a_cell_whose_runs_started_in_another_order_is_the_same() -> None:
+    several = KeptCell(None, None, (run(prompt="a"), run(prompt="z")))
+    now = [
+        RanCell(SavedCell(1, "c1"), (run(prompt="x"),)),
+        RanCell(SavedCell(2, "c2"), (run(prompt="z"), run(prompt="a"))),
+        RanCell(SavedCell(3, "c3"), (run(prompt="b"),)),
+    ]
+    pairs = align([several, *headless("b")], now)
+    assert [it.now for it in pairs if it.before is several] == [now[1]]
+
+
 @given(st.lists(st.sampled_from("abc"), max_size=6), st.lists(st.sampled_from("abc "), max_size=6))
 def test_no_cell_is_lost_or_taken_twice(before: list[str], now: list[str]) -> None:
     kept, cells = headless(*before), ran(*(it.strip() for it in now))

@@ -121,7 +121,10 @@ _Cell = KeptCell | RanCell
 def _same(
     before: Sequence[_Cell], now: Sequence[_Cell], of: Callable[[_Cell], tuple[str | None, ...]]
 ) -> Iterator[tuple[int, int] | _Between]:
-    """Places of cells of which ``of`` tells the same, in order, and what lies between them."""
+    """Places of cells of which ``of`` tells the same, in order, and what lies between them.
+
+    In which order a cell's own runs started is no matter: several at once start in another one each time.
+    """
     one = other = 0
     blocks = SequenceMatcher(None, [of(cell) for cell in before], [of(cell) for cell in now], autojunk=False)
     for i, j, size in blocks.get_matching_blocks():
@@ -131,11 +134,11 @@ def _same(
 
 
 def _prompts(cell: _Cell) -> tuple[str | None, ...]:
-    return tuple(run.prompt_sha256 for run in cell.runs)
+    return tuple(sorted((run.prompt_sha256 for run in cell.runs), key=str))
 
 
 def _asked(cell: _Cell) -> tuple[str | None, ...]:
-    return tuple(_run_asked(run) for run in cell.runs)
+    return tuple(sorted(_run_asked(run) for run in cell.runs))
 
 
 def _run_asked(run: KeptRun) -> str:

@@ -266,6 +266,20 @@ def test_a_price_that_came_later_explains_a_cost(empty: Desk, reproduce: Reprodu
     assert [(it["what"], it["was"]) for it in run["differences"]] == [("the rates", "—")]
 
 
+def test_a_cost_by_the_devices_time_is_left_out_only_where_it_is(empty: Desk, reproduce: Reproduce) -> None:
+    left_out = "they are shown, not compared"
+    by_the_hour = SETUP.replace("--input 0.15 --output 0.60", "--gpu-hour 2.5")
+    empty.write(SETUP, "city = 'Kyoto'", GREEDY, FREEZE)
+    empty.execute()
+    empty.write(by_the_hour, "city = 'Kyoto'", GREEDY, FREEZE)
+    done = reproduce(empty)
+    assert "cost $0.00000435 → $" in done.out
+    assert left_out not in done.out
+    empty.execute(TOKMAGIC_LEDGER=f"sqlite:///{empty.folder}/other.sqlite")
+    done = reproduce(empty)
+    assert (done.status, left_out in done.out) == (0, True)
+
+
 def test_an_edited_prompt_comes_first_since_all_follows_from_it(desk: Desk, reproduce: Reproduce) -> None:
     desk.answer(pieces=["No."])
     desk.write(
@@ -786,6 +800,12 @@ def test_an_endpoints_answers_are_compared_and_marked(
         assert done.status == 1
         assert "(at an endpoint, which makes no promise)" in done.out
         assert "  a server makes no promise: behind the same name" in done.out
+        # Without its key it is not asked at all: nothing is billed, and it broke no promise.
+        monkeypatch.delenv("MY_KEY")
+        done = reproduce(empty)
+        assert "cell 2 (c1): status ok → refused\n" in done.out
+        assert "real runs at endpoints" not in done.out
+        monkeypatch.setenv("MY_KEY", "sk-very-secret")
         # Of the same tokens more were cached there, so that the same answer costs less.
         cached = {**USAGE, "prompt_tokens_details": {"cached_tokens": 8}}
         endpoint.script = streams([*ANSWER[:-1], usage_chunk(cached)])

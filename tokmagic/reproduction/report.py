@@ -150,7 +150,8 @@ def _before(
 
 def _billed(executed: Executed) -> list[str]:
     """What running it again cost at endpoints, which is money spent."""
-    costs = [run.cost for cell in executed.cells for run in cell.runs if run.info.engine == "endpoint"]
+    runs = [run for cell in executed.cells for run in cell.runs if run.info.engine == "endpoint"]
+    costs = [run.cost for run in runs if run.status != "refused"]  # that one was never sent
     if not costs:
         return []
     known = [cost.usd for cost in costs if cost.usd is not None]

@@ -59,18 +59,24 @@ def _lines(report: Report) -> Iterator[str]:
     for it in report.comparisons:
         yield from _about(it)
     yield from report.notes
-    timed = [it for it in report.comparisons if it.state in ("same", "changed") and it.now and by_time(it.now)]
-    if timed:
+    if any(_is_timed(it) for it in report.comparisons):
         yield "costs by the device's time are measurements, which differ each time: they are shown, not compared"
     if report.compared:
         yield _verdict(report)
+
+
+def _is_timed(it: Comparison) -> bool:
+    """Whether its cost was left out of what is compared."""
+    told = any(change.kind == "cost" for change in it.changes)
+    return it.state in ("same", "changed") and not told and it.now is not None and by_time(it.now)
 
 
 def _about(it: Comparison) -> Iterator[str]:
     """What there is to say of a run: nothing where all is the same."""
     if it.state == "same":
         return
-    where = f" ({_NO_PROMISE})" if it.state == "changed" and it.now and it.now.info.engine == "endpoint" else ""
+    there = it.now is not None and it.now.info.engine == "endpoint" and it.now.status != "refused"
+    where = f" ({_NO_PROMISE})" if it.state == "changed" and there else ""
     told = "; ".join(_told(change) for change in it.changes) or f"{it.state}: {it.why}"
     yield f"{it.name}: {told}{where}"
     if it.changes:

@@ -177,7 +177,8 @@ class Kernel:
 def running_kernel(**env: str) -> Iterator[Kernel]:
     """Start a kernel with these environment variables and end it afterwards."""
     manager = KernelManager()
-    manager.start_kernel(env={**os.environ, **env})
+    # The history of the person who runs the tests is theirs.
+    manager.start_kernel(extra_arguments=["--HistoryManager.hist_file=:memory:"], env={**os.environ, **env})
     client = manager.client()
     client.start_channels()
     try:

@@ -883,11 +883,11 @@ def test_a_frozen_file_keeps_its_link_and_who_may_read_it(desk: Desk) -> None:
     assert [it.name for it in elsewhere.parent.iterdir()] == ["there.json"]
 
 
-def test_half_characters_are_written_as_escapes(desk: Desk, reproduce: Reproduce) -> None:
+def test_half_characters_can_be_printed(desk: Desk, reproduce: Reproduce) -> None:
     body = desk.body()
     body["cells"][0]["runs"][0]["finish_reason"] = "\ud800"
     desk.frozen.write_text(json.dumps(body), encoding="utf-8")
-    assert "finish reason \\ud800 → stop" in reproduce(desk).out
+    assert "finish reason \N{REPLACEMENT CHARACTER} → stop" in reproduce(desk).out
     assert found(reproduce(desk, "--json"))["runs"][0]["before"]["finish_reason"] == "\ud800"
 
 

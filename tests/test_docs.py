@@ -47,6 +47,7 @@ def test_each_block_says_what_it_is(it: Page) -> None:
 
 
 @pytest.mark.model
+@pytest.mark.slow
 @pytest.mark.parametrize("it", RUN, ids=str)
 def test_the_cells_of_a_page_run_in_their_order(it: Page, model_home: Path, ledger_url: str, tmp_path: Path) -> None:
     """In a real kernel, with the default model where the page names no other; the page may load the extension too."""

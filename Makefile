@@ -57,9 +57,10 @@ demo: $(INSTALLED) ## run the quickstart without a browser and show what each ce
 		--output-dir $(DEMO) notebooks/01_quickstart.ipynb
 	@TOKMAGIC_LEDGER=sqlite:///$(DEMO)/ledger.sqlite $(BIN)/tokmagic report --by cell
 
+# Two workers, a thread of torch's each: on two cores more threads wait for each other.
 test: build browser ## Python, TypeScript, notebooks and the browser
 	$(MAKE) --no-print-directory test-ts
-	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -n 2 --dist loadfile \
+	OMP_NUM_THREADS=1 TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -n 2 --dist loadfile \
 		-m "not slow and not gpu and not postgres and not outside and not ui and not image"
 	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "ui and not slow and not gpu and not postgres"
 

@@ -124,7 +124,7 @@ dist: $(INSTALLED) $(BUILT) ## build the sdist, and from it the wheel, into dist
 	$(BIN)/python -m tools.dist $(DIST)
 
 test-release: build ## install sdist and wheel in clean environments and try them there
-	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q tests/test_release.py
+	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q tests/project/test_release.py
 
 test-matrix: dist browser ## the lowest and newest supported versions, each in an environment of its own
 	$(BIN)/python -m tools.matrix $(DIST) $(ONLY)

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report, spread
-from tokmagic.config import TokMagic
-from tokmagic.events import Budget, EngineInfo, Message, Prompt, Rates, RunRecord, Sampling
-from tokmagic.ledger import Ledger
-from tokmagic.run import Session
-from tokmagic.spending import Purse
+from tokmagic.core.budget import Budget
+from tokmagic.core.config import TokMagic
+from tokmagic.core.money import Rates
+from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.core.record import EngineInfo, RunRecord
+from tokmagic.ledgers import Ledger
+from tokmagic.runs.budget_guard import BudgetGuard
+from tokmagic.runs.session import Session
 
 HISTORY = 10_000
 
@@ -40,8 +43,8 @@ def measure(rounds: int, folder: Path) -> dict[str, Any]:
     for number in range(rounds):
         prompt, record = _prompt(number), _record(session, f"a{number}")
         began = time.perf_counter()
-        purse = Purse(ledger.budgets(session.user, "/n.ipynb"), [], None)
-        purse.open(session.ledger, record, prompt, engine)
+        guard = BudgetGuard(ledger.budgets(session.user, "/n.ipynb"), [], None)
+        guard.open(session.ledger, record, prompt, engine)
         with_ms.append((time.perf_counter() - began) * 1e3)
         _end(ledger, record)
         record = replace(record, run_id=f"b{number}")

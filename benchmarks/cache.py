@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report, spread
-from tokmagic.config import TokMagic
-from tokmagic.events import Message, Prompt, Sampling
-from tokmagic.run import Session
+from tokmagic.core.config import TokMagic
+from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.runs.session import Session
 
 TOKENS = 500
 HISTORY = 10_000

@@ -25,12 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report, spread
-from tokmagic.config import TokMagic
-from tokmagic.counter import LiveCounter
-from tokmagic.engines import ModelSpec, Tokenized
-from tokmagic.engines.local_store import locate
-from tokmagic.events import Message, Prompt, Rates
-from tokmagic.run import Session
+from tokmagic.core.config import TokMagic
+from tokmagic.core.money import Rates
+from tokmagic.core.prompt import Message, Prompt
+from tokmagic.engines.base import ModelSpec, Tokenized
+from tokmagic.engines.local.store import locate
+from tokmagic.runs.session import Session
+from tokmagic.tokens.counter import LiveCounter
 
 ROOT = Path(__file__).resolve().parent.parent
 FULL_EVERY = 20

@@ -23,10 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report, spread
-from tokmagic import report as tables
-from tokmagic.events import Cost, EngineInfo, Rates, Reading, RunRecord, Selection, Usage
-from tokmagic.ledger import Ledger
-from tokmagic.ledger.schema import runs, to_row
+from tokmagic import reports as tables
+from tokmagic.core.money import Cost, Rates
+from tokmagic.core.record import EngineInfo, Reading, RunRecord
+from tokmagic.core.stream import Usage
+from tokmagic.core.sums import Selection
+from tokmagic.ledgers import Ledger
+from tokmagic.ledgers.schema import runs, to_row
 
 NOTEBOOK = Selection(notebook="/home/ada/notebooks/nb-7.ipynb")
 MONTH = Selection(since=datetime(2026, 6, 1, tzinfo=UTC), until=datetime(2026, 7, 1, tzinfo=UTC))

@@ -53,8 +53,8 @@ def _sides(tokens: int) -> dict[str, Callable[[], None]]:
     from IPython.core.getipython import get_ipython
     from transformers import AutoTokenizer
 
-    from tokmagic.api import session
-    from tokmagic.events import Message, Prompt, Sampling
+    from tokmagic.core.prompt import Message, Prompt, Sampling
+    from tokmagic.runs.api import session
 
     shell: Any = get_ipython()
     current = session()
@@ -90,10 +90,12 @@ def _sides(tokens: int) -> dict[str, Callable[[], None]]:
 def _per_token(count: int = 2000) -> dict[str, float]:
     import torch
 
-    from tokmagic.api import session
-    from tokmagic.engines.local_stream import LocalStream, TokenTap
-    from tokmagic.events import Finished, Rates, Sampling, Token, Usage
-    from tokmagic.meter import Meter
+    from tokmagic.core.money import Rates
+    from tokmagic.core.prompt import Sampling
+    from tokmagic.core.stream import Finished, Token, Usage
+    from tokmagic.engines.local.stream import LocalStream, TokenTap
+    from tokmagic.runs.api import session
+    from tokmagic.runs.meter import Meter
 
     engine: Any = session().models.engine("smollm2")
     stream = LocalStream()

@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import report, spread
-from tokmagic.config import TokMagic
-from tokmagic.events import Message, Prompt, Sampling
-from tokmagic.prompt import json_schema
-from tokmagic.run import Session
+from tokmagic.core.config import TokMagic
+from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.prompts.template import json_schema
+from tokmagic.runs.session import Session
 
 ROUNDS = 6
 TOKENS = 48

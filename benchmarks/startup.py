@@ -24,7 +24,7 @@ READY = """\
 import time
 import torch, transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from tokmagic.run import Session
+from tokmagic.runs.session import Session
 began = time.perf_counter()
 Session().load("smollm2")
 print(time.perf_counter() - began)

@@ -24,10 +24,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from benchmarks import report, spread
-from tokmagic import api
-from tokmagic.config import TokMagic
-from tokmagic.engines import ModelSpec
-from tokmagic.engines.local_store import locate
+from tokmagic.core.config import TokMagic
+from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.local.store import locate
+from tokmagic.runs import api
 
 MODELS = ("a", "b", "c", "d", "e")
 TOKENS = 10_000

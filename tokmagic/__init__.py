@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tokmagic._version import __version__
+from tokmagic.core.version import __version__
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from tokmagic.api import count as count
-    from tokmagic.api import generate as generate
-    from tokmagic.api import generate_many as generate_many
-    from tokmagic.api import ledger as ledger
-    from tokmagic.generation import Generation as Generation
+    from tokmagic.runs.api import count as count
+    from tokmagic.runs.api import generate as generate
+    from tokmagic.runs.api import generate_many as generate_many
+    from tokmagic.runs.api import ledger as ledger
+    from tokmagic.runs.generation import Generation as Generation
 
 __all__ = ["Generation", "__version__", "count", "generate", "generate_many", "ledger"]
 
@@ -28,11 +28,11 @@ __all__ = ["Generation", "__version__", "count", "generate", "generate_many", "l
 def __getattr__(name: str) -> Any:
     # Looked up at first use, so that `import tokmagic` stays quick for %load_ext and the command line.
     if name == "Generation":
-        from tokmagic.generation import Generation
+        from tokmagic.runs.generation import Generation
 
         return Generation
     if name in __all__:
-        from tokmagic import api
+        from tokmagic.runs import api
 
         return getattr(api, name)
     raise AttributeError(f"module 'tokmagic' has no attribute {name!r}")

@@ -19,14 +19,14 @@ from tools.bounds import constraints, held, project, test_tools
 
 FOLDER = Path(".cache/matrix")
 WITHOUT_MODEL = "not model and not tiktoken and not ui and not slow and not gpu and not postgres and not outside"
-LAB_TESTS = ("tests/test_kernel.py", "tests/test_live.py", "tests/test_notebooks.py", "tests/ui")
+LAB_TESTS = ("tests/magics/test_kernel.py", "tests/runs/test_live.py", "tests/project/test_notebooks.py", "tests/ui")
 MODEL_TESTS = (
-    "tests/test_tokens.py",
-    "tests/test_tokens_magic.py",
-    "tests/test_counter.py",
-    "tests/test_local_engine.py",
-    "tests/test_local_schema.py",
-    "tests/test_model_files.py",
+    "tests/tokens/test_tokenizer.py",
+    "tests/magics/test_tokens.py",
+    "tests/tokens/test_counter.py",
+    "tests/engines/test_local_engine.py",
+    "tests/engines/test_local_schema.py",
+    "tests/engines/test_model_files.py",
 )
 
 
@@ -52,13 +52,16 @@ class Environment:
 
 
 CHECKOUT_TESTS = (
-    *("gpu", "image", "test_docs.py", "test_docs_complete.py"),
-    *("test_release.py", "test_version.py", "test_workflows.py"),
+    *("gpu", "image"),
+    *(f"project/test_{name}.py" for name in ("docs", "docs_complete", "release", "version", "workflows")),
 )
 """Tests of a checkout, or of what no environment here has."""
 BASE_TESTS = ("tests", *(f"--ignore=tests/{name}" for name in CHECKOUT_TESTS))
-ROOMS = ("gate", "import", "kernel", "ledger", "live", "plots", "prompt", "report", "run")
-PYTHON_TESTS = tuple(f"tests/test_{room}.py" for room in ROOMS)
+PYTHON_TESTS = (
+    *("tests/ledgers/test_store.py", "tests/magics/test_kernel.py", "tests/notebooks/test_check.py"),
+    *("tests/project/test_imports.py", "tests/prompts/test_template.py", "tests/reports"),
+    *("tests/runs/test_live.py", "tests/runs/test_session.py"),
+)
 SMALL = ("lab", "openai", "parquet", "postgres", "report")
 """The extras without torch, whose build for other interpreters is large."""
 ALL = (*SMALL, "local")

@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-PYTHON = "tokmagic/_version.py"
+PYTHON = "tokmagic/core/version.py"
 NPM = "labextension/package.json"
 LOCK = "labextension/package-lock.json"
 CHANGELOG = "CHANGELOG.md"

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from tokmagic import gpu
-from tokmagic.config import TokMagic
-from tokmagic.engines import ModelSpec
+from tokmagic.core.config import TokMagic
+from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.core.stream import Finished, Token
+from tokmagic.engines import gpu
+from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import OutOfMemoryError
-from tokmagic.events import Finished, Message, Prompt, Sampling, Token
 from tokmagic.health import doctor
-from tokmagic.run import Session
+from tokmagic.runs.session import Session
 
 pytestmark = [pytest.mark.gpu, pytest.mark.model]
 

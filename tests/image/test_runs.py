@@ -16,8 +16,8 @@ import pytest
 
 from tests.image.containers import HARDENED, Container
 from tests.image.store import ROOT, base_image
-from tokmagic.exports import export_row
-from tokmagic.ledger import Ledger
+from tokmagic.ledgers import Ledger
+from tokmagic.reports.exports import export_row
 
 pytestmark = [pytest.mark.image, pytest.mark.model]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from tests.peers.cases import CASES, SERVER_DIES, Asked, answer, body_of
 from tests.peers.recordings import FOLDER
 from tests.peers.servers import ROOT, Peer, litellm_proxy, transformers_serve
-from tokmagic.config import TokMagic
-from tokmagic.engines import ModelSpec
-from tokmagic.engines.local_store import locate
+from tokmagic.core.config import TokMagic
+from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.local.store import locate
 
 ROUNDS = [(CASES["transformers"], CASES["litellm"]), (SERVER_DIES, {}), ({}, SERVER_DIES)]
 """What is asked of a new model server, and of the proxy before it."""

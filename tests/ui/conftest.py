@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext
 
 from tests.ui.lab import Lab, Notebook, chromium, running_lab
-from tokmagic.ledger import Ledger
+from tokmagic.ledgers import Ledger
 
 SHOTS = Path(__file__).resolve().parents[2] / ".test-results"
 

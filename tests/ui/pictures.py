@@ -19,9 +19,9 @@ from playwright.sync_api import Browser
 
 from tests.conftest import ROOT
 from tests.ui.lab import Draft, Lab, Notebook, chromium, running_lab
-from tokmagic.config import TokMagic
-from tokmagic.engines import ModelSpec
-from tokmagic.engines.local_store import pull
+from tokmagic.core.config import TokMagic
+from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.local.store import pull
 
 IMAGES = ROOT / "docs" / "images"
 MOST_BYTES = 150_000

@@ -13,8 +13,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.ui.lab import Lab, Notebook
-from tokmagic.exports import export_text
-from tokmagic.ledger import Ledger
+from tokmagic.ledgers import Ledger
+from tokmagic.reports.exports import export_text
 
 pytestmark = [pytest.mark.ui, pytest.mark.model]
 

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn, get_args
 
-from tokmagic._version import __version__
 from tokmagic.cli import commands, reproducing
+from tokmagic.core.version import __version__
 from tokmagic.errors import TokmagicError, UsageError, nearest
-from tokmagic.reproduction import Kind
+from tokmagic.notebooks.reproduce import Kind
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 """What a full or broken disk answers where the output goes into a file."""

@@ -10,20 +10,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tokmagic import api, exports, gate, health
-from tokmagic import report as reports
-from tokmagic.config import TokMagic
-from tokmagic.engines import ModelSpec, parse_source
+from tokmagic import health
+from tokmagic import reports as reports
+from tokmagic.core.config import TokMagic
+from tokmagic.core.files import read_file
+from tokmagic.core.money import Rates
+from tokmagic.core.prompt import Prompt, Sampling
+from tokmagic.core.sums import Selection
+from tokmagic.engines.base import ModelSpec, parse_source
 from tokmagic.errors import NotebookError, UsageError
-from tokmagic.events import Prompt, Rates, Sampling, Selection
-from tokmagic.markdown import plain_text
-from tokmagic.numbers import counted
+from tokmagic.explain import look
+from tokmagic.formatting.markdown import plain_text
+from tokmagic.formatting.numbers import counted
+from tokmagic.formatting.tables import Table
+from tokmagic.notebooks import check as gate
 from tokmagic.prices import hourly, rate
-from tokmagic.projection import calls_a_day, project
-from tokmagic.prompt import build, parse
-from tokmagic.run import Session
-from tokmagic.tables import Table
-from tokmagic.tokenview import look
+from tokmagic.prices.projection import calls_a_day, project
+from tokmagic.prompts.template import build, parse
+from tokmagic.reports import exports
+from tokmagic.runs import api
+from tokmagic.runs.session import Session
 
 
 def doctor(given: argparse.Namespace) -> int:
@@ -43,7 +49,7 @@ def doctor(given: argparse.Namespace) -> int:
 
 def pull(given: argparse.Namespace) -> int:
     """``tokmagic pull [NAME]``."""
-    from tokmagic.engines.local_store import pull as fetch
+    from tokmagic.engines.local.store import pull as fetch
 
     settings = api.session().settings
     if given.name is None and (settings.api_base or settings.api_key_name):
@@ -148,7 +154,7 @@ def check(given: argparse.Namespace) -> int:
     found: list[dict[str, Any]] = []
     for path in given.notebook:
         try:
-            notebook = gate.read(gate.read_file(path), path)
+            notebook = gate.read(read_file(path), path)
             against = gate.earlier(given.against, path) if given.against is not None else None
         except NotebookError as error:
             found.append({"notebook": path, "ok": False, "error": str(error)})
@@ -167,8 +173,8 @@ def check(given: argparse.Namespace) -> int:
 
 def ledger(given: argparse.Namespace) -> int:
     """``tokmagic ledger move URL``."""
-    from tokmagic.ledger import Ledger
-    from tokmagic.ledger.move import move
+    from tokmagic.ledgers import Ledger
+    from tokmagic.ledgers.move import move
 
     # Whether the target keeps texts follows from what it is, unless the setting says so.
     target = Ledger(given.url, store_text=TokMagic(ledger=given.url).store_text)

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from tokmagic import api, reproduction
-from tokmagic import budget as budgets
 from tokmagic.errors import BudgetError, UsageError
+from tokmagic.notebooks import reproduce as reproduction
+from tokmagic.prices import budgets as budgets
 from tokmagic.prices import plain
+from tokmagic.runs import api
 
 
 def reproduce(given: argparse.Namespace) -> int:

@@ -8,13 +8,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tokmagic.config import DEFAULT_MODEL
-from tokmagic.engines import Engine, ModelSpec, Progress, open_engine, parse_source
-from tokmagic.engines.local_store import NAMED
-from tokmagic.errors import UsageError, nearest
+from tokmagic.core.config import DEFAULT_MODEL
+from tokmagic.engines.base import Engine, ModelSpec, Progress, parse_source
+from tokmagic.engines.local.store import NAMED
+from tokmagic.errors import ModelError, UsageError, nearest
 
 if TYPE_CHECKING:
-    from tokmagic.config import TokMagic
+    from tokmagic.core.config import TokMagic
 
 
 class Models:
@@ -168,3 +168,21 @@ def _of_settings(message: str) -> str:
 def _is_source(text: str) -> bool:
     """Whether a text is an id or a folder rather than the name of a model."""
     return "/" in text or text.startswith((".", "~", "scripted"))
+
+
+def open_engine(name: str, spec: ModelSpec, settings: TokMagic) -> Engine:
+    """Return the engine for ``spec``; nothing is loaded yet. Raises ModelError, UsageError."""
+    # Each engine pulls in what it runs on, so only the one that is asked for is imported.
+    if spec.kind == "scripted":
+        from tokmagic.engines.scripted import ScriptedEngine
+
+        return ScriptedEngine.from_source(name, spec.source)
+    if spec.kind == "endpoint":
+        from tokmagic.engines.endpoint.engine import EndpointEngine
+
+        return EndpointEngine(name, spec, settings)
+    try:
+        from tokmagic.engines.local.engine import LocalEngine
+    except ImportError as error:
+        raise ModelError(f"local models need the package {error.name}; run: pip install 'tokmagic[local]'") from error
+    return LocalEngine(name, spec, settings)

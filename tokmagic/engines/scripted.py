@@ -15,9 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokmagic.engines import EngineState, Progress
+from tokmagic.core.prompt import Prompt
+from tokmagic.core.record import EngineInfo
+from tokmagic.core.stream import Event, Finished, FinishReason, Source, Started, Token, Usage
+from tokmagic.engines.base import EngineState, Progress
 from tokmagic.errors import ModelError
-from tokmagic.events import EngineInfo, Event, Finished, FinishReason, Prompt, Source, Started, Token, Usage
 
 _DEFAULT_ANSWER = "This answer is scripted: it was not written by a model, but it is metered like one that was."
 

@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tokmagic import gpu
-from tokmagic.config import TokMagic
-from tokmagic.engines.local_store import check_folder, locate
+from tokmagic.core.config import TokMagic
+from tokmagic.engines import gpu
+from tokmagic.engines.local.store import check_folder, locate
 from tokmagic.engines.registry import Models
 from tokmagic.errors import TokmagicError
 from tokmagic.health import devices, network
 from tokmagic.health.findings import Diagnosis, Finding
 from tokmagic.health.probe import Probe, probe
 from tokmagic.prices import PriceBook
-from tokmagic.reconciliation import disagreement
-from tokmagic.run import Session
+from tokmagic.runs.session import Session
+from tokmagic.tokens.reconciliation import disagreement
 
 __all__ = ["Diagnosis", "Finding", "Probe", "doctor", "probe"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from tokmagic import gpu
-from tokmagic.gpu import Gpus
+from tokmagic.engines import gpu
+from tokmagic.engines.gpu import Gpus
+from tokmagic.formatting.numbers import counted
 from tokmagic.health.findings import Finding
 from tokmagic.health.probe import Probe
-from tokmagic.numbers import counted
 from tokmagic.prices.devices import cpus
 
 _RUN = "in a container: docker run --gpus all"

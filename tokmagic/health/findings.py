@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tokmagic.tables import Table
+from tokmagic.formatting.tables import Table
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Asks :mod:`tokmagic.engines.local_probe`, in a process of its own, what torch really does here."""
+"""Asks :mod:`tokmagic.engines.local.probe`, in a process of its own, what torch really does here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Probe:
 
 def probe() -> Probe:
     """Try the device's libraries; takes seconds, since torch is imported. Raises nothing."""
-    command = [sys.executable, "-P", "-m", "tokmagic.engines.local_probe"]
+    command = [sys.executable, "-P", "-m", "tokmagic.engines.local.probe"]
     try:
         done = subprocess.run(command, capture_output=True, check=False, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired:

@@ -6,10 +6,10 @@ import os
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from tokmagic import api
-from tokmagic.generation import Generation
+from tokmagic.magics.import_lock import ImportLock
 from tokmagic.magics.magics import TokMagics
-from tokmagic.magics.turns import Turns
+from tokmagic.runs import api
+from tokmagic.runs.generation import Generation
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -22,7 +22,7 @@ def load(shell: InteractiveShell) -> None:
     magics = TokMagics(shell, session)
     session.cell_id, session.execution = magics.cell_id, magics.execution
     session.variables = lambda: shell.user_ns
-    session.turns = turns = Turns()
+    session.turns = turns = ImportLock()
     shell.events.register("pre_execute", turns.begin)
     shell.events.register("post_execute", turns.end)
     # The cell that loads the extension has begun already.
@@ -47,7 +47,7 @@ def unload(shell: InteractiveShell) -> None:
     _formatter(shell).pop(Generation, None)
     session.cell_id = session.execution = lambda: None
     session.variables = dict
-    if isinstance(session.turns, Turns):
+    if isinstance(session.turns, ImportLock):
         session.turns.end()
         shell.events.unregister("pre_execute", session.turns.begin)
         shell.events.unregister("post_execute", session.turns.end)

@@ -7,12 +7,12 @@ from typing import get_args
 
 from IPython.core.error import StdinNotImplementedError
 
-from tokmagic import budget as budgets
-from tokmagic import numbers
+from tokmagic.core.budget import Budget, Scope, Standing
 from tokmagic.errors import UsageError, nearest
-from tokmagic.events import Budget, Scope, Standing
-from tokmagic.run import Session
-from tokmagic.tables import Table
+from tokmagic.formatting import numbers
+from tokmagic.formatting.tables import Table
+from tokmagic.prices import budgets as budgets
+from tokmagic.runs.session import Session
 
 SCOPES = get_args(Scope)
 
@@ -39,7 +39,7 @@ def change(session: Session, options: argparse.Namespace) -> None:
 
 def table(session: Session) -> Table:
     """The budgets that hold here, and how they stand."""
-    standings = session.standings(doubted=True)
+    standings = session.standings(with_uncertainty=True)
     rows = tuple(_row(it) for it in standings)
     unpriced = max((it.unpriced_runs for it in standings if it.budget.usd is not None), default=0)
     note = "" if rows else "no budget is set: %budget day 5 caps a day at $5.00"
@@ -82,9 +82,9 @@ def _row(it: Standing) -> tuple[str, ...]:
     caps, spent, held, left = [], [], [], []
     if budget.usd is not None:
         caps.append(numbers.usd(budget.usd))
-        spent.append(numbers.usd_marked(it.spent_usd, it.marks))
+        spent.append(numbers.usd_marked(it.spent_usd, it.precision))
         held.append(numbers.usd(it.held_usd))
-        left.append(numbers.usd_marked(it.available_usd, it.available_marks))
+        left.append(numbers.usd_marked(it.available_usd, it.available_precision))
     if budget.tokens is not None:
         caps.append(numbers.counted(budget.tokens, "token"))
         spent.append(f"{it.spent_tokens:,}")
@@ -95,7 +95,7 @@ def _row(it: Standing) -> tuple[str, ...]:
         columns[1:] = [numbers.UNKNOWN] * 3
     used = numbers.UNKNOWN if cell else f"{it.share:.0%}"
     if not cell and budget.usd is not None:
-        used = numbers.marked(used, it.marks)
+        used = numbers.marked(used, it.precision)
     whose = "each user" if budget.user is None else budget.user
     source = "" if budget.origin == "%budget" else f" ({budget.origin})"
     strict = " strict" if budget.strict else ""

@@ -7,13 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokmagic import exports, gate, numbers, report
+from tokmagic import reports as report
+from tokmagic.core.files import read_file
 from tokmagic.errors import UsageError, nearest
-from tokmagic.plots import plot
+from tokmagic.formatting import numbers
+from tokmagic.formatting.tables import Table
+from tokmagic.notebooks import check as gate
 from tokmagic.prices import loaded_usd
-from tokmagic.projection import calls_a_day, project
-from tokmagic.run import Session
-from tokmagic.tables import Table
+from tokmagic.prices.projection import calls_a_day, project
+from tokmagic.reports import exports
+from tokmagic.reports.plots import plot
+from tokmagic.runs.session import Session
 
 ACTIONS = ("by", "compare", "df", "export", "plot", "project", "waste")
 _TAKE_A_WORD = ("by", "compare", "export")
@@ -69,7 +73,7 @@ def _compared(session: Session, earlier: str) -> Table:
         raise UsageError(
             "this notebook's file is not found from here; use: tokmagic check NOTEBOOK.ipynb --against OLD.ipynb"
         )
-    notebook, against = gate.read(gate.read_file(path), Path(path).name), gate.earlier(earlier, path)
+    notebook, against = gate.read(read_file(path), Path(path).name), gate.earlier(earlier, path)
     verdict = gate.check(notebook, gate.Limits(), against, new=against is None)
     return _with_notes(gate.table(verdict), [*verdict.problems, f"{notebook.name} as it was last saved"])
 

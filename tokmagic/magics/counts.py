@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tokmagic import api
+from tokmagic.core.prompt import Prompt, Sampling
 from tokmagic.errors import UsageError
-from tokmagic.events import Prompt, Sampling
-from tokmagic.generation import Generation
-from tokmagic.prompt import build, parse
-from tokmagic.run import Session
-from tokmagic.tokenview import TokenView, look, origins
+from tokmagic.explain import TokenView, look, origins
+from tokmagic.prompts.template import build, parse
+from tokmagic.runs import api
+from tokmagic.runs.generation import Generation
+from tokmagic.runs.session import Session
 
 
 def of_cell(session: Session, options: argparse.Namespace, cell: str, variables: Mapping[str, Any]) -> TokenView:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 
-from tokmagic import reproduction
-from tokmagic.config import REPRODUCING
-from tokmagic.run import Session
-from tokmagic.tables import Table
+from tokmagic.core.config import REPRODUCING
+from tokmagic.formatting.tables import Table
+from tokmagic.notebooks.freeze import freeze as freeze_notebook
+from tokmagic.runs.session import Session
 
 
 def freeze(session: Session, options: argparse.Namespace) -> Table:
@@ -16,4 +16,4 @@ def freeze(session: Session, options: argparse.Namespace) -> Table:
     if os.environ.get(REPRODUCING):
         # The notebook is being compared with that very file.
         return Table(("freeze",), (("left as it is: tokmagic reproduce runs this notebook",),), figures=False)
-    return reproduction.freeze(session, options.file, texts=options.texts)
+    return freeze_notebook(session, options.file, texts=options.texts)

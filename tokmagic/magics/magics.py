@@ -11,17 +11,20 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 
-from tokmagic import numbers
-from tokmagic._version import __version__
-from tokmagic.display import NotebookView, QuietView, TerminalView, View, bundle, metadata, publish
-from tokmagic.engines import ModelSpec
+from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.version import __version__
+from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import NotBuiltError, TokmagicError, UsageError, nearest
-from tokmagic.events import Message, Prompt
-from tokmagic.generation import Generation
+from tokmagic.explain import TokenView
+from tokmagic.formatting import numbers
+from tokmagic.formatting.tables import Table
 from tokmagic.health import doctor
-from tokmagic.magics import answers, budgets, costs, counts, freezing
+from tokmagic.magics import budgets, costs, counts, freezing
+from tokmagic.magics import cache as answers
+from tokmagic.magics.display import NotebookView, QuietView, TerminalView, View, bundle, metadata, publish
 from tokmagic.magics.settings import has_rates, rate_cells, rates_from, spec_from
-from tokmagic.options import (
+from tokmagic.prices import span
+from tokmagic.prompts.options import (
     Parser,
     budget_parser,
     cache_parser,
@@ -34,11 +37,9 @@ from tokmagic.options import (
     tokens_parser,
     tokmagic_freeze_parser,
 )
-from tokmagic.prices import span
-from tokmagic.prompt import build, check_sampling, json_schema, parse
-from tokmagic.run import Session
-from tokmagic.tables import Table
-from tokmagic.tokenview import TokenView
+from tokmagic.prompts.template import build, check_sampling, json_schema, parse
+from tokmagic.runs.generation import Generation
+from tokmagic.runs.session import Session
 
 
 @magics_class

@@ -6,10 +6,10 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from tokmagic import numbers
-from tokmagic.engines import ModelSpec
+from tokmagic.core.money import Rates, Tier
+from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import UsageError
-from tokmagic.events import Rates, Tier
+from tokmagic.formatting import numbers
 from tokmagic.prices import hourly, rate
 
 

@@ -7,8 +7,9 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from tokmagic.core.money import Rates
+from tokmagic.core.record import EngineInfo
 from tokmagic.errors import PriceError
-from tokmagic.events import EngineInfo, Rates
 from tokmagic.prices.devices import device_of, list_rates
 from tokmagic.prices.hosted import hosted_rates
 from tokmagic.prices.user_file import PriceFile, UserPrices

@@ -11,7 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from tokmagic.events import EngineInfo, Rates
+from tokmagic.core.money import Rates
+from tokmagic.core.record import EngineInfo
 
 _BRANDS = frozenset({"NVIDIA", "TESLA", "GEFORCE"})
 

@@ -16,8 +16,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from tokmagic.core.money import Rates, Tier
 from tokmagic.errors import PriceError, nearest
-from tokmagic.events import Rates, Tier
 from tokmagic.prices.money import rate
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from tokmagic.events import Cost, Rates, RunRecord
-from tokmagic.prices.billing import bill, replay
+from tokmagic.core.money import Cost, Rates
+from tokmagic.core.record import RunRecord
+from tokmagic.prices.bills import bill, replay
 from tokmagic.prices.book import PriceBook
 
 

@@ -14,8 +14,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tokmagic.core.money import Rates, Tier
+from tokmagic.core.record import EngineInfo
 from tokmagic.errors import PriceError, nearest
-from tokmagic.events import EngineInfo, Rates, Tier
 from tokmagic.prices import lines
 from tokmagic.prices.devices import DeviceKey, device_key
 from tokmagic.prices.money import hourly, rate

@@ -6,17 +6,18 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tokmagic import encodings
-from tokmagic.engines import ModelSpec, parse_source
+from tokmagic.core.prompt import Prompt
+from tokmagic.core.stream import Source, Usage
+from tokmagic.engines.base import ModelSpec, parse_source
 from tokmagic.engines.endpoint.usage import Reported
 from tokmagic.errors import ModelError, PromptError, TokmagicError
-from tokmagic.events import Prompt, Source, Usage
-from tokmagic.tokens import Tokenizer, rough_count, rough_count_text
+from tokmagic.tokens import encodings
+from tokmagic.tokens.tokenizer import Tokenizer, rough_count, rough_count_text
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-    from tokmagic.config import TokMagic
+    from tokmagic.core.config import TokMagic
 
 
 class Counter:
@@ -107,7 +108,7 @@ class Counter:
                     self._encoding = encodings.openai_encoding(self._spec.source)
 
     def _load(self) -> Tokenizer:
-        from tokmagic.engines.local_store import locate, pull_tokenizer
+        from tokmagic.engines.local.store import locate, pull_tokenizer
 
         if self._spec.tokenizer is not None:
             source, revision = parse_source(self._spec.tokenizer)

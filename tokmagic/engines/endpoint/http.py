@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from tokmagic._version import __version__
+from tokmagic.core.version import __version__
 from tokmagic.engines.endpoint.wire import error_text
 from tokmagic.errors import EndpointError, UsageError
 

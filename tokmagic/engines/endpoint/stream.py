@@ -5,11 +5,11 @@ from __future__ import annotations
 import queue
 import time
 
+from tokmagic.core.stream import Event, Finished, FinishReason, Started, Token, Usage
 from tokmagic.engines.endpoint.counting import Tally
 from tokmagic.engines.endpoint.http import redacted
 from tokmagic.engines.endpoint.reader import Arrivals, Arrived, Connections, End, Reader, Request, Waiting
 from tokmagic.engines.endpoint.usage import implausible, read_usage
-from tokmagic.events import Event, Finished, FinishReason, Started, Token, Usage
 
 _LAST_WORD_S = 5.0
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tokmagic.events import Usage
-from tokmagic.numbers import counted
+from tokmagic.core.stream import Usage
+from tokmagic.formatting.numbers import counted
 
 # No context of today is near it, and sums of such counts stay far inside the ledger's 64 bits.
 _MOST = 1_000_000_000

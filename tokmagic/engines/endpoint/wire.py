@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tokmagic.core.prompt import Prompt
+from tokmagic.core.stream import FinishReason, Logprob
 from tokmagic.engines.endpoint.servers import Server
 from tokmagic.errors import EndpointError, UsageError
-from tokmagic.events import FinishReason, Logprob, Prompt
 
 _REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",

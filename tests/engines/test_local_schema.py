@@ -1,0 +1,115 @@
+"""The local engine's answers fit the JSON schema that was asked for, whatever the model would rather say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import validate
+
+from tokmagic.core.config import TokMagic
+from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.prompts.template import json_schema
+from tokmagic.runs.generation import Generation
+from tokmagic.runs.session import Session
+
+pytestmark = pytest.mark.model
+
+RIVER: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "km": {"type": "integer"}, "deep": {"type": "boolean"}},
+    "required": ["name", "km", "deep"],
+    "additionalProperties": False,
+}
+Ask = Callable[..., Generation]
+
+
+@pytest.fixture(scope="module")
+def session(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    ledger = tmp_path_factory.mktemp("schema") / "ledger.sqlite"
+    opened = Session(TokMagic(home=str(model_home), ledger=f"sqlite:///{ledger}"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ask(session: Session) -> Ask:
+    def run(schema: dict[str, Any], text: str = "Tell me about a river.", **sampling: Any) -> Generation:
+        sampling = {"max_tokens": 80, "temperature": 0.0, **sampling}
+        return session.generate(
+            Prompt((Message("user", text),), Sampling(**sampling, json_schema=json_schema(schema))), "smollm2"
+        )
+
+    return run
+
+
+def test_a_greedy_answer_fits(ask: Ask) -> None:
+    generation = ask(RIVER)
+    validate(json.loads(generation.text), RIVER)
+    assert (generation.status, generation.finish_reason) == ("ok", "stop")
+    usage = generation.usage
+    assert usage.output_tokens == len(generation.tokens)
+    assert usage.output_source == "measured"
+    assert generation.record.params["json_schema"] == json_schema(RIVER)
+
+
+def test_several_sampled_answers_fit_each(ask: Ask) -> None:
+    """The mask comes before the other limits: the likeliest token alone may be one that does not fit."""
+    generation = ask(RIVER, temperature=1.5, top_k=1, top_p=0.5, seed=3, n=3)
+    for choice in generation.choices:
+        validate(json.loads(choice.text), RIVER)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"enum": ["yes", "no"]},
+        {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}, "minItems": 2, "maxItems": 3},
+        {"type": "string", "pattern": "^[a-z]{3}-[0-9]{2}$"},
+        {"const": "naïve 漢字 🦊"},
+    ],
+)
+def test_schemas_of_other_kinds(ask: Ask, schema: dict[str, Any]) -> None:
+    validate(json.loads(ask(schema).text), schema)
+
+
+def test_a_vocabulary_with_two_spellings_of_bytes(session: Session, model_home: Path, tmp_path: Path) -> None:
+    """As older transformers convert the default model: bytes are decoded from ``<0xC3>`` first, though none is such."""
+    (folder,) = (model_home / "models").glob("*SmolLM2*Instruct")
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in folder.iterdir():
+        (model / file.name).symlink_to(file.resolve())
+    spec = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    spec["decoder"] = {"type": "Sequence", "decoders": [{"type": "ByteFallback"}, {"type": "Fuse"}, level]}
+    (model / "tokenizer.json").unlink()
+    (model / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    schema = {"const": "naïve 漢字 🦊"}
+    prompt = Prompt(
+        (Message("user", "Say it."),), Sampling(max_tokens=30, temperature=0, json_schema=json_schema(schema))
+    )
+    generation = session.generate(prompt, str(model))
+    assert json.loads(generation.text) == schema["const"], generation.error
+
+
+def test_the_same_schema_is_replayed_and_another_is_not(ask: Ask) -> None:
+    first = ask({"enum": ["yes"]})
+    assert ask({"enum": ["yes"]}).status == "cached"
+    assert first.text == '"yes"'
+    assert ask({"enum": ["no"]}).text == '"no"'
+
+
+def test_a_schema_that_is_none_is_refused(ask: Ask) -> None:
+    generation = ask({"type": "nonsense"})
+    assert generation.status == "refused"
+    assert "nonsense" in str(generation.error)
+    assert "\n" not in str(generation.error)
+
+
+def test_an_answer_cut_by_its_limit_says_so(ask: Ask) -> None:
+    generation = ask(RIVER, max_tokens=3)
+    assert (generation.finish_reason, generation.usage.output_tokens) == ("length", 3)

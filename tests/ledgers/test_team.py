@@ -1,0 +1,206 @@
+"""A ledger on a server: it may go away and come back, be moved to, and shows nobody its password."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.ledgers.test_store import CHAT, FULL, ids, run
+from tokmagic.cli import main
+from tokmagic.core.budget import Budget
+from tokmagic.core.money import Rates
+from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.record import Status
+from tokmagic.core.sums import Selection, Totals
+from tokmagic.errors import LedgerError
+from tokmagic.ledgers import Ledger
+from tokmagic.ledgers.move import Moved, move
+from tokmagic.runs.session import LedgerWarning, Session
+
+pytestmark = pytest.mark.postgres
+
+ASK = Prompt((Message("user", "Hi"),))
+Make = Callable[..., Session]
+
+
+class Server:
+    """The database of a test, which can be made to refuse everybody and end every connection."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        address, _, self.name = url.replace("+psycopg", "").rpartition("/")
+        self.admin = psycopg.connect(f"{address}/postgres", autocommit=True)
+
+    def go_away(self) -> None:
+        self._allow("false")
+        self.admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [self.name])
+
+    def come_back(self) -> None:
+        self._allow("true")
+
+    def _allow(self, whether: str) -> None:
+        name = sql.Identifier(self.name)
+        self.admin.execute(sql.SQL(f"ALTER DATABASE {{}} ALLOW_CONNECTIONS {whether}").format(name))
+
+
+@pytest.fixture
+def server(postgres_url: str) -> Iterator[Server]:
+    made = Server(postgres_url)
+    yield made
+    made.come_back()
+    made.admin.close()
+
+
+class AtPiece:
+    def __init__(self, number: int, do: Callable[[], object]) -> None:
+        self.left, self.do = number, do
+
+    def token(self, _text: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.do()
+
+
+def test_a_server_that_goes_away_in_mid_run_gets_the_run_later_and_once(
+    make_session: Make, server: Server, tmp_path: Path
+) -> None:
+    session = make_session(ledger=server.url, model="scripted", store_text=True)
+    session.prices.set("scripted", Rates(Decimal(1), Decimal(2)))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        cut = session.generate(ASK, watcher=AtPiece(3, server.go_away))
+        missed = session.generate(ASK)
+    assert [it.category for it in seen] == [LedgerWarning] * len(seen)
+    assert any("kept on this machine and delivered when its ledger is back" in str(it.message) for it in seen)
+    assert (cut.status, missed.status) == ("ok", "ok")
+    assert (tmp_path / "undelivered.sqlite").exists()
+    server.come_back()
+    later = session.generate(ASK)
+    kept = session.ledger().runs()
+    assert sorted(ids(kept)) == sorted(it.run_id for it in (cut, missed, later))
+    assert {record.run_id: record for record in kept}[cut.run_id] == cut.record
+    assert session.ledger().texts(cut.run_id) == (list(ASK.messages), cut.text)
+    totals = session.ledger().totals(Selection())
+    assert (totals.runs, totals.cost_usd) == (3, 3 * (cut.cost.usd or 0))
+    assert not (tmp_path / "undelivered.sqlite").exists()
+
+
+def test_another_process_delivers_what_an_ended_one_kept(make_session: Make, server: Server) -> None:
+    server.go_away()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = make_session(ledger=server.url, model="scripted")
+        lost = first.generate(ASK)
+        first.close()
+    server.come_back()
+    second = make_session(ledger=server.url, model="scripted")
+    assert second.generate(ASK).status == "ok"
+    assert lost.run_id in ids(second.ledger().runs())
+
+
+def test_a_run_taken_for_dead_while_the_server_was_away_ends_as_it_did(make_session: Make, server: Server) -> None:
+    session = make_session(ledger=server.url, model="scripted")
+
+    def away_and_back() -> None:
+        server.go_away()
+        server.come_back()
+        with closing(Ledger(server.url)) as other:
+            assert [record.status for record in other.runs()] == ["interrupted"]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        generation = session.generate(ASK, watcher=AtPiece(3, away_and_back))
+    assert session.ledger().runs() == [generation.record]
+    assert generation.status == "ok"
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_nobody_sees_the_password(server: Server, away: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "hunter2-s3cret"
+    url = server.url.replace("postgres@", f"nobody-here:{secret}@")
+    if away:
+        url = url.replace(server.name, "no_such_database")
+    with pytest.raises(LedgerError) as raised:
+        Ledger(url)
+    shown = [str(raised.value)]
+    with pytest.raises(LedgerError) as raised:
+        Ledger(f"postgresql://ada:{secret}@host:port/db")
+    shown.append(str(raised.value))
+    for text in shown:
+        assert secret not in text
+        assert "\n" not in text
+
+
+def test_texts_stay_out_of_a_server_unless_they_are_wanted(make_session: Make, server: Server) -> None:
+    session = make_session(ledger=server.url, model="scripted")
+    generation = session.generate(ASK)
+    assert session.ledger().texts(generation.run_id) is None
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["to the server", "from the server"])
+def test_one_ledger_is_copied_into_the_other(sqlite_url: str, postgres_url: str, back: bool) -> None:
+    urls = (postgres_url, sqlite_url) if back else (sqlite_url, postgres_url)
+    with closing(Ledger(urls[0])) as source, closing(Ledger(urls[1])) as target:
+        source.settle(FULL, CHAT, "Because.")
+        statuses: list[Status] = ["ok", "failed", "interrupted"]
+        for number in range(1_200):
+            source.settle(run(f"r{number}", status=statuses[number % 3], cost="0.000000000001"))
+        source.begin(run("live", status="running"))
+        source.set_budget(Budget("day", Decimal(5), user="ada"))
+        done: list[int] = []
+        assert move(source, target, done.append) == Moved(1_201, 1_201, 0, 1)
+        assert done[-1] == 1_201
+        assert target.runs() == source.runs()[:-1]
+        assert target.totals(Selection()) == source.totals(Selection())
+        assert target.texts(FULL.run_id) == source.texts(FULL.run_id)
+        assert target.budgets("ada", None) == source.budgets("ada", None)
+        source.settle(run("live"))
+        assert move(source, target) == Moved(1, 1, 1_201, 0), "again copies only what is new"
+        with pytest.raises(LedgerError, match="is the ledger in use already"):
+            move(source, source)
+
+
+def test_the_command_copies_it(
+    sqlite_url: str,
+    postgres_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from tokmagic.runs import api
+
+    monkeypatch.setattr(api, "_session", None)
+    monkeypatch.setenv("TOKMAGIC_HOME", str(tmp_path))
+    monkeypatch.setenv("TOKMAGIC_LEDGER", sqlite_url)
+    with closing(Ledger(sqlite_url)) as ledger:
+        ledger.settle(FULL, CHAT, "Because.")
+    assert main(["ledger", "move", postgres_url]) == 0
+    assert "1 run, 0 texts and 0 cached answers copied into postgresql://127.0.0.1:" in capsys.readouterr().out
+    with closing(Ledger(postgres_url)) as moved:
+        assert moved.runs() == [FULL]
+        assert moved.texts(FULL.run_id) is None
+    assert main(["ledger", "move", "nonsense"]) == 1
+
+
+def test_each_users_day_is_capped_by_itself(postgres_url: str) -> None:
+    from tests.runs.test_budgets import ASK as messages
+    from tests.runs.test_budgets import DIME, NOW, mine
+
+    with closing(Ledger(postgres_url)) as ledger:
+        ledger.set_budget(Budget("day", Decimal("0.20"), user=None))
+        for user in ("ada", "bob"):
+            refused = [
+                ledger.admit(mine(f"{user}{number}", user=user), messages, DIME, [], NOW).refused for number in range(3)
+            ]
+            assert [reason is None for reason in refused] == [True, True, False]
+        assert ledger.totals(Selection()) == Totals(None, 0, 0, 0, 0)
+        ledger.settle(replace(run("ada0", cost="0.05"), user="ada", started_at=NOW))
+        assert ledger.admit(mine("ada3", user="ada"), messages, DIME, [], NOW).refused is not None

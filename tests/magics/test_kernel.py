@@ -1,0 +1,357 @@
+"""The magics in a real kernel."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernels import Kernel, running_kernel
+from tokmagic.core.record import RunRecord
+from tokmagic.ledgers import Ledger
+
+LONG = "Write a very long story about a lighthouse keeper and the sea."
+
+
+@pytest.fixture(scope="module")
+def ledger_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('kernel')}/ledger.sqlite"
+
+
+@pytest.fixture(scope="module")
+def kernel(model_home: Path, ledger_url: str) -> Iterator[Kernel]:
+    with running_kernel(
+        TOKMAGIC_HOME=str(model_home), TOKMAGIC_LEDGER=ledger_url, JPY_SESSION_NAME="/tmp/books/one.ipynb"
+    ) as running:
+        loaded = running.run("%load_ext tokmagic\n%price smollm2 --input 0.15 --output 0.60")
+        assert loaded.ok, loaded.error
+        yield running
+
+
+def rows(url: str, cell_id: str) -> list[RunRecord]:
+    ledger = Ledger(url)
+    try:
+        return [record for record in ledger.runs() if record.cell_id == cell_id]
+    finally:
+        ledger.close()
+
+
+@pytest.mark.model
+def test_a_cell_streams_and_its_numbers_agree_everywhere(kernel: Kernel, ledger_url: str) -> None:
+    ran = kernel.run(f"%%generate --max-tokens 40 --into out\n{LONG}", cell_id="cell-a", linger_s=0.3)
+    assert ran.ok, ran.error
+    (record,) = rows(ledger_url, "cell-a")
+    usage = record.reading.usage
+    assert (record.status, usage.output_tokens, usage.output_source) == ("ok", 40, "measured")
+    assert record.notebook == "/tmp/books/one.ipynb"
+
+    wire = [row for snapshot in ran.snapshots for row in snapshot["rows"] if row["run_id"] == record.run_id]
+    counts = [row["output_tokens"] or 0 for row in wire]
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 5
+    last = wire[-1]
+    assert (last["status"], last["input_tokens"], last["output_tokens"]) == ("ok", usage.input_tokens, 40)
+    assert Decimal(last["cost_usd"]) == record.reading.cost.usd
+    assert (last["ttft_s"], last["itl_mean_s"]) == (record.reading.ttft_s, record.reading.itl_mean_s)
+
+    final = ran.displays[-1]
+    assert final["metadata"]["tokmagic"] == last
+    assert "text/markdown" in final["data"]
+    assert len(ran.displays) > 3, "the answer was not streamed"
+    assert ran.results == [], "streamed once, it must not be shown a second time"
+    assert kernel.value("out.usage.output_tokens, len(out.tokens), _ is None") == "(40, 40, False)"
+    shown = kernel.run("out")
+    assert shown.displays[-1]["data"]["text/plain"].startswith(kernel.run("print(out.text)").stdout[:20])
+
+
+@pytest.mark.model
+def test_totals_are_the_sum_of_the_notebooks_runs(kernel: Kernel, ledger_url: str) -> None:
+    ran = kernel.run("%%generate --max-tokens 4\nSay hi.", cell_id="cell-b", linger_s=0.3)
+    totals = ran.snapshots[-1]["totals"]["notebook"]
+    ledger = Ledger(ledger_url)
+    records = ledger.runs()
+    ledger.close()
+    assert totals["runs"] == len(records)
+    assert totals["output_tokens"] == sum(record.reading.usage.output_tokens or 0 for record in records)
+    assert Decimal(totals["cost_usd"]) == sum(record.reading.cost.usd or 0 for record in records)
+
+
+@pytest.mark.model
+def test_an_interrupt_keeps_the_text_settles_the_row_and_raises(kernel: Kernel, ledger_url: str) -> None:
+    sent: list[float] = []
+
+    def interrupt(message: dict[str, Any]) -> None:
+        data = message["content"].get("data", {})
+        rows_now = data.get("rows", []) if isinstance(data, dict) else []
+        if not sent and any(row["cell_id"] == "cell-i" and (row["output_tokens"] or 0) >= 5 for row in rows_now):
+            sent.append(time.monotonic())
+            kernel.manager.interrupt_kernel()
+
+    ran = kernel.run(f"%%generate --max-tokens 2000 --into cut\n{LONG}", cell_id="cell-i", on_message=interrupt)
+    assert sent, "nothing was streamed before the end"
+    assert not ran.ok
+    assert ran.error.startswith("GenerationInterrupted: ")
+    assert "\n" not in ran.error
+    (record,) = rows(ledger_url, "cell-i")
+    assert (record.status, record.finish_reason) == ("interrupted", "interrupted")
+    tokens = record.reading.usage.output_tokens
+    assert tokens is not None
+    assert 5 <= tokens < 2000
+    expected = (
+        record.reading.usage.input_tokens * record.rates.input + tokens * record.rates.output  # type: ignore[operator]
+    ) / 1_000_000
+    assert record.reading.cost.usd == expected
+    assert kernel.value("len(cut.tokens), cut.status, len(cut.text) > 0") == f"({tokens}, 'interrupted', True)"
+    again = kernel.run("%%generate --max-tokens 3\nSay hi.", cell_id="cell-i")
+    assert again.ok, again.error
+
+
+@pytest.mark.model
+def test_the_sidebar_may_stop_a_run_while_the_kernel_is_busy(kernel: Kernel, ledger_url: str) -> None:
+    comm = kernel.open_comm("tokmagic.control")
+    kernel.send_comm(comm, {"v": 1, "type": "hello", "path": "books/one.ipynb", "widgets": False})
+    state = kernel.wait_comm(comm)
+    assert (state["type"], state["complete"]) == ("snapshot", True)
+    assert {row["cell_id"] for row in state["rows"]} >= {"cell-a", "cell-b", "cell-i"}
+    assert state["model"]["state"] == "ready"
+    kernel.send_comm(comm, {"v": 1, "type": "dance"})
+    assert kernel.wait_comm(comm)["type"] == "error"
+
+
+def _draft(seq: int, base: int | None, text: str, offset: int = 0) -> dict[str, Any]:
+    place = {"cell_id": "cell-d", "seq": seq, "base": base, "offset": offset, "deleted": 0}
+    return {"v": 1, "type": "draft", "text": text, **place}
+
+
+def _answer(kernel: Kernel, comm: str) -> dict[str, Any]:
+    while (answer := kernel.wait_comm(comm))["state"] == "counting":
+        pass
+    return answer
+
+
+@pytest.mark.model
+def test_a_draft_is_counted_while_the_kernel_is_busy_and_as_the_run_counts_it(kernel: Kernel, ledger_url: str) -> None:
+    assert kernel.run("subject = 'a lighthouse keeper'").ok
+    subshell = kernel.create_subshell()
+    comm = kernel.open_comm("tokmagic.control", subshell)
+    source = "%%generate --max-tokens 3\nTell me of {{ subject }}"
+    kernel.send_comm(comm, _draft(1, None, source), subshell)
+    first = _answer(kernel, comm)
+    busy = kernel.send("import time\ntime.sleep(30)\nprint('slept')")
+    kernel.wait_busy(busy)
+    kernel.send_comm(comm, _draft(2, 1, ", and of the sea", len(source)), subshell)
+    second = _answer(kernel, comm)
+    kernel.send_comm(comm, _draft(3, 1, "?", len(source)), subshell)
+    assert _answer(kernel, comm)["state"] == "lost"
+    kernel.manager.interrupt_kernel()
+    assert "slept" not in kernel.wait_idle(busy).stdout, "the answers came only when the cell had ended"
+
+    assert (first["input_source"], second["input_source"]) == ("counted", "counted")
+    assert second["input_tokens"] > first["input_tokens"]
+    assert kernel.run(f"{source}, and of the sea", cell_id="cell-d").ok
+    (record,) = rows(ledger_url, "cell-d")
+    assert record.reading.usage.input_tokens == second["input_tokens"]
+    assert Decimal(second["low_usd"]) <= (record.reading.cost.usd or 0) <= Decimal(second["high_usd"])
+    kernel.send_comm(comm, _draft(4, None, source), subshell)
+    assert _answer(kernel, comm)["context_tokens"] == 8192
+
+
+BACKGROUND = """
+import threading
+from tokmagic import api
+came = threading.Event()
+def background():
+    with api.session().turns:
+        came.set()
+thread = threading.Thread(target=background)
+thread.start()
+print(came.wait(0.3))
+"""
+
+
+@pytest.mark.model
+def test_the_background_imports_only_while_no_cell_runs(kernel: Kernel) -> None:
+    assert kernel.run(BACKGROUND).stdout == "False\n"
+    assert kernel.run("thread.join(); print(came.is_set())").stdout == "True\n"
+
+
+BAD = [
+    ("%%generate --max-tokns 3\nHi", "--max-tokens"),
+    ("%%generate -m smolm2\nHi", "did you mean smollm2"),
+    ("%%generate\nHi {{ nobody }}", "'nobody' is undefined"),
+    ("%%generate\nHi {% if %}", "--literal"),
+    ("%%generate\n   \n", "the prompt is empty"),
+    ("%%generate --temperature -1\nHi", "--temperature is -1"),
+    ("%%generate --temperature nan\nHi", "--temperature is nan"),
+    ("%%generate --max-tokens 0\nHi", "--max-tokens is 0"),
+    ("%%generate --budget 0\nHi", "--budget is 0; give a number above 0"),
+    ("%cost project", "--calls 1e6/day"),
+    ("%cost projekt", "did you mean project?"),
+    ("%%generate --json-schema x\nHi", "gives no schema: NameError"),
+    ("%%generate -n 2\nHi", "add --temperature"),
+    ("%%generate -m /nowhere/at/all\nHi", "does not exist"),
+    ("%%generate\n{{ 'word ' * 9000 }}", "8,192"),
+    ("%model add x smollm2 --quant nf5", "nf5"),
+    ("%model use smolm2", "did you mean smollm2"),
+    ("%price smollm2 --input -1 --output 2", "--input"),
+    ("%price smollm2 --input 1e-9 --output 2", "picodollar"),
+    ("%cost bye", "did you mean by"),
+    ("%%generate --system 'open\nHi", "quotation"),
+    ("%%generate --into 2x\nHi", "--into"),
+    ("%model add gpu smollm2 --device cuda\n%model load gpu", "CUDA"),
+    ("%model add e gpt --api-base localhost:8000", "is no URL of a server"),
+]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(("source", "says"), BAD, ids=[says for _, says in BAD])
+def test_bad_input_gets_one_line_with_its_mend(kernel: Kernel, source: str, says: str) -> None:
+    ran = kernel.run(source)
+    assert not ran.ok
+    assert says in ran.error
+    assert "\n" not in ran.error
+
+
+@pytest.mark.model
+def test_chat_templates_expansion_and_options(kernel: Kernel) -> None:
+    kernel.run("persona = 'You are Ada. Answer in two words.'\nlimit = 4\ntopic = 'a \"quoted\" thing'")
+    assert kernel.run("%%generate --chat c --system $persona --max-tokens {limit} --into one\nAbout {{ topic }}").ok
+    roles = "[m.role for m in {}.prompt.messages]"
+    assert kernel.value("one.prompt.messages[0].content") == "'You are Ada. Answer in two words.'"
+    assert kernel.run("%%generate --chat c --max-tokens 4 --into two\nMore").ok
+    assert kernel.value(roles.format("two")) == "['system', 'user', 'assistant', 'user']"
+    assert kernel.run("%%generate --chat c --reset --max-tokens 4 --into three\nAnew").ok
+    assert kernel.value(roles.format("three")) == "['user']"
+    assert kernel.run("%%generate --literal --max-tokens 2 --into four\n{{ x }} --- $5 # {").ok
+    assert kernel.value("four.prompt.messages[0].content") == "'{{ x }} --- $5 # {'"
+    assert kernel.run("%%generate -n 2 --temperature 0.9 --seed 1 --max-tokens 4 --into five\nHi").ok
+    assert kernel.value("len(five.choices), five.usage.output_tokens <= 8") == "(2, True)"
+    quiet = kernel.run("%%generate --quiet --max-tokens 2\nHi")
+    assert (quiet.displays, quiet.ok) == ([], True)
+    dry = kernel.run("%%generate --dry-run\nHi")
+    assert "nothing was run" in dry.results[0]["data"]["text/plain"]
+
+
+def test_loading_is_light_and_can_be_undone(tmp_path: Path, ledger_url: str) -> None:
+    with running_kernel(TOKMAGIC_HOME=str(tmp_path), TOKMAGIC_LEDGER=ledger_url) as kernel:
+        assert kernel.run("%load_ext tokmagic").ok
+        heavy = "[m for m in ('torch', 'transformers', 'sqlalchemy', 'jinja2', 'ipywidgets') if m in sys.modules]"
+        assert kernel.value(f"__import__('sys') and (lambda sys: {heavy})(__import__('sys'))") == "[]"
+        for line in ("%reload_ext tokmagic", "%model", "%config TokMagic.store_text = False", "%unload_ext tokmagic"):
+            ran = kernel.run(line)
+            assert ran.ok, ran.error
+        assert not kernel.run("%model").ok
+        assert kernel.run("%load_ext tokmagic").ok
+        assert kernel.run("%model").ok
+
+
+@pytest.mark.model
+def test_a_killed_kernel_leaves_its_run_interrupted(model_home: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    with running_kernel(TOKMAGIC_HOME=str(model_home), TOKMAGIC_LEDGER=url) as kernel:
+        kernel.run("%load_ext tokmagic")
+        kernel.run("%%generate --max-tokens 3\nHi", cell_id="before")
+        kernel.send(f"%%generate --max-tokens 2000\n{LONG}", cell_id="killed")
+        deadline = time.monotonic() + 60
+        streamed = 0
+        while streamed < 30 and time.monotonic() < deadline:
+            message = kernel.client.get_iopub_msg(timeout=60)
+            if message["msg_type"] == "comm_msg":
+                rows_now = message["content"]["data"].get("rows", [])
+                streamed = max([row["output_tokens"] or 0 for row in rows_now if row["cell_id"] == "killed"], default=0)
+        assert streamed >= 30
+        os.kill(kernel.manager.provisioner.pid, signal.SIGKILL)
+        ledger = Ledger(url)
+        before, killed = _until_dead(ledger)
+        ledger.close()
+    assert (before.status, before.reading.usage.output_tokens) == ("ok", 3)
+    assert (killed.status, killed.finish_reason) == ("interrupted", "interrupted")
+    assert killed.reading.usage.input_tokens is None or killed.reading.usage.input_tokens > 0
+
+
+def _until_dead(ledger: Ledger) -> list[RunRecord]:
+    """The operating system takes a moment to release what a killed process held."""
+    deadline = time.monotonic() + 30
+    while (records := ledger.runs())[-1].status == "running" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return records
+
+
+@pytest.mark.model
+def test_budgets_from_the_magic_to_the_refused_row(kernel: Kernel, ledger_url: str) -> None:
+    ready = kernel.run("%model add s scripted\n%price s --input 1000 --output 1000\n%budget notebook 0.10 --warn 0.5")
+    assert ready.ok, ready.error
+    assert "notebook" in ready.displays[-1]["data"]["text/html"]
+    # 12 tokens in and 18 out at a thousandth of a dollar each; $0.032 may be used by the first run.
+    one = kernel.run("%%generate -m s --max-tokens 20\nHi.", cell_id="cell-b1")
+    two = kernel.run("%%generate -m s --max-tokens 20\nHi there.", cell_id="cell-b2")
+    assert (one.ok, two.ok) == (True, True)
+    assert "BudgetWarning: the notebook's budget is " in two.stdout
+    three = kernel.run("%%generate -m s --max-tokens 80\nHi you.", cell_id="cell-b3", linger_s=0.3)
+    assert not three.ok
+    assert three.error.startswith("BudgetError: this run may cost up to $0.0920, the notebook's budget of $0.1000 has ")
+    (refused,) = rows(ledger_url, "cell-b3")
+    assert (refused.status, refused.error) == ("refused", three.error.removeprefix("BudgetError: "))
+    (shown,) = [budget for budget in three.snapshots[-1]["budgets"] if budget["scope"] == "notebook"]
+    assert (shown["cap_usd"], shown["warn_at"]) == ("0.1", 0.5)
+    assert Decimal(shown["used_usd"]) > Decimal("0.06")
+
+    asked = kernel.run("%budget cell --tokens 5\n")
+    assert asked.ok, asked.error
+    nobody = kernel.run("%%generate -m s --max-tokens 1\nHi.", cell_id="cell-b4")
+    assert nobody.error.startswith("BudgetError: the prompt has 12 tokens, more than the 5")
+    assert "--yes confirms it" in nobody.error
+    assert kernel.run("%%generate -m s --max-tokens 1 --yes\nHi.", cell_id="cell-b4").ok
+    assert kernel.run("%budget off").ok
+    assert kernel.run("%%generate -m s --max-tokens 80\nHi you.", cell_id="cell-b3").ok
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("%budget day -5", "BudgetError: %budget day is -5; give a number above 0"),
+        ("%budget day 0", "BudgetError: %budget day is 0; give a number above 0"),
+        ("%budget day five", "BudgetError: %budget day is 'five'; "),
+        ("%budget day 5EUR", "BudgetError: %budget day is '5EUR'; budgets are in USD"),
+        ("%budget weekly 5", "UsageError: %budget 'weekly' is unknown; use cell, notebook, day, month, off"),
+        ("%budget notebok 5", "UsageError: %budget 'notebok' is unknown (did you mean notebook?)"),
+        ("%budget day", "UsageError: %budget day needs a cap"),
+        ("%budget day 5 --warn 80", "UsageError: --warn is 80; give a share"),
+        ("%budget day --tokens -3", "BudgetError: --tokens is -3; give a whole number above 0"),
+        ("%budget day off", "UsageError: there is no budget for the day to switch off"),
+    ],
+)
+def test_bad_budgets_are_told_in_one_line(kernel: Kernel, line: str, expected: str) -> None:
+    ran = kernel.run(line)
+    assert not ran.ok
+    assert ran.error.startswith(expected)
+    assert "\n" not in ran.error
+
+
+@pytest.mark.slow
+def test_two_kernels_that_write_500_runs_each_at_once_lose_none(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.sqlite"
+    runs = "import tokmagic\nfor _ in range(500):\n    tokmagic.generate('Hi.', 's', max_tokens=2)"
+    environment = {"TOKMAGIC_HOME": str(tmp_path), "TOKMAGIC_LEDGER": url}
+    with running_kernel(**environment) as one, running_kernel(**environment) as other:
+        for kernel in (one, other):
+            assert kernel.run("%load_ext tokmagic\n%model add s scripted\n%price s --input 1 --output 2").ok
+        with ThreadPoolExecutor() as both:
+            ran = list(both.map(lambda kernel: kernel.run(runs, timeout_s=300), (one, other)))
+        assert [it.error for it in ran] == ["", ""]
+    with closing(Ledger(url)) as ledger:
+        records = ledger.runs()
+    assert len({record.run_id for record in records}) == 1_000
+    sessions = Counter(record.session for record in records)
+    assert sorted(sessions.values()) == [500, 500]
+    assert {(record.status, record.reading.cost.usd) for record in records} == {("ok", Decimal("0.000016"))}

@@ -1,0 +1,97 @@
+"""The notebooks as people run them without a browser, and the magics in a terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import papermill
+import pytest
+
+from tests.conftest import ROOT
+from tests.terminal import Terminal
+from tokmagic.ledgers import Ledger
+
+pytestmark = pytest.mark.model
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+RUNS = {
+    "01_quickstart": ["ok"] * 4,
+    "02_budgets_and_reports": ["ok", "ok", "refused", "ok", "cached"],
+    "03_tokens_and_endpoints": ["ok"],
+}
+"""How the runs of each notebook end."""
+
+
+@pytest.fixture
+def environment(model_home: Path, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKMAGIC_HOME", str(model_home))
+    monkeypatch.setenv("TOKMAGIC_LEDGER", ledger_url)
+
+
+def outputs(notebook: Path) -> list[dict[str, Any]]:
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return [output for cell in cells for output in cell.get("outputs", [])]
+
+
+def kept(notebook: Path) -> dict[str, dict[str, Any]]:
+    """The runs that a notebook's outputs tell of."""
+    found = [output.get("metadata", {}).get("tokmagic") for output in outputs(notebook)]
+    return {row["run_id"]: row for row in found if row}
+
+
+def assert_recorded(notebook: Path, ledger: Ledger, name: str) -> None:
+    """What the notebook keeps of its runs is what the ledger says, and there are as many as it has prompts."""
+    runs = ledger.runs()
+    assert [record.status for record in runs] == RUNS[name]
+    # A refusal is an error that the notebook catches, and has no output of its own.
+    records = {record.run_id: record for record in runs if record.status != "refused"}
+    rows = kept(notebook)
+    assert set(rows) == set(records)
+    for run_id, row in rows.items():
+        usage = records[run_id].reading.usage
+        assert (row["input_tokens"], row["output_tokens"]) == (usage.input_tokens, usage.output_tokens)
+    errors = [output for output in outputs(notebook) if output["output_type"] == "error"]
+    assert errors == []
+
+
+def test_the_notebooks_are_saved_without_outputs() -> None:
+    assert NOTEBOOKS
+    for notebook in NOTEBOOKS:
+        assert outputs(notebook) == [], f"{notebook.name}: clear its outputs before committing it"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_nbconvert_executes_a_notebook(notebook: Path, environment: None, ledger: Ledger, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute"]
+    done = subprocess.run(
+        [*command, "--output-dir", str(tmp_path), str(notebook)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert_recorded(tmp_path / notebook.name, ledger, notebook.stem)
+
+
+def test_papermill_executes_the_quickstart(environment: None, ledger: Ledger, tmp_path: Path) -> None:
+    notebook = NOTEBOOKS[0]
+    papermill.execute_notebook(notebook, tmp_path / "out.ipynb", progress_bar=False, kernel_name="python3")
+    assert_recorded(tmp_path / "out.ipynb", ledger, notebook.stem)
+
+
+def test_a_terminal_runs_the_magics(environment: None, ledger: Ledger) -> None:
+    with_terminal = Terminal([sys.executable, *Terminal.IPYTHON])
+    try:
+        with_terminal.ask("%load_ext tokmagic")
+        with_terminal.ask("%price smollm2 --input 0.15 --output 0.60")
+        with_terminal.ask('get_ipython().run_cell("%%generate --max-tokens 8 --into out\\nSay hello.");')
+        shown = with_terminal.ask("print(out.usage.output_tokens, out.status)")
+        assert re.search(r"^8 ok\r?$", shown, re.MULTILINE)
+        assert re.search(r"total +1 +33 +8 +\$0\.00000975 ", with_terminal.ask("%cost"))
+    finally:
+        with_terminal.end()
+    assert "tokens · $0.0000" in with_terminal.seen
+    (record,) = ledger.runs()
+    assert (record.status, record.reading.usage.output_tokens) == ("ok", 8)

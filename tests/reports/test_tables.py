@@ -1,0 +1,532 @@
+"""Sums, tables and exports: money stays exact, unknown stays unknown, every field survives."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokmagic.core.money import Bound, Cost, Rates
+from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
+from tokmagic.core.stream import Source, Usage
+from tokmagic.core.sums import Selection
+from tokmagic.errors import UsageError
+from tokmagic.formatting import numbers
+from tokmagic.formatting.tables import Table
+from tokmagic.ledgers import Ledger
+from tokmagic.prices import PriceBook
+from tokmagic.reports import GROUPS, add_up, cell_runs, repriced, table, waste, waste_line
+from tokmagic.reports.exports import FORMATS, dataframe, export_file, export_row, export_text
+
+FIELDS = re.findall(
+    r"\w+",
+    """run_id started_at finished_at status finish_reason error notebook cell_id session user model model_id revision
+    engine device dtype quant params seed prompt_sha256 input_tokens cached_input_tokens cache_write_input_tokens
+    output_tokens reasoning_tokens input_source output_source local_input_tokens anomaly ttft_s queue_s latency_s
+    itl_mean_s itl_p50_s itl_p95_s output_tokens_per_s attempts device_seconds gpu_peak_bytes energy_j rates cost_usd
+    cost_source cost_bound compute_cost_usd saved_usd replay_of tags env""",
+)
+TINY = Decimal("0.000000000001")
+START = datetime(2026, 11, 24, 9, 15, 2, 120000, tzinfo=UTC)
+FULL = RunRecord(
+    "f" * 32,
+    START,
+    "ok",
+    EngineInfo('gpt, "x"\nπ', "org/model", "local", "abc", "cuda:0", "bfloat16", "nf4", 8192),
+    "0" * 64,
+    {"max_tokens": 9, "seed": 7, "stop": ["\n", "é"]},
+    finished_at=START + timedelta(seconds=2),
+    finish_reason="stop",
+    notebook="/home/ada/Hefte/eins, zwei.ipynb",
+    cell_id="c-1",
+    session="s-1",
+    user="ada",
+    reading=Reading(
+        Usage(
+            input_tokens=412,
+            output_tokens=118,
+            cached_input_tokens=100,
+            cache_write_input_tokens=0,
+            reasoning_tokens=11,
+            input_source="measured",
+            output_source="reported",
+        ),
+        Cost(Decimal("123.456789012345"), "measured", "exact", None, TINY, Decimal("0.000100"), "odd"),
+        *(0.1, 0.01, 1.5, 0.011, 0.012, 0.013, 91.5, 1.25, 2**40, 2),
+        spark_ms=(11.2, 11.3),
+    ),
+    rates=Rates(Decimal("0.15"), Decimal("0.60"), None, None, Decimal("2.5"), "%price", "v1"),
+    local_input_tokens=410,
+    energy_j=12.5,
+    replay_of="e" * 32,
+    tags=("a", "b,c"),
+    env={"torch": "2.13.0", "note": 'say "hi"'},
+)
+
+
+def run(run_id: str = "r", *, cost: str | None = None, status: Status = "ok", **fields: Any) -> RunRecord:
+    usage = Usage(input_tokens=10, output_tokens=4, input_source="measured", output_source="measured")
+    if status == "refused":
+        usage = Usage()
+    usd = None if cost is None else Decimal(cost)
+    timing = {"ttft_s": fields.pop("ttft_s", 0.2), "itl_mean_s": fields.pop("itl_mean_s", 0.01)}
+    reading = Reading(usage, Cost(usd, "measured" if cost else "unknown"), **timing)
+    model = EngineInfo(fields.pop("model", "smollm2"), "id", "local")
+    return RunRecord(run_id, fields.pop("at", START), status, model, "", {}, reading=reading, **fields)
+
+
+RUNS = [
+    run("a" * 8, cost="0.1", cell_id="c1", notebook="/n1", tags=("x",), user="ada"),
+    run("b" * 8, cost="0.2", cell_id="c1", notebook="/n1", tags=("x", "y"), user="ada", ttft_s=0.4),
+    run("c" * 8, cell_id="c2", notebook="/n1", model="other", ttft_s=None, itl_mean_s=None),
+    run("d" * 8, cost="0", cell_id="c1", notebook="/n2", status="cached", ttft_s=9.0, itl_mean_s=9.0),
+    run("e" * 8, cell_id=None, notebook=None, status="refused", at=START + timedelta(days=2)),
+]
+
+
+def test_a_count_agrees_with_its_noun() -> None:
+    assert [numbers.counted(n, "run") for n in (0, 1, 2, 1234)] == ["0 runs", "1 run", "2 runs", "1,234 runs"]
+
+
+def test_sums_leave_refusals_out_of_the_unpriced_and_cache_hits_out_of_latency() -> None:
+    total = add_up(RUNS)
+    assert (total.runs, total.cost_usd, total.unpriced_runs) == (5, Decimal("0.3"), 1)
+    assert (total.input_tokens, total.output_tokens) == (40, 16)
+    assert (total.ttft_s, total.itl_mean_s) == pytest.approx(((0.2 + 0.4 + 0.2) / 3, 0.01))
+    nothing = add_up([])
+    assert (nothing.runs, nothing.cost_usd, nothing.ttft_s) == (0, None, None)
+
+
+@given(st.lists(st.integers(0, 10**18), min_size=1, max_size=30))
+def test_sums_of_money_are_exact(picodollars: list[int]) -> None:
+    runs = [run(cost=f"{amount * TINY:f}") for amount in picodollars]
+    assert add_up(runs).cost_usd == Decimal(sum(picodollars)) * TINY
+
+
+BY = {
+    "cell": ["cell 1", "cell 2", "cell 3", "cell 4"],
+    "run": ["a" * 8, "b" * 8, "c" * 8, "d" * 8, "e" * 8],
+    "model": ["smollm2", "other"],
+    "notebook": ["/n1", "/n2", "—"],
+    "tag": ["x", "y", "—"],
+    "user": ["ada", "—"],
+    "status": ["ok", "cached", "refused"],
+}
+
+
+SURE = {"estimated_runs": 0, "at_least_runs": 0, "at_most_runs": 0, "cost_estimated": False, "cost_bound": "exact"}
+
+Known = tuple[str | None, Source, Bound]
+EXACT: Known = ("1", "reported", "exact")
+GUESSED: Known = ("1", "estimated", "exact")
+LEAST: Known = ("1", "reported", "at_least")
+MOST: Known = ("1", "reported", "at_most")
+NOTHING: Known = (None, "unknown", "exact")
+MARKS: list[tuple[list[Known], str]] = [
+    ([EXACT, EXACT], "$2.00"),
+    ([EXACT, GUESSED], "~$2.00"),
+    ([EXACT, LEAST], "≥$2.00"),
+    ([EXACT, NOTHING], "≥$1.00"),
+    ([EXACT, MOST], "≤$2.00"),
+    ([LEAST, MOST], "~$2.00"),
+    ([MOST, NOTHING], "~$1.00"),
+    ([GUESSED, LEAST], "~≥$2.00"),
+    ([GUESSED, MOST], "~≤$2.00"),
+    ([GUESSED, LEAST, MOST], "~$3.00"),
+    ([NOTHING, NOTHING], "—"),
+]
+
+
+def known(*costs: Known) -> list[RunRecord]:
+    """Whole runs that cost so much, each as surely as it says."""
+    made = []
+    for number, (usd, source, bound) in enumerate(costs):
+        record = run(str(number))
+        cost = Cost(None if usd is None else Decimal(usd), source, bound)
+        made.append(replace(record, reading=replace(record.reading, cost=cost)))
+    return made
+
+
+@pytest.mark.parametrize(("costs", "shown"), MARKS)
+def test_a_sum_is_as_sure_as_what_it_adds_up(ledger: Ledger, costs: list[Known], shown: str) -> None:
+    records = known(*costs)
+    made = table(filled(ledger, records), EVERYTHING, "model")
+    assert [row[4] for row in made.rows] == [shown, shown]
+    assert [row[4] for row in table(ledger, EVERYTHING, "run").rows[:-1]] == [
+        numbers.cost(record.reading.cost) for record in records
+    ], "a group of one run is marked as that run is"
+    exact = made.as_dicts()[-1]
+    mark = "~" * exact["cost_estimated"] + {"exact": "", "at_least": "≥", "at_most": "≤"}[exact["cost_bound"]]
+    assert mark == shown.partition("$")[0].replace("—", "≥")
+    doubtful = (exact["estimated_runs"], exact["at_least_runs"], exact["at_most_runs"])
+    assert doubtful == (costs.count(GUESSED), costs.count(LEAST), costs.count(MOST))
+
+
+def test_what_was_wasted_and_repriced_is_marked_too(ledger: Ledger) -> None:
+    least, guessed = (replace(record, status="interrupted") for record in known(LEAST, GUESSED))
+    filled(ledger, [least, replace(guessed, status="failed")])
+    assert [row[3] for row in waste(ledger, EVERYTHING).rows] == ["≥$1.00", "~$1.00", "~≥$2.00"]
+    assert waste_line(ledger, EVERYTHING).startswith("wasted ~≥$2.00: 1 interrupted (≥$1.00)")
+    book = PriceBook()
+    book.set("smollm2", Rates(Decimal(100_000), Decimal(0), cached=Decimal(1)))
+    (_, total) = (made := repriced(ledger, EVERYTHING, book)).rows
+    assert total == ("total", "2", "~≥$2.00", "≤$2.00", "~$0")
+    assert (made.as_dicts()[-1]["today_estimated"], made.as_dicts()[-1]["today_bound"]) == (False, "at_most")
+
+
+def filled(ledger: Ledger, records: list[RunRecord]) -> Ledger:
+    for record in records:
+        ledger.settle(record)
+    return ledger
+
+
+EVERYTHING = Selection()
+
+
+@pytest.mark.parametrize("by", [*BY, "day"])
+def test_each_grouping_has_its_lines_and_one_total(ledger: Ledger, by: str) -> None:
+    made = table(filled(ledger, RUNS), EVERYTHING, by)
+    assert made.columns == (by, "runs", "in", "out", "cost", "saved", "TTFT", "ms/token")
+    names = [row[0] for row in made.rows]
+    days = [record.started_at.astimezone().strftime("%Y-%m-%d") for record in (RUNS[0], RUNS[4])]
+    assert names == [*BY.get(by, days), "total"]
+    assert made.rows[-1][1:5] == ("5", "40", "16", "≥$0.3000")
+    assert made.note.startswith("1 of 5 runs without a price")
+    if by != "tag":  # a run with two tags is in both lines, and once in the total
+        assert sum(int(row[1]) for row in made.rows[:-1]) == 5
+    assert set(GROUPS) == {*BY, "day"}
+
+
+def test_an_unknown_group_is_refused_with_the_nearest(ledger: Ledger) -> None:
+    with pytest.raises(UsageError, match=r"cannot group by 'modell' \(did you mean model\?\); use one of cell, run"):
+        table(ledger, EVERYTHING, "modell")
+
+
+def test_a_table_lines_up_and_shows_unknown_as_unknown(ledger: Ledger) -> None:
+    assert len(repr(table(ledger, EVERYTHING, "cell")).splitlines()) == 2
+    text = repr(table(filled(ledger, [RUNS[0], RUNS[2]]), EVERYTHING, "model"))
+    assert text.splitlines() == [
+        "model    runs  in  out      cost  saved    TTFT  ms/token",
+        "smollm2     1  10    4   $0.1000      —  0.20 s      10.0",
+        "other       1  10    4         —      —       —         —",
+        "total       2  20    8  ≥$0.1000      —  0.20 s      10.0",
+        "1 of 2 runs without a price, not in the cost; set one with %price",
+    ]
+    left = Table(("name", "says"), (("a", "x"), ("bbb", "y")), figures=False)
+    assert repr(left) == "name  says\na     x\nbbb   y"
+    assert left.as_dicts() == [{"name": "a", "says": "x"}, {"name": "bbb", "says": "y"}]
+
+
+def test_a_table_in_a_notebook_escapes_what_it_shows() -> None:
+    made = Table(("<b>", "cost"), (("<script>alert(1)</script>", "$1"), ("&amp;", "$2")), note="<i> $3")
+    seen: list[str] = []
+    text: list[str] = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, _attrs: list[tuple[str, str | None]]) -> None:
+            seen.append(tag)
+
+        def handle_data(self, data: str) -> None:
+            text.append(data)
+
+    Reader().feed(made._repr_html_())
+    assert set(seen) == {"div", "table", "thead", "tbody", "tr", "th", "td", "p", "span"}
+    assert "".join(text) == "<b>cost<script>alert(1)</script>$1&amp;$2<i> $3"
+    assert text.count("$") == 3, "each dollar stands alone, so that two of them make no formula"
+
+
+def test_words_among_figures_stand_to_the_left_and_each_line_of_a_note_by_itself() -> None:
+    made = Table(("a", "b", "c"), (("1", "x", "2"), ("1", "long", "300")), note="one\ntwo <", words=("b",))
+    assert repr(made).splitlines() == ["a  b       c", "1  x       2", "1  long  300", "one", "two <"]
+    assert '<td style="text-align:left">x</td><td style="text-align:right">2</td>' in made._repr_html_()
+    assert "<p>one<br>two &lt;</p>" in made._repr_html_()
+
+
+def test_an_export_has_the_documented_fields_in_order() -> None:
+    row = export_row(FULL)
+    assert list(row) == FIELDS
+    assert row["started_at"] == "2026-11-24T09:15:02.120000Z"
+    assert row["finished_at"] == "2026-11-24T09:15:04.120000Z"
+    assert (row["cost_usd"], row["compute_cost_usd"], row["saved_usd"]) == (
+        "123.456789012345",
+        "0.000000000001",
+        "0.0001",
+    )
+    assert (row["cost_source"], row["cost_bound"]) == ("measured", "exact")
+    unsure = replace(FULL, reading=replace(FULL.reading, cost=Cost(Decimal(1), "estimated", "at_least")))
+    assert [export_row(unsure)[name] for name in ("cost_source", "cost_bound")] == ["estimated", "at_least"]
+    assert (row["seed"], row["tags"], row["gpu_peak_bytes"], row["attempts"]) == (7, ["a", "b,c"], 2**40, 2)
+    assert row["rates"]["input"] == "0.15"
+    assert row["rates"]["cached"] is None
+    bare = export_row(run("x"))
+    assert list(bare) == FIELDS
+    assert [bare[name] for name in ("cost_usd", "saved_usd", "finished_at", "seed", "energy_j")] == [None] * 5
+    local = replace(FULL, started_at=FULL.started_at.astimezone(tz=datetime.now().astimezone().tzinfo))
+    assert export_row(local)["started_at"] == row["started_at"]
+
+
+def test_jsonl_is_one_object_a_run_and_unknown_is_null() -> None:
+    lines = export_text([FULL, run("x")], "jsonl").splitlines()
+    assert [json.loads(line) for line in lines] == [export_row(FULL), export_row(run("x"))]
+    assert "eins, zwei" in lines[0]
+    assert "é" in lines[0], "text is kept as text"
+    assert export_text([], "jsonl") == ""
+
+
+def unflat(row: dict[str, Any]) -> dict[str, Any]:
+    nested = {"params", "rates", "tags", "env"}
+    return {name: json.loads(value) if name in nested else value for name, value in row.items()}
+
+
+def test_csv_round_trips() -> None:
+    rows = list(csv.DictReader(io.StringIO(export_text([FULL, run("x")], "csv"), newline="")))
+    assert len(rows) == 2
+    for row, record in zip(rows, (FULL, run("x")), strict=True):
+        flat = unflat(row)
+        for name, value in export_row(record).items():
+            kept = flat[name]
+            assert kept == (value if isinstance(value, dict | list) else "" if value is None else str(value)), name
+    assert list(csv.reader(io.StringIO(export_text([], "csv")))) == [FIELDS]
+
+
+def test_parquet_round_trips(tmp_path: Path) -> None:
+    path = tmp_path / "runs.parquet"
+    export_file([FULL, run("x")], path)
+    read = pyarrow.parquet.read_table(str(path)).to_pylist()
+    assert [unflat(row) for row in read] == [export_row(FULL), export_row(run("x"))]
+    export_file([], path)
+    assert pyarrow.parquet.read_table(str(path)).column_names == FIELDS
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_the_ledger_gives_back_is_exported_alike(ledger: Ledger, tmp_path: Path, form: str) -> None:
+    priced = replace(FULL, reading=replace(FULL.reading, cost=Cost(Decimal("0.0000521"), "measured", saved_usd=TINY)))
+    ledger.settle(priced)
+    path = tmp_path / f"out.{form}"
+    export_file(ledger.runs(Selection()), path)
+    if form == "parquet":
+        (row,) = pyarrow.parquet.read_table(str(path)).to_pylist()
+    elif form == "csv":
+        (row,) = csv.DictReader(path.open(encoding="utf-8", newline=""))
+    else:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    assert (row["cost_usd"], row["saved_usd"]) == ("0.0000521", "0.000000000001")
+    if form == "jsonl":
+        assert row == export_row(priced)
+
+
+def test_formats_and_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'jsonk' is unknown \(did you mean jsonl\?\); use jsonl, csv, parquet"):
+        export_file([], tmp_path / "out.jsonk")
+    with pytest.raises(UsageError, match=r"parquet cannot be printed; name a file, such as runs.parquet"):
+        export_text([], "parquet")
+    for form in FORMATS:
+        with pytest.raises(UsageError, match=r"cannot be written: .*No such file or directory"):
+            export_file([FULL], tmp_path / "none" / "out", form)
+        with pytest.raises(UsageError, match=r"cannot be written: .*directory"):
+            export_file([FULL], tmp_path, form)
+    export_file([FULL], tmp_path / "out.txt", "jsonl")
+    assert json.loads((tmp_path / "out.txt").read_text(encoding="utf-8")) == export_row(FULL)
+
+
+def test_an_export_that_fails_leaves_the_earlier_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    export_file([FULL], path)
+    before = path.read_bytes()
+
+    def failing() -> Any:
+        yield FULL
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UsageError, match="cannot be written: No space left"):
+        export_file(failing(), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_parquet_keeps_numbers_as_numbers(tmp_path: Path) -> None:
+    export_file([FULL], tmp_path / "runs.parquet")
+    schema = pyarrow.parquet.read_schema(str(tmp_path / "runs.parquet"))
+    kinds = {name: str(schema.field(name).type) for name in ("input_tokens", "ttft_s", "cost_usd", "tags", "seed")}
+    assert kinds == {
+        "input_tokens": "int64",
+        "ttft_s": "double",
+        "cost_usd": "string",
+        "tags": "string",
+        "seed": "int64",
+    }
+
+
+def test_a_data_frame_keeps_money_exact() -> None:
+    frame = dataframe([FULL, run("x")])
+    assert list(frame.columns) == FIELDS
+    assert frame["cost_usd"][0] == Decimal("123.456789012345")
+    assert frame["cost_usd"][1] is None
+    assert frame["started_at"][0].to_pydatetime() == START
+    assert frame["input_tokens"].sum() == 422
+    assert len(dataframe([])) == 0
+
+
+def test_waste_is_what_was_paid_for_and_gave_nothing_new(ledger: Ledger) -> None:
+    assert waste(ledger, EVERYTHING).note == "nothing was wasted"
+    assert waste_line(ledger, EVERYTHING) == ""
+    greedy: dict[str, Any] = {"temperature": 0.0, "max_tokens": 9}
+    records = [
+        *(replace(run(f"g{n}", cost="0.10"), params=greedy, prompt_sha256="p") for n in range(3)),
+        replace(run("other", cost="0.10"), params=greedy, prompt_sha256="q"),
+        *(replace(run(f"s{n}", cost="0.01"), params={"seed": 7}, prompt_sha256="p") for n in range(2)),
+        *(replace(run(f"r{n}", cost="5"), params={"temperature": 0.7}, prompt_sha256="p") for n in range(2)),
+        run("i", cost="0.3", status="interrupted"),
+        run("f", status="failed"),
+        run("c", cost="0", status="cached"),
+    ]
+    made = waste(filled(ledger, records), EVERYTHING)
+    assert made.rows == (
+        ("interrupted", "1", "14", "$0.3000"),
+        ("failed", "1", "14", "—"),
+        ("run again unchanged", "3", "42", "$0.2100"),
+        ("total", "5", "70", "≥$0.5100"),
+    )
+    assert made.note == "1 of these runs without a price, not in the cost"
+    assert made.as_dicts()[1:3] == [
+        {"wasted": "failed", "runs": 1, "tokens": 14, "cost_usd": None, "unpriced_runs": 1}
+        | {**SURE, "cost_bound": "at_least"},
+        {"wasted": "run again unchanged", "runs": 3, "tokens": 42, "cost_usd": "0.21", "unpriced_runs": 0} | SURE,
+    ]
+    assert waste_line(ledger, EVERYTHING) == (
+        "wasted ≥$0.5100: 1 interrupted ($0.3000), 1 failed (—), 3 run again unchanged ($0.2100)"
+    )
+
+
+def test_repricing_shows_the_difference_and_changes_nothing(ledger: Ledger) -> None:
+    filled(ledger, [run("a", cost="0.1"), run("b", cost="0.2"), run("c", cost="0.3", model="other")])
+    before = ledger.runs()
+    book = PriceBook()
+    book.set("smollm2", Rates(Decimal(10_000), Decimal(20_000)))  # 10 in and 4 out: $0.18 a run
+    made = repriced(ledger, EVERYTHING, book)
+    assert made.rows == (
+        ("smollm2", "2", "$0.3000", "$0.3600", "+$0.0600"),
+        ("other", "0", "—", "—", "—"),
+        ("total", "2", "$0.3000", "$0.3600", "+$0.0600"),
+    )
+    assert made.note.startswith("over the runs that have a price then and now; 1 run left out.")
+    assert made.as_dicts()[0] == {
+        "model": "smollm2",
+        "runs": 2,
+        "left_out_runs": 0,
+        "cost_usd": "0.3",
+        "cost_estimated": False,
+        "cost_bound": "exact",
+        "today_usd": "0.36",
+        "today_estimated": False,
+        "today_bound": "exact",
+        "difference_usd": "0.06",
+    }
+    assert made.as_dicts()[1]["difference_usd"] is None
+    assert ledger.runs() == before
+    with pytest.raises(UsageError, match="cannot group by 'modell'"):
+        repriced(ledger, Selection(notebook="none"), book, "modell")
+
+
+def test_a_run_without_a_price_then_makes_no_difference_now(ledger: Ledger) -> None:
+    filled(ledger, [run("a", cost="0.1"), run("b")])
+    book = PriceBook()
+    book.set("smollm2", Rates(Decimal(10_000), Decimal(20_000)))
+    assert repriced(ledger, EVERYTHING, book).rows[0] == ("smollm2", "1", "$0.1000", "$0.1800", "+$0.0800")
+    book.set("smollm2", Rates(Decimal(5_000), Decimal(0)))
+    assert repriced(ledger, EVERYTHING, book).rows[0][-1] == "−$0.0500"
+
+
+def test_a_price_is_looked_up_once_for_each_model(ledger: Ledger) -> None:
+    class Counting(PriceBook):
+        asked = 0
+
+        def rates(self, info: EngineInfo, at: datetime | None = None) -> Rates:
+            self.asked += 1
+            return super().rates(info, at)
+
+    book = Counting()
+    repriced(filled(ledger, [run(str(n), model="m" if n % 2 else "n") for n in range(9)]), EVERYTHING, book)
+    assert book.asked == 2
+
+
+def test_numbers_for_programs_are_exact(ledger: Ledger) -> None:
+    made = table(filled(ledger, [FULL, run("x")]), EVERYTHING, "model").as_dicts()
+    assert made[0] == {
+        "model": FULL.info.name,
+        "runs": 1,
+        "input_tokens": 412,
+        "output_tokens": 118,
+        "cost_usd": "123.456789012345",
+        "unpriced_runs": 0,
+        **SURE,
+        "saved_usd": "0.0001",
+        "saved_estimated": False,
+        "saved_bound": "exact",
+        "ttft_s": 0.1,
+        "itl_mean_s": pytest.approx(0.011),
+    }
+    assert (made[1]["cost_usd"], made[1]["unpriced_runs"], made[2]["runs"]) == (None, 1, 2)
+    json.dumps(made)
+
+
+def test_a_name_can_be_total_and_ids_can_begin_alike(ledger: Ledger) -> None:
+    filled(ledger, [run("abcdefghijkl1", model="total", cost="1"), run("abcdefghijkl2", cost="2")])
+    assert [row[:2] + row[4:5] for row in table(ledger, EVERYTHING, "model").rows] == [
+        ("total", "1", "$1.00"),
+        ("smollm2", "1", "$2.00"),
+        ("total", "2", "$3.00"),
+    ]
+    made = table(ledger, EVERYTHING, "run")
+    assert [row[:2] for row in made.rows] == [("abcdefghijkl", "1"), ("abcdefghijkl", "1"), ("total", "2")]
+    assert [row["run"] for row in made.as_dicts()] == ["abcdefghijkl1", "abcdefghijkl2", "total"]
+
+
+CELLS = [
+    run("1", cell_id="a", notebook="/n", cost="1"),
+    run("2", cell_id="b", notebook="/n", cost="2"),
+    run("3", cell_id="b", notebook="/n", cost="3", session="other kernel"),
+    run("4", cell_id="b", notebook="/n", cost="0", status="cached"),
+    run("5", cell_id="c", notebook="/n", status="failed"),
+    run("6", cell_id="b", notebook="/copy", cost="6"),
+    run("7", cell_id="d", notebook=None, session="s", cost="7"),
+    run("8", cell_id="d", notebook=None, session="t", cost="8"),
+]
+
+
+@pytest.mark.parametrize(
+    ("notebook", "cell", "expected"),
+    [
+        ("/n", None, "23"),  # c ran later but gave nothing; b's replay gave nothing new
+        ("/n", "1", "1"),
+        ("/n", "cell 2", "23"),
+        ("/n", "b", "23"),
+        ("/copy", "1", "6"),
+        (None, None, "8"),
+        (None, "5", "7"),
+    ],
+)
+def test_a_cell_is_found_by_number_by_id_and_as_the_latest(
+    ledger: Ledger, notebook: str | None, cell: str | None, expected: str
+) -> None:
+    filled(ledger, CELLS)
+    assert "".join(record.run_id for record in cell_runs(ledger, Selection(notebook=notebook), cell)) == expected
+
+
+def test_a_cell_that_is_none_is_told(ledger: Ledger) -> None:
+    with pytest.raises(UsageError, match="no whole run to project from; run a cell first"):
+        cell_runs(ledger, EVERYTHING)
+    with pytest.raises(UsageError, match="--cell '9' is no cell that ran here"):
+        cell_runs(filled(ledger, CELLS), EVERYTHING, "9")

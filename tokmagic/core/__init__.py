@@ -1,0 +1,1 @@
+"""What every room speaks of: prompts, streams, money, budgets, records; settings. It knows no room."""

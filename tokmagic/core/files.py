@@ -1,0 +1,39 @@
+"""Files: read with an error of ours, written completely or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from tokmagic.errors import UsageError
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Write a file, or leave an earlier one as it was. A link stays one, and so does who may read. Raises OSError.
+
+    A lone surrogate, which UTF-8 cannot write, becomes JSON's own escape.
+    """
+    data = text.encode("utf-8", "backslashreplace")
+    file = Path(os.path.realpath(path))
+    if file.exists() and not file.is_file():
+        file.write_bytes(data)  # such as /dev/null, and a folder is refused
+        return
+    part = file.with_name(f".{file.name[:100]}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        with suppress(FileNotFoundError):
+            part.chmod(stat.S_IMODE(file.stat().st_mode))
+        part.replace(file)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def read_file(path: str) -> bytes:
+    """A file's bytes. Raises UsageError."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}; give an .ipynb file") from error

@@ -1,0 +1,117 @@
+"""Rates, costs, and how sure a cost or a sum of costs is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal, localcontext
+from typing import Literal, NamedTuple
+
+from tokmagic.core.stream import Source
+
+Bound = Literal["exact", "at_least", "at_most"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Rates that replace the base ones for a whole run whose input has more than ``above_tokens`` tokens."""
+
+    above_tokens: int
+    input: Decimal
+    output: Decimal
+    cached: Decimal | None = None
+    cache_write: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Prices frozen into a run: USD per 1,000,000 tokens, USD per hour for the device.
+
+    ``source`` and ``version`` say where they came from. ``shadow`` are the rates of the hosted model named
+    ``shadow_model``, for what the same tokens would cost there.
+    """
+
+    input: Decimal | None = None
+    output: Decimal | None = None
+    cached: Decimal | None = None
+    cache_write: Decimal | None = None
+    device_hour: Decimal | None = None
+    source: str = "unknown"
+    version: str | None = None
+    tiers: tuple[Tier, ...] = ()
+    shadow_model: str | None = None
+    shadow: Rates | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a run costs, in USD. ``usd`` is the bill; the other figures stand beside it, never added.
+
+    Of a replay ``source`` and ``bound`` are those of ``saved_usd``: that it costs 0 is sure.
+    """
+
+    usd: Decimal | None = None
+    source: Source = "unknown"
+    bound: Bound = "exact"
+    token_usd: Decimal | None = None
+    compute_usd: Decimal | None = None
+    saved_usd: Decimal | None = None
+    anomaly: str | None = None
+    shadow_usd: Decimal | None = None
+
+
+class Precision(NamedTuple):
+    """Whether a sum of money is only an estimate, and what it bounds."""
+
+    estimated: bool = False
+    bound: Bound = "exact"
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """Of how many priced runs the cost, or what they saved, is estimated, or a bound; and what follows for the sum."""
+
+    estimated_runs: int = 0
+    at_least_runs: int = 0
+    at_most_runs: int = 0
+
+    @classmethod
+    def of(cls, cost: Cost) -> Uncertainty:
+        """How unsure one cost is; none about an unknown one, which is in no sum, nor about a replay's."""
+        return cls() if cost.usd is None or cost.saved_usd is not None else cls._of(cost)
+
+    @classmethod
+    def of_saved(cls, cost: Cost) -> Uncertainty:
+        """How unsure it is what a replay saved."""
+        return cls() if cost.saved_usd is None else cls._of(cost)
+
+    @classmethod
+    def _of(cls, cost: Cost) -> Uncertainty:
+        return cls(int(cost.source == "estimated"), int(cost.bound == "at_least"), int(cost.bound == "at_most"))
+
+    def __add__(self, other: Uncertainty) -> Uncertainty:
+        return Uncertainty(
+            self.estimated_runs + other.estimated_runs,
+            self.at_least_runs + other.at_least_runs,
+            self.at_most_runs + other.at_most_runs,
+        )
+
+    def precision(self, unpriced_runs: int) -> Precision:
+        """Whether a sum is only an estimate, and what it bounds (docs/metrics.md, "Sums").
+
+        What has no price is missing from the sum, so that the whole is at least it. Where some costs are lower bounds
+        and others upper ones, the sum may lie on either side of the whole: it is an estimate and bounds nothing.
+        """
+        lower, upper = unpriced_runs + self.at_least_runs > 0, self.at_most_runs > 0
+        bound: Bound = "exact" if lower == upper else "at_least" if lower else "at_most"
+        return Precision(self.estimated_runs > 0 or (lower and upper), bound)
+
+
+CERTAIN = Uncertainty()
+
+
+def _known_sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    if one is None or other is None:
+        return other if one is None else one
+    # As many digits as both need: sums of money are exact, however many runs there are.
+    with localcontext(prec=60):
+        return one + other

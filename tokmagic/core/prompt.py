@@ -1,0 +1,51 @@
+"""What is asked: messages and sampling, independent of any model's chat template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the answer is drawn. ``None`` leaves a value to the model's own generation config.
+
+    ``json_schema`` is a JSON schema, as JSON text, that the answer has to fit. With ``logprobs`` the answer comes with
+    each token's log probability.
+    """
+
+    max_tokens: int = 256
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    n: int = 1
+    json_schema: str | None = None
+    logprobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is asked, independent of any model's chat template.
+
+    With ``completion`` the single message's content is fed as it stands, without a chat template. ``stream`` False asks
+    a server for the whole answer at once.
+    """
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    completion: bool = False
+    stream: bool = True

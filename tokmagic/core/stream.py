@@ -1,0 +1,94 @@
+"""What an engine's stream is made of. Times ending in ``_ns`` are readings of ``time.perf_counter_ns``,
+comparable within one process only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Source = Literal["measured", "reported", "counted", "estimated", "unknown"]
+"""Where a count or a cost came from; see docs/metrics.md, "Provenance"."""
+FinishReason = Literal["stop", "length", "content_filter", "other", "interrupted", "error", "budget"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Token counts of a run. Cached, cache-write and reasoning tokens are subsets of the totals.
+
+    ``None`` is unknown, never zero.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    cache_write_input_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    input_source: Source = "unknown"
+    output_source: Source = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The engine took the request.
+
+    ``submitted_ns`` is t0, before tokenisation and queueing. ``prefill_ns`` is the start of the
+    prefill where the engine knows it, else ``None``; queue time is the difference.
+    """
+
+    submitted_ns: int
+    usage: Usage
+    prefill_ns: int | None = None
+
+
+class Logprob(NamedTuple):
+    """A token's text, as far as it has one of its own, and the natural logarithm of its probability."""
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A piece of the answer, stamped where it was produced.
+
+    With an ``id`` it is exactly one output token of choice ``choice`` and ``text`` is what became
+    certain with it: often empty, since a character may span several tokens. Without an ``id`` it is
+    a network piece that carries an unknown number of tokens; ``usage`` then says how the counts stand after it.
+    ``reasoning`` is text that is generated, but is not the answer's. ``logprobs`` are those of the tokens that it
+    carries, where they were asked for.
+    """
+
+    at_ns: int
+    text: str
+    id: int | None = None
+    choice: int = 0
+    reasoning: str = ""
+    usage: Usage | None = None
+    logprobs: tuple[Logprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The stream ended; nothing comes after it.
+
+    ``reasons`` holds one finish reason for each choice. ``tails`` holds, for each choice, text that
+    was held back until the end. ``device_s`` is the run's share of the device's busy time. ``error`` says why the
+    answer is not whole, or not there. ``cut``: a server may have gone on after the last thing that was heard of it, so
+    it may bill more than was counted. ``local_input_tokens`` is this process' own count of what a server counted, and
+    ``anomaly`` what is wrong with the server's.
+    """
+
+    at_ns: int
+    reasons: tuple[FinishReason, ...]
+    usage: Usage
+    tails: tuple[str, ...] = ()
+    device_s: float | None = None
+    peak_bytes: int | None = None
+    attempts: int = 1
+    error: str | None = None
+    cut: bool = False
+    anomaly: str | None = None
+    local_input_tokens: int | None = None
+
+
+Event = Started | Token | Finished

@@ -1,0 +1,123 @@
+"""An engine turns a prompt into a stream of events. Nothing downstream knows which one it listens to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from tokmagic.core.prompt import Prompt
+from tokmagic.core.record import EngineInfo
+from tokmagic.core.stream import Event, Source
+from tokmagic.errors import UsageError
+
+if TYPE_CHECKING:
+    from tokmagic.tokens.tokenizer import Tokenizer
+
+Progress = Callable[[str, float | None], None]
+"""Told what is being done and the share done (0 to 1), ``None`` where that is not known."""
+
+EngineState = Literal["unloaded", "loading", "ready", "failed"]
+
+
+class Stream(Protocol):
+    """An iterator of one run's events: ``Started``, any number of ``Token``, one ``Finished``.
+
+    ``close`` may be called from any thread and returns at once. It stops the generation within one
+    forward pass; what was generated before that can still be read, up to the ``Finished`` event, so
+    that an interrupted run is counted exactly. What the engine's libraries raise arrives from
+    ``__next__`` as a TokmagicError.
+    """
+
+    def __iter__(self) -> Stream: ...
+    def __next__(self) -> Event: ...
+    def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """What the pipeline needs of a model."""
+
+    @property
+    def info(self) -> EngineInfo: ...
+    @property
+    def state(self) -> EngineState: ...
+    def identity(self) -> EngineInfo | None:
+        """Return what its answers depend on, the same before and after loading; None where only loading can tell.
+
+        Unlike ``info`` it names the files themselves where they have no revision. Reads no weights and fetches
+        nothing. Raises ModelError, UsageError.
+        """
+        ...
+
+    def count(self, prompt: Prompt) -> int:
+        """Return the input tokens of ``prompt``, without loading weights. Raises PromptError, ModelError."""
+        ...
+
+    def estimate(self, prompt: Prompt) -> tuple[int, Source]:
+        """Return the input tokens, ``counted`` or, where they cannot be, ``estimated``.
+
+        Raises PromptError, ModelError.
+        """
+        ...
+
+    def load(self, progress: Progress) -> None:
+        """Make the engine ready; returns at once where it is. Raises ModelError."""
+        ...
+
+    def stream(self, prompt: Prompt) -> Stream:
+        """Submit ``prompt``. Raises PromptError and ModelError, here or from the stream."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds. It can be loaded again."""
+        ...
+
+
+@runtime_checkable
+class Tokenized(Protocol):
+    """An engine whose model's own tokenizer can be read on this machine."""
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the tokenizer, without loading weights. Raises ModelError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """How to get and run a model, as ``%model add`` takes it.
+
+    ``source`` is a Hugging Face id, a folder, ``scripted`` or ``scripted:FILE``; with ``api_base`` or
+    ``api_key_name`` it is the model's name at an OpenAI-compatible endpoint: ``server`` says what kind of server
+    that is, and ``tokenizer`` whose tokenizer (an id or a folder) counts for it on this machine.
+    """
+
+    source: str
+    revision: str | None = None
+    quant: Literal["nf4", "int8"] | None = None
+    dtype: str | None = None
+    device: str | None = None
+    compile: Literal["auto", "on", "off"] = "auto"
+    api_base: str | None = field(default=None, repr=False)
+    api_key_name: str | None = None
+    server: str | None = None
+    tokenizer: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+    @property
+    def kind(self) -> str:
+        """``local``, ``endpoint`` or ``scripted``."""
+        if self.api_base or self.api_key_name:
+            return "endpoint"
+        return "scripted" if re.match(r"scripted(:|$)", self.source) else "local"
+
+
+def parse_source(text: str) -> tuple[str, str | None]:
+    """Split ``ID@REVISION``. Folders keep their ``@``. Raises UsageError for an empty part."""
+    if text.startswith(("/", ".", "~", "scripted")):
+        return text, None
+    source, at, revision = text.partition("@")
+    if not source or (at and not revision):
+        raise UsageError(f"{text!r} is no model; give a Hugging Face id (ID or ID@REVISION) or a folder")
+    return source, revision or None

@@ -1,0 +1,173 @@
+"""The endpoint engine: any OpenAI-compatible server over HTTP, streamed, with the server's own counts.
+
+A thread of each run reads the network and stamps what arrives, so that neither rendering nor waiting for the notebook
+counts as latency; the run's own thread folds it into events.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from tokmagic.core.prompt import Prompt
+from tokmagic.core.record import EngineInfo
+from tokmagic.core.stream import Source
+from tokmagic.engines.base import EngineState, ModelSpec, Progress
+from tokmagic.engines.endpoint.counting import Counter, Tally
+from tokmagic.engines.endpoint.http import Connection, Target, target_of
+from tokmagic.engines.endpoint.reader import Limits, Request
+from tokmagic.engines.endpoint.servers import SERVERS, server_of
+from tokmagic.engines.endpoint.stream import EndpointStream
+from tokmagic.engines.endpoint.wire import path_of, request_of
+from tokmagic.errors import PromptError, UsageError, nearest
+from tokmagic.prices import provider_of
+
+if TYPE_CHECKING:
+    from tokmagic.core.config import TokMagic
+    from tokmagic.tokens.tokenizer import Tokenizer
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPENAI = "https://api.openai.com/v1"
+_KEPT_CONNECTIONS = 4
+
+
+class EndpointEngine:
+    """One model at one server."""
+
+    def __init__(self, name: str, spec: ModelSpec, settings: TokMagic) -> None:
+        """Nothing is connected yet. Raises UsageError for a base URL or a server's name that is none."""
+        self._name = name
+        self._spec = spec
+        self._settings = settings
+        self._target = target_of(spec.api_base or _OPENAI)
+        if spec.server is not None and spec.server not in SERVERS:
+            raise UsageError(
+                f"--server {spec.server!r} is unknown{nearest(spec.server, SERVERS)}; use one of {', '.join(SERVERS)}"
+            )
+        self._counter = Counter(name, spec, settings)
+        if spec.api_key_name is not None and not _NAME.fullmatch(spec.api_key_name):
+            # Not shown: it may well be the key itself.
+            raise UsageError(
+                "--api-key-name takes the name of an environment variable that holds the key, such as OPENAI_API_KEY, "
+                "not the key"
+            )
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._parents: list[Connection] = []
+
+    @cached_property
+    def _provider(self) -> str | None:
+        # Reading the price table takes half a second, and nobody sells from this very machine.
+        return None if self._target.loopback else provider_of(self._target.url)
+
+    @property
+    def _model(self) -> str:
+        # At a provider's own address its name before the model's is ours, as in openai/gpt-5-mini.
+        return self._spec.source.removeprefix(f"{self._provider}/") if self._provider else self._spec.source
+
+    @property
+    def info(self) -> EngineInfo:
+        return EngineInfo(
+            name=self._name,
+            model_id=self._model,
+            engine="endpoint",
+            tokenizer_sha256=self._counter.sha256,
+            provider=self._provider,
+            server=self._target.shown,
+        )
+
+    @property
+    def state(self) -> EngineState:
+        return "ready"
+
+    def identity(self) -> EngineInfo:
+        # The tokenizer of this machine does not change what a server answers.
+        return EngineInfo("", self._model, "endpoint", server=self._target.identity)
+
+    def count(self, prompt: Prompt) -> int:
+        return self._counter.count(prompt)
+
+    def tokenizer(self) -> Tokenizer:
+        return self._counter.tokenizer()
+
+    def estimate(self, prompt: Prompt) -> tuple[int, Source]:
+        return self._counter.input(prompt, load=True)
+
+    def load(self, progress: Progress) -> None:
+        progress("ready", 1.0)
+
+    def stream(self, prompt: Prompt) -> EndpointStream:
+        submitted_ns = time.perf_counter_ns()
+        server = server_of(self._spec.server, self._provider)
+        body = json.dumps(request_of(self._model, prompt, server), ensure_ascii=False)
+        try:
+            request = Request(path_of(prompt), body.encode(), self._key(), prompt.sampling.n, self.limits)
+        except UnicodeEncodeError:
+            raise PromptError(
+                "the prompt holds half of a character (a lone surrogate); mend where it was cut"
+            ) from None
+        tally = Tally(self._counter, prompt, prompt.sampling.max_tokens * prompt.sampling.n)
+        return EndpointStream(self, request, tally, submitted_ns, hidden_output=server.hidden_output)
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _key(self) -> str | None:
+        name = self._spec.api_key_name
+        if name is None:
+            return None
+        key = os.environ.get(name, "")
+        if not key.strip():
+            # A name in other letters than variables have may be a key that was given in its place.
+            name = name if name.isupper() else "the variable that --api-key-name names"
+            raise UsageError(
+                f"{name} is {'empty' if name in os.environ else 'not set'}; put the key for {self._name} there"
+            )
+        if not key.isascii() or not key.isprintable() or key != key.strip():
+            raise UsageError(
+                f"the key in {name} holds a line break, a blank or another character that no key has; set it anew"
+            )
+        return key
+
+    # What a stream asks of its engine
+
+    @property
+    def limits(self) -> Limits:
+        """How long to wait, and how often to ask. Raises UsageError for a setting that is none."""
+        given = self._settings
+        return Limits(given.connect_timeout_s, given.first_token_timeout_s, given.silence_timeout_s, given.attempts)
+
+    @property
+    def target(self) -> Target:
+        """The server."""
+        return self._target
+
+    def connection(self) -> Connection:
+        """Return a connection for one run. Raises AttemptError."""
+        if self._pid != os.getpid():
+            # A forked child shares its parent's sockets: it may neither use nor close them.
+            self._parents += self._idle
+            self._idle, self._lock, self._pid = [], threading.Lock(), os.getpid()
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        limits = self.limits
+        return Connection(self._target, limits.connect_s, max(limits.first_token_s, limits.silence_s))
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next run, if it is still good."""
+        with self._lock:
+            keep = connection.usable and len(self._idle) < _KEPT_CONNECTIONS
+            if keep:
+                self._idle.append(connection)
+        if not keep:
+            connection.close()

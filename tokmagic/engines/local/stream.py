@@ -1,0 +1,119 @@
+"""The local engine's events, and the stopping criterion that makes them at each step."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria
+
+from tokmagic.core.prompt import Sampling
+from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Token
+from tokmagic.engines.local.logprobs import LogprobTap
+from tokmagic.engines.local.stopping import StopFilter
+from tokmagic.errors import TokmagicError
+from tokmagic.tokens.tokenizer import Decoder
+
+
+class Cancelled(Exception):
+    """Raised inside generate() to leave it before the next forward pass."""
+
+
+class LocalStream:
+    """Events of one run, handed from the inference thread to whoever iterates."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Event | TokmagicError] = queue.SimpleQueue()
+        self._closed = threading.Event()
+        self._done = False
+
+    def __iter__(self) -> LocalStream:
+        return self
+
+    def __next__(self) -> Event:
+        if self._done:
+            raise StopIteration
+        item = self._events.get()
+        if isinstance(item, TokmagicError):
+            self._done = True
+            raise item
+        self._done = isinstance(item, Finished)
+        return item
+
+    def close(self) -> None:
+        self._closed.set()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed.is_set()
+
+    def raise_if_closed(self) -> None:
+        if self._closed.is_set():
+            raise Cancelled
+
+    def put(self, event: Event) -> None:
+        self._events.put(event)
+
+    def fail(self, error: TokmagicError) -> None:
+        self._events.put(error)
+
+
+class TokenTap(StoppingCriteria):  # type: ignore[misc]
+    """Sees the new ids of each step: stamps, decodes and hands them on, and says which rows are done."""
+
+    def __init__(
+        self,
+        stream: LocalStream,
+        eos: frozenset[int],
+        decoders: list[Decoder],
+        sampling: Sampling,
+        logprobs: LogprobTap | None = None,
+    ) -> None:
+        self._stream = stream
+        self._eos = eos
+        self._decoders = decoders
+        self._stops = [StopFilter(sampling.stop) for _ in decoders]
+        self._reasons: list[FinishReason | None] = [None] * len(decoders)
+        self._logprobs = logprobs
+        self._flags: Any = None
+        self.generated = 0
+
+    def __call__(self, input_ids: Any, *_scores: Any, **_options: Any) -> Any:
+        row = input_ids[:, -1].tolist()
+        # After tolist(): on CUDA a token's instant is when its id has reached the host.
+        now_ns = time.perf_counter_ns()
+        changed = self._flags is None
+        logprobs = None if self._logprobs is None else self._logprobs.of(row)
+        for choice, token_id in enumerate(row):
+            if self._reasons[choice] is None:
+                changed |= self._take(choice, token_id, now_ns, None if logprobs is None else logprobs[choice])
+        if self._stream.closed:
+            return torch.ones(len(row), dtype=torch.bool, device=input_ids.device)
+        if changed:
+            done = [reason is not None for reason in self._reasons]
+            self._flags = torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+        return self._flags
+
+    def _take(self, choice: int, token_id: int, now_ns: int, logprob: float | None) -> bool:
+        stop = self._stops[choice]
+        text = self._decoders[choice].push(token_id)
+        piece = stop.push(text)
+        self.generated += 1
+        logprobs = () if logprob is None else (Logprob(text, logprob),)
+        self._stream.put(Token(now_ns, piece, token_id, choice, logprobs=logprobs))
+        if token_id in self._eos or stop.stopped:
+            self._reasons[choice] = "stop"
+            return True
+        return False
+
+    def end(self, *, interrupted: bool) -> tuple[tuple[str, ...], tuple[FinishReason, ...]]:
+        """Return each choice's last text and finish reason."""
+        tails = []
+        for decoder, stop in zip(self._decoders, self._stops, strict=True):
+            rest = decoder.flush()
+            tails.append(stop.push(rest) + stop.flush())
+        unfinished: FinishReason = "interrupted" if interrupted else "length"
+        return tuple(tails), tuple(reason or unfinished for reason in self._reasons)

@@ -1,0 +1,57 @@
+"""What a prompt is made of, in tokens, for one or several models, before anything runs.
+
+A prompt becomes a ``Trace`` for each model (``readers``, ``pieces``): the tokens with the characters they stand for.
+From it come the parts of the prompt (``anatomy``, with ``origins`` telling variables from what is written in the cell),
+what could go (``findings``), and what is shown (``boundaries``, ``view``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokmagic.core.money import Rates
+from tokmagic.core.prompt import Prompt
+from tokmagic.errors import TokmagicError
+from tokmagic.explain.anatomy import parts
+from tokmagic.explain.findings import find
+from tokmagic.explain.origins import Origins, origins
+from tokmagic.explain.readers import Reader, reader_for
+from tokmagic.explain.view import Counted, TokenView
+from tokmagic.runs.session import Session
+
+__all__ = ["Counted", "TokenView", "look", "origins"]
+
+
+def look(
+    session: Session, prompt: Prompt, models: Sequence[str], *, origins: Origins | None = None, show: int = 500
+) -> TokenView:
+    """Count a prompt for each of ``models`` and take it apart; ``origins`` tell what in it came from variables.
+
+    A model that cannot count it is told of beside the others. Raises ModelError or PromptError where none of them can,
+    and UsageError for a name that is unknown.
+    """
+    names = list(dict.fromkeys(session.models.resolve(name) for name in models))
+    counted: list[tuple[Counted, Reader]] = []
+    refused: dict[str, TokmagicError] = {}
+    for name in names:
+        try:
+            reader = reader_for(session.models, name)
+            counted.append((_counted(session, name, reader, prompt, origins), reader))
+        except TokmagicError as error:
+            refused[name] = error
+    if not counted:
+        raise next(iter(refused.values()))
+    first, reader = counted[0]
+    found, together = find(first.trace, prompt, reader.count)
+    reasons = tuple((name, str(error)) for name, error in refused.items())
+    return TokenView(prompt, tuple(it for it, _ in counted), tuple(found), together, reasons, show)
+
+
+def _counted(session: Session, name: str, reader: Reader, prompt: Prompt, origins: Origins | None) -> Counted:
+    trace = reader.trace(prompt)
+    found = parts(trace, prompt.messages, origins, completion=prompt.completion)
+    return Counted(name, reader.label, trace, _rates(session, name), None if found is None else tuple(found))
+
+
+def _rates(session: Session, name: str) -> Rates:
+    return session.rates(session.info(name))

@@ -1,0 +1,6 @@
+"""The ledger: runs, budgets, remembered answers; one database of a person's, or of a team's."""
+
+from tokmagic.ledgers.outbox import Outbox
+from tokmagic.ledgers.store import Ledger
+
+__all__ = ["Ledger", "Outbox"]

@@ -1,0 +1,262 @@
+"""What differs between SQLite and PostgreSQL: connecting, transactions, liveness and what their errors mean."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from tokmagic.errors import LedgerError
+from tokmagic.ledgers.liveness import AdvisoryLocks, FileLocks, Liveness
+
+BUSY_S = 10.0
+"""How long to wait for other programs that write."""
+# Everything that is decided under one lock for all of a user's runs; the number is tokmagic's own.
+_ADMISSIONS = 0x746F6B6D
+
+
+Execute = Callable[[str, Any], object]
+"""Executes a driver's statement with its parameters."""
+
+
+class Backend(Protocol):
+    """One database."""
+
+    name: str
+    """What to call it in messages; never with a password."""
+    engine: sa.Engine
+    liveness: Liveness
+
+    def prepare(self) -> None:
+        """Make ready what only an own database may be given, before its first migration."""
+        ...
+
+    def quickly(self) -> AbstractContextManager[Execute]:
+        """A transaction that writes statements as the driver takes them, for what every run does."""
+        ...
+
+    def serialise(self, connection: sa.Connection, key: str) -> None:
+        """Let no other transaction that asks for ``key`` go on before this one has ended."""
+        ...
+
+    def explain(self, reason: str) -> str:
+        """What an error of the database's driver means, with its mend."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all connections."""
+        ...
+
+
+def open_backend(url: str) -> Backend:
+    """Return the backend for a SQLAlchemy URL; nothing is connected yet. Raises LedgerError."""
+    parsed = _parsed(url)
+    kind = parsed.get_backend_name()
+    if kind == "sqlite":
+        return SqliteBackend(parsed)
+    if kind == "postgresql":
+        return PostgresBackend(parsed)
+    raise LedgerError(f"{kind} ledgers are not supported; use a sqlite:/// or postgresql+psycopg:// URL")
+
+
+class SqliteBackend:
+    """A file in WAL mode, with one writer at a time."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self._path = _file_of(url)
+        self.name = str(self._path)
+        self.liveness: Liveness = FileLocks(self._path.with_name(self._path.name + ".live"))
+        self.engine = _create_engine(url, self.name, connect_args={"timeout": BUSY_S})
+        sa.event.listen(self.engine, "connect", _on_connect)
+        sa.event.listen(self.engine, "begin", _on_begin)
+        self._own = _OwnConnection(self.engine)
+        with mapped(self):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._path.exists():
+                # Prompts are private: the mode must be right before the first byte is written.
+                os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
+
+    def prepare(self) -> None:
+        # Only now: a file that turned out to be somebody else's keeps its journal as it was.
+        with closing(self.engine.raw_connection()) as raw:
+            raw.cursor().execute("PRAGMA journal_mode=WAL")
+
+    def quickly(self) -> AbstractContextManager[Execute]:
+        return self._own.writing()
+
+    def serialise(self, connection: sa.Connection, key: str) -> None:
+        """A transaction that writes has SQLite for itself already."""
+
+    def explain(self, reason: str) -> str:
+        if "readonly" in reason or "read-only" in reason:
+            return "is read-only; make it writable, or set TOKMAGIC_LEDGER to another file"
+        if "locked" in reason:
+            return f"is locked by another program ({BUSY_S:g} s waited); end that program, or set TOKMAGIC_LEDGER"
+        if "not a database" in reason or "malformed" in reason or "corrupt" in reason:
+            return (
+                f"is damaged ({reason}); move it away to start a new one, its runs may be saved with sqlite3 .recover"
+            )
+        if "unable to open" in reason:
+            return "cannot be opened; check its folder's permissions, or set TOKMAGIC_LEDGER to another file"
+        if "full" in reason:
+            return "cannot grow, the disk is full; free some space"
+        return f"cannot be used: {reason}; set TOKMAGIC_LEDGER to another file"
+
+    def close(self) -> None:
+        self._own.close()
+        self.engine.dispose()
+
+
+class _OwnConnection:
+    """A process' connection for what every run writes: asking SQLAlchemy's pool takes longer than SQLite's own work."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._connection: Any = None
+        self._parents: list[Any] = []
+
+    @contextmanager
+    def writing(self) -> Iterator[Execute]:
+        if self._pid != os.getpid():
+            # A forked child may not even close its parent's connection; and a lock may have been held at the fork.
+            self._parents.append(self._connection)
+            self._connection, self._lock, self._pid = None, threading.Lock(), os.getpid()
+        with self._lock:
+            if self._connection is None:
+                raw = self._engine.raw_connection()
+                raw.detach()
+                self._connection = raw.dbapi_connection
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection.execute
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()  # does nothing where SQLite has done so itself
+                raise
+
+    def close(self) -> None:
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+
+class PostgresBackend:
+    """A server, shared by a team."""
+
+    def __init__(self, url: sa.URL) -> None:
+        if url.get_driver_name() == "psycopg2" and "+" not in url.drivername:
+            url = url.set(drivername="postgresql+psycopg")
+        self.name = f"postgresql://{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
+        arguments = {
+            "connect_timeout": round(BUSY_S),
+            "application_name": "tokmagic",
+            "options": f"-c lock_timeout={round(BUSY_S * 1000)} -c timezone=UTC",
+        }
+        try:
+            # Asked before use: a server that was started anew must not cost a run its row.
+            self.engine = _create_engine(url, self.name, connect_args=arguments, pool_pre_ping=True)
+        except ModuleNotFoundError as error:
+            raise LedgerError(
+                f"a PostgreSQL ledger needs the package {error.name}; run: pip install 'tokmagic[postgres]'"
+            ) from error
+        self.liveness: Liveness = AdvisoryLocks(self.engine)
+
+    def prepare(self) -> None:
+        """A database has nothing to be made ready."""
+
+    @contextmanager
+    def quickly(self) -> Iterator[Execute]:
+        with self.engine.begin() as connection:
+            yield connection.exec_driver_sql
+
+    def serialise(self, connection: sa.Connection, key: str) -> None:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADMISSIONS, sa.func.hashtext(key))))
+
+    def explain(self, reason: str) -> str:
+        if "password authentication" in reason or "no password" in reason or "role" in reason:
+            return "refuses this user or password; mend TOKMAGIC_LEDGER"
+        if "lock timeout" in reason:
+            return f"is locked by another program ({BUSY_S:g} s waited); end that program"
+        if "read-only" in reason or "permission denied" in reason:
+            return "does not let this user write; ask its owner for the right to"
+        return f"cannot be used: {reason}; check that the server runs, or set TOKMAGIC_LEDGER"
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+@contextmanager
+def mapped(backend: Backend) -> Iterator[None]:
+    """Turn what the database's driver raises into LedgerError, in one line and without credentials."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise LedgerError(f"{backend.name} {backend.explain(_one_line(error.orig or error))}") from error
+    except sqlite3.Error as error:
+        raise LedgerError(f"{backend.name} {backend.explain(_one_line(error))}") from error
+    except OverflowError as error:
+        raise LedgerError(f"{backend.name} cannot hold this run: a count or a cost is beyond 64 bits") from error
+    except (SQLAlchemyError, OSError) as error:
+        raise LedgerError(f"{backend.name} {backend.explain(_one_line(error))}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _parsed(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except (ArgumentError, ValueError) as error:
+        # A password that stands in the URL must not be shown.
+        shown = re.sub(r"//[^/@]*@", "//…@", url)
+        why = f" ({error})" if isinstance(error, ValueError) and url else ""
+        raise LedgerError(
+            f"{shown!r} is no database URL{why}; give one such as sqlite:////home/me/ledger.sqlite"
+        ) from None
+
+
+def _file_of(url: sa.URL) -> Path:
+    name = url.database or ""
+    if not name or ":memory:" in name or "memory" in url.query.get("mode", ""):
+        raise LedgerError("the ledger must be a file; give a URL such as sqlite:////home/me/ledger.sqlite")
+    try:
+        return Path(name.removeprefix("file:")).expanduser()
+    except RuntimeError as error:
+        raise LedgerError(f"{name} cannot be found: {error}; set TOKMAGIC_LEDGER to another file") from None
+
+
+def _create_engine(url: sa.URL, name: str, **options: Any) -> sa.Engine:
+    try:
+        return sa.create_engine(url, **options)
+    except (ArgumentError, ValueError, ImportError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "psycopg":
+            raise
+        reason = str(error).splitlines()[0]
+        raise LedgerError(f"the ledger {name} cannot be used: {reason}; mend TOKMAGIC_LEDGER") from error
+
+
+def _on_connect(connection: Any, _record: Any) -> None:
+    # The driver must not open transactions of its own: _on_begin says which kind it is to be.
+    connection.isolation_level = None
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _on_begin(connection: sa.Connection) -> None:
+    # A deferred transaction that reads and then writes fails with "locked" at once, whatever the timeout.
+    reading = connection.get_execution_options().get("tokmagic_reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

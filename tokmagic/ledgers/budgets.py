@@ -1,0 +1,158 @@
+"""Budgets in the ledger: who may spend how much, and how it stands. Functions over a connection.
+
+What a budget has left is cap − spent − live holds. All three come from the runs themselves: an ended run's cost, and a
+running one's hold, so there is nothing that could disagree with them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+
+from tokmagic.core.budget import Budget, Standing
+from tokmagic.core.money import CERTAIN, Uncertainty
+from tokmagic.ledgers import summaries
+from tokmagic.ledgers.schema import LIVE, budgets, money, money_sum, runs, storable, utc_text
+from tokmagic.prices import from_picodollars, to_picodollars
+from tokmagic.prices.periods import start_of_day, start_of_month
+
+SESSION = "session:"
+"""Begins what stands for the notebook where its path is not known: the session is all that there is of it."""
+
+
+def read(connection: sa.Connection, user: str | None, notebook: str | None) -> list[Budget]:
+    """Return the budgets that hold for a user's run in a notebook."""
+    query = sa.select(budgets).where(_for_user(user), _for_notebook(notebook)).order_by(budgets.c.id)
+    return [from_row(row) for row in connection.execute(query).mappings()]
+
+
+def read_all(connection: sa.Connection) -> list[Budget]:
+    """Everybody's budgets."""
+    return [from_row(row) for row in connection.execute(sa.select(budgets).order_by(budgets.c.id)).mappings()]
+
+
+def write(connection: sa.Connection, budget: Budget) -> None:
+    """Set a budget in place of the one of the same scope, notebook and user."""
+    drop(connection, budget)
+    add(connection, budget)
+
+
+def add(connection: sa.Connection, budget: Budget) -> None:
+    """Set a budget where there is none of the same scope, notebook and user."""
+    row = {
+        "scope": budget.scope,
+        "notebook": None if budget.notebook is None else storable(budget.notebook),
+        "user": budget.user,
+        "cap_pico": None if budget.usd is None else to_picodollars(budget.usd),
+        "cap_tokens": budget.tokens,
+        "warn_at": budget.warn_at,
+        "strict": budget.strict,
+    }
+    connection.execute(budgets.insert(), row)
+
+
+def drop(connection: sa.Connection, budget: Budget) -> int:
+    """Remove the budget of the same scope, notebook and user; return how many there were."""
+    same = (budgets.c.scope == budget.scope, _same(budgets.c.user, budget.user))
+    notebook = None if budget.notebook is None else storable(budget.notebook)
+    return connection.execute(budgets.delete().where(*same, _same(budgets.c.notebook, notebook))).rowcount
+
+
+def standing(
+    connection: sa.Connection, budget: Budget, user: str | None, now: datetime, *, but: str | None = None
+) -> Standing:
+    """How a budget stands for a user's runs; ``but`` leaves one run's hold out."""
+    if budget.scope == "cell":
+        return Standing(budget)  # it bounds each run by itself
+    # What was replayed from the cache used no tokens.
+    metered = sa.func.coalesce(runs.c.input_tokens, 0) + sa.func.coalesce(runs.c.output_tokens, 0)
+    used = sa.case((runs.c.status != "cached", metered), else_=0)
+    unpriced = sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refused"), 1), else_=0)
+    # Answered from an index alone: a month may have very many runs, and every admission asks.
+    ended = sa.select(*money_sum(runs.c.cost_pico), sa.func.sum(used), sa.func.sum(unpriced)).where(
+        *_counted(budget, user, now)
+    )
+    spent_high, spent_low, spent_tokens, unpriced_runs = connection.execute(ended).one()
+    # All that run, and then whose they are: they are few, while a user's runs are many.
+    running = connection.execute(sa.select(*_HELD).where(LIVE, runs.c.owner.is_not(None))).all()
+    counted = [row for row in running if row.run_id != but and row.user == user and _in_period(row, budget, now)]
+    # One that has used more than its hold counts with what it has used.
+    pico = sum(max(row.hold_pico or 0, row.cost_pico or 0) for row in counted)
+    tokens = sum(max(row.hold_tokens or 0, (row.input_tokens or 0) + (row.output_tokens or 0)) for row in counted)
+    return Standing(
+        budget,
+        money(spent_high, spent_low) or Decimal(0),
+        from_picodollars(pico) or Decimal(0),
+        int(spent_tokens or 0),
+        tokens,
+        int(unpriced_runs or 0),
+    )
+
+
+def uncertainty(connection: sa.Connection, budget: Budget, user: str | None, now: datetime) -> Uncertainty:
+    """How sure is what :func:`standing` says was spent: apart from it, since no index answers this alone."""
+    if budget.scope == "cell" or budget.usd is None:
+        return CERTAIN
+    columns = [sa.func.sum(it) for it in summaries.doubts(runs)]
+    return summaries.uncertainty_of(connection.execute(sa.select(*columns).where(*_counted(budget, user, now))).one())
+
+
+_HELD = (
+    *(runs.c.run_id, runs.c.user, runs.c.notebook, runs.c.session, runs.c.started_at),
+    *(runs.c.cost_pico, runs.c.hold_pico, runs.c.hold_tokens, runs.c.input_tokens, runs.c.output_tokens),
+)
+
+
+def _in_period(row: Any, budget: Budget, now: datetime) -> bool:
+    if budget.scope == "notebook":
+        notebook = budget.notebook or ""
+        return bool(storable(notebook) == row.notebook or notebook == f"{SESSION}{row.session}")
+    return bool(row.started_at >= _start(budget, now))
+
+
+def _counted(budget: Budget, user: str | None, now: datetime) -> list[Any]:
+    return [_same(runs.c.user, user), *_period(budget, now), runs.c.status != "running"]
+
+
+def _period(budget: Budget, now: datetime) -> list[Any]:
+    if budget.scope == "notebook":
+        session = (budget.notebook or "").removeprefix(SESSION)
+        if session != budget.notebook:
+            return [runs.c.session == session]
+        return [runs.c.notebook == storable(session)]
+    return [runs.c.started_at >= _start(budget, now)]
+
+
+def _start(budget: Budget, now: datetime) -> str:
+    return utc_text(start_of_day(now) if budget.scope == "day" else start_of_month(now))
+
+
+def _for_user(user: str | None) -> Any:
+    return sa.or_(budgets.c.user.is_(None), _same(budgets.c.user, user))
+
+
+def _for_notebook(notebook: str | None) -> Any:
+    if notebook is None:
+        return budgets.c.notebook.is_(None)
+    return sa.or_(budgets.c.notebook.is_(None), budgets.c.notebook == storable(notebook))
+
+
+def _same(column: Any, value: str | None) -> Any:
+    return column.is_(None) if value is None else column == value
+
+
+def from_row(row: Any) -> Budget:
+    """A budget as its row says."""
+    cap = row["cap_pico"]
+    return Budget(
+        row["scope"],
+        None if cap is None else from_picodollars(cap),
+        row["cap_tokens"],
+        row["warn_at"],
+        bool(row["strict"]),
+        row["notebook"],
+        row["user"],
+    )

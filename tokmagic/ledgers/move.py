@@ -1,0 +1,113 @@
+"""One ledger's content copied into another, whatever databases they are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from tokmagic.core.budget import Budget
+from tokmagic.errors import LedgerError
+from tokmagic.ledgers import budgets as budget_rows
+from tokmagic.ledgers.schema import answers, runs, texts
+from tokmagic.ledgers.store import Ledger
+
+_AT_ONCE = 500
+# An answer can be long, and a portion is in memory.
+_ANSWERS_AT_ONCE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What was copied, what was there already, and what still runs and was left."""
+
+    runs: int = 0
+    texts: int = 0
+    present: int = 0
+    running: int = 0
+    answers: int = 0
+    """Remembered answers that were copied."""
+    budgets_left: int = 0
+    """Budgets that were not copied, because the target has other caps of the same scope, notebook and user."""
+
+
+def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _done: None) -> Moved:
+    """Copy runs, texts, remembered answers and budgets from ``source`` into ``target``; told how many runs are done.
+
+    Run again it copies only what is new; what is there is never replaced. Texts and answers are copied where the target
+    keeps them. Raises LedgerError.
+    """
+    if source.name == target.name:
+        raise LedgerError(f"{source.name} is the ledger in use already; name another one to copy into")
+    source.reap()
+    copied = present = kept = 0
+    for rows in _ended_runs(source):
+        ids = [row["run_id"] for row in rows]
+        written = _texts(source, ids) if target.store_text else []
+        with target.writing() as connection:
+            known = set(connection.execute(sa.select(runs.c.run_id).where(runs.c.run_id.in_(ids))).scalars())
+            new = [row for row in rows if row["run_id"] not in known]
+            new_texts = [row for row in written if row["run_id"] not in known]
+            if new:
+                connection.execute(runs.insert(), new)
+            if new_texts:
+                connection.execute(texts.insert(), new_texts)
+        copied, present, kept = copied + len(new), present + len(known), kept + len(new_texts)
+        told(copied + present)
+    remembered = _copy_answers(source, target) if target.store_text else 0
+    left = _copy_budgets(source, target)
+    with source.reading() as connection:
+        live = sa.select(sa.func.count()).select_from(runs).where(runs.c.status == "running")
+        running = int(connection.execute(live).scalar_one())
+    return Moved(copied, kept, present, running, remembered, left)
+
+
+def _ended_runs(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
+    """Ended runs in the order in which they began, in portions; none of them is the process' own concern any more."""
+    last = 0
+    while True:
+        query = sa.select(runs).where(runs.c.id > last, runs.c.status != "running").order_by(runs.c.id).limit(_AT_ONCE)
+        with ledger.reading() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        if not rows:
+            return
+        last = rows[-1]["id"]
+        for row in rows:
+            # The key is each database's own.
+            del row["id"]
+        yield rows
+
+
+def _texts(ledger: Ledger, ids: list[str]) -> list[dict[str, Any]]:
+    with ledger.reading() as connection:
+        return [dict(row) for row in connection.execute(sa.select(texts).where(texts.c.run_id.in_(ids))).mappings()]
+
+
+def _copy_answers(source: Ledger, target: Ledger) -> int:
+    copied, last = 0, ""
+    while True:
+        query = sa.select(answers).where(answers.c.key > last).order_by(answers.c.key).limit(_ANSWERS_AT_ONCE)
+        with source.reading() as connection:
+            rows = [dict(row) for row in connection.execute(query).mappings()]
+        if not rows:
+            return copied
+        last = rows[-1]["key"]
+        copied += target.take_answers(rows)
+
+
+def _copy_budgets(source: Ledger, target: Ledger) -> int:
+    """Copy budgets whose place is free, and return how many others differ: the target's caps may be a whole team's."""
+    with source.reading() as connection:
+        found = budget_rows.read_all(connection)
+    with target.writing() as connection:
+        there = {_place(budget): budget for budget in budget_rows.read_all(connection)}
+        for budget in found:
+            if _place(budget) not in there:
+                budget_rows.add(connection, budget)
+    return sum(there.get(_place(budget), budget) != budget for budget in found)
+
+
+def _place(budget: Budget) -> tuple[str | None, ...]:
+    return budget.scope, budget.notebook, budget.user

@@ -1,0 +1,198 @@
+"""Sums over many runs, computed where they are: only the sums leave the database. Functions over a connection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from tokmagic.core.money import Uncertainty
+from tokmagic.core.sums import Selection, Sum, Totals
+from tokmagic.ledgers.schema import money, money_sum, runs, storable, utc_text, utc_time
+from tokmagic.tokens.reconciliation import COMPARED, Compared
+
+Grouped = list[tuple[tuple[Any, ...], Sum]]
+"""Keys and their sums, in the order in which the groups first ran."""
+
+_LOOK_BACK = 20_000
+
+_KEYS: dict[str, tuple[Any, ...]] = {
+    "cell": (runs.c.notebook, runs.c.session, runs.c.cell_id),
+    "run": (runs.c.run_id,),
+    "model": (runs.c.model,),
+    "notebook": (runs.c.notebook,),
+    "tag": (runs.c.tags,),
+    "user": (runs.c.user,),
+    "status": (runs.c.status,),
+    "all": (),
+}
+_TTFT = sa.case((runs.c.status != "cached", runs.c.ttft_s))
+_STEPS = sa.case((sa.and_(runs.c.status != "cached", runs.c.itl_mean_s.is_not(None)), runs.c.output_tokens - 1))
+_UNPRICED = sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refused"), 1), else_=0)
+
+
+def doubts(of: Any) -> tuple[Any, ...]:
+    """Whether a run's cost is estimated, and which bound it is, as columns to add up for :func:`uncertainty_of`."""
+    # What has no price is in no sum, so that there is nothing to doubt; and that a replay costs 0 is sure.
+    return _doubts(of, sa.and_(of.c.cost_pico.is_not(None), of.c.saved_pico.is_(None)))
+
+
+def saved_doubts(of: Any) -> tuple[Any, ...]:
+    """The same of what a replay saved, which is what its source and its bound tell of."""
+    return _doubts(of, of.c.saved_pico.is_not(None))
+
+
+def _doubts(of: Any, which: Any) -> tuple[Any, ...]:
+    # Which runs are meant is asked last: few figures are doubtful.
+    found = (of.c.cost_source == "estimated", of.c.cost_bound == "at_least", of.c.cost_bound == "at_most")
+    return tuple(sa.case((sa.and_(it, which), 1), else_=0) for it in found)
+
+
+def uncertainty_of(row: Sequence[Any]) -> Uncertainty:
+    """What the sums of :func:`doubts` say."""
+    return Uncertainty(*(int(count or 0) for count in row))
+
+
+_COST = (
+    sa.func.count(),
+    *money_sum(runs.c.cost_pico),
+    sa.func.sum(_UNPRICED),
+    *(sa.func.sum(it) for it in doubts(runs)),
+)
+_SAVED = (
+    *money_sum(runs.c.saved_pico),
+    sa.func.sum(sa.case((sa.and_(runs.c.status == "cached", runs.c.saved_pico.is_(None)), 1), else_=0)),
+    *(sa.func.sum(it) for it in saved_doubts(runs)),
+)
+_SUMS = (
+    *_COST,
+    *_SAVED,
+    sa.func.sum(runs.c.input_tokens),
+    sa.func.sum(runs.c.output_tokens),
+    sa.func.sum(_TTFT),
+    sa.func.count(_TTFT),
+    sa.func.sum(runs.c.itl_mean_s * _STEPS),
+    sa.func.sum(_STEPS),
+)
+_OTHERS = len(_SUMS) - len(_COST) - len(_SAVED)
+
+
+def summarise(connection: sa.Connection, where: Selection, by: str) -> Grouped:
+    """Add ended runs up by one of ``cell run model notebook tag user status day all``.
+
+    The keys are the columns as they are kept (``tag``: all tags of a run, as JSON); for ``day`` it is the local date.
+    """
+    keys = _time_keys(connection, where) if by == "day" else _KEYS[by]
+    query = sa.select(*keys, *_SUMS).where(runs.c.status != "running", *conditions(where))
+    if keys:
+        query = query.group_by(*keys).order_by(sa.func.min(runs.c.id))
+    width = len(keys)
+    found = [(tuple(row[:width]), _sum(row[width:])) for row in connection.execute(query).all()]
+    return _by_day(found) if by == "day" else found
+
+
+def totals(connection: sa.Connection, where: Selection) -> Totals:
+    """The sums that the sidebar shows, over ended runs."""
+    columns = (sa.func.sum(runs.c.input_tokens), sa.func.sum(runs.c.output_tokens), *_COST)
+    query = sa.select(*columns).where(runs.c.status != "running", *conditions(where))
+    given, made, count, high, low, unpriced, *unsure = connection.execute(query).one()
+    return Totals(
+        money(high, low), int(given or 0), int(made or 0), int(count), int(unpriced or 0), uncertainty_of(unsure)
+    )
+
+
+def compared(connection: sa.Connection, model_id: str) -> list[Compared]:
+    """The newest runs of a model whose input a server reported and this machine counted.
+
+    Not more than so many runs are looked through, since the newest decide, and every run at an endpoint asks.
+    """
+    newest = connection.execute(sa.select(sa.func.max(runs.c.id))).scalar() or 0
+    query = (
+        sa.select(runs.c.started_at, runs.c.local_input_tokens, runs.c.input_tokens)
+        .where(
+            runs.c.id > newest - _LOOK_BACK,
+            runs.c.engine == "endpoint",
+            runs.c.model_id == storable(model_id),
+            runs.c.input_source == "reported",
+            runs.c.local_input_tokens.is_not(None),
+        )
+        .order_by(runs.c.id.desc())
+        .limit(COMPARED)
+    )
+    return [Compared(utc_time(at), local, reported) for at, local, reported in connection.execute(query).all()]
+
+
+def conditions(where: Selection) -> list[Any]:
+    """What selects runs, as conditions of a query."""
+    same = {
+        runs.c.notebook: None if where.notebook is None else storable(where.notebook),
+        runs.c.session: where.session,
+        runs.c.user: where.user,
+        runs.c.model: where.model,
+        runs.c.cell_id: where.cell_id,
+        runs.c.status: where.status,
+    }
+    found: list[Any] = [column == value for column, value in same.items() if value is not None]
+    if where.since is not None:
+        found.append(runs.c.started_at >= utc_text(where.since))
+    if where.until is not None:
+        found.append(runs.c.started_at < utc_text(where.until))
+    return found + [_has_tag(tag) for tag in where.tags]
+
+
+def _has_tag(tag: str) -> Any:
+    """Whether a run has the tag, asked of the JSON text so that it means the same in each database.
+
+    LIKE would not do: in SQLite it takes upper for lower case. Nor would a database's own JSON: PostgreSQL's refuses
+    what stands for half of a character.
+    """
+    # Backslashes and quotes within tags become what JSON never holds, so that each quote left begins or ends a tag.
+    kept: Any = runs.c.tags
+    wanted = storable(json.dumps(tag, ensure_ascii=False))[1:-1]
+    for escaped, instead in (("\\\\", "\1"), ('\\"', "\2")):
+        kept, wanted = sa.func.replace(kept, escaped, instead), wanted.replace(escaped, instead)
+    # ["a","b"] as ","a","b"]: so every tag follows the end of another one.
+    listed = sa.literal('",') + sa.func.substr(kept, 2)
+    return sa.func.replace(listed, f'","{wanted}"', "") != listed
+
+
+def _sum(row: Sequence[Any]) -> Sum:
+    count, cost_high, cost_low, unpriced, *unsure = row[: len(_COST)]
+    saved_high, saved_low, unpriced_hits, *unsure_savings = row[len(_COST) : -_OTHERS]
+    given, made, ttft, ttft_runs, itl, steps = row[-_OTHERS:]
+    return Sum(
+        runs=int(count),
+        cost_usd=money(cost_high, cost_low),
+        unpriced_runs=int(unpriced or 0),
+        uncertainty=uncertainty_of(unsure),
+        saved_usd=money(saved_high, saved_low),
+        unpriced_hits=int(unpriced_hits or 0),
+        saved_uncertainty=uncertainty_of(unsure_savings),
+        input_tokens=int(given or 0),
+        output_tokens=int(made or 0),
+        ttft_total_s=float(ttft or 0.0),
+        ttft_runs=int(ttft_runs),
+        itl_total_s=float(itl or 0.0),
+        itl_steps=int(steps or 0),
+    )
+
+
+def _time_keys(connection: sa.Connection, where: Selection) -> tuple[Any, ...]:
+    """The hour of a run in UTC; its minute where local midnights do not fall on full hours."""
+    ends = sa.select(sa.func.min(runs.c.started_at), sa.func.max(runs.c.started_at)).where(*conditions(where))
+    instants = [utc_time(text) for text in connection.execute(ends).one() if text is not None]
+    offsets = [instant.astimezone().utcoffset() or timedelta() for instant in instants]
+    whole_hours = all(offset.total_seconds() % 3600 == 0 for offset in offsets)
+    return (sa.func.substr(runs.c.started_at, 1, 13 if whole_hours else 16),)
+
+
+def _by_day(found: Grouped) -> Grouped:
+    days: dict[str, Sum] = {}
+    for (hour,), part in found:
+        text = f"{hour}:00:00.000000Z" if len(hour) == 13 else f"{hour}:00.000000Z"
+        day = f"{utc_time(text).astimezone():%Y-%m-%d}"
+        days[day] = days.get(day, Sum()) + part
+    return [((day,), total) for day, total in sorted(days.items())]

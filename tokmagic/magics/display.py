@@ -1,0 +1,190 @@
+"""Showing a run: streamed into the cell's output, or printed in a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import IPython.display
+
+from tokmagic.formatting.markdown import code_block, note, plain_text, safe_markdown
+from tokmagic.runs.generation import Generation
+from tokmagic.runs.live import row_wire
+
+_UPDATE_S = 0.15
+# Each update renders the whole answer again, so a long one is updated after it has grown by a share of itself.
+_GROWTH = 0.02
+
+Bundle = dict[str, str]
+
+# IPython's functions have no types.
+_display: Any = IPython.display.display
+_update_display: Any = IPython.display.update_display
+
+
+def bundle(generation: Generation) -> Bundle:
+    """A Generation as a mimebundle: safe Markdown (or plain text alone) with its footer."""
+    texts = [choice.text for choice in generation.choices] or [""]
+    plain = "\n\n".join(plain_text(text) for text in texts)
+    footer = generation.footer
+    shown = {"text/plain": f"{plain}\n\n{footer}"}
+    if generation.format == "text":
+        return shown
+    parts = [_formatted(text, generation.format) for text in texts]
+    if len(parts) > 1:
+        parts = [f"**{index} of {len(parts)}**\n\n{part}" for index, part in enumerate(parts, 1)]
+    return {"text/markdown": "\n\n".join([*parts, note(footer)]), **shown}
+
+
+def _formatted(text: str, form: str) -> str:
+    if form == "code":
+        return code_block(_unfenced(text))
+    if form == "json":
+        try:
+            return code_block(json.dumps(json.loads(_unfenced(text)), indent=2, ensure_ascii=False))
+        except ValueError:
+            return f"{code_block(text)}\n\n{note('this answer is no JSON')}"
+    return safe_markdown(text)
+
+
+def _unfenced(text: str) -> str:
+    """Text without the fence that models like to put around code."""
+    lines = text.strip().split("\n")
+    fenced = len(lines) > 1 and lines[0].startswith("```") and lines[-1].strip() == "```"
+    return "\n".join(lines[1:-1]) if fenced else text
+
+
+def metadata(generation: Generation, *, wanted: bool) -> dict[str, Any]:
+    """What a finished cell's output keeps: the numbers of its run."""
+    return {"tokmagic": row_wire(generation.record)} if wanted else {}
+
+
+def publish(data: Any, meta: dict[str, Any] | None = None, display_id: str | None = None) -> str:
+    """Display a mimebundle or a widget, or replace what was displayed under ``display_id``; return that id."""
+    is_bundle = isinstance(data, dict)
+    if display_id is not None:
+        _update_display(data, raw=is_bundle, metadata=meta or {}, display_id=display_id)
+        return display_id
+    return str(_display(data, raw=is_bundle, metadata=meta or {}, display_id=True).display_id)
+
+
+class NotebookView:
+    """One output that first tells of the model's loading, then grows with the answer, then is final."""
+
+    def __init__(self, *, form: str, stream: bool, widgets: bool, keep_metadata: bool) -> None:
+        self._form = form
+        self._stream = stream
+        self._keep_metadata = keep_metadata
+        self._widgets = widgets
+        self._bar: Any = None
+        self._id: str | None = None
+        self._text = ""
+        self._shown_length = 0
+        self._due = 0.0
+
+    def progress(self, doing: str, share: float | None) -> None:
+        """Show how far the model's loading is."""
+        if self._widgets and self._bar is None:
+            self._bar = _progress_bar()
+        if self._bar is not None:
+            self._bar.description = doing
+            self._bar.bar_style = "" if share is not None else "info"
+            self._bar.value = share or 0.0
+            if self._id is None:
+                self._id = publish(self._bar)
+            return
+        percent = "" if share is None else f" {share:.0%}"
+        self._show({"text/plain": f"loading: {doing}{percent}"})
+
+    def token(self, text: str) -> None:
+        """Add to the answer; the output follows six times a second at most."""
+        self._text += text
+        now = time.monotonic()
+        grown = len(self._text) - self._shown_length >= max(1.0, _GROWTH * len(self._text))
+        if self._stream and now >= self._due and grown:
+            shown = {"text/plain": plain_text(self._text)}
+            if self._form == "markdown":
+                shown["text/markdown"] = safe_markdown(self._text)
+            self._show(shown)
+            self._shown_length = len(self._text)
+            self._due = time.monotonic() + _UPDATE_S
+
+    def finish(self, generation: Generation) -> None:
+        """Show the final answer with its footer and write the numbers into the output's metadata."""
+        self._show(bundle(generation), metadata(generation, wanted=self._keep_metadata))
+
+    def clear(self) -> None:
+        """Empty the output: what it told of is over."""
+        if self._id is not None:
+            self._show({"text/plain": ""})
+
+    def _show(self, data: Bundle, meta: dict[str, Any] | None = None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        if self._id is None:
+            self._id = publish(data, meta)
+        else:
+            publish(data, meta, self._id)
+
+
+class TerminalView:
+    """Prints the answer as it comes."""
+
+    def __init__(self, *, stream: bool) -> None:
+        self._stream = stream
+        self._printed = False
+
+    def progress(self, doing: str, share: float | None) -> None:
+        """Tell on stderr what is being loaded."""
+        percent = "" if share is None else f" {share:.0%}"
+        sys.stderr.write("\r\033[K" + (f"loading: {doing}{percent}" if share != 1.0 else ""))
+        sys.stderr.flush()
+
+    def token(self, text: str) -> None:
+        """Print more of the answer."""
+        if self._stream:
+            self._printed = True
+            sys.stdout.write(plain_text(text))
+            sys.stdout.flush()
+
+    def finish(self, generation: Generation) -> None:
+        """Print what was not streamed, and the footer."""
+        rest = [choice.text for choice in generation.choices[1 if self._printed else 0 :]]
+        for text in rest:
+            sys.stdout.write(f"{chr(10) * 2 if self._printed else ''}{plain_text(text)}")
+            self._printed = True
+        sys.stdout.write(f"\n{generation.footer}\n")
+        sys.stdout.flush()
+
+    def clear(self) -> None:
+        """Nothing to take back."""
+
+
+class QuietView:
+    """Shows nothing."""
+
+    def progress(self, doing: str, share: float | None) -> None:
+        """Show nothing."""
+
+    def token(self, text: str) -> None:
+        """Show nothing."""
+
+    def finish(self, generation: Generation) -> None:
+        """Show nothing."""
+
+    def clear(self) -> None:
+        """Show nothing."""
+
+
+View = NotebookView | TerminalView | QuietView
+
+
+def _progress_bar() -> Any:
+    try:
+        from ipywidgets import FloatProgress
+    except ImportError:
+        return None
+    return FloatProgress(min=0.0, max=1.0, style={"description_width": "initial"}, layout={"width": "auto"})

@@ -1,0 +1,135 @@
+"""A verdict for people and for programs."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from tokmagic.formatting import numbers
+from tokmagic.notebooks.saved import Figures, PromptCell
+from tokmagic.notebooks.check.verdict import Growth, Pair, Verdict, percent
+from tokmagic.prices import plain
+from tokmagic.formatting.tables import Table
+
+
+def table(verdict: Verdict) -> Table:
+    """The cells that run prompts, a line each, and their sum; beside the earlier version where there is one."""
+    note = "; ".join(verdict.notes)
+    if verdict.against is None:
+        rows = [_one(cell) for cell in verdict.notebook.cells]
+        return Table(("cell", "model", "in", "out", "cost"), (*rows, _one_total(verdict)), note)
+    columns = ("cell", "tokens before", "tokens", "cost before", "cost", "change")
+    before, after = verdict.against.total, verdict.notebook.total
+    total = ("total", *_two(before, after), _percent(verdict.total_growth))
+    return Table(columns, (*(_pair(pair) for pair in verdict.pairs), total), note)
+
+
+def _one(cell: PromptCell) -> tuple[str, ...]:
+    figures = cell.figures or _UNKNOWN
+    return (
+        _label(cell),
+        ", ".join(cell.models) or numbers.UNKNOWN,
+        numbers.tokens(figures.input_tokens),
+        numbers.tokens(figures.output_tokens),
+        numbers.usd_marked(figures.cost_usd, figures.precision),
+    )
+
+
+def _one_total(verdict: Verdict) -> tuple[str, ...]:
+    it = verdict.notebook.total
+    counts = (numbers.tokens(it.input_tokens), numbers.tokens(it.output_tokens))
+    return ("total", "", *counts, numbers.usd_marked(it.cost_usd, it.precision))
+
+
+def _pair(pair: Pair) -> tuple[str, ...]:
+    before, after = pair.before, pair.after
+    shown = after or before
+    assert shown is not None
+    if after is None:
+        change = "gone"
+    elif before is None:
+        change = "new"
+    else:
+        change = _percent(pair.growth)
+    figures = [cell.figures if cell and cell.figures else _UNKNOWN for cell in (before, after)]
+    return (_label(shown), *_two(*figures), change)
+
+
+def _two(before: Figures, after: Figures) -> tuple[str, ...]:
+    return (
+        numbers.tokens(before.tokens),
+        numbers.tokens(after.tokens),
+        numbers.usd_marked(before.cost_usd, before.precision),
+        numbers.usd_marked(after.cost_usd, after.precision),
+    )
+
+
+def _percent(growth: Growth | None) -> str:
+    if growth is None:
+        return numbers.UNKNOWN
+    return percent(growth) + ("" if growth.of == "cost" else " tokens")
+
+
+def _label(cell: PromptCell) -> str:
+    return cell.name.removeprefix("cell ")
+
+
+_UNKNOWN = Figures(None, None, None)
+
+
+def as_dict(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as JSON: money as decimal strings, unknown as null."""
+    against = verdict.against
+    return {
+        "notebook": verdict.notebook.name,
+        "against": against.name if against else None,
+        "ok": verdict.ok,
+        "problems": list(verdict.problems),
+        "notes": list(verdict.notes),
+        "cells": [_pair_dict(pair) for pair in verdict.pairs],
+        "total": {
+            "before": _figures_dict(against.total) if against else None,
+            "after": _figures_dict(verdict.notebook.total),
+            "growth": _growth_dict(verdict.total_growth),
+        },
+    }
+
+
+def _pair_dict(pair: Pair) -> dict[str, Any]:
+    return {"before": _cell_dict(pair.before), "after": _cell_dict(pair.after), "growth": _growth_dict(pair.growth)}
+
+
+def _cell_dict(cell: PromptCell | None) -> dict[str, Any] | None:
+    if cell is None:
+        return None
+    return {
+        "cell": cell.number,
+        "id": cell.id,
+        "models": list(cell.models),
+        "cached": cell.cached,
+        "missing": cell.missing or None,
+        **_figures_dict(cell.figures or _UNKNOWN),
+    }
+
+
+def _figures_dict(figures: Figures) -> dict[str, Any]:
+    return {
+        "cost_usd": plain(figures.cost_usd),
+        "cost_estimated": figures.precision.estimated,
+        "cost_bound": figures.precision.bound,
+        "input_tokens": figures.input_tokens,
+        "output_tokens": figures.output_tokens,
+    }
+
+
+def _growth_dict(growth: Growth | None) -> dict[str, Any] | None:
+    if growth is None:
+        return None
+    value = growth.percent
+    return {"of": growth.of, "percent": None if value is None else _decimal(value)}
+
+
+def _decimal(value: Fraction) -> str:
+    """A percentage in twelve decimals at most; growth itself is compared exactly."""
+    return plain(Decimal(round(value * 10**12)).scaleb(-12)) or "0"

@@ -1,0 +1,153 @@
+"""Frozen runs beside those of now: what changed, and what could explain it. A pure fold; nothing is run here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tokmagic.formatting.markdown import plain_text
+from tokmagic.formatting.numbers import UNKNOWN, marked
+from tokmagic.prices import plain
+from tokmagic.notebooks import align
+from tokmagic.notebooks.reproduce.differences import CACHED, OF_COSTS, Difference, differences, meaning
+from tokmagic.notebooks.kept import Decoding, CellSnapshot, RunSnapshot
+
+Kind = Literal["text", "tokens", "cost", "finish", "runs"]
+"""What can change: the answer, its counts, its cost, why it ended, and whether a run is there at all."""
+State = Literal["same", "changed", "not compared", "new"]
+_AROUND = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Something of a run that is not as it was frozen. ``where`` is a text's first difference."""
+
+    kind: Kind
+    what: str
+    was: str
+    now: str
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A run then and now. ``run`` of ``runs``, from 1, where the cell has several; ``why`` says what it means."""
+
+    cell: str
+    run: int
+    runs: int
+    before: RunSnapshot | None
+    now: RunSnapshot | None
+    state: State
+    changes: tuple[Change, ...] = ()
+    reasons: tuple[Difference, ...] = ()
+    why: str = ""
+
+    @property
+    def drawn(self) -> Decoding | None:
+        """How it was drawn; where that is not known, how it is drawn now."""
+        return (self.before.drawn if self.before else None) or (self.now.drawn if self.now else None)
+
+    @property
+    def name(self) -> str:
+        """``cell 3 (a1b2), run 2 of 4``."""
+        return self.cell + (f", run {self.run} of {self.runs}" if self.runs > 1 else "")
+
+
+def compare(before: Sequence[CellSnapshot], now: Sequence[align.RanCell]) -> tuple[Comparison, ...]:
+    """Compare all runs, in the order of the notebook; see :func:`tokmagic.notebooks.align.align`."""
+    return tuple(it for pair in align.align(before, now) for it in _pair(pair))
+
+
+def _pair(pair: align.Pair) -> Iterator[Comparison]:
+    found = list(align.runs(pair))
+    for place, (before, now) in enumerate(found, 1):
+        state, changes, reasons, why = _compared(pair, before, now)
+        yield Comparison(pair.name, place, len(found), before, now, state, changes, reasons, why)
+
+
+_Compared = tuple[State, tuple[Change, ...], tuple[Difference, ...], str]
+
+
+def _compared(pair: align.Pair, before: RunSnapshot | None, now: RunSnapshot | None) -> _Compared:
+    if before is None:
+        return "new", (), (), "it was not there when the notebook was frozen"
+    if before.drawn == "sampled" or (before.drawn is None and now is not None and now.drawn == "sampled"):
+        return "not compared", (), (), "sampled without a seed"
+    if not before.ended_well:
+        return "not compared", (), (), f"it had not ended well then ({before.status})"
+    if now is None:
+        return _missing(pair, before)
+    if not now.ended_well:
+        change = Change("runs", "status", before.status, now.status)
+        # A run without an answer has no cached input, which explains nothing.
+        return "changed", (change,), tuple(it for it in differences(before, now) if it.what != CACHED), ""
+    changes = tuple(_changes(before, now))
+    if not changes:
+        return "same", (), (), ""
+    kinds = {change.kind for change in changes}
+    answer_changed = bool(kinds & {"text", "finish", "tokens"})
+    found = differences(before, now)
+    # What explains a cost explains no answer, and nothing else explains a cost whose counts are the same.
+    reasons = tuple(it for it in found if ("cost" in kinds if it.what in OF_COSTS else answer_changed))
+    return "changed", changes, reasons, meaning(before, now, reasons, answer_changed=answer_changed)
+
+
+def _missing(pair: align.Pair, before: RunSnapshot) -> _Compared:
+    if pair.cut_short:
+        return "not compared", (), (), "the notebook failed before it"
+    why = "the notebook no longer has this cell" if pair.now is None else "the cell did not run this prompt now"
+    return "changed", (Change("runs", "run", before.status, UNKNOWN),), (), why
+
+
+def _changes(before: RunSnapshot, now: RunSnapshot) -> Iterator[Change]:
+    if before.answer_sha256 is not None and before.answer_sha256 != now.answer_sha256:
+        yield Change("text", "text", _short(before.answer_sha256), _short(now.answer_sha256), _where(before, now))
+    for what in ("input_tokens", "output_tokens"):
+        one, other = getattr(before.usage, what), getattr(now.usage, what)
+        if one != other:
+            yield Change("tokens", what.replace("_", " "), _count(one), _count(other))
+    if before.usd != now.usd and not _is_a_measurement(before, now):
+        yield Change("cost", "cost", _usd(before), _usd(now))
+    if before.finish_reason != now.finish_reason:
+        yield Change("finish", "finish reason", before.finish_reason or UNKNOWN, now.finish_reason or UNKNOWN)
+
+
+def _is_a_measurement(before: RunSnapshot, now: RunSnapshot) -> bool:
+    """Whether both costs are those of a device's time, which no two runs share: they say nothing of the answer."""
+    return by_time(now) and (before.rates is None or by_time(before))
+
+
+def by_time(run: RunSnapshot) -> bool:
+    """Whether a run is paid by its device's time."""
+    return run.rates is not None and run.rates.input is None and run.rates.device_hour is not None
+
+
+def _where(before: RunSnapshot, now: RunSnapshot) -> str:
+    """The first place at which two answers differ, in words; empty where one of the texts is not at hand."""
+    if before.answer is None or now.answer is None or before.answer == now.answer:
+        return ""
+    pairs = enumerate(zip(before.answer, now.answer, strict=False))
+    shorter = min(len(before.answer), len(now.answer))
+    at = next((place for place, (one, other) in pairs if one != other), shorter)
+    return f"from character {at + 1} on: {_around(before.answer, at)} → {_around(now.answer, at)}"
+
+
+def _around(text: str, at: int) -> str:
+    start, end = max(0, at - _AROUND), at + _AROUND
+    cut = " ".join(plain_text(text[start:end]).split())
+    return f"“{'…' if start else ''}{cut}{'…' if end < len(text) else ''}”"
+
+
+def _short(digest: str | None) -> str:
+    return UNKNOWN if digest is None else digest[:12]
+
+
+def _count(count: int | None) -> str:
+    return UNKNOWN if count is None else f"{count:,}"
+
+
+def _usd(run: RunSnapshot) -> str:
+    # In full: two amounts that differ must not look the same.
+    return UNKNOWN if run.usd is None else marked(f"${plain(run.usd)}", run.uncertainty.precision(0))

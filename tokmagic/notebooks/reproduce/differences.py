@@ -1,0 +1,140 @@
+"""What differs between two runs that could explain that their answers do, and what that means. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tokmagic.formatting.numbers import UNKNOWN
+from tokmagic.prices import rates_dict
+from tokmagic.notebooks.kept import RunSnapshot
+
+PROMPT, RATES, CACHED = "the prompt", "the rates", "input tokens that the server had cached"
+OF_COSTS = (RATES, CACHED)
+"""What explains a cost, and no answer."""
+_DIGEST_SHOWN = 12
+_INFO = {
+    "model_id": "the model",
+    "revision": "its revision",
+    "engine": "the engine",
+    "provider": "the provider",
+    "server": "the server",
+    "tokenizer_sha256": "its tokenizer",
+    "quant": "its quantisation",
+    "dtype": "its dtype",
+    "device": "the device",
+    "device_name": "the device's model",
+}
+_DIGESTS = ("revision", "tokenizer_sha256")
+_LARGE = ("json_schema",)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that is not as it was. ``was`` and ``now`` are for the reader; ``—`` is unknown or not given."""
+
+    what: str
+    was: str
+    now: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.was} → {self.now}"
+
+
+def differences(before: RunSnapshot, now: RunSnapshot) -> tuple[Difference, ...]:
+    """All that differs, what explains most first: the prompt, the options, the model, the rates, the machine.
+
+    What was not kept of the earlier run is not compared.
+    """
+    return tuple(_differences(before, now))
+
+
+def _differences(before: RunSnapshot, now: RunSnapshot) -> Iterator[Difference]:
+    if before.prompt_sha256 is not None and before.prompt_sha256 != now.prompt_sha256:
+        yield Difference(PROMPT, before.prompt_sha256[:_DIGEST_SHOWN], (now.prompt_sha256 or UNKNOWN)[:_DIGEST_SHOWN])
+    if before.prompt_sha256 is not None:
+        yield from _of(before.params, now.params, {name: name for name in _names(before.params, now.params)})
+        yield from _of(_info(before), _info(now), _INFO)
+    # A run that was refused or failed may have none, which explains nothing.
+    known = before.rates is not None or before.prompt_sha256 is not None
+    if known and before.rates != now.rates and (now.rates is not None or now.ended_well):
+        yield Difference(RATES, _rates(before), _rates(now))
+    cached = [run.usage.cached_input_tokens for run in (before, now)]
+    if before.rates is not None and cached[0] != cached[1]:
+        yield Difference(CACHED, _shown(cached[0]), _shown(cached[1]))
+    if before.env:
+        yield from _of(before.env, now.env, {name: name for name in _names(before.env, now.env)})
+
+
+def _names(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys((*one, *other)))
+
+
+def _info(run: RunSnapshot) -> dict[str, Any]:
+    return {name: getattr(run.info, name) for name in _INFO}
+
+
+def _of(before: Mapping[str, Any], now: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Difference]:
+    for name, told in names.items():
+        one, other = before.get(name), now.get(name)
+        if one != other:
+            yield Difference(told, *_both(name, one, other))
+
+
+def _both(name: str, one: Any, other: Any) -> tuple[str, str]:
+    """Both values, short where that still tells them apart."""
+    was, then = _shown(one), _shown(other)
+    if name in _LARGE:
+        return ("another one", then if other is None else "the one of now") if one is not None else (was, "given")
+    short = was[:_DIGEST_SHOWN], then[:_DIGEST_SHOWN]
+    return short if name in _DIGESTS and short[0] != short[1] else (was, then)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return UNKNOWN
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _rates(run: RunSnapshot) -> str:
+    """Rates in one breath: ``input 0.15, output 0.6 (set)``."""
+    if run.rates is None:
+        return UNKNOWN
+    body = rates_dict(run.rates)
+    source = " ".join(str(body[name]) for name in ("source", "version") if name in body)
+    amounts = ", ".join(f"{name} {body[name]}" for name in body if name not in ("source", "version", "tiers", "shadow"))
+    tiers = f", {len(body['tiers'])} tiers" if "tiers" in body else ""
+    return f"{amounts or UNKNOWN}{tiers} ({source})"
+
+
+def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...], *, answer_changed: bool) -> str:
+    """What follows from the differences for a run that changed, in one sentence; empty where they speak for themselves.
+
+    A change of the cost alone is explained by the rates and the counts.
+    """
+    if any(it.what == PROMPT for it in found):
+        return "the prompt itself changed: everything else follows from it"
+    if not answer_changed:
+        return ""
+    if now.info.engine == "endpoint":
+        return (
+            "a server makes no promise: behind the same name the model, its version or what shares its batch may "
+            "have changed"
+        )
+    if before.drawn == "seeded" and _draws_anew(before, now):
+        return "a seed draws the same only with the same torch and kind of device, so this was to be expected"
+    if before.prompt_sha256 is None:
+        return "more is not kept in the notebook's outputs; %tokmagic freeze keeps what could explain it"
+    if not found:
+        return (
+            "nothing that is recorded differs: a variable that only the notebook knows may, or the order in which a "
+            "kernel adds, which the number of threads, the machine's load and the processor decide"
+        )
+    return ""
+
+
+def _draws_anew(before: RunSnapshot, now: RunSnapshot) -> bool:
+    kinds = [(run.info.device or "").partition(":")[0] for run in (before, now)]
+    return kinds[0] != kinds[1] or before.env.get("torch") != now.env.get("torch")

@@ -1,0 +1,122 @@
+"""Budgets as values: read from what a person typed, and told in a sentence. Nothing here asks a ledger."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+
+from tokmagic.core.budget import Budget, Hold, Standing
+from tokmagic.errors import BudgetError
+from tokmagic.formatting import numbers
+
+_HIGHEST_USD = Decimal(1_000_000)
+
+
+def usd(text: str | Decimal | int, *, what: str) -> Decimal:
+    """Parse a cap in USD: ``5``, ``$0.25``, ``5 USD``. Raises BudgetError for what is no amount above 0."""
+    given = str(text).strip()
+    plain = re.sub(r"^\$|\s*USD$|^USD\s*", "", given, flags=re.IGNORECASE).strip()
+    if re.search(r"[^\W\d_]{2,}$|[€£¥₹]", plain) and plain.lower() not in (
+        "nan",
+        "inf",
+        "infinity",
+        "-inf",
+        "-infinity",
+    ):
+        raise BudgetError(f"{what} is {given!r}; budgets are in USD, give a number such as 0.50")
+    try:
+        amount = Decimal(plain)
+    except InvalidOperation:
+        raise BudgetError(f"{what} is {given!r}; give a number in USD, such as 0.50") from None
+    if not amount.is_finite() or not 0 < amount <= _HIGHEST_USD:
+        raise BudgetError(f"{what} is {given}; give a number above 0 and up to {_HIGHEST_USD:,} USD")
+    if amount != amount.quantize(Decimal("1E-12")):
+        raise BudgetError(f"{what} is {given}; that is finer than a picodollar")
+    return amount
+
+
+def tokens(value: int, *, what: str) -> int:
+    """Check a cap in tokens. Raises BudgetError."""
+    if not 0 < value < 2**62:
+        raise BudgetError(f"{what} is {value}; give a whole number above 0")
+    return value
+
+
+def of_run(cap: Decimal | str | int) -> Budget:
+    """The budget of one run alone, as ``--budget`` gives it. Raises BudgetError."""
+    return Budget("cell", usd(cap, what="--budget"), origin="--budget")
+
+
+def of_day(setting: str, user: str | None) -> Budget:
+    """The budget that TOKMAGIC_BUDGET_DAY sets. Raises BudgetError."""
+    return Budget("day", usd(setting, what="TOKMAGIC_BUDGET_DAY"), user=user, origin="TOKMAGIC_BUDGET_DAY")
+
+
+def of_reproduction(cap: str, notebook: str) -> Budget:
+    """The budget that ``tokmagic reproduce --budget`` sets. Raises BudgetError."""
+    return Budget("notebook", usd(cap, what="--budget"), notebook=notebook, origin="tokmagic reproduce --budget")
+
+
+def refusal(standings: Sequence[Standing], hold: Hold) -> str | None:
+    """Why a run with this hold does not fit, in one line with the numbers; None if it fits everywhere."""
+    for it in standings:
+        reason = _usd_refusal(it, hold) or _token_refusal(it, hold)
+        if reason is not None:
+            return reason
+    return None
+
+
+def _usd_refusal(it: Standing, hold: Hold) -> str | None:
+    budget, left = it.budget, it.available_usd
+    if left is None:
+        return None
+    if hold.usd is None:
+        if budget.strict:
+            return (
+                f"the price of this run is unknown and {title(budget)} of {numbers.usd(budget.usd)} is strict; "
+                "set a price with %price"
+            )
+        return f"{title(budget)} of {numbers.usd(budget.usd)} is used up; raise it with %budget" if left <= 0 else None
+    if hold.usd <= left:
+        return None
+    about = "about " if hold.estimated else ""
+    if budget.scope == "cell":
+        return (
+            f"this run may cost up to {about}{numbers.usd(hold.usd)}, more than {title(budget)} of "
+            f"{numbers.usd(budget.usd)}; lower --max-tokens or raise the budget"
+        )
+    return (
+        f"this run may cost up to {about}{numbers.usd(hold.usd)}, {title(budget)} of {numbers.usd(budget.usd)} has "
+        f"{numbers.usd_marked(max(left, Decimal(0)), it.available_precision)} left "
+        f"({numbers.usd_marked(it.spent_usd, it.precision)} spent, {numbers.usd(it.held_usd)} held by running ones); "
+        "lower --max-tokens or raise the budget"
+    )
+
+
+def _token_refusal(it: Standing, hold: Hold) -> str | None:
+    left = it.available_tokens
+    # A cell's tokens are no cap: above them a person is asked.
+    if left is None or it.budget.scope == "cell" or hold.tokens <= left:
+        return None
+    return (
+        f"this run may use up to {numbers.counted(hold.tokens, 'token')}, {title(it.budget)} of {it.budget.tokens:,} "
+        f"has {max(left, 0):,} left; lower --max-tokens or raise the budget"
+    )
+
+
+def title(budget: Budget) -> str:
+    """What to call a budget in a sentence."""
+    if budget.scope == "cell":
+        return budget.origin if budget.origin == "--budget" else "the cell's budget"
+    return f"the {budget.scope}'s budget"
+
+
+def near(it: Standing) -> str:
+    """How far a budget is used, in a sentence."""
+    budget, used = it.budget, []
+    if budget.usd is not None:
+        used.append(f"{numbers.usd(it.spent_usd + it.held_usd)} of {numbers.usd(budget.usd)}")
+    if budget.tokens is not None:
+        used.append(f"{it.spent_tokens + it.held_tokens:,} of {numbers.counted(budget.tokens, 'token')}")
+    return f"the {budget.scope}'s budget is {it.share:.0%} used: {', '.join(used)}"

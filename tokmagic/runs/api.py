@@ -1,0 +1,149 @@
+"""The public functions: the magics are a thin skin over the same session."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from tokmagic.core.prompt import Message, Prompt, Role, Sampling
+from tokmagic.errors import UsageError, nearest
+from tokmagic.prompts.template import build, json_schema
+from tokmagic.runs.generation import Generation
+from tokmagic.runs.session import Session
+
+if TYPE_CHECKING:
+    from tokmagic.ledgers import Ledger
+
+_session: Session | None = None
+
+
+def session() -> Session:
+    """Return this process's session, made at the first call."""
+    global _session
+    if _session is None:
+        _session = Session()
+        atexit.register(_session.close)
+    return _session
+
+
+def generate(
+    prompt: str | Sequence[Mapping[str, str] | Message] | Prompt,
+    model: str | None = None,
+    *,
+    system: str | None = None,
+    completion: bool = False,
+    stream: bool = True,
+    tags: Iterable[str] = (),
+    budget: str | Decimal | None = None,
+    yes: bool = False,
+    cache: bool | None = None,
+    refresh: bool = False,
+    **sampling: Any,
+) -> Generation:
+    """Run a prompt, metered and recorded, and return its Generation.
+
+    ``prompt`` is a text, a list of ``{"role": …, "content": …}`` messages, or a Prompt; nothing in it
+    is a template. ``sampling`` takes Sampling's fields: ``max_tokens``, ``temperature``, ``top_p``,
+    ``top_k``, ``min_p``, ``repetition_penalty``, ``stop``, ``seed``, ``n``, ``json_schema`` (a dict or JSON text).
+    ``stream`` False asks a server for the whole answer at once.
+    ``budget`` is the most that the run may cost, in USD; ``yes`` lets a prompt pass that is longer than the
+    cell's budget lets pass unasked.
+    An identical run is replayed from the cache, where temperature 0 or a seed makes it repeatable: ``cache=True`` asks
+    for that in any case, ``cache=False`` keeps the run out of it, and ``refresh`` generates and renews what is cached.
+
+    Raises PromptError, UsageError, BudgetError, ModelError, and GenerationInterrupted after an interrupt; whatever
+    is raised, the run's row is settled first.
+    """
+    labels = _texts("tags", tags)
+    if system is not None and not isinstance(system, str):
+        raise UsageError(f"system is {system!r}; give a text")
+    if not isinstance(prompt, Prompt):
+        prompt = build(messages(prompt), _sampling(sampling), system=system, completion=completion)
+        prompt = replace(prompt, stream=bool(stream))
+    elif sampling or system is not None or completion:
+        raise UsageError("a Prompt brings its own sampling and system message; give a text to set them here")
+    elif not isinstance(prompt.messages, tuple) or any(not _is_message(message) for message in prompt.messages):
+        raise UsageError(f"{prompt.messages!r} are no messages; give a tuple of Message(role, text)")
+    if cache not in (None, True, False) or refresh not in (True, False):
+        raise UsageError(f"cache is {cache!r} and refresh {refresh!r}; give True or False")
+    if cache is False and refresh:
+        raise UsageError("cache=False keeps the run out of the cache, refresh renews what is in it; give one of them")
+    confirm = (lambda _question: True) if yes else None
+    generation = session().generate(
+        prompt, _model(model), tags=labels, budget=budget, confirm=confirm, cache=cache, refresh=refresh
+    )
+    return generation.raise_for_status()
+
+
+def generate_many(prompts: Iterable[Any], model: str | None = None, **options: Any) -> list[Generation]:
+    """Run several prompts one after another; see :func:`generate`."""
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+        raise UsageError(f"{prompts!r} are no prompts; give a list of them")
+    return [generate(prompt, model, **options) for prompt in prompts]
+
+
+def count(text: str | Sequence[Mapping[str, str] | Message], model: str | None = None) -> int:
+    """Return the input tokens of a plain text, or of a chat with the model's template, without loading weights.
+
+    Raises PromptError and ModelError.
+    """
+    prompt = Prompt(tuple(messages(text)), completion=isinstance(text, str))
+    return session().models.engine(_model(model)).count(prompt)
+
+
+def ledger() -> Ledger:
+    """Return this process's ledger. Raises LedgerError."""
+    return session().ledger()
+
+
+def messages(prompt: str | Sequence[Mapping[str, str] | Message]) -> list[Message]:
+    """Turn a text or a chat into messages. Raises UsageError for anything else."""
+    if isinstance(prompt, str):
+        return [Message("user", prompt)]
+    if not isinstance(prompt, Iterable) or isinstance(prompt, Mapping):
+        raise UsageError(f"{prompt!r} is no prompt; give a text, or a list of messages")
+    return [_message(message) for message in prompt]
+
+
+def _message(given: Mapping[str, str] | Message) -> Message:
+    if isinstance(given, Mapping):
+        given = Message(cast(Role, given.get("role")), cast(str, given.get("content")))
+    if not _is_message(given):
+        raise UsageError(f"{given!r} is no message; give {{'role': 'user', 'content': 'text'}}")
+    return given
+
+
+def _is_message(given: object) -> bool:
+    known = get_args(Role)
+    return isinstance(given, Message) and given.role in known and isinstance(given.content, str)
+
+
+def _model(given: str | None) -> str | None:
+    if given is not None and not isinstance(given, str):
+        raise UsageError(f"model is {given!r}; give its name, a Hugging Face id or a folder")
+    return given
+
+
+def _texts(what: str, given: Iterable[str]) -> tuple[str, ...]:
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise UsageError(f"{what} is {given!r}; give a list of texts")
+    texts = tuple(given)
+    if any(not isinstance(text, str) for text in texts):
+        raise UsageError(f"{what} is {list(texts)!r}; give a list of texts")
+    return texts
+
+
+def _sampling(given: dict[str, Any]) -> Sampling:
+    known = Sampling.__dataclass_fields__
+    for name in given:
+        if name not in known:
+            raise UsageError(f"unknown option {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+    stop = given.get("stop", ())
+    # Anything that is no list is kept as it is, for check_sampling to name.
+    texts = tuple(stop) if isinstance(stop, list | tuple | set) else (stop,)
+    schema = given.get("json_schema")
+    schemas = {} if schema is None else {"json_schema": json_schema(schema)}
+    return Sampling(**{**given, "stop": texts, **schemas})

@@ -1,0 +1,242 @@
+"""The answer cache: an identical run is replayed from the ledger, byte for byte, instead of being generated again.
+
+What is identical is said by :func:`key`. A replay is a run of its own, with its own row: it costs nothing, and says
+what it saved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from tokmagic.core.prompt import Prompt, Sampling
+from tokmagic.core.record import INFO_IN_ENV, EngineInfo, Reading, RunRecord
+from tokmagic.core.stream import Logprob, Usage
+from tokmagic.core.sums import CacheStatus
+from tokmagic.errors import GenerationInterrupted, LedgerError, TokmagicError
+from tokmagic.prices import bill, replay
+from tokmagic.runs.generation import Choice, Generation, answers_sha256
+
+if TYPE_CHECKING:
+    from tokmagic.core.config import TokMagic
+    from tokmagic.engines.base import Engine
+    from tokmagic.ledgers import Ledger
+
+_VERSION = 2
+"""Of the key and of what is kept: raised with each change, so that older answers are not found."""
+_WHOLE = frozenset({"stop", "length"})
+_KEPT_INFO = ("model_id", "engine", "revision", "device", "dtype", "quant", *INFO_IN_ENV)
+
+
+def key(identity: EngineInfo, prompt: Prompt) -> str:
+    """Return the hex digest of all that an answer depends on.
+
+    ``identity`` is the engine's own. The device counts by its kind, and the session's name for a model does not count.
+    """
+    question = {
+        "version": _VERSION,
+        "model_id": identity.model_id,
+        "revision": identity.revision,
+        "quant": identity.quant,
+        "dtype": identity.dtype,
+        "device": (identity.device or "").partition(":")[0],
+        "engine": identity.engine,
+        "endpoint": identity.server,
+        "tokenizer": identity.tokenizer_sha256,
+        "messages": [[message.role, message.content] for message in prompt.messages],
+        "completion": prompt.completion,
+        "sampling": _canonical(prompt.sampling),
+    }
+    text = json.dumps(question, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _canonical(sampling: Sampling) -> dict[str, Any]:
+    """Sampling options, the same whichever way a number or a set of stop strings was written."""
+    floats = ("temperature", "top_p", "min_p", "repetition_penalty")
+    given = asdict(sampling) | {"stop": sorted(set(sampling.stop))}
+    # Added to 0.0 a negative zero becomes the other one.
+    return given | {name: float(given[name]) + 0.0 for name in floats if given[name] is not None}
+
+
+def repeatable(sampling: Sampling) -> bool:
+    """Whether the same prompt gets the same answer: greedily, or with a seed."""
+    return sampling.temperature == 0 or sampling.seed is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is kept of a run that ended well: enough to show it again and to say what it would cost."""
+
+    run_id: str
+    info: EngineInfo
+    usage: Usage
+    device_s: float | None
+    choices: tuple[Choice, ...]
+
+
+def answer_of(generation: Generation) -> Answer | None:
+    """What to keep of a run; None where it did not end well."""
+    whole = all(choice.finish_reason in _WHOLE for choice in generation.choices)
+    if generation.status != "ok" or not generation.choices or not whole:
+        return None
+    record = generation.record
+    return Answer(record.run_id, record.info, record.reading.usage, record.reading.device_s, generation.choices)
+
+
+def dump(key: str, answer: Answer) -> str:
+    """An answer as text that any database takes, with a digest that also binds it to its key."""
+    body = {
+        "info": {name: getattr(answer.info, name) for name in _KEPT_INFO},
+        "usage": asdict(answer.usage),
+        "device_s": answer.device_s,
+        "choices": [[it.text, it.tokens, it.finish_reason, it.logprobs] for it in answer.choices],
+    }
+    # A lone surrogate, which no database takes, is written out as JSON's own escape.
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace").decode()
+    return f"{_digest(key, text)} {text}"
+
+
+def parse(key: str, run_id: str, kept: str) -> Answer | None:
+    """The inverse of :func:`dump`; None for anything that is not whole."""
+    # A file's column may hold anything, whatever its type is called.
+    digest, _, text = kept.partition(" ") if isinstance(kept, str) else ("", "", "")
+    if digest != _digest(key, text):
+        return None
+    body = json.loads(text)
+    choices = tuple(
+        Choice(text, tuple(tokens), reason, tuple(Logprob(*it) for it in logprobs))
+        for text, tokens, reason, logprobs in body["choices"]
+    )
+    return Answer(run_id, EngineInfo(name="", **body["info"]), Usage(**body["usage"]), body["device_s"], choices)
+
+
+def _digest(key: str, text: str) -> str:
+    return hashlib.sha256(f"{key}\n{text}".encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def replayed(record: RunRecord, answer: Answer) -> RunRecord:
+    """The row of a run whose answer comes from the cache: it costs nothing, takes no time, and says what it saved."""
+    cost = replay(bill(answer.usage, answer.device_s, record.rates))
+    return replace(
+        record,
+        status="cached",
+        finished_at=datetime.now(UTC),
+        finish_reason=answer.choices[0].finish_reason,
+        reading=Reading(answer.usage, cost),
+        replay_of=answer.run_id,
+        env=record.env | {"answer_sha256": answers_sha256(choice.text for choice in answer.choices)},
+    )
+
+
+class Cache:
+    """The answers in a session's ledger. Where that cannot be used nothing is found, and nothing breaks."""
+
+    def __init__(self, settings: TokMagic, ledger: Callable[[], Ledger]) -> None:
+        self._settings = settings
+        self._ledger = ledger
+
+    @property
+    def on(self) -> bool:
+        """Whether answers are looked up and kept: not where texts are not."""
+        return self._settings.cache and self._settings.store_text
+
+    def place(self, engine: Engine, prompt: Prompt, wanted: bool | None, *, refresh: bool) -> Place:
+        """The place of one run's answer. ``wanted`` None: where the same prompt gets the same answer.
+
+        With ``refresh`` it is not read, only renewed. Raises UsageError.
+        """
+        asked = wanted if wanted is not None else refresh or repeatable(prompt.sampling)
+        used = self.on and asked
+        # Asked for here, so that a limit that is none is told before anything is generated.
+        limit_bytes = self._settings.cache_bytes if used else 0
+        return Place(self, engine, prompt, limit_bytes if used else None, read=not refresh)
+
+    def find(self, key: str) -> Answer | None:
+        """Return the answer kept under ``key``; a damaged one is removed."""
+        with suppress(LedgerError):
+            found = self._ledger().answer(key)
+            if found is None:
+                return None
+            answer = parse(key, *found)
+            if answer is None:
+                self._ledger().drop_answer(key)
+            return answer
+        return None
+
+    def keep(self, key: str, answer: Answer, limit_bytes: int) -> None:
+        """Keep an answer, if it fits."""
+        kept = dump(key, answer)
+        # A text in which two halves of a character stand apart would come back joined.
+        if parse(key, answer.run_id, kept) == replace(answer, info=_kept(answer.info)):
+            with suppress(LedgerError):
+                self._ledger().keep_answer(key, answer.run_id, kept, limit_bytes)
+
+    def touch(self, key: str) -> None:
+        """Note that an answer was used."""
+        with suppress(LedgerError):
+            self._ledger().use_answer(key)
+
+    def clear(self) -> int:
+        """Remove all answers and return how many there were. Raises LedgerError."""
+        return self._ledger().clear_answers()
+
+    def status(self) -> CacheStatus:
+        """What is kept, and what it was good for. Raises LedgerError."""
+        return self._ledger().cache_status()
+
+
+def _kept(info: EngineInfo) -> EngineInfo:
+    return EngineInfo(name="", **{name: getattr(info, name) for name in _KEPT_INFO})
+
+
+class Place:
+    """Where one run's answer is kept, or will be."""
+
+    def __init__(self, cache: Cache, engine: Engine, prompt: Prompt, limit_bytes: int | None, *, read: bool) -> None:
+        """``limit_bytes`` None: the run has nothing to do with the cache."""
+        self._cache = cache
+        self._engine = engine
+        self._prompt = prompt
+        self._limit_bytes = limit_bytes
+        self._unread = read and limit_bytes is not None
+        self._found = ""
+
+    def find(self) -> Answer | None:
+        """Return the answer, if there is one. Until the model is known by its files this may be asked again."""
+        if not self._unread:
+            return None
+        try:
+            key = self._key()
+        except KeyboardInterrupt:
+            raise GenerationInterrupted("looking into the cache was interrupted; nothing was generated") from None
+        if key is None:
+            return None
+        self._unread, self._found = False, key
+        return self._cache.find(key)
+
+    def keep(self, generation: Generation) -> None:
+        """Keep what a run gave, if it ended well and belongs into the cache."""
+        answer = answer_of(generation)
+        if self._limit_bytes is None or answer is None:
+            return
+        # Asked anew: files without a revision may have changed between the look and the loading.
+        key = self._key()
+        if key is not None:
+            self._cache.keep(key, answer, self._limit_bytes)
+
+    def touch(self) -> None:
+        """Note that the answer that was found was used."""
+        self._cache.touch(self._found)
+
+    def _key(self) -> str | None:
+        # What is wrong with a model is told when it is loaded.
+        with suppress(TokmagicError):
+            identity = self._engine.identity()
+            return None if identity is None else key(identity, self._prompt)
+        return None

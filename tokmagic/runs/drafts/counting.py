@@ -1,0 +1,112 @@
+"""How each model's prompts are counted, found out in the background: reading a tokenizer takes seconds.
+
+Only what is on this machine is read. A draft fetches nothing and loads no weights.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tokmagic.core.prompt import Message, Prompt
+from tokmagic.engines.base import Engine, ModelSpec, Tokenized, parse_source
+from tokmagic.engines.local.store import locate
+from tokmagic.engines.registry import Models
+from tokmagic.errors import ModelError
+
+if TYPE_CHECKING:
+    from tokmagic.core.config import TokMagic
+    from tokmagic.tokens.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class CountMethod:
+    """By the model's tokenizer, else by its engine's own estimate, else by length, for the ``reason`` given."""
+
+    tokenizer: Tokenizer | None = None
+    engine: Engine | None = None
+    reason: str | None = None
+
+
+class CountMethods:
+    """The ways of a session's models. For any thread."""
+
+    def __init__(self, models: Models, settings: TokMagic, turn: Callable[[], AbstractContextManager[object]]) -> None:
+        """``turn`` gives what is entered while something is imported."""
+        self._models = models
+        self._settings = settings
+        self._turn = turn
+        # By name; a model that was added anew, or that was loaded since, is looked at again.
+        self._found: dict[str, tuple[ModelSpec, bool, CountMethod]] = {}
+        self._waiting: dict[str, list[Callable[[], None]]] = {}
+        self._lock = threading.RLock()
+
+    def find(self, name: str, spec: ModelSpec) -> CountMethod | None:
+        """Return how a registered model counts, None where that is not known yet."""
+        known_spec, was_ready, way = self._found.get(name, (None, False, None))
+        return way if known_spec == spec and was_ready == self._is_ready(name) else None
+
+    def seek(self, name: str, spec: ModelSpec, then: Callable[[], None]) -> None:
+        """Find it out in the background and call ``then`` in the caller's context, on another thread or at once."""
+        there = contextvars.copy_context()
+        with self._lock:
+            if self.find(name, spec) is not None:
+                there.run(then)
+            elif name in self._waiting:
+                self._waiting[name].append(lambda: there.run(then))
+            else:
+                self._waiting[name] = [lambda: there.run(then)]
+                threading.Thread(
+                    target=self._seek, args=(name, spec), name=f"tokmagic-draft-{name}", daemon=True
+                ).start()
+
+    def _seek(self, name: str, spec: ModelSpec) -> None:
+        ready = self._is_ready(name)
+        try:
+            with nullcontext() if self._is_read(name) else self._turn():
+                way = self._way(name, spec)
+        except Exception as error:
+            # Whatever is wrong with the model's files: the run will tell, and a draft only has no count of it.
+            way = CountMethod(
+                reason=str(error) if isinstance(error, ModelError) else f"{type(error).__name__}: {error}"
+            )
+        with self._lock:
+            self._found[name] = (spec, ready, way)
+            waiting = self._waiting.pop(name)
+        for then in waiting:
+            then()
+
+    def _way(self, name: str, spec: ModelSpec) -> CountMethod:
+        named = spec if spec.kind == "local" else _named_tokenizer(spec)
+        if named is not None and locate(named, self._settings) is None:
+            return CountMethod(reason=f"the tokenizer of {name} is not on this machine yet; the first run fetches it")
+        engine = self._models.engine(name)
+        if not isinstance(engine, Tokenized):
+            return CountMethod(engine=engine)
+        try:
+            return CountMethod(engine.tokenizer())
+        except ModelError:
+            if named is not None:
+                raise
+        # Whatever the engine itself needs for its estimate is read now rather than at the first keystroke.
+        _, source = engine.estimate(Prompt((Message("user", "?"),)))
+        reason = f"the chat format of {name} is not public, or no tokenizer of it is on this machine"
+        return CountMethod(engine=engine, reason=reason if source == "estimated" else None)
+
+    def _is_read(self, name: str) -> bool:
+        """Whether the engine has its tokenizer, so that nothing is left to import."""
+        return name in self._models.opened() and self._models.engine(name).info.tokenizer_sha256 is not None
+
+    def _is_ready(self, name: str) -> bool:
+        return name in self._models.opened() and self._models.engine(name).state == "ready"
+
+
+def _named_tokenizer(spec: ModelSpec) -> ModelSpec | None:
+    if spec.tokenizer is None:
+        return None
+    source, revision = parse_source(spec.tokenizer)
+    return ModelSpec(source, revision=revision)

@@ -1,0 +1,56 @@
+"""What each row says of where it ran: versions that could explain a number."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+from tokmagic.core.version import __version__
+from tokmagic.engines import gpu
+
+PACKAGES = ("torch", "transformers", "tokenizers", "bitsandbytes", "llguidance")
+"""Packages that have a part in what a local model answers."""
+_FROM_IMAGE = {"image": "TOKMAGIC_IMAGE", "image_base": "TOKMAGIC_IMAGE_BASE"}
+
+
+@cache
+def environment() -> tuple[tuple[str, str], ...]:
+    """Name and version of what there is: packages, interpreter, CUDA, driver, GPU, container image. Imports no package.
+
+    ``cuda`` is the version that torch was built for; ``image`` is the container image with its build, ``image_base``
+    what that was built on. It is looked up once a process.
+    """
+    stamps = {"tokmagic": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            stamps[package] = importlib.metadata.version(package)
+    if cuda := torch_cuda():
+        stamps["cuda"] = cuda
+    gpus = gpu.look()
+    if gpus.driver:
+        stamps["driver"] = gpus.driver
+    if gpus.devices:
+        stamps["gpu"] = gpus.devices[0].name
+    stamps |= {name: value for name, variable in _FROM_IMAGE.items() if (value := os.environ.get(variable))}
+    return tuple(stamps.items())
+
+
+def torch_cuda() -> str | None:
+    """The CUDA version that torch was built for, such as ``12.8``; None for a CPU build and without torch.
+
+    Read from the file that torch's build writes, since importing torch takes seconds.
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    with suppress(OSError):
+        text = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+        if found := re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE):
+            return found[1]
+    return None

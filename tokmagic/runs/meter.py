@@ -1,0 +1,195 @@
+"""A pure fold: events go in, a reading comes out. Nothing here looks at a clock.
+
+The definitions are those of docs/metrics.md: with t0 the submission and t1 … tn the instants of the
+output tokens, TTFT = t1 − t0, ITL mean = (tn − t1)/(n − 1), latency = tn − t0 and output
+speed = (n − 1)/(tn − t1). With several choices each has its own intervals, which are pooled.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import replace
+from decimal import Decimal
+from itertools import pairwise
+
+from tokmagic.core.money import Cost, Rates
+from tokmagic.core.record import Reading
+from tokmagic.core.stream import Event, Finished, Started, Token, Usage
+from tokmagic.prices import bill
+
+_SPARK_POINTS = 32
+
+
+class Meter:
+    """Folds one run's events into a :class:`Reading`.
+
+    ``fold`` is cheap (a few microseconds) and runs for every token; ``reading`` does the arithmetic
+    and runs when somebody looks.
+    """
+
+    def __init__(self, rates: Rates) -> None:
+        self._rates = rates
+        self._started: Started | None = None
+        self._finished: Finished | None = None
+        # Stamps of tokens whose ids were seen, by choice; int64 nanoseconds.
+        self._stamps: dict[int, array[int]] = {}
+        self._first_ns: int | None = None
+        self._last_ns: int | None = None
+        # The first and the last arrival of each choice that came in network pieces.
+        self._ends: dict[int, tuple[int, int]] = {}
+        self._ids = 0
+        self._thoughts = False
+        self._pieces = 0
+        self._so_far: Usage | None = None
+
+    def fold(self, event: Event) -> None:
+        """Take one event in."""
+        if isinstance(event, Token):
+            self._token(event)
+        elif isinstance(event, Started):
+            self._started = event
+        else:
+            self._finished = event
+
+    def _token(self, token: Token) -> None:
+        if token.id is None:
+            if not token.text and not token.reasoning:
+                return  # a role-only chunk is no content, so it stops no clock
+            self._pieces += 1
+            self._so_far = token.usage
+            self._thoughts = self._thoughts or bool(token.reasoning)
+            first, _ = self._ends.get(token.choice, (token.at_ns, 0))
+            self._ends[token.choice] = first, token.at_ns
+        else:
+            stamps = self._stamps.get(token.choice)
+            if stamps is None:
+                stamps = self._stamps[token.choice] = array("q")
+            stamps.append(token.at_ns)
+            self._ids += 1
+        if self._first_ns is None:
+            self._first_ns = token.at_ns
+        self._last_ns = token.at_ns
+
+    def cost_usd(self) -> Decimal | None:
+        """The bill so far, without the rest of a reading: cheap enough to be asked at every token."""
+        return self._cost(self._usage(), self._device_s()).usd
+
+    def _cost(self, usage: Usage, device_s: float | None) -> Cost:
+        finished = self._finished
+        cost = bill(usage, device_s, self._rates, cut=finished is not None and finished.cut)
+        return replace(cost, anomaly=cost.anomaly or finished.anomaly) if finished is not None else cost
+
+    def reading(self, *, final: bool = False) -> Reading:
+        """Return what is known now: cumulative, so a later reading replaces an earlier one.
+
+        Percentiles take a sort of all intervals and are computed for the ``final`` reading alone.
+        """
+        usage = self._usage()
+        started, finished = self._started, self._finished
+        t0 = started.submitted_ns if started else None
+        first, last = self._first_ns, self._last_ns
+        intervals = self._intervals() if final else []
+        mean = self._itl_mean(usage)
+        device_s = self._device_s()
+        ttft = None if t0 is None or first is None else (first - t0) / 1e9
+        p50 = _percentile(intervals, 0.50)
+        p95 = _percentile(intervals, 0.95)
+        return Reading(
+            usage=usage,
+            cost=self._cost(usage, device_s),
+            ttft_s=ttft,
+            queue_s=None
+            if started is None or started.prefill_ns is None
+            else (started.prefill_ns - started.submitted_ns) / 1e9,
+            latency_s=None if t0 is None or last is None else (last - t0) / 1e9,
+            itl_mean_s=mean,
+            itl_p50_s=p50,
+            itl_p95_s=p95,
+            output_tokens_per_s=self._speed(usage),
+            device_s=device_s,
+            peak_bytes=finished.peak_bytes if finished else None,
+            attempts=finished.attempts if finished else 1,
+            spark_ms=self._spark(),
+        )
+
+    def _usage(self) -> Usage:
+        if self._finished is not None:
+            return self._finished.usage
+        if self._so_far is not None:
+            return self._so_far
+        usage = self._started.usage if self._started is not None else Usage()
+        if self._pieces == 0 and self._started is not None:
+            # No network pieces: every output token so far was seen by id.
+            usage = replace(usage, output_tokens=self._ids, output_source="measured")
+        return usage
+
+    def _intervals(self) -> list[float]:
+        """Seconds between successive tokens of the same choice, unsorted; empty for network pieces."""
+        if self._pieces:
+            return []
+        return [(later - earlier) / 1e9 for stamps in self._choices() for earlier, later in pairwise(stamps)]
+
+    def _itl_mean(self, usage: Usage) -> float | None:
+        if self._pieces:
+            spans = self._spans()
+            steps = self._shown(usage) - len(spans)
+            # One piece is an answer that came as a whole: nothing is known of what lies between its tokens.
+            if steps < 1 or self._pieces + self._ids < 2:
+                return None
+            return sum(last - first for first, last in spans) / 1e9 / steps
+        # As many as there are now: the other thread goes on folding.
+        spans = [(len(stamps) - 1, stamps[len(stamps) - 1] - stamps[0]) for stamps in self._choices()]
+        steps = sum(count for count, _ in spans)
+        return sum(span for _, span in spans) / 1e9 / steps if steps else None
+
+    def _spans(self) -> list[tuple[int, int]]:
+        """The first and the last arrival of each choice."""
+        spans = dict(self._ends)
+        for choice, stamps in list(self._stamps.items()):
+            first, last = spans.get(choice, (stamps[0], stamps[-1]))
+            spans[choice] = min(first, stamps[0]), max(last, stamps[-1])
+        return list(spans.values())
+
+    def _shown(self, usage: Usage) -> int:
+        """The output tokens that arrived one after another: reasoning that no server shows came before the first."""
+        hidden = 0 if self._thoughts else usage.reasoning_tokens or 0
+        return max(0, (usage.output_tokens or 0) - hidden)
+
+    def _choices(self) -> list[array[int]]:
+        # A copy: readings are taken on another thread than the one that folds.
+        return list(self._stamps.values())
+
+    def _speed(self, usage: Usage) -> float | None:
+        n = self._shown(usage) if self._pieces else usage.output_tokens
+        if n is None or n < 2 or self._first_ns is None or self._last_ns is None or self._last_ns <= self._first_ns:
+            return None
+        first_tokens = max(1, len(self._spans()))
+        return (n - first_tokens) / ((self._last_ns - self._first_ns) / 1e9) if n > first_tokens else None
+
+    def _device_s(self) -> float | None:
+        if self._finished is not None:
+            return self._finished.device_s
+        if self._started is None or self._started.prefill_ns is None or self._last_ns is None:
+            return None
+        return (self._last_ns - self._started.prefill_ns) / 1e9
+
+    def _spark(self) -> tuple[float, ...]:
+        """The first choice's ITL in milliseconds as at most 32 means of equal spans, oldest first."""
+        stamps = self._stamps.get(0)
+        if self._pieces or stamps is None or len(stamps) < 2:
+            return ()
+        steps = len(stamps) - 1
+        points = min(_SPARK_POINTS, steps)
+        edges = [round(point * steps / points) for point in range(points + 1)]
+        return tuple(round((stamps[b] - stamps[a]) / (b - a) / 1e6, 3) for a, b in pairwise(edges))
+
+
+def _percentile(values: list[float], share: float) -> float | None:
+    """Linear interpolation between the closest ranks (numpy's default); ``None`` for no values."""
+    if not values:
+        return None
+    values = sorted(values)
+    rank = share * (len(values) - 1)
+    low = int(rank)
+    high = min(low + 1, len(values) - 1)
+    return values[low] + (values[high] - values[low]) * (rank - low)

@@ -1,0 +1,1 @@
+"""Text becomes token ids and counts, exactly, without a model's weights."""

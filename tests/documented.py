@@ -8,20 +8,22 @@ from typing import Any
 from markdown_it.token import Token
 
 from tests.pages import Page, codes, rows
-from tokmagic import cli
+from tokmagic.cli.command import parser
+from tokmagic.magics import budget, cache, cost, model, price, tokmagic
 from tokmagic.prompts import options
 
 PARSERS = {
     "generate": options.generate_parser,
     "tokens": options.tokens_parser,
-    "model": options.model_parser,
-    "price": options.price_parser,
-    "budget": options.budget_parser,
-    "cache": options.cache_parser,
-    "cost": options.cost_parser,
+    "model": model.parser,
+    "price": price.parser,
+    "budget": budget.parser,
+    "cache": cache.parser,
+    "cost": cost.parser,
+    "tokmagic": tokmagic.parser,
 }
-OTHERS = {"load_ext", "unload_ext", "reload_ext", "config", "pip", "env", "tokmagic"}
-"""Magics that are IPython's, or take plain words."""
+OTHERS = {"load_ext", "unload_ext", "reload_ext", "config", "pip", "env"}
+"""Magics that are IPython's."""
 OPTION = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w-]*)")
 HELP = {"-h", "--help"}
 
@@ -35,8 +37,13 @@ def documented(tokens: list[Token]) -> set[str]:
 
 def verbs() -> dict[str, Any]:
     """The parser of each of the command's verbs."""
-    (found,) = [it for it in cli.parser()._actions if it.dest == "verb"]
+    (found,) = [it for it in parser()._actions if it.dest == "verb"]
     return dict(found.choices or {})
+
+
+def options_of(it: Any) -> list[str]:
+    """The option words that a parser knows."""
+    return sorted(it._option_string_actions)
 
 
 def check_no_option_is_invented(it: Page) -> None:
@@ -46,5 +53,5 @@ def check_no_option_is_invented(it: Page) -> None:
         if found is None or found[1] in OTHERS:
             continue
         assert found[1] in PARSERS or found[2] in verbs(), f"{it}: {code}: there is no such magic or command"
-        known = PARSERS[found[1]]().options() if found[1] else verbs()[found[2]]._option_string_actions
+        known = options_of(PARSERS[found[1]]() if found[1] else verbs()[found[2]])
         assert set(OPTION.findall(code)) <= set(known), f"{it}: {code}"

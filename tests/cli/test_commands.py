@@ -6,60 +6,45 @@ import csv
 import io
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from tokenizers import Tokenizer
 
-from tokmagic import __version__
-from tokmagic.cli import main
+from tests.commands import Command, command_in, environment
+from tests.documented import PARSERS, options_of, verbs
+from tokmagic import __version__, health
+from tokmagic.core.record import RunRecord
 from tokmagic.ledgers import Ledger
-from tokmagic.runs import api
+from tokmagic.magics.magics import TokMagics
+from tokmagic.runs.session import Session
 
-Command = Callable[..., subprocess.CompletedProcess[str]]
 COMMAND = [sys.executable, "-m", "tokmagic.cli"]
 PRICES = ("--input", "0.15", "--output", "0.60")
 
 
-def environment(folder: Path, **more: str) -> dict[str, str]:
-    return {**os.environ, "TOKMAGIC_HOME": str(folder), "TOKMAGIC_LEDGER": f"sqlite:///{folder}/ledger.sqlite", **more}
-
-
 @pytest.fixture
-def tokmagic(tmp_path: Path) -> Command:
+def tokmagic(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     """Run the command in a folder of its own: ``tokmagic("run", "-", text="Hi")``."""
-
-    def run(*words: str, text: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-        given = environment(tmp_path, **env)
-        return subprocess.run(
-            [*COMMAND, *words], input=text, capture_output=True, text=True, env=given, cwd=tmp_path, check=False
-        )
-
-    return run
+    return command_in(tmp_path, capsys)
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """The same within this process, which is quicker: for commands that end before they do anything."""
-
-    def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-        for name, value in environment(tmp_path, **env).items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(api, "_session", None)
-        try:
-            status = main(words)
-        except SystemExit as leaving:
-            status = int(leaving.code or 0)
-        shown = capsys.readouterr()
-        return subprocess.CompletedProcess(words, status, shown.out, shown.err)
-
-    return run
+def only_run(folder: Path) -> tuple[RunRecord, list[tuple[str, str]]]:
+    """The one run in a folder's ledger, with its prompt."""
+    ledger = Ledger(f"sqlite:///{folder}/ledger.sqlite")
+    (record,) = ledger.runs()
+    kept = ledger.texts(record.run_id)
+    ledger.close()
+    return record, [] if kept is None else [(message.role, message.content) for message in kept[0]]
 
 
 def one_line(done: subprocess.CompletedProcess[str], status: int) -> str:
@@ -74,10 +59,12 @@ def one_line(done: subprocess.CompletedProcess[str], status: int) -> str:
 def test_version_and_help(tokmagic: Command) -> None:
     assert tokmagic("--version").stdout == f"tokmagic {__version__}\n"
     shown = tokmagic("--help")
-    assert shown.returncode == 0
-    for verb in ("doctor", "pull", "run", "count", "report", "export", "check", "ledger"):
-        assert f"\n    {verb} " in shown.stdout
-        assert tokmagic(verb, "--help").returncode == 0
+    assert (shown.returncode, shown.stderr) == (0, "")
+    for verb, options in verbs().items():
+        assert re.search(rf"\n    {verb}\s", shown.stdout)
+        told = tokmagic(verb, "--help")
+        assert (told.returncode, told.stdout, told.stderr) == (0, options.format_help(), "")
+    assert tokmagic("run", "--frobnicate", "--help").returncode == 0, "help wins over what is wrong beside it"
 
 
 def test_the_installed_command_is_this_one(tmp_path: Path) -> None:
@@ -90,13 +77,9 @@ def test_run_prints_the_answer_and_its_numbers_apart(tokmagic: Command, tmp_path
     done = tokmagic("run", "-m", "scripted", "--max-tokens", "3", *PRICES, text="Hi")
     assert (done.returncode, done.stdout) == (0, "This answer is \n")
     assert done.stderr == "12 → 3 tokens · $0.0000036 · TTFT 0.20 s · 20.0 ms/token · scripted\n"
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
-    (record,) = ledger.runs()
-    kept = ledger.texts(record.run_id)
-    ledger.close()
+    record, prompt = only_run(tmp_path)
     assert (record.status, record.reading.cost.usd) == ("ok", Decimal("0.0000036"))
-    assert kept is not None
-    assert [message.content for message in kept[0]] == ["Hi"]
+    assert prompt == [("user", "Hi")]
 
 
 def test_run_fills_in_a_template_and_prints_json(tokmagic: Command, tmp_path: Path) -> None:
@@ -107,12 +90,8 @@ def test_run_fills_in_a_template_and_prints_json(tokmagic: Command, tmp_path: Pa
     answer = json.loads(done.stdout)
     assert (answer["status"], answer["finish_reason"], answer["output_tokens"]) == ("ok", "stop", 19)
     assert (answer["cost_usd"], answer["model"]) == (None, "scripted")
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
-    (record,) = ledger.runs()
-    kept = ledger.texts(record.run_id)
-    ledger.close()
-    assert kept is not None
-    assert [(m.role, m.content) for m in kept[0]] == [("system", "Be kind."), ("user", "Hi Ada = π")]
+    record, prompt = only_run(tmp_path)
+    assert prompt == [("system", "Be kind."), ("user", "Hi Ada = π")]
     assert (record.run_id, record.tags) == (answer["run_id"], ("t",))
 
 
@@ -170,24 +149,24 @@ def test_export_in_each_format(recorded: Command, tmp_path: Path) -> None:
 def test_a_reader_that_goes_away_is_no_error(recorded: Command, tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run(
-        [*COMMAND, "export"], stdout=write, stderr=subprocess.PIPE, text=True, env=environment(tmp_path), check=False
-    )
+    env = {**os.environ, **environment(tmp_path)}
+    done = subprocess.run([*COMMAND, "export"], stdout=write, stderr=subprocess.PIPE, text=True, env=env, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
-@pytest.mark.parametrize("words", [["export"], ["report"], ["run", "-m", "scripted"]])
-def test_an_output_that_cannot_be_written_is_one_line(recorded: Command, tmp_path: Path, words: list[str]) -> None:
-    with Path("/dev/full").open("w", encoding="utf-8") as full:
-        done = subprocess.run(
-            [*COMMAND, *words], input="Hi", stdout=full, stderr=subprocess.PIPE, text=True, env=environment(tmp_path)
-        )
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("tokmagic: ")
-    assert done.stderr.splitlines()[-1].endswith("No space left on device")
-    assert "Traceback" not in done.stderr
+def test_an_output_that_cannot_be_written_is_one_line(
+    recorded: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["export"], ["report"], ["run", "-m", "scripted"]):
+        with Path("/dev/full").open("w", encoding="utf-8") as full, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
+            done = recorded(*words, text="Hi")
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].startswith("tokmagic: ")
+        assert done.stderr.splitlines()[-1].endswith("No space left on device")
+        assert "Traceback" not in done.stderr
 
 
 def test_an_interrupt_settles_the_row_and_exits_130(tmp_path: Path) -> None:
@@ -199,7 +178,7 @@ def test_an_interrupt_settles_the_row_and_exits_130(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(tmp_path),
+        env={**os.environ, **environment(tmp_path)},
         cwd=tmp_path,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -212,10 +191,98 @@ def test_an_interrupt_settles_the_row_and_exits_130(tmp_path: Path) -> None:
     assert process.wait(60) == 130
     assert process.stderr is not None
     assert "interrupted after 1 token;" in process.stderr.read()
-    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
-    (record,) = ledger.runs()
-    ledger.close()
+    record, _ = only_run(tmp_path)
     assert (record.status, record.reading.usage.output_tokens) == ("interrupted", 1)
+
+
+# What the options of %%generate do here is what they do there
+
+
+def by_magic(session: Session, line: str) -> Any:
+    """``%%generate`` with this line in a shell; the run's row is the last of the session's ledger."""
+    shell = InteractiveShell()
+    try:
+        return TokMagics(shell, session).generate(line, "Hi {{ 'there' }}\n")
+    finally:
+        shell.history_manager.end_session()
+
+
+COMMON = [
+    *("-m scripted", "--model scripted", "--system 'Be kind'", "--literal", "--completion", "--no-stream", "--quiet"),
+    *("--max-tokens 3", "--max-tokens 1e3", "--temperature 0.5", "--top-p .9", "--top-k 40", "--min-p 0.05"),
+    *("--repetition-penalty 1.1", "--stop is --stop '---'", "--seed 7", "-n 2 --temperature 1", "--logprobs"),
+    """--json-schema '{"type": "object"}'""",
+    *("--cache", "--no-cache", "--refresh --seed 1", "--budget 0.5", "--yes", "--tag a --tag b"),
+]
+HERE_ALONE = {"--into", "--chat", "--reset", "--format"}
+"""Options that need a notebook: docs/command-line.md says why."""
+
+
+@pytest.mark.parametrize("line", COMMON)
+def test_an_option_of_a_run_does_what_it_does_in_a_cell(
+    tokmagic: Command, make_session: Callable[..., Session], tmp_path: Path, line: str
+) -> None:
+    model = () if "scripted" in line else ("-m", "scripted")
+    session = make_session(model="scripted", home=str(tmp_path / "b"), ledger=f"sqlite:///{tmp_path}/b.sqlite")
+    done = tokmagic("run", *model, *shlex.split(line), text="Hi {{ 'there' }}\n")
+    assert done.returncode == 0, done.stderr
+    by_magic(session, line)
+    ((here, prompt), (there,)) = only_run(tmp_path), session.ledger().runs()
+    kept = session.ledger().texts(there.run_id)
+    assert kept is not None
+    assert prompt == [(message.role, message.content) for message in kept[0]]
+    for name in ("params", "status", "finish_reason", "tags", "prompt_sha256"):
+        assert getattr(here, name) == getattr(there, name)
+    assert (here.info.name, here.reading.usage) == (there.info.name, there.reading.usage)
+
+
+def test_every_option_of_a_run_is_in_the_list_above_or_needs_a_notebook(tokmagic: Command) -> None:
+    cell, command = set(options_of(PARSERS["generate"]())), set(options_of(verbs()["run"]))
+    assert cell - command == HERE_ALONE
+    tried = {word for line in COMMON for word in shlex.split(line) if word.startswith("-")} - {"---"}
+    assert (cell & command) - tried == {"-h", "--help", "--dry-run"}
+
+
+def test_a_dry_run_says_what_the_magic_says(
+    tokmagic: Command, make_session: Callable[..., Session], tmp_path: Path
+) -> None:
+    words = ("run", "-m", "scripted", "--dry-run", "--max-tokens", "100", "-n", "2")
+    session = make_session(model="scripted")
+    told = by_magic(session, "--dry-run --max-tokens 100 -n 2")
+    assert tokmagic(*words, text="Hi {{ 'there' }}\n").stdout == f"{told}\n"
+    (row,) = json.loads(tokmagic(*words, *PRICES, "--json", text="Hi").stdout)
+    assert (row["model"], row["in"], row["out"], row["most"]) == ("scripted", "12", "≤ 200", "$0.000122")
+    assert tokmagic("export").stdout == "", "nothing was run"
+
+
+def test_each_rate_of_a_run_is_what_price_makes_of_it(tokmagic: Command, make_session: Any, tmp_path: Path) -> None:
+    line = "--input 1 --output $2 --cached 0.5 --cache-write '1.25 USD' --gpu-hour 3"
+    assert tokmagic("run", "-m", "scripted", *shlex.split(line), text="Hi").returncode == 0
+    session = make_session(model="scripted", ledger="sqlite://")
+    shell = InteractiveShell()
+    TokMagics(shell, session).price(f"scripted {line}")
+    shell.history_manager.end_session()
+    here, there = only_run(tmp_path)[0].rates, session.rates(session.info("scripted"))
+    for name in ("input", "output", "cached", "cache_write", "device_hour"):
+        assert getattr(here, name) == getattr(there, name)
+    assert here.source == "command line"
+    answer = json.loads(tokmagic("run", "-m", "scripted", "--per-1k", "0.001", "--json", text="Hi").stdout)
+    assert Decimal(answer["cost_usd"]) == Decimal(12 + answer["output_tokens"]) / 1_000_000
+
+
+def test_a_schema_may_be_a_file(tokmagic: Command, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"type":  "object"}', encoding="utf-8")
+    assert tokmagic("run", "-m", "scripted", "--json-schema", "schema.json", text="Hi").returncode == 0
+    assert only_run(tmp_path)[0].params["json_schema"] == '{"type":"object"}'
+
+
+def test_what_is_printed_of_several_answers_and_of_none(tokmagic: Command) -> None:
+    words = ("run", "-m", "scripted", "--max-tokens", "3")
+    streamed = tokmagic(*words, text="Hi")
+    assert tokmagic(*words, "--no-stream", text="Hi").stdout == streamed.stdout == "This answer is \n"
+    quiet = tokmagic(*words, "--quiet", text="Hi")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert len(tokmagic("export").stdout.splitlines()) == 3
 
 
 WRONG: list[tuple[list[str], str]] = [
@@ -224,7 +291,17 @@ WRONG: list[tuple[list[str], str]] = [
     (["run", "latin.txt"], "latin.txt is not UTF-8 text; convert it first"),
     (["run", "-m", "smolm2", "ask.txt"], "did you mean smollm2"),
     (["run", "-m", "scripted", "ask.txt", "--set", "1x=2"], "give NAME=VALUE"),
-    (["run", "-m", "scripted", "ask.txt", "--input", "1"], "give --input and --output"),
+    (["run", "-m", "scripted", "ask.txt", "--input", "1"], "give --output too"),
+    (["run", "-m", "scripted", "ask.txt", "--per-1k", "1", "--output", "1"], "--per-1k sets one rate"),
+    (["run", "-m", "scripted", "ask.txt", "--cache", "--no-cache"], "give one of them"),
+    (["run", "-m", "scripted", "ask.txt", "--top-k", "0"], "--top-k is 0; it must be at least 1"),
+    (["run", "-m", "scripted", "ask.txt", "--min-p", "2"], "--min-p is 2; it must be at least 0 and at most 1"),
+    (["run", "-m", "scripted", "ask.txt", "-n", "1.5"], "-n: invalid integer value"),
+    (["run", "-m", "scripted", "ask.txt", "--json-schema", "none.json"], "none.json cannot be read"),
+    (["run", "-m", "scripted", "ask.txt", "--json-schema", "[1]"], "is no JSON schema"),
+    (["run", "-m", "scripted", "ask.txt", "--into", "x"], "unknown option '--into'"),
+    (["reproduce", "nb.ipynb", "--timeout", "0"], "--timeout is 0; give whole seconds"),
+    (["ledger", "mvoe", "sqlite://"], "did you mean move"),
     (["run", "-m", "scripted", "ask.txt", "--max-tokens", "0"], "--max-tokens is 0"),
     (["run", "-m", "scripted", "ask.txt", "--temperature", "-1"], "--temperature is -1"),
     (["run", "-m", "scripted", "ask.txt", "--stop", ""], "--stop is empty"),
@@ -238,10 +315,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["report", "--project", "often"], "--project is 'often'; give a number of calls, such as 1e6/day"),
     (["report", "--project", "5/day"], "no whole run to project from"),
     (["report", "--since", "soon"], "give one such as 2026-11-24"),
-    (["report", "--since", "0001-01-01"], "--since '0001-01-01' is no date; give one such as 2026-11-24"),
-    (["report", "--month", "2026-13"], "--month '2026-13' is no month; give one such as 2026-11"),
-    (["report", "--month", "9999-12"], "--month '9999-12' is no month; give one such as 2026-11"),
-    (["export", "--month", "0001-01"], "--month '0001-01' is no month; give one such as 2026-11"),
+    (["report", "--since", "0001-01-01"], "--since: '0001-01-01' is no date; give one such as 2026-11-24"),
+    (["report", "--month", "2026-13"], "--month: '2026-13' is no month; give one such as 2026-11"),
+    (["report", "--month", "9999-12"], "--month: '9999-12' is no month; give one such as 2026-11"),
+    (["export", "--month", "0001-01"], "--month: '0001-01' is no month; give one such as 2026-11"),
     (["export", "--format", "jsonk"], "did you mean jsonl"),
     (["export", "-o", "none/x.csv"], "none/x.csv cannot be written"),
     (["export", "-o", "x.txt"], "use jsonl, csv, parquet"),
@@ -252,10 +329,10 @@ WRONG: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("words", "says"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
-def test_wrong_usage_gets_one_line_and_exit_2(here: Command, tmp_path: Path, words: list[str], says: str) -> None:
+def test_wrong_usage_gets_one_line_and_exit_2(tokmagic: Command, tmp_path: Path, words: list[str], says: str) -> None:
     (tmp_path / "ask.txt").write_text("Hi", encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes("Grüße".encode("latin-1"))
-    assert says in one_line(here(*words), 2)
+    assert says in one_line(tokmagic(*words), 2)
 
 
 FAILING: list[tuple[list[str], dict[str, str], str]] = [
@@ -276,13 +353,13 @@ FAILING: list[tuple[list[str], dict[str, str], str]] = [
 
 @pytest.mark.parametrize(("words", "env", "says"), FAILING, ids=[says for _, _, says in FAILING])
 def test_a_failure_gets_one_line_and_exit_1(
-    here: Command, tmp_path: Path, words: list[str], env: dict[str, str], says: str
+    tokmagic: Command, tmp_path: Path, words: list[str], env: dict[str, str], says: str
 ) -> None:
     files = {"ask.txt": "Hi", "empty.txt": " \n", "name.txt": "Hi {{ nobody }}", "syntax.txt": "a\n{% if %}"}
     files["bad.json"] = "{ this is no JSON, and no database either: " + "x" * 100
     for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    assert says in one_line(here(*words, **env), 1)
+    assert says in one_line(tokmagic(*words, **env), 1)
 
 
 def test_a_bad_setting_is_named(tokmagic: Command, tmp_path: Path) -> None:
@@ -291,7 +368,9 @@ def test_a_bad_setting_is_named(tokmagic: Command, tmp_path: Path) -> None:
     assert "unknown setting modle (did you mean model?)" in one_line(done, 2)
 
 
-def test_doctor_says_what_works(tokmagic: Command) -> None:
+def test_doctor_says_what_works(tokmagic: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = health.probe()  # torch in a process of its own, which takes seconds
+    monkeypatch.setattr(health, "probe", lambda: tried)
     done = tokmagic("doctor", "--json")
     found = json.loads(done.stdout)
     assert (done.returncode, found["can_generate"]) == (0, True)

@@ -167,10 +167,10 @@ def test_a_draft_is_counted_while_the_kernel_is_busy_and_as_the_run_counts_it(ke
 
 BACKGROUND = """
 import threading
-from tokmagic import api
+from tokmagic.runs import api
 came = threading.Event()
 def background():
-    with api.session().turns:
+    with api.session().import_lock:
         came.set()
 thread = threading.Thread(target=background)
 thread.start()
@@ -196,7 +196,7 @@ BAD = [
     ("%%generate --budget 0\nHi", "--budget is 0; give a number above 0"),
     ("%cost project", "--calls 1e6/day"),
     ("%cost projekt", "did you mean project?"),
-    ("%%generate --json-schema x\nHi", "gives no schema: NameError"),
+    ("%%generate --json-schema x\nHi", "--json-schema cannot tell what 'x' is: NameError"),
     ("%%generate -n 2\nHi", "add --temperature"),
     ("%%generate -m /nowhere/at/all\nHi", "does not exist"),
     ("%%generate\n{{ 'word ' * 9000 }}", "8,192"),
@@ -322,9 +322,12 @@ def test_budgets_from_the_magic_to_the_refused_row(kernel: Kernel, ledger_url: s
         ("%budget day -5", "BudgetError: %budget day is -5; give a number above 0"),
         ("%budget day 0", "BudgetError: %budget day is 0; give a number above 0"),
         ("%budget day five", "BudgetError: %budget day is 'five'; "),
-        ("%budget day 5EUR", "BudgetError: %budget day is '5EUR'; budgets are in USD"),
-        ("%budget weekly 5", "UsageError: %budget 'weekly' is unknown; use cell, notebook, day, month, off"),
-        ("%budget notebok 5", "UsageError: %budget 'notebok' is unknown (did you mean notebook?)"),
+        ("%budget day 5EUR", "BudgetError: %budget day is '5EUR'; give a number in USD"),
+        (
+            "%budget weekly 5",
+            "UsageError: scope 'weekly' is unknown; use list, cell, notebook, day, month, off; see %budget",
+        ),
+        ("%budget notebok 5", "UsageError: scope 'notebok' is unknown (did you mean notebook?)"),
         ("%budget day", "UsageError: %budget day needs a cap"),
         ("%budget day 5 --warn 80", "UsageError: --warn is 80; give a share"),
         ("%budget day --tokens -3", "BudgetError: --tokens is -3; give a whole number above 0"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from transformers import ByT5Tokenizer
 
+from tests.commands import command_in, environment
 from tests.kernels import Kernel, Ran, running_kernel
 from tests.small_tokenizers import TRIMMING, byte_level, save
 
@@ -178,7 +179,7 @@ def test_no_run_is_recorded_and_nothing_is_loaded(kernel: Kernel) -> None:
         ("%tokens nobody", "UsageError: %tokens cannot tell what 'nobody' is: NameError: name 'nobody' is not defined"),
         ("%tokens 3", "UsageError: 3 is no prompt; give a text, or a list of messages"),
         ("%tokens [3]", "UsageError: 3 is no message"),
-        ("%tokens --modle x doc", "UsageError: %tokens: unknown option '--modle' (did you mean --model?)"),
+        ("%tokens --modle x doc", "UsageError: unknown option '--modle' (did you mean --model?)"),
         ("%tokens -m nobody doc", "UsageError: model 'nobody' is unknown"),
         ("%tokens -m scripted doc", "ModelError: scripted has no tokenizer"),
         ("%tokens -m gpt doc", "ModelError: the encoding cl100k_base of gpt-4 is not on this machine"),
@@ -188,7 +189,7 @@ def test_no_run_is_recorded_and_nothing_is_loaded(kernel: Kernel) -> None:
         ("%tokens '\\ud83d'", "PromptError: the prompt holds half of a character"),
         ("%%tokens\n{{ nobody }}", "PromptError: 'nobody' is undefined"),
         ("%%tokens\n  ", "PromptError: the prompt is empty; write what to ask below the %%generate or %%tokens line"),
-        ("%%tokens hello\nHi", "UsageError: %tokens: unknown word 'hello'"),
+        ("%%tokens hello\nHi", "UsageError: unknown word 'hello'"),
     ],
 )
 def test_what_cannot_be_counted_gets_one_line(kernel: Kernel, source: str, says: str) -> None:
@@ -232,23 +233,19 @@ def test_the_default_model_needs_no_weights(model_home: Path, tmp_path: Path) ->
     assert "│Hi│ é│‹F0›‹9F›│‹91›│‹A9›│⟦<|im_end|>⟧" in text(ran)
 
 
-def count(*words: str, given: str, home: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "TOKMAGIC_HOME": str(home), "TOKMAGIC_LEDGER": f"sqlite:///{home}/l.sqlite", **more}
-    command = [sys.executable, "-m", "tokmagic.cli", "count", *words]
-    return subprocess.run(command, input=given, capture_output=True, text=True, env=env, cwd=home, check=False)
-
-
-def test_the_command_counts_for_several_models(folders: Path, tmp_path: Path) -> None:
-    bytes_, learned = folders / "bytes", folders / "learned"
-    one = count("-m", str(bytes_), given=FOX, home=tmp_path)
+def test_the_command_counts_for_several_models(
+    folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count, bytes_, learned = command_in(tmp_path, capsys), folders / "bytes", folders / "learned"
+    one = count("count", "-m", str(bytes_), text=FOX)
     assert (one.returncode, one.stdout, one.stderr) == (0, f"{len(FOX)}\n", "")
-    both = count("-m", f"{bytes_},{learned}", given=FOX, home=tmp_path)
+    both = count("count", "-m", f"{bytes_}, {learned}", text=FOX)
     found = rows(both.stdout)
     assert found[str(bytes_)][0] == str(len(FOX))
     assert int(found[str(learned)][0]) < len(FOX)
-    listed = count("-m", str(bytes_), "-m", str(learned), "--json", given=FOX, home=tmp_path)
+    listed = count("count", "-m", str(bytes_), "-m", str(learned), "--json", text=FOX)
     assert f'"tokens": "{len(FOX)}"' in listed.stdout
-    wrong = count("-m", "scripted,nobody", given=FOX, home=tmp_path)
+    wrong = count("count", "-m", "scripted,nobody", text=FOX)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("tokmagic: model 'nobody' is unknown")
 
@@ -260,9 +257,16 @@ def test_a_snapshot_without_weights_is_enough_to_count(tmp_path: Path) -> None:
     (model / "refs").mkdir()
     (model / "refs" / "main").write_text("0" * 40)
     more = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "TOKMAGIC_MODEL_SOURCE": "auto"}
-    done = count("-m", "owner/name", given=FOX, home=tmp_path, **more)
+    env = {**os.environ, **environment(tmp_path, **more)}
+
+    def count(name: str) -> subprocess.CompletedProcess[str]:
+        # In a process of its own: the hub's package reads HF_HOME once.
+        command = [sys.executable, "-m", "tokmagic.cli", "count", "-m", name]
+        return subprocess.run(command, input=FOX, capture_output=True, text=True, env=env, cwd=tmp_path, check=False)
+
+    done = count("owner/name")
     assert (done.returncode, done.stdout) == (0, f"{len(FOX)}\n"), done.stderr
-    missing = count("-m", "owner/other", given=FOX, home=tmp_path, **more)
+    missing = count("owner/other")
     assert (missing.returncode, missing.stdout) == (1, "")
     assert "owner/other is not in the Hugging Face cache, and HF_HUB_OFFLINE keeps from the hub" in missing.stderr
 

@@ -116,6 +116,8 @@ def error(done: Done, status: int = 1) -> str:
         (("--max-tokens", "36"), 0),
         (("--max-tokens", "35"), 1),
         (("--max-tokens", "1_000"), 0),
+        (("--max-tokens", "1e3"), 0),
+        (("--max-cost", "3e-3"), 0),
         (("--max-cost", "1", "--max-tokens", "35"), 1),
         (("--max-cost", "0.001", "--max-tokens", "36"), 1),
     ],
@@ -625,9 +627,10 @@ def test_no_metadata_brings_it_down(value: Any) -> None:
         (("nb.ipynb", "--max-costs", "1"), "did you mean --max-cost?"),
         *(
             (("nb.ipynb", f"--max-cost={text}"), "--max-cost is ")
-            for text in ("-1", "x", "", "nan", "inf", "1e3", "€1")
+            for text in ("-1", "x", "", "nan", "inf", "1e9", "€1")
         ),
-        *((("nb.ipynb", f"--max-tokens={text}"), "--max-tokens is ") for text in ("-1", "1.5", "x", "", "9" * 5000)),
+        (("nb.ipynb", "--max-tokens=-1"), "--max-tokens is -1"),
+        *((("nb.ipynb", f"--max-tokens={text}"), "--max-tokens: invalid") for text in ("1.5", "x", "", "9" * 5000)),
         *(
             (("nb.ipynb", "--against", "nb.ipynb", f"--max-increase={text}"), "--max-increase is ")
             for text in ("-1%", "x", "", "%", "nan", "1e999999999", "10%%")

@@ -397,7 +397,7 @@ def test_freeze_says_in_one_line_what_it_cannot_do(empty: Desk) -> None:
             f"%tokmagic freeze {empty.notebook}": "no run of this notebook is recorded, so there is nothing to freeze",
             "%tokmagic freeze nosuch.ipynb": "there is no notebook nosuch.ipynb here; name one that is there",
             "%tokmagic freez": "did you mean freeze?",
-            "%tokmagic version now": "%tokmagic 'version now' is unknown",
+            "%tokmagic version now": "%tokmagic version takes no more words",
             "%tokmagic freeze --text": "unknown option '--text' (did you mean --texts?)",
         }
         for line, expected in says.items():

@@ -19,10 +19,11 @@ from tests.conftest import ROOT
 from tests.documented import OTHERS, PARSERS, check_no_option_is_invented
 from tests.kernels import running_kernel
 from tests.pages import Block, Page, commands, page, pages
-from tokmagic import cli, errors
+from tokmagic import errors
+from tokmagic.cli.command import parser
 from tokmagic.core.config import TokMagic
 from tokmagic.prices import PriceBook
-from tokmagic.prompts import options
+from tokmagic.prompts.parser import split
 
 LANGUAGES = {"ipython", "python", "sh", "console", "toml", "yaml", "json", "dockerfile", "text", "message"}
 MOST_BYTES = 150_000
@@ -86,9 +87,9 @@ def check_magic(name: str, line: str) -> None:
     """Parse a magic's words as the magic does. Raises UsageError."""
     if name in OTHERS:
         return
-    parser = PARSERS[name]()
-    words = parser.leading(line)[0] if name == "tokens" else line
-    parser.parse_words(options.split(words, lambda word: word))
+    magic = PARSERS[name]()
+    words = magic.leading(line)[0] if name == "tokens" else line
+    magic.parse_args(split(words, lambda word: word))
 
 
 @pytest.mark.parametrize("block", each("python"))
@@ -110,7 +111,7 @@ def check_command(block: Block, command: list[str]) -> None:
     name, *words = command
     if Path(name).name == "tokmagic":
         try:
-            cli.parser().parse_args(words)
+            parser().parse_args(words)
         except errors.UsageError as error:
             pytest.fail(f"{block}: {' '.join(command)}: {error}")
     elif name == "make":

@@ -46,7 +46,7 @@ LIGHT = {
     "load and list": f"{SHELL}run('%load_ext tokmagic')\nrun('%model')\nrun('%price')",
     "reload": f"{SHELL}run('%load_ext tokmagic')\nrun('%reload_ext tokmagic')\nrun('%unload_ext tokmagic')",
     "settings": f"{SHELL}run('%load_ext tokmagic')\nrun('%config TokMagic.model = \"scripted\"')",
-    "command's help": "from tokmagic.cli import parser\nparser().format_help()",
+    "command's help": "from tokmagic.cli.command import parser\nparser().format_help()",
 }
 
 

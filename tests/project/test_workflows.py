@@ -107,7 +107,7 @@ def test_every_target_is_listed() -> None:
 
 def test_the_pre_commit_hook_is_a_command_that_exists() -> None:
     """What pre-commit of another repository reads here: required keys, and a command with its verb."""
-    from tokmagic.cli import parser
+    from tokmagic.cli.command import parser
 
     (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
     assert {"id", "name", "entry", "language"} <= hook.keys()

@@ -13,14 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 
+from tests.documented import PARSERS, options_of
 from tokmagic.core.money import Rates
 from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import PriceError, UsageError
-from tokmagic.magics.settings import rates_from, spec_from
-from tokmagic.prompts import options
-from tokmagic.prompts.options import generate_parser, integer, model_parser, price_parser, split
-
-PARSERS = {name.removesuffix("_parser"): getattr(options, name) for name in dir(options) if name.endswith("_parser")}
+from tokmagic.magics import model, price
+from tokmagic.notebooks.check import limits
+from tokmagic.prices.budgets import of_run
+from tokmagic.prompts.options import generate_parser
+from tokmagic.prompts.parser import HelpWanted, integer, split
+from tokmagic.runs import request
 
 
 @pytest.fixture
@@ -37,12 +39,12 @@ def words(line: str, shell: InteractiveShell | None = None) -> list[str]:
 
 
 def parsed(line: str, shell: InteractiveShell | None = None) -> Namespace:
-    return generate_parser().parse_words(words(line, shell))
+    return generate_parser().parse_args(words(line, shell))
 
 
 def fails(line: str, parser: str = "generate") -> str:
     with pytest.raises(UsageError) as raised:
-        PARSERS[parser]().parse_words(words(line))
+        PARSERS[parser]().parse_args(words(line))
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -137,8 +139,6 @@ OPTIONS: list[tuple[str, str, Any]] = [
     ("--yes", "yes", True),
     ("--tag a --tag b", "tag", ["a", "b"]),
     ("--quiet", "quiet", True),
-    ("-h", "help", True),
-    ("--help", "help", True),
 ]
 
 
@@ -181,30 +181,34 @@ def test_a_value_may_come_from_a_variable(shell: InteractiveShell) -> None:
         ("--max-tokens nan", "invalid integer value: 'nan'"),
         ("--max-tokens $nobody", "invalid integer value: '$nobody'"),
         ("--temperature warm", "invalid float value: 'warm'"),
-        ("--format html", "invalid choice: 'html' (choose from"),
+        ("--format html", "--format 'html' is unknown; use markdown, text, code, json"),
+        ("--format txt", "--format 'txt' is unknown (did you mean text?)"),
         ("--reset=yes", "--reset"),
         ("-m", "-m/--model: expected one argument"),
     ],
 )
 def test_what_is_written_wrong_gets_one_line(line: str, says: str) -> None:
     message = fails(line)
-    assert message.startswith("%%generate: ")
     assert says in message
     assert message.endswith("; see %%generate --help")
 
 
-def test_help_wins_over_what_is_wrong_beside_it() -> None:
-    assert parsed("--help --temprature 1").help
+@pytest.mark.parametrize("line", ["-h", "--help", "--help --temprature 1", "--temprature 1 --help", "--tag x -h y"])
+def test_help_wins_over_what_is_wrong_beside_it(line: str) -> None:
+    with pytest.raises(HelpWanted) as wanted:
+        parsed(line)
+    assert wanted.value.text == generate_parser().format_help()
+    assert "runs nothing" in str(wanted.value)
 
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_every_magic_has_help_that_names_each_option(name: str) -> None:
     parser = PARSERS[name]()
     shown = parser.format_help()
-    assert shown.startswith(f"usage: {'%%generate' if name == 'generate' else '%' + name.replace('_', ' ')} ")
-    for option in parser.options():
+    assert shown.startswith(f"usage: {'%%generate' if name == 'generate' else '%' + name} ")
+    for option in options_of(parser):
         assert option in shown
-    assert {"-h", "--help"} <= set(parser.options())
+    assert {"-h", "--help"} <= set(options_of(parser))
     assert "unknown option '--hepl' (did you mean --help?)" in fails("--hepl", name)
 
 
@@ -260,24 +264,24 @@ def test_a_spec_with_every_option() -> None:
         "add big org/model@v1 --quant nf4 --dtype bf16 --device cuda:1 --compile off --revision v2 "
         "--api-base http://h --api-key-name KEY --server vllm --tokenizer ./tok --trust-remote-code --allow-pickle"
     )
-    given = model_parser().parse_words(words(line))
+    given = model.parser().parse_args(words(line))
     assert (given.action, given.name) == ("add", "big")
-    assert spec_from(given) == ModelSpec(
+    assert request.spec(given, given.spec) == ModelSpec(
         "org/model@v1", "v2", "nf4", "bf16", "cuda:1", "off", "http://h", "KEY", "vllm", "./tok", True, True
     )
-    plain = model_parser().parse_words(["add", "small", "/models/x", "--quant", "none"])
-    assert spec_from(plain) == ModelSpec("/models/x")
+    plain = model.parser().parse_args(["add", "small", "/models/x", "--quant", "none"])
+    assert request.spec(plain, plain.spec) == ModelSpec("/models/x")
 
 
 def test_quantisations_are_the_known_ones() -> None:
-    assert "invalid choice: 'nf5' (choose from" in fails("add x y --quant nf5", "model")
+    assert "--quant 'nf5' is unknown (did you mean nf4?); use nf4, int8, none" in fails("add x y --quant nf5", "model")
 
 
 # %price
 
 
 def rates(line: str, before: Rates | None = None) -> Rates:
-    return rates_from(price_parser().parse_words(words(f"m {line}")), before or Rates())
+    return request.rates(price.parser().parse_args(words(f"m {line}")), before or Rates(), "%price")
 
 
 def test_rates_are_usd_per_million_tokens() -> None:
@@ -285,6 +289,13 @@ def test_rates_are_usd_per_million_tokens() -> None:
     assert (made.input, made.output) == (Decimal("0.15"), Decimal("0.6"))
     assert (made.cached, made.cache_write) == (Decimal("0.075"), Decimal("0.19"))
     assert (made.device_hour, made.source) == (None, "%price")
+
+
+def test_money_is_read_alike_everywhere() -> None:
+    """Rates, budgets and limits: with a sign or a unit, or as a power of ten."""
+    for text in ("0.5", "$0.50", "0.5 USD", "usd 0.5", " 5e-1 "):
+        assert rates(f"--input '{text}' --output 1").input == Decimal("0.5")
+        assert of_run(text).usd == limits(text, None, None).cost_usd == Decimal("0.5")
 
 
 def test_one_rate_per_thousand_is_both() -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.errors import PromptError, UsageError
-from tokmagic.prompts.template import build, check_sampling, parse, render, sha256
+from tokmagic.prompts.options import check_sampling
+from tokmagic.prompts.template import build, parse, render, sha256
 
 SAMPLING = Sampling()
 ROLES = ("system", "user", "assistant")

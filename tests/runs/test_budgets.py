@@ -27,7 +27,7 @@ from tokmagic.core.stream import Source
 from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import BudgetError
 from tokmagic.ledgers import Ledger
-from tokmagic.magics.budgets import table
+from tokmagic.magics.budget import table
 from tokmagic.prices import budgets as budgets
 from tokmagic.runs.budget_guard import BudgetWarning
 from tokmagic.runs.generation import Generation
@@ -366,7 +366,7 @@ def test_a_setting_caps_the_day(session: Session) -> None:
     session.settings.budget_day = "0.0002"
     assert [ask(session).status for _ in range(3)] == ["ok", "refused", "refused"]
     session.settings.budget_day = "5 EUR"
-    with pytest.raises(BudgetError, match="TOKMAGIC_BUDGET_DAY is '5 EUR'; budgets are in USD"):
+    with pytest.raises(BudgetError, match="TOKMAGIC_BUDGET_DAY is '5 EUR'; give a number in USD"):
         ask(session)
 
 

@@ -346,9 +346,9 @@ def test_the_first_answer_does_not_wait_for_a_tokenizer(session: Session) -> Non
 
 def test_nothing_is_imported_in_the_background_while_a_cell_runs(session: Session) -> None:
     """Two threads that import transformers at once may both fail, and one of them is the person's."""
-    turns = ImportLock()
-    session.turns = turns
-    turns.begin()
+    lock = ImportLock()
+    session.import_lock = lock
+    lock.begin()
     answers: list[dict[str, Any]] = []
     answered = threading.Event()
 
@@ -362,16 +362,16 @@ def test_nothing_is_imported_in_the_background_while_a_cell_runs(session: Sessio
     assert not answered.wait(0.5)
     assert [it["state"] for it in answers] == ["counting"]
     assert session.models.opened() == []
-    turns.end()
+    lock.end()
     assert answered.wait(PATIENCE_S)
 
 
 def test_a_cell_waits_for_what_the_background_imports() -> None:
-    turns, order = ImportLock(), list[str]()
+    lock, order = ImportLock(), list[str]()
     inside = threading.Event()
 
     def background() -> None:
-        with turns:
+        with lock:
             inside.set()
             threading.Event().wait(0.2)
             order.append("background")
@@ -379,13 +379,13 @@ def test_a_cell_waits_for_what_the_background_imports() -> None:
     thread = threading.Thread(target=background)
     thread.start()
     assert inside.wait(PATIENCE_S)
-    turns.begin()
+    lock.begin()
     order.append("cell")
-    turns.end()
-    turns.end()
+    lock.end()
+    lock.end()
     thread.join()
     assert order == ["background", "cell"]
-    with turns:
+    with lock:
         order.append("free again")
     assert order[-1] == "free again"
 

@@ -30,19 +30,10 @@ from tokmagic.core.sums import Totals
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.registry import Models
 from tokmagic.errors import LedgerError
+from tokmagic.runs.channel import CONTROL_TARGET, DATA_TARGET, INTERVAL_S, Channel
 from tokmagic.runs.drafts.texts import Change
 from tokmagic.runs.drafts.wire import Draft, Edit, State, draft_wire, parse
-from tokmagic.runs.live import (
-    CONTROL_TARGET,
-    DATA_TARGET,
-    INTERVAL_S,
-    Channel,
-    ModelView,
-    View,
-    add_running,
-    row_wire,
-    snapshot_wire,
-)
+from tokmagic.runs.live import ModelView, View, add_running, row_wire, snapshot_wire
 from tokmagic.runs.session import Session
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "wire"
@@ -260,7 +251,7 @@ def numbers() -> Numbers:
 
 @pytest.fixture
 def channel(wire: Wire, numbers: Numbers) -> Iterator[Channel]:
-    opened = Channel("s", numbers)
+    opened = Channel("s", lambda: numbers)
     opened.open()
     yield opened
     opened.close()
@@ -319,7 +310,7 @@ def test_closing_sends_the_last_value_and_nothing_after_it(wire: Wire, numbers: 
 @pytest.mark.parametrize("line", range(4))
 def test_a_touch_just_after_a_message_went_out_is_sent_too(wire: Wire, numbers: Numbers, line: int) -> None:
     """Another thread touches between the channel's message and its ``line``-th step after that."""
-    channel, touched, steps = Channel("s", numbers), threading.Event(), itertools.count()
+    channel, touched, steps = Channel("s", lambda: numbers), threading.Event(), itertools.count()
 
     def touch() -> None:
         numbers.value = 7
@@ -417,7 +408,7 @@ def test_an_error_of_ours_is_answered_as_the_fixture(wire: Wire, channel: Channe
 
 def test_outside_a_kernel_a_channel_stays_shut(numbers: Numbers) -> None:
     before = set(threading.enumerate())
-    quiet = Channel("s", numbers)
+    quiet = Channel("s", lambda: numbers)
     quiet.open()
     quiet.touch()
     quiet.flush(PATIENCE_S)

@@ -1,33 +1,30 @@
-"""``%cache``, and what the options of ``%%generate`` ask of the cache."""
+"""``%cache``: the answers that are kept."""
 
 from __future__ import annotations
 
-import argparse
-
-from tokmagic.errors import UsageError, nearest
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
+from tokmagic.magics.shell import Shell
+from tokmagic.prompts.parser import Parser
 from tokmagic.runs.session import Session
 
-_ACTIONS = ("status", "on", "off", "clear")
+
+def parser() -> Parser:
+    """The words of ``%cache``."""
+    made = Parser("%cache")
+    told = "status (or none): what it holds and saved; on, off; clear: empty it"
+    made.add_argument("action", nargs="?", choices=("status", "on", "off", "clear"), default="status", help=told)
+    return made
 
 
-def wanted(options: argparse.Namespace) -> bool | None:
-    """Whether the run asks for the cache, or to be kept out of it. Raises UsageError where it asks for both."""
-    if options.no_cache and (options.cache or options.refresh):
-        other = "--cache" if options.cache else "--refresh"
-        raise UsageError(f"--no-cache keeps the run out of the cache, {other} uses it; give one of them")
-    return False if options.no_cache else options.cache or None
-
-
-def change(session: Session, action: str) -> None:
-    """Do what the word says. Raises UsageError, LedgerError."""
-    if action not in _ACTIONS:
-        raise UsageError(f"%cache {action!r} is unknown{nearest(action, _ACTIONS)}; use {', '.join(_ACTIONS)}")
+def run(at: Shell, line: str) -> Table:
+    """Do what the word says, and show what the cache holds and saved. Raises LedgerError."""
+    session, action = at.session, at.parse(parser(), line).action
     if action in ("on", "off"):
         session.settings.cache = action == "on"
     elif action == "clear":
         session.cache.clear()
+    return table(session)
 
 
 def table(session: Session) -> Table:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import Any
 
 import IPython.display
 
+from tokmagic.formatting import terminal
 from tokmagic.formatting.markdown import code_block, note, plain_text, safe_markdown
+from tokmagic.magics.shell import Shell
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.live import row_wire
 
@@ -70,7 +71,36 @@ def publish(data: Any, meta: dict[str, Any] | None = None, display_id: str | Non
     return str(_display(data, raw=is_bundle, metadata=meta or {}, display_id=True).display_id)
 
 
-class NotebookView:
+def show(at: Shell, generation: Generation) -> None:
+    """Display a Generation, unless it is the value of the very cell that streamed it."""
+    shown_at, generation.shown_at = generation.shown_at, None
+    if shown_at == at.ipython.execution_count:
+        return
+    # The numbers belong to the cell that ran the prompt, not to one that shows its answer again.
+    own = generation.record.cell_id == at.cell_id()
+    if at.terminal:
+        print(bundle(generation)["text/plain"])  # noqa: T201
+    else:
+        publish(bundle(generation), metadata(generation, wanted=own and at.session.settings.notebook_metadata))
+
+
+class View:
+    """Shows nothing: what ``--quiet`` asks for, and what the others begin with."""
+
+    def progress(self, doing: str, share: float | None) -> None:
+        """Show how far the model's loading is."""
+
+    def token(self, text: str) -> None:
+        """Add to the answer."""
+
+    def finish(self, generation: Generation) -> None:
+        """Show the final answer with its footer."""
+
+    def clear(self) -> None:
+        """Empty the output: what it told of is over."""
+
+
+class NotebookView(View):
     """One output that first tells of the model's loading, then grows with the answer, then is final."""
 
     def __init__(self, *, form: str, stream: bool, widgets: bool, keep_metadata: bool) -> None:
@@ -130,56 +160,31 @@ class NotebookView:
             publish(data, meta, self._id)
 
 
-class TerminalView:
+class TerminalView(View):
     """Prints the answer as it comes."""
 
     def __init__(self, *, stream: bool) -> None:
-        self._stream = stream
-        self._printed = False
-
-    def progress(self, doing: str, share: float | None) -> None:
-        """Tell on stderr what is being loaded."""
-        percent = "" if share is None else f" {share:.0%}"
-        sys.stderr.write("\r\033[K" + (f"loading: {doing}{percent}" if share != 1.0 else ""))
-        sys.stderr.flush()
+        self._printer = terminal.Printer(stream=stream)
 
     def token(self, text: str) -> None:
         """Print more of the answer."""
-        if self._stream:
-            self._printed = True
-            sys.stdout.write(plain_text(text))
-            sys.stdout.flush()
+        self._printer.token(text)
+
+    def progress(self, doing: str, share: float | None) -> None:
+        """Tell on stderr what is being loaded."""
+        terminal.progress(f"loading: {doing}", share)
 
     def finish(self, generation: Generation) -> None:
         """Print what was not streamed, and the footer."""
-        rest = [choice.text for choice in generation.choices[1 if self._printed else 0 :]]
-        for text in rest:
-            sys.stdout.write(f"{chr(10) * 2 if self._printed else ''}{plain_text(text)}")
-            self._printed = True
-        sys.stdout.write(f"\n{generation.footer}\n")
-        sys.stdout.flush()
-
-    def clear(self) -> None:
-        """Nothing to take back."""
+        self._printer.rest([choice.text for choice in generation.choices])
+        print(generation.footer, flush=True)  # noqa: T201
 
 
-class QuietView:
-    """Shows nothing."""
-
-    def progress(self, doing: str, share: float | None) -> None:
-        """Show nothing."""
-
-    def token(self, text: str) -> None:
-        """Show nothing."""
-
-    def finish(self, generation: Generation) -> None:
-        """Show nothing."""
-
-    def clear(self) -> None:
-        """Show nothing."""
-
-
-View = NotebookView | TerminalView | QuietView
+def view(at: Shell, form: str = "text", *, stream: bool = False, keep_metadata: bool = False) -> View:
+    """What shows an answer in this shell, and before it how far the model's loading is."""
+    if at.terminal:
+        return TerminalView(stream=stream)
+    return NotebookView(form=form, stream=stream, widgets=at.session.widgets, keep_metadata=keep_metadata)
 
 
 def _progress_bar() -> Any:

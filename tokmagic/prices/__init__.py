@@ -8,7 +8,7 @@ from tokmagic.prices.bills import bill, bound_usd, input_usd, loaded_usd, replay
 from tokmagic.prices.book import PriceBook
 from tokmagic.prices.frozen import rates_dict, rates_of
 from tokmagic.prices.hosted import provider_of
-from tokmagic.prices.money import PICODOLLARS, from_picodollars, hourly, plain, rate, to_picodollars
+from tokmagic.prices.money import PICODOLLARS, from_picodollars, hourly, plain, rate, to_picodollars, usd
 from tokmagic.prices.repricing import at_rates, reprice
 
 __all__ = [
@@ -30,4 +30,5 @@ __all__ = [
     "reprice",
     "span",
     "to_picodollars",
+    "usd",
 ]

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from tokmagic.core.budget import Budget, Hold, Standing
 from tokmagic.errors import BudgetError
 from tokmagic.formatting import numbers
-
-_HIGHEST_USD = Decimal(1_000_000)
+from tokmagic.prices import money
 
 
 def usd(text: str | Decimal | int, *, what: str) -> Decimal:
-    """Parse a cap in USD: ``5``, ``$0.25``, ``5 USD``. Raises BudgetError for what is no amount above 0."""
-    given = str(text).strip()
-    plain = re.sub(r"^\$|\s*USD$|^USD\s*", "", given, flags=re.IGNORECASE).strip()
-    if re.search(r"[^\W\d_]{2,}$|[€£¥₹]", plain) and plain.lower() not in (
-        "nan",
-        "inf",
-        "infinity",
-        "-inf",
-        "-infinity",
-    ):
-        raise BudgetError(f"{what} is {given!r}; budgets are in USD, give a number such as 0.50")
-    try:
-        amount = Decimal(plain)
-    except InvalidOperation:
-        raise BudgetError(f"{what} is {given!r}; give a number in USD, such as 0.50") from None
-    if not amount.is_finite() or not 0 < amount <= _HIGHEST_USD:
-        raise BudgetError(f"{what} is {given}; give a number above 0 and up to {_HIGHEST_USD:,} USD")
+    """Read a cap in USD. Raises BudgetError for what is no amount above 0, or finer than a picodollar."""
+    amount = money.usd(text, what=what, error=BudgetError, above_zero=True)
     if amount != amount.quantize(Decimal("1E-12")):
-        raise BudgetError(f"{what} is {given}; that is finer than a picodollar")
+        raise BudgetError(f"{what} is {text}; that is finer than a picodollar")
     return amount
 
 

@@ -1,175 +1,79 @@
-"""Option lines: split as a shell would, IPython's ``$name`` and ``{expr}`` filled in word by word."""
+"""Each option of a run once: what it is called, how it is read, and what it may be.
+
+``%%generate``, ``%%tokens`` and ``tokmagic run`` add these to their parsers; :func:`check_sampling` holds Python's
+``generate`` to the same bounds.
+"""
 
 from __future__ import annotations
 
 import argparse
-import re
-import shlex
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from decimal import Decimal
+from typing import Any, NamedTuple
 
 from tokmagic.core.prompt import Sampling
-from tokmagic.errors import UsageError, nearest
+from tokmagic.errors import UsageError
+from tokmagic.prompts.parser import Parser, integer
 
-_EXPRESSION = re.compile(r"\{[^{}]*\}")
-# Begins with a dash, but can be no option of ours: a rule of dashes, a negative number.
-_NO_OPTION = re.compile(r"-{3,}$|-[\d.]")
-_OPTION = re.compile(r"\s*(-{1,2}[A-Za-z][\w-]*)(=?)")
-_WORD = re.compile(r"""\s*(?:"[^"]*"|'[^']*'|\S)+""")
-
-
-class Unknown(str):
-    """A word as it is written, which only running the cell fills in."""
-
-    __slots__ = ()
+# Beyond any model's context, and far inside the 64 bits that the ledger has for sums of tokens.
+_MOST = 1_000_000_000
+_SCHEMA = "make the answer fit a JSON schema: JSON text, or an expression in a notebook, a file in a terminal"
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse that raises UsageError in one line, with the nearest option, and never exits."""
+class _Number(NamedTuple):
+    """A number among the sampling options; its default is the field's in :class:`Sampling`."""
 
-    def __init__(self, prog: str, **options: Any) -> None:
-        super().__init__(prog, add_help=False, allow_abbrev=False, exit_on_error=False, **options)
-        # Ours, since the one of the base class prints and exits.
-        self.add_argument("-h", "--help", action="store_true", help="show this help")
+    option: str
+    metavar: str
+    read: Callable[[str], float]
+    low: float
+    high: float
+    help: str
+    above_low: bool = False
 
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}; see {self.prog} --help")
-
-    def parse_words(self, words: Sequence[str]) -> argparse.Namespace:
-        """Parse words that were split already. Raises UsageError."""
-        try:
-            found, unknown = self.parse_known_args(self._joined(words))
-        except argparse.ArgumentError as error:
-            self.error(str(error).removeprefix("argument "))
-        if unknown and not found.help:
-            options = [option for option in self._option_string_actions if option.startswith("--")]
-            near = nearest(unknown[0], options) if unknown[0].startswith("-") else ""
-            kind = "option" if unknown[0].startswith("-") else "word"
-            self.error(f"unknown {kind} {unknown[0]!r}{near}")
-        return found
-
-    def parse_known_words(self, words: Sequence[str]) -> tuple[argparse.Namespace, frozenset[str]]:
-        """Parse what is known of ``words``; the rest are the names of options whose value is :class:`Unknown`.
-
-        Among them is ``""`` where not even the option is known. Raises UsageError.
-        """
-        known: list[str] = []
-        unknown: set[str] = set()
-        for word in words:
-            if not isinstance(word, Unknown):
-                known.append(word)
-            elif known and self._takes_word(known[-1]):
-                unknown.add(self._option_string_actions[known.pop()].dest)
-            else:
-                short = "" if word.startswith("--") else word[:2]
-                options = [it for it in (word.partition("=")[0], short) if self._takes_word(it)]
-                unknown.add(self._option_string_actions[options[0]].dest if options else "")
-        return self.parse_words(known), frozenset(unknown)
-
-    def _takes_word(self, option: str) -> bool:
-        action = self._option_string_actions.get(option)
-        return action is not None and action.nargs is None
-
-    def _joined(self, words: Sequence[str]) -> list[str]:
-        """``--stop ---`` as ``--stop=---``: argparse takes any word that begins with a dash for an option."""
-        joined: list[str] = []
-        for word in words:
-            if joined and self._takes_word(joined[-1]) and _NO_OPTION.match(word):
-                joined[-1] += ("=" if joined[-1].startswith("--") else "") + word
-            else:
-                joined.append(word)
-        return joined
-
-    def leading(self, line: str) -> tuple[str, str]:
-        """Split ``line`` into the options that it begins with and the rest as it stands, quotes and all."""
-        at = 0
-        while found := _OPTION.match(line, at):
-            at = found.end()
-            if (found[2] or self._takes_word(found[1])) and (word := _WORD.match(line, at)):
-                at = word.end()
-        return line[:at], line[at:].strip()
-
-    def options(self) -> list[str]:
-        """All option words, for completion."""
-        return sorted(self._option_string_actions)
+    @property
+    def field(self) -> str:
+        return self.option.lstrip("-").replace("-", "_")
 
 
-def split(line: str, expand: Callable[[str], str]) -> list[str]:
-    """Split an option line into words, quotes grouping them, and fill each one in.
-
-    Filled in after splitting, so that a variable's spaces and quotes do not make more words; those inside ``{expr}``
-    belong to the expression.
-    """
-    expressions: list[str] = []
-
-    def set_aside(match: re.Match[str]) -> str:
-        expressions.append(match[0])
-        return f"{{{len(expressions) - 1}}}"
-
-    try:
-        words = shlex.split(_EXPRESSION.sub(set_aside, line))
-    except ValueError as error:
-        raise UsageError(f"the option line cannot be read: {error}; close the quotation") from None
-    words = [_EXPRESSION.sub(lambda match: expressions[int(match[0][1:-1])], word) for word in words]
-    return [expand(word) if re.search(r"[${]", word) else word for word in words]
+_NUMBERS = (
+    _Number("--max-tokens", "N", integer, 1, _MOST, "most output tokens (256)"),
+    _Number("--temperature", "T", float, 0, _MOST, "0 is greedy; default: the model's own"),
+    _Number("--top-p", "P", float, 0, 1, "nucleus sampling", above_low=True),
+    _Number("--top-k", "K", integer, 1, _MOST, "sample among the K likeliest"),
+    _Number("--min-p", "P", float, 0, 1, "drop tokens less likely than P times the likeliest"),
+    _Number("--repetition-penalty", "R", float, 0, _MOST, "above 1 repeats less", above_low=True),
+    _Number("--seed", "N", integer, 0, 2**63 - 1, "the same seed gives the same answer"),
+    _Number("-n", "N", integer, 1, 128, "how many answers to sample (1)"),
+)
 
 
-def sampling(options: argparse.Namespace, json_schema: str | None = None) -> Sampling:
-    """What the options of ``%%generate`` say about sampling, unchecked."""
-    return Sampling(
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        min_p=options.min_p,
-        repetition_penalty=options.repetition_penalty,
-        stop=tuple(options.stop),
-        seed=options.seed,
-        n=options.n,
-        json_schema=json_schema,
-        logprobs=options.logprobs,
-    )
-
-
-def integer(text: str) -> int:
-    """An integer that may be written 1_000 or 1e3."""
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer():
-            raise
-        return int(number)
-
-
-def generate_parser() -> Parser:
-    """The options of ``%%generate``."""
-    parser = Parser("%%generate")
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """How the answer is sampled."""
     add = parser.add_argument
-    add("-m", "--model", metavar="NAME", help="model to run, by name or SPEC")
-    add("--into", metavar="NAME", help="variable that takes the Generation")
-    add("--system", metavar="TEXT", help="system message")
-    add("--chat", metavar="NAME", help="continue the conversation of this name")
-    add("--reset", action="store_true", help="start the conversation anew")
-    add("--max-tokens", type=integer, metavar="N", default=256, help="most output tokens (256)")
-    add("--temperature", type=float, metavar="T", help="0 is greedy; default: the model's own")
-    add("--top-p", type=float, metavar="P", help="nucleus sampling")
-    add("--top-k", type=integer, metavar="K", help="sample among the K likeliest")
-    add("--min-p", type=float, metavar="P", help="drop tokens less likely than P times the likeliest")
-    add("--repetition-penalty", type=float, metavar="R", help="above 1 repeats less")
+    for it in _NUMBERS:
+        default = getattr(Sampling(), it.field)
+        add(it.option, type=it.read, metavar=it.metavar, default=default, help=it.help)
     add("--stop", action="append", default=[], metavar="TEXT", help="stop at this text (repeatable)")
-    add("--seed", type=integer, metavar="N", help="the same seed gives the same answer")
-    add("-n", type=integer, metavar="N", default=1, help="how many answers to sample")
-    add(
-        "--format",
-        choices=["markdown", "text", "code", "json"],
-        default="markdown",
-        help="how to show the answer",
-    )
-    add("--json-schema", metavar="EXPR", help="make the answer fit a JSON schema, given as a dict or as text")
-    add("--logprobs", action="store_true", help="keep each token's log probability: .choices[0].logprobs")
+    add("--json-schema", metavar="SCHEMA", help=_SCHEMA)
+    add("--logprobs", action="store_true", help="keep each token's log probability, in .choices and --json")
+
+
+def add_messages(parser: argparse.ArgumentParser) -> None:
+    """How the text becomes messages."""
+    add = parser.add_argument
+    add("--system", metavar="TEXT", help="system message")
     add("--literal", action="store_true", help="no template and no role lines: every character means itself")
     add("--completion", action="store_true", help="feed the text as it stands, without a chat template")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """What both ``%%generate`` and ``tokmagic run`` take."""
+    add = parser.add_argument
+    add("-m", "--model", metavar="NAME", help="model to run: its name, a Hugging Face id or a folder")
+    add_messages(parser)
+    add_sampling(parser)
     add("--no-stream", action="store_true", help="show the answer when it is complete")
     add("--cache", action="store_true", help="replay an identical run even where sampling has no seed")
     add("--no-cache", action="store_true", help="generate, and keep the answer out of the cache")
@@ -179,6 +83,52 @@ def generate_parser() -> Parser:
     add("--yes", action="store_true", help="run a prompt that is longer than the cell's budget lets pass unasked")
     add("--tag", action="append", default=[], metavar="TEXT", help="label in the ledger (repeatable)")
     add("--quiet", action="store_true", help="show nothing")
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """The models to count for; :func:`model_names` reads them."""
+    told = "models to count for (default: the current one)"
+    parser.add_argument("-m", "--model", action="append", default=[], metavar="A,B,…", help=told)
+
+
+def add_endpoint(parser: argparse.ArgumentParser) -> None:
+    """A model at a server."""
+    add = parser.add_argument
+    add("--api-base", metavar="URL", help="an OpenAI-compatible server; the model is the one of that name there")
+    add("--api-key-name", metavar="ENV", help="environment variable that holds the server's key")
+    add("--server", metavar="KIND", help="what kind of server that is, such as openai, vllm or ollama")
+    add("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts for a server's model here")
+
+
+def add_rates(parser: argparse.ArgumentParser) -> None:
+    """What a model costs."""
+    add = parser.add_argument
+    add("--input", metavar="USD", help="USD per 1M input tokens")
+    add("--output", metavar="USD", help="USD per 1M output tokens")
+    add("--cached", metavar="USD", help="USD per 1M cached input tokens")
+    add("--cache-write", metavar="USD", help="USD per 1M input tokens written to a cache")
+    add("--per-1k", metavar="USD", help="one rate for input and output, in USD per 1,000 tokens")
+    add("--gpu-hour", metavar="USD", help="USD per hour of the device")
+    told = "show beside it what a hosted model would cost; off: no longer"
+    add("--as", dest="shadow", metavar="PROVIDER/MODEL", help=told)
+
+
+def add_tag_filter(parser: argparse.ArgumentParser) -> None:
+    """Which runs are looked at."""
+    told = "only runs with this tag (repeatable: with all)"
+    parser.add_argument("--tag", action="append", default=[], metavar="TEXT", help=told)
+
+
+def generate_parser() -> Parser:
+    """The options of ``%%generate``."""
+    parser = Parser("%%generate")
+    add = parser.add_argument
+    add("--into", metavar="NAME", help="variable that takes the Generation")
+    add("--chat", metavar="NAME", help="continue the conversation of this name")
+    add("--reset", action="store_true", help="start the conversation anew")
+    forms = ["markdown", "text", "code", "json"]
+    add("--format", choices=forms, default="markdown", help="how to show the answer")
+    add_run(parser)
     return parser
 
 
@@ -189,119 +139,51 @@ def tokens_parser() -> Parser:
         usage="%%tokens [options] EXPR, or %%%%tokens [options] over a cell that is a prompt",
         epilog="EXPR gives a text, a list of {'role': …, 'content': …} messages, or a Generation (what it was asked)",
     )
-    add = parser.add_argument
-    add("-m", "--model", action="append", metavar="A,B,…", help="models to count for (default: the current one)")
-    add("--system", metavar="TEXT", help="system message")
-    add("--literal", action="store_true", help="no template and no role lines: every character means itself")
-    add("--completion", action="store_true", help="the text as it stands, without a chat template")
-    add("--show", type=integer, metavar="N", default=500, help="most tokens whose boundaries are shown (500)")
+    add_models(parser)
+    add_messages(parser)
+    told = "most tokens whose boundaries are shown (500)"
+    parser.add_argument("--show", type=integer, metavar="N", default=500, help=told)
     return parser
 
 
-def model_parser() -> Parser:
-    """The words and options of ``%model``."""
-    parser = Parser("%model")
-    add = parser.add_argument
-    add("action", nargs="?", default="list", help="list, add, use, load, unload or info")
-    add("name", nargs="?", help="the model's name in this session")
-    add("spec", nargs="?", help="Hugging Face id, folder, or the name at an endpoint")
-    add("--all", action="store_true", help="unload every model")
-    add("--keep", action="store_true", help="load beside the models that are loaded")
-    add_spec_options(parser)
-    return parser
+def model_names(given: Iterable[str]) -> list[str]:
+    """The names in ``-m A,B -m C``."""
+    names = [name.strip() for word in given for name in word.split(",")]
+    return [name for name in names if name]
 
 
-def add_spec_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say how a model is run."""
-    add = parser.add_argument
-    add("--quant", choices=["nf4", "int8", "none"], help="quantise with bitsandbytes while loading")
-    add("--dtype", metavar="TYPE", help="bf16, fp16 or fp32; default: the checkpoint's")
-    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: CUDA where there is one")
-    add("--compile", choices=["auto", "on", "off"], default="auto", help="torch.compile with a static cache")
-    add("--revision", metavar="REV", help="branch, tag or commit on the hub")
-    add("--api-base", metavar="URL", help="an OpenAI-compatible server; SPEC is the model's name there")
-    add("--api-key-name", metavar="ENV", help="environment variable that holds the server's key")
-    add("--server", metavar="KIND", help="what kind of server that is, such as openai, vllm or ollama")
-    add("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts for a server's model here")
-    add("--trust-remote-code", action="store_true", help="let the model run code of its own")
-    add("--allow-pickle", action="store_true", help="read pickled weights, which can run code")
+def sampling(options: argparse.Namespace, json_schema: str | None = None) -> Sampling:
+    """What the options say about sampling, unchecked."""
+    given = {it.name: getattr(options, it.name) for it in fields(Sampling)}
+    return Sampling(**{**given, "stop": tuple(options.stop), "json_schema": json_schema})
 
 
-def price_parser() -> Parser:
-    """The words and options of ``%price``."""
-    parser = Parser("%price")
-    add = parser.add_argument
-    add("model", nargs="?", help="the model whose rates are set; none: list the rates")
-    add("off", nargs="?", choices=["off"], help="forget what was set for the model")
-    add("--input", metavar="USD", help="USD per 1M input tokens")
-    add("--output", metavar="USD", help="USD per 1M output tokens")
-    add("--cached", metavar="USD", help="USD per 1M cached input tokens")
-    add("--cache-write", metavar="USD", help="USD per 1M input tokens written to a cache")
-    add("--per-1k", metavar="USD", help="one rate for input and output, in USD per 1,000 tokens")
-    add("--gpu-hour", metavar="USD", help="USD per hour of the device")
-    add(
-        "--as",
-        dest="shadow",
-        metavar="PROVIDER/MODEL",
-        help="reckon beside it what a hosted model would cost; off: no longer",
-    )
-    return parser
+def check_sampling(sampling: Sampling) -> Sampling:
+    """Return ``sampling`` if every value is in its range, else raise UsageError naming the option."""
+    for it in _NUMBERS:
+        value = getattr(sampling, it.field)
+        if value is not None:
+            _check_number(it, value)
+    if not isinstance(sampling.logprobs, bool):
+        raise UsageError(f"logprobs is {sampling.logprobs!r}; give True or False")
+    if any(not isinstance(text, str) for text in sampling.stop):
+        raise UsageError(f"--stop is {sampling.stop!r}; give texts")
+    if any(not text for text in sampling.stop):
+        raise UsageError("--stop is empty; give the text at which the answer should stop")
+    return sampling
 
 
-def budget_parser() -> Parser:
-    """The words and options of ``%budget``."""
-    parser = Parser("%budget")
-    add = parser.add_argument
-    add("scope", nargs="?", help="cell (each single run), notebook, day, month; off removes your budgets; none: list")
-    add("usd", nargs="?", metavar="USD", help="the cap in USD, or off")
-    add("--tokens", type=integer, metavar="N", help="cap in tokens; for cell: the prompt's, above which it asks")
-    add("--warn", type=float, metavar="SHARE", default=0.8, help="share of the cap at which it warns (0.8)")
-    add("--strict", action="store_true", help="refuse what has no known price, rather than warn")
-    add("--everyone", action="store_true", help="cap each user of a shared ledger, not you alone")
-    return parser
+def _check_number(it: _Number, value: Any) -> None:
+    whole = it.read is integer
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise UsageError(f"{it.option} is {value!r}; give a {'whole ' if whole else ''}number")
+    # Compared as they are: a long int does not fit a float, and nan compares false.
+    if not ((it.low < value if it.above_low else it.low <= value) and value <= it.high):
+        bounds = f"above {it.low:,}" if it.above_low else f"at least {it.low:,}"
+        raise UsageError(f"{it.option} is {_short(value)}; it must be {bounds} and at most {it.high:,}")
 
 
-def cache_parser() -> Parser:
-    """The words of ``%cache``."""
-    parser = Parser("%cache")
-    parser.add_argument(
-        "action",
-        nargs="?",
-        default="status",
-        help="status (or none): what it holds and saved; on, off; clear: empty it",
-    )
-    return parser
-
-
-def cost_parser() -> Parser:
-    """The words and options of ``%cost``."""
-    parser = Parser("%cost")
-    add = parser.add_argument
-    add(
-        "action",
-        nargs="?",
-        help="by GROUP, compare OLD, df (pandas), export FILE, plot, project, waste; none: a line for each cell",
-    )
-    add(
-        "value",
-        nargs="?",
-        help="what to group by (cell, run, model, notebook, day, tag, user, status); the file; "
-        "compare: an earlier .ipynb, or git:HEAD",
-    )
-    add("--tag", action="append", default=[], metavar="TEXT", help="only runs with this tag (repeatable: with all)")
-    add("--calls", metavar="N/UNIT", help="project: how often, such as 1e6/day (hour, day, week, month)")
-    add("--cell", metavar="CELL", help="project: the cell's number in %%cost, or its id (default: the latest that ran)")
-    return parser
-
-
-def tokmagic_freeze_parser() -> Parser:
-    """The words and options of ``%tokmagic freeze``."""
-    parser = Parser("%tokmagic freeze")
-    add = parser.add_argument
-    add(
-        "file",
-        nargs="?",
-        help="file to write, or the notebook where its name is not known here (NOTEBOOK.tokmagic.json beside it)",
-    )
-    add("--texts", action="store_true", help="write the answers' texts too, not their digests alone")
-    return parser
+def _short(value: float) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if abs(value) < 10**20 else f"{Decimal(value):.3g}"

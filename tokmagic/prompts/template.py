@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from tokmagic.core.prompt import Message, Prompt, Role, Sampling
@@ -39,7 +38,7 @@ def render(body: str, variables: Mapping[str, Any], rewrite: Rewrite | None = No
     from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    never, carriage_return = secrets.token_hex(16), secrets.token_hex(16)
+    never, carriage_return = uuid.uuid4().hex, uuid.uuid4().hex
     crlf = "\r" in body and not _NOT_CRLF.search(body)
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
@@ -88,7 +87,7 @@ def parse(
     # Role lines are marked before templating with a word that no variable's value can guess, and
     # split after it, so that a loop may produce messages while a value never can. Digits, which have
     # no upper case: the line may stand in a {% filter %} block.
-    mark = f"{secrets.randbits(128):039d}"
+    mark = f"{uuid.uuid4().int:039d}"
     # The newline stays in front of the semicolon, so that a syntax error names the cell's own line.
     marked = ROLE_LINE.sub(lambda match: f"{mark}{match[1]}{match[2]};", body)
     first, *rest = render(marked, variables or {}, rewrite).split(mark)
@@ -136,42 +135,6 @@ def build(
     return Prompt((*opening, *history, *messages), sampling)
 
 
-# Beyond any model's context, and far inside the 64 bits that the ledger has for sums of tokens.
-_MOST = 1_000_000_000
-
-
-def check_sampling(sampling: Sampling) -> Sampling:
-    """Return ``sampling`` if every value is in its range, else raise UsageError naming the option."""
-
-    def number(
-        option: str, value: float | None, low: float, high: float, *, open_low: bool = False, whole: bool = False
-    ) -> None:
-        if value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-            raise UsageError(f"{option} is {value!r}; give a {'whole ' if whole else ''}number")
-        # Compared as they are: a long int does not fit a float, and nan compares false.
-        if not ((low < value if open_low else low <= value) and value <= high):
-            bounds = f"above {low:,}" if open_low else f"at least {low:,}"
-            raise UsageError(f"{option} is {_short(value)}; it must be {bounds} and at most {high:,}")
-
-    number("--max-tokens", sampling.max_tokens, 1, _MOST, whole=True)
-    number("--temperature", sampling.temperature, 0, _MOST)
-    number("--top-p", sampling.top_p, 0, 1, open_low=True)
-    number("--top-k", sampling.top_k, 1, _MOST, whole=True)
-    number("--min-p", sampling.min_p, 0, 1)
-    number("--repetition-penalty", sampling.repetition_penalty, 0, _MOST, open_low=True)
-    number("--seed", sampling.seed, 0, 2**63 - 1, whole=True)
-    number("-n", sampling.n, 1, 128, whole=True)
-    if not isinstance(sampling.logprobs, bool):
-        raise UsageError(f"logprobs is {sampling.logprobs!r}; give True or False")
-    if any(not isinstance(text, str) for text in sampling.stop):
-        raise UsageError(f"--stop is {sampling.stop!r}; give texts")
-    if any(not text for text in sampling.stop):
-        raise UsageError("--stop is empty; give the text at which the answer should stop")
-    return sampling
-
-
 def json_schema(given: object) -> str:
     """A JSON schema as text: of an object, or of text that is one already. Raises UsageError."""
     try:
@@ -182,12 +145,6 @@ def json_schema(given: object) -> str:
     if not isinstance(schema, Mapping):
         raise UsageError(f"{text} is no JSON schema; give an object such as {{'type': 'object'}}")
     return text
-
-
-def _short(value: float) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return f"{value:,}" if abs(value) < 10**20 else f"{Decimal(value):.3g}"
 
 
 def sha256(prompt: Prompt) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -11,21 +12,34 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from tokmagic.core.prompt import Message, Prompt, Role, Sampling
 from tokmagic.errors import UsageError, nearest
 from tokmagic.prompts.template import build, json_schema
-from tokmagic.runs.generation import Generation
-from tokmagic.runs.session import Session
 
 if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger
+    from tokmagic.runs.generation import Generation
+    from tokmagic.runs.session import Session
 
 _session: Session | None = None
+_lock = threading.Lock()
+
+
+furnish: Callable[[type[Session]], Session] | None = None
+"""Makes this process's session where magics have a shell for it."""
 
 
 def session() -> Session:
     """Return this process's session, made at the first call."""
+    from tokmagic.runs.session import Session  # start-up: %load_ext needs this module, and no session yet
+
     global _session
-    if _session is None:
-        _session = Session()
-        atexit.register(_session.close)
+    with _lock:  # a sidebar asks from a thread of its own
+        if _session is None:
+            _session = furnish(Session) if furnish else Session()
+            atexit.register(_session.close)
+        return _session
+
+
+def made_session() -> Session | None:
+    """Return this process's session if there is one already."""
     return _session
 
 

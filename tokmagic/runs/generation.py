@@ -109,6 +109,7 @@ class Generation:
     def as_dict(self) -> dict[str, Any]:
         """Text and numbers, JSON-ready, for ``tokmagic run --json``."""
         usage, reading = self.usage, self.reading
+        logprobs = [[piece._asdict() for piece in choice.logprobs] for choice in self.choices]
         return {
             "run_id": self.run_id,
             "status": self.status,
@@ -116,6 +117,7 @@ class Generation:
             "model": self.model,
             "text": self.text,
             "choices": [choice.text for choice in self.choices],
+            **({"logprobs": logprobs} if any(logprobs) else {}),
             "input_tokens": usage.input_tokens,
             "output_tokens": usage.output_tokens,
             "cost_usd": plain(self.cost.usd),

@@ -28,8 +28,8 @@ from tokmagic.errors import (
 from tokmagic.formatting import numbers
 from tokmagic.runs.budget_guard import BudgetGuard
 from tokmagic.runs.cache import Place
+from tokmagic.runs.channel import Channel
 from tokmagic.runs.generation import Choice, Generation, answers_sha256
-from tokmagic.runs.live import Channel
 from tokmagic.runs.meter import Meter
 
 if TYPE_CHECKING:

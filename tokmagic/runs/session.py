@@ -31,13 +31,15 @@ from tokmagic.errors import BudgetError, GenerationInterrupted, LedgerError, Not
 from tokmagic.prices import PriceBook
 from tokmagic.prices import budgets as budgets
 from tokmagic.prices.periods import start_of_day
-from tokmagic.prompts.template import check_sampling, sha256
+from tokmagic.prompts.options import check_sampling
+from tokmagic.prompts.template import sha256
 from tokmagic.runs.budget_guard import BudgetGuard, BudgetWarning, Confirm
 from tokmagic.runs.cache import Answer, Cache, Place, replayed
+from tokmagic.runs.channel import Channel
 from tokmagic.runs.drafts import DraftContext, DraftService
 from tokmagic.runs.environment import environment
 from tokmagic.runs.generation import Generation
-from tokmagic.runs.live import Channel, ModelView, View, add_running
+from tokmagic.runs.live import ModelView, View, add_running
 from tokmagic.runs.run import SILENT, Run, Watcher, uninterrupted
 from tokmagic.tokens.reconciliation import disagreement
 
@@ -52,9 +54,10 @@ class LedgerWarning(UserWarning):
 class Session:
     """One kernel's or command's tokmagic."""
 
-    def __init__(self, settings: TokMagic | None = None) -> None:
+    def __init__(self, settings: TokMagic | None = None, channel: Channel | None = None) -> None:
         self.settings = settings or TokMagic()
-        self.session_id = uuid.uuid4().hex
+        self.channel = channel or Channel(uuid.uuid4().hex, lambda: self)
+        self.session_id = self.channel.session
         self.models = Models(self.settings)
         self.prices = PriceBook(lambda: self.settings.prices)
         self.chats: dict[str, list[Message]] = {}
@@ -66,7 +69,7 @@ class Session:
         """Tells cells' executions apart: the runs of a loop belong to one, those of a second run to another."""
         self.variables: Callable[[], Mapping[str, Any]] = dict
         """Gives the notebook's variables; the magics set it."""
-        self.turns: AbstractContextManager[object] = nullcontext()
+        self.import_lock: AbstractContextManager[object] = nullcontext()
         """Entered by whatever imports in the background, so that no cell runs meanwhile; the magics set it."""
         self._drafts = DraftService(
             DraftContext(
@@ -76,10 +79,9 @@ class Session:
                 self.prices.rates,
                 self.chats,
                 lambda: self.variables(),
-                lambda: self.turns,
+                lambda: self.import_lock,
             )
         )
-        self.channel = Channel(self.session_id, self)
         self.cache = Cache(self.settings, self.ledger)
         self._ledger: Ledger | None = None
         self._ledger_lock = threading.Lock()

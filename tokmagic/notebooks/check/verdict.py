@@ -12,12 +12,9 @@ from math import ceil, floor
 from tokmagic.errors import UsageError
 from tokmagic.notebooks.saved import Figures, Notebook, PromptCell
 from tokmagic.formatting.numbers import UNKNOWN, counted
-from tokmagic.prices import plain
+from tokmagic.prices import plain, usd
 
-_NUMBER = r"(\d{1,9}(?:\.\d{0,12})?|\.\d{1,12})"
-_USD = re.compile(rf"\$?\s*{_NUMBER}(?:\s*USD)?", re.ASCII)
-_PERCENT = re.compile(rf"{_NUMBER}\s*%?", re.ASCII)
-_TOKENS = re.compile(r"\d{1,3}(_\d{3}){1,5}|\d{1,18}", re.ASCII)
+_PERCENT = re.compile(r"(\d{1,9}(?:\.\d{0,12})?|\.\d{1,12})\s*%?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,30 +31,18 @@ class Limits:
         return self != Limits()
 
 
-def limits(max_cost: str | None, max_tokens: str | None, max_increase: str | None) -> Limits:
+def limits(max_cost: str | None, max_tokens: int | None, max_increase: str | None) -> Limits:
     """Limits as the command takes them: ``0.10``, ``1000``, ``10%``. Raises UsageError."""
+    if max_tokens is not None and max_tokens < 0:
+        raise UsageError(f"--max-tokens is {max_tokens}; give a whole number of tokens, 0 or more, such as 2000")
+    percent = None if max_increase is None else _PERCENT.fullmatch(max_increase.strip())
+    if max_increase is not None and percent is None:
+        raise UsageError(f"--max-increase is {max_increase!r}; give percent, 0 or more, such as 10%")
     return Limits(
-        cost_usd=_decimal(max_cost, _USD, "--max-cost", "an amount of USD, 0 or more, such as 0.10"),
-        tokens=_tokens(max_tokens),
-        increase=_decimal(max_increase, _PERCENT, "--max-increase", "percent, 0 or more, such as 10%"),
+        cost_usd=None if max_cost is None else usd(max_cost, what="--max-cost", error=UsageError),
+        tokens=max_tokens,
+        increase=None if percent is None else Decimal(percent[1]),
     )
-
-
-def _decimal(text: str | None, form: re.Pattern[str], option: str, mend: str) -> Decimal | None:
-    if text is None:
-        return None
-    match = form.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{option} is {text!r}; give {mend}")
-    return Decimal(match[1])
-
-
-def _tokens(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not _TOKENS.fullmatch(text.strip()):
-        raise UsageError(f"--max-tokens is {text!r}; give a whole number of tokens, 0 or more, such as 2000")
-    return int(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tokmagic.errors import UsageError
-from tokmagic.prompts.options import Unknown, generate_parser, sampling, split, tokens_parser
-from tokmagic.prompts.template import check_sampling
+from tokmagic.prompts.options import check_sampling, generate_parser, model_names, sampling, tokens_parser
+from tokmagic.prompts.parser import Unknown, split
 
 # As IPython finds a cell magic: below blank lines, its name ended by a space.
 _HEAD = re.compile(r"(?:[ \t\r]*\n)*%%(generate|tokens)(?: ([^\n]*)|[ \t\r]*)(?:\n|\Z)")
@@ -46,8 +45,7 @@ def read(source: str) -> Asked | None:
     doubt = _doubt(source, unknown)
     known = "model" not in unknown and "" not in unknown
     if head[1] == "tokens":
-        named = [name.strip() for given in options.model or () for name in given.split(",") if name.strip()]
-        model = named[0] if named else None
+        model = next(iter(model_names(options.model)), None)
         literal, completion = options.literal, options.completion
         return Asked(body, model, options.system, None, literal, completion, None, False, doubt, known)
     return Asked(
@@ -68,10 +66,7 @@ def read(source: str) -> Asked | None:
 @lru_cache(maxsize=8)
 def _options(magic: str, line: str) -> tuple[argparse.Namespace, frozenset[str]]:
     parser = generate_parser() if magic == "generate" else tokens_parser()
-    options, unknown = parser.parse_known_words(split(line, Unknown))
-    if options.help:
-        raise UsageError("--help shows the options and runs nothing")
-    return options, unknown
+    return parser.parse_known_words(split(line, Unknown))
 
 
 def _most(options: argparse.Namespace, unknown: frozenset[str]) -> int | None:

@@ -10,8 +10,8 @@ from tokmagic.core.money import Cost
 from tokmagic.core.stream import Source
 from tokmagic.errors import UsageError
 from tokmagic.prices import plain
+from tokmagic.runs.channel import VERSION
 from tokmagic.runs.drafts.texts import Change
-from tokmagic.runs.live import VERSION
 
 State = Literal["counted", "counting", "lost"]
 

@@ -1,4 +1,4 @@
-"""``%budget``: what its words mean, and the table it shows."""
+"""``%budget``: what may be spent, and what was."""
 
 from __future__ import annotations
 
@@ -8,33 +8,52 @@ from typing import get_args
 from IPython.core.error import StdinNotImplementedError
 
 from tokmagic.core.budget import Budget, Scope, Standing
-from tokmagic.errors import UsageError, nearest
+from tokmagic.errors import UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
-from tokmagic.prices import budgets as budgets
+from tokmagic.magics.shell import Shell
+from tokmagic.prices import budgets
+from tokmagic.prompts.parser import Parser, integer
 from tokmagic.runs.session import Session
 
 SCOPES = get_args(Scope)
 
 
-def change(session: Session, options: argparse.Namespace) -> None:
-    """Set or remove budgets as the words say. Raises UsageError, BudgetError, LedgerError."""
+def parser() -> Parser:
+    """The words and options of ``%budget``."""
+    made = Parser("%budget")
+    add = made.add_argument
+    told = "what to cap, cell being each single run; off removes your budgets; none: list them"
+    add("scope", nargs="?", choices=("list", *SCOPES, "off"), default="list", help=told)
+    add("usd", nargs="?", metavar="USD", help="the cap in USD, or off")
+    add("--tokens", type=integer, metavar="N", help="cap in tokens; for cell: the prompt's, above which it asks")
+    add("--warn", type=float, metavar="SHARE", default=0.8, help="share of the cap at which it warns (0.8)")
+    add("--strict", action="store_true", help="refuse what has no known price, rather than warn")
+    add("--everyone", action="store_true", help="cap each user of a shared ledger, not you alone")
+    return made
+
+
+def run(at: Shell, line: str) -> Table:
+    """List the budgets and how they stand, or set one. Raises UsageError, BudgetError, LedgerError."""
+    options = at.parse(parser(), line)
+    if options.scope != "list":
+        _change(at.session, options)
+        at.session.refresh_totals()
+        at.session.channel.touch()
+    return table(at.session)
+
+
+def _change(session: Session, options: argparse.Namespace) -> None:
+    ledger = session.ledger()
     if options.scope == "off":
         for scope in SCOPES:
-            session.ledger().drop_budget(_named(session, scope, everyone=options.everyone))
+            ledger.drop_budget(_named(session, scope, everyone=options.everyone))
         return
-    if options.scope not in SCOPES:
-        known = [*SCOPES, "off"]
-        raise UsageError(
-            f"%budget {options.scope!r} is unknown{nearest(options.scope, known)}; use {', '.join(known)}, "
-            "such as %budget day 5"
-        )
     named = _named(session, options.scope, everyone=options.everyone)
-    if options.usd == "off":
-        if not session.ledger().drop_budget(named):
-            raise UsageError(f"there is no budget for the {options.scope} to switch off; %budget lists them")
-        return
-    session.ledger().set_budget(_asked(named, options))
+    if options.usd != "off":
+        ledger.set_budget(_asked(named, options))
+    elif not ledger.drop_budget(named):
+        raise UsageError(f"there is no budget for the {options.scope} to switch off; %budget lists them")
 
 
 def table(session: Session) -> Table:

@@ -1,4 +1,4 @@
-"""``%cost``: which table, chart, file or projection its words ask for."""
+"""``%cost``: what this notebook's runs cost, as a table, a chart, a file or a projection."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokmagic import reports as report
+from tokmagic import reports
 from tokmagic.core.files import read_file
-from tokmagic.errors import UsageError, nearest
+from tokmagic.errors import UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
-from tokmagic.notebooks import check as gate
+from tokmagic.magics.shell import Shell
+from tokmagic.notebooks import check
 from tokmagic.prices import loaded_usd
 from tokmagic.prices.projection import calls_a_day, project
+from tokmagic.prompts.options import add_tag_filter
+from tokmagic.prompts.parser import Parser
 from tokmagic.reports import exports
 from tokmagic.reports.plots import plot
 from tokmagic.runs.session import Session
@@ -23,16 +26,31 @@ ACTIONS = ("by", "compare", "df", "export", "plot", "project", "waste")
 _TAKE_A_WORD = ("by", "compare", "export")
 
 
-def cost(session: Session, options: argparse.Namespace) -> Any:
+def parser() -> Parser:
+    """The words and options of ``%cost``."""
+    made = Parser("%cost")
+    add = made.add_argument
+    told = "by GROUP, compare OLD, df (pandas), export FILE, plot, project, waste; none: a line for each cell"
+    add("action", nargs="?", choices=ACTIONS, help=told)
+    told = "what to group by (cell, run, model, notebook, day, tag, user, status); the file; "
+    add("value", nargs="?", help=f"{told}compare: an earlier .ipynb, or git:HEAD")
+    add_tag_filter(made)
+    add("--calls", metavar="N/UNIT", help="project: how often, such as 1e6/day (hour, day, week, month)")
+    add("--cell", metavar="CELL", help="project: the cell's number in %%cost, or its id (default: the latest that ran)")
+    return made
+
+
+def run(at: Shell, line: str) -> Any:
     """Do what the words ask for. Raises UsageError, NotebookError, LedgerError."""
+    options, session = at.parse(parser(), line), at.session
     _check(options)
     if options.action == "compare":
         return _compared(session, options.value)
     ledger, where = session.ledger(), replace(session.selection, tags=tuple(options.tag))
     if options.action is None:
-        return _with_notes(report.table(ledger, where), [report.waste_line(ledger, where), *_loaded(session)])
+        return _with_notes(reports.table(ledger, where), [reports.waste_line(ledger, where), *_loaded(session)])
     if options.action == "by":
-        return _with_notes(report.table(ledger, where, options.value or "cell"), _loaded(session))
+        return _with_notes(reports.table(ledger, where, options.value or "cell"), _loaded(session))
     if options.action == "export":
         exports.export_file(ledger.stream(where), Path(options.value).expanduser())
         return None
@@ -41,15 +59,13 @@ def cost(session: Session, options: argparse.Namespace) -> Any:
     if options.action == "plot":
         return plot(ledger.stream(where))
     if options.action == "project":
-        return project(report.cell_runs(ledger, where, options.cell), options.calls).table()
-    return report.waste(ledger, where)
+        return project(reports.cell_runs(ledger, where, options.cell), options.calls).table()
+    return reports.waste(ledger, where)
 
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse words that are missing, and those that would change nothing. Raises UsageError."""
     action, value = options.action, options.value
-    if action is not None and action not in ACTIONS:
-        raise UsageError(f"%cost {action!r} is unknown{nearest(action, ACTIONS)}; use {', '.join(ACTIONS)}")
     if value is not None and action not in _TAKE_A_WORD:
         raise UsageError(f"%cost {action} takes no word {value!r}")
     if action != "project" and (options.calls or options.cell):
@@ -73,9 +89,9 @@ def _compared(session: Session, earlier: str) -> Table:
         raise UsageError(
             "this notebook's file is not found from here; use: tokmagic check NOTEBOOK.ipynb --against OLD.ipynb"
         )
-    notebook, against = gate.read(read_file(path), Path(path).name), gate.earlier(earlier, path)
-    verdict = gate.check(notebook, gate.Limits(), against, new=against is None)
-    return _with_notes(gate.table(verdict), [*verdict.problems, f"{notebook.name} as it was last saved"])
+    notebook, against = check.read(read_file(path), Path(path).name), check.earlier(earlier, path)
+    verdict = check.check(notebook, check.Limits(), against, new=against is None)
+    return _with_notes(check.table(verdict), [*verdict.problems, f"{notebook.name} as it was last saved"])
 
 
 def _with_notes(table: Table, notes: list[str]) -> Table:

@@ -1,0 +1,86 @@
+"""What several verbs have in common: how they read, which runs they look at, and how they print."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tokmagic.core.sums import Selection
+from tokmagic.errors import UsageError
+from tokmagic.formatting.tables import Table
+from tokmagic.prompts.options import add_tag_filter
+
+
+def add_file(verb: argparse.ArgumentParser, what: str) -> None:
+    """The file that :func:`read_text` reads."""
+    verb.add_argument("file", nargs="?", default="-", help=f"file with the {what}; - or none: standard input")
+
+
+def add_json(verb: argparse.ArgumentParser) -> None:
+    """Whether to print JSON."""
+    verb.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_selection(verb: argparse.ArgumentParser) -> None:
+    """The options that :func:`selection` reads."""
+    verb.add_argument("--notebook", metavar="PATH", help="only this notebook's runs")
+    verb.add_argument("--since", type=_date, metavar="DATE", help="only runs from this day on (YYYY-MM-DD)")
+    verb.add_argument("--until", type=_date, metavar="DATE", help="only runs before this day")
+    verb.add_argument("--month", type=_month, metavar="MONTH", help="only runs of this month (YYYY-MM)")
+    verb.add_argument("--user", metavar="NAME", help="only this user's runs")
+    verb.add_argument("--model", metavar="NAME", help="only runs of the model of this name")
+    add_tag_filter(verb)
+
+
+def selection(given: argparse.Namespace) -> Selection:
+    """Which runs the options mean. Raises UsageError."""
+    if given.month and (given.since or given.until):
+        raise UsageError("--month is a period of its own; give it, or --since and --until")
+    since, until = given.month or (given.since, given.until)
+    notebook = str(Path(given.notebook).resolve()) if given.notebook else None
+    return Selection(
+        notebook=notebook, since=since, until=until, user=given.user, model=given.model, tags=tuple(given.tag)
+    )
+
+
+def _date(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):  # at the ends of the calendar a local time has no UTC
+        raise argparse.ArgumentTypeError(f"{text!r} is no date; give one such as 2026-11-24") from None
+
+
+def _month(text: str) -> tuple[datetime, datetime]:
+    try:
+        first = datetime.strptime(text, "%Y-%m")
+        return first.astimezone(UTC), (first + timedelta(days=32)).replace(day=1).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no month; give one such as 2026-11") from None
+
+
+def print_json(value: Any, indent: int | None = None) -> None:
+    """Print a value as JSON; a lone surrogate, which UTF-8 cannot write, becomes JSON's own escape."""
+    print(json.dumps(value, ensure_ascii=False, indent=indent).encode("utf-8", "backslashreplace").decode())
+
+
+def print_table(table: Table, given: argparse.Namespace) -> int:
+    """Print a table, or its rows unrounded."""
+    if given.json:
+        print_json(table.as_dicts())
+    else:
+        print(table)
+    return 0
+
+
+def read_text(file: str) -> str:
+    """Return the text of a file, or of standard input. Raises UsageError."""
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8 text; convert it first") from None

@@ -1,0 +1,46 @@
+"""``tokmagic report``: tokens, cost and latency of recorded runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from tokmagic import reports
+from tokmagic.cli.common import add_json, add_selection, print_table, selection
+from tokmagic.errors import UsageError
+from tokmagic.formatting.tables import Table
+from tokmagic.prices.projection import calls_a_day, project
+from tokmagic.runs import api
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--by", help="cell, run, model, notebook, day, tag, user or status")
+    kind = verb.add_mutually_exclusive_group()
+    kind.add_argument("--waste", action="store_true", help="what was paid for and gave nothing new")
+    kind.add_argument("--reprice", action="store_true", help="beside the frozen costs what the runs would cost today")
+    kind.add_argument("--project", metavar="N/UNIT", help="what a measured cell costs at scale, such as 1e6/day")
+    told = "with --project: the cell's number in the table, or its id (default: the latest that ran)"
+    verb.add_argument("--cell", metavar="CELL", help=told)
+    add_selection(verb)
+    add_json(verb)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Print the table that is asked for."""
+    return print_table(_table(given), given)
+
+
+def _table(given: argparse.Namespace) -> Table:
+    if given.by and (given.waste or given.project):
+        raise UsageError(f"--by does not go with {'--waste' if given.waste else '--project'}")
+    if given.cell and not given.project:
+        raise UsageError("--cell goes with --project")
+    if given.project is not None:
+        calls_a_day(given.project, "--project")  # before any run is looked up
+    where, ledger = selection(given), api.ledger()
+    if given.project is not None:
+        return project(reports.cell_runs(ledger, where, given.cell), given.project).table()
+    if given.waste:
+        return reports.waste(ledger, where)
+    if given.reprice:
+        return reports.repriced(ledger, where, api.session().prices, given.by or "model")
+    return reports.table(ledger, where, given.by or "cell")

@@ -1,0 +1,100 @@
+"""``%model``: the models of this session."""
+
+from __future__ import annotations
+
+from tokmagic.engines.base import ModelSpec
+from tokmagic.errors import TokmagicError, UsageError
+from tokmagic.formatting import numbers
+from tokmagic.formatting.tables import Table
+from tokmagic.magics.display import view
+from tokmagic.magics.shell import Shell
+from tokmagic.prompts.options import add_endpoint
+from tokmagic.prompts.parser import Parser
+from tokmagic.runs import request
+from tokmagic.runs.session import Session
+
+ACTIONS = ("list", "add", "use", "load", "unload", "info")
+_INFO = (
+    *("name", "model_id", "revision", "engine", "device", "dtype", "quant", "context_tokens"),
+    *("tokenizer_sha256", "server", "provider"),
+)
+
+
+def parser() -> Parser:
+    """The words and options of ``%model``."""
+    made = Parser("%model")
+    add = made.add_argument
+    add("action", nargs="?", choices=ACTIONS, default="list", help="what to do; none: list them")
+    add("name", nargs="?", help="the model's name in this session")
+    add("spec", nargs="?", help="Hugging Face id, folder, or the name at an endpoint")
+    add("--all", action="store_true", help="unload every model")
+    add("--keep", action="store_true", help="load beside the models that are loaded")
+    add("--quant", choices=["nf4", "int8", "none"], help="quantise with bitsandbytes while loading")
+    add("--dtype", metavar="TYPE", help="bf16, fp16 or fp32; default: the checkpoint's")
+    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: CUDA where there is one")
+    add("--compile", choices=["auto", "on", "off"], default="auto", help="torch.compile with a static cache")
+    add("--revision", metavar="REV", help="branch, tag or commit on the hub")
+    add_endpoint(made)
+    add("--trust-remote-code", action="store_true", help="let the model run code of its own")
+    add("--allow-pickle", action="store_true", help="read pickled weights, which can run code")
+    return made
+
+
+def run(at: Shell, line: str) -> Table:
+    """List, add, use, load, unload or describe models."""
+    options = at.parse(parser(), line)
+    session, action, name = at.session, options.action, options.name
+    if action in ("add", "use", "load", "info") and not name:
+        raise UsageError(f"%model {action} needs a name; known: {', '.join(name for name, _ in session.models)}")
+    if action == "info":
+        return _info(session, name)
+    if action == "add":
+        if not options.spec:
+            raise UsageError("%model add NAME SPEC: give a Hugging Face id, a folder or scripted")
+        _add(session, name, request.spec(options, options.spec))
+    elif action == "use":
+        session.use(name)
+    elif action == "load":
+        shown = view(at)
+        session.load(name, shown.progress, keep_others=options.keep)
+        shown.clear()
+    elif action == "unload":
+        if not options.all and not name:
+            raise UsageError("%model unload needs a name, or --all")
+        for each in session.models.loaded() if options.all else [session.models.resolve(name)]:
+            session.models.unload(each)
+    session.channel.touch()
+    return _table(session)
+
+
+def _add(session: Session, name: str, spec: ModelSpec) -> None:
+    before = dict(session.models).get(name)
+    session.models.add(name, spec)
+    if before is not None and before != dict(session.models)[name]:
+        # What was set for the one is no price of the other.
+        session.prices.reset(name)
+
+
+def _table(session: Session) -> Table:
+    loaded = session.models.loaded()
+    try:
+        current: str | None = session.models.current
+    except TokmagicError:
+        current = None
+    rows = tuple(
+        (
+            f"{'* ' if name == current else ''}{name}",
+            spec.source,
+            spec.kind,
+            session.info(name).server or spec.quant or spec.dtype or "auto",
+            "loaded" if name in loaded and spec.kind != "endpoint" else "—",
+        )
+        for name, spec in session.models
+    )
+    return Table(("model", "source", "engine", "as", "state"), rows, figures=False)
+
+
+def _info(session: Session, name: str) -> Table:
+    engine = session.models.engine(name)
+    rows = [(field, str(getattr(engine.info, field) or numbers.UNKNOWN)) for field in _INFO]
+    return Table(("", "value"), (*rows, ("state", engine.state)), figures=False)

@@ -1,0 +1,106 @@
+"""The shell that the magics work in: its option lines, its variables, its cells, and the session made for it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import uuid
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from tokmagic.core.config import TokMagic
+from tokmagic.errors import UsageError
+from tokmagic.magics.import_lock import ImportLock
+from tokmagic.prompts.parser import Parser, split
+from tokmagic.runs import api
+from tokmagic.runs.channel import Channel
+
+if TYPE_CHECKING:
+    from tokmagic.runs.session import Session
+
+# IPython would fill in the local variables of a caller's frame before the notebook's; no stack is as deep as this.
+_NO_FRAME = 10**6
+
+
+class Shell:
+    """An IPython shell, and tokmagic's session in it: made at its first use, since making it imports nearly all."""
+
+    def __init__(self, shell: InteractiveShell, session: Session | None = None) -> None:
+        self.ipython: Any = shell
+        self.terminal = not hasattr(shell, "kernel")
+        self.import_lock = ImportLock()
+        self._session = session
+
+    @property
+    def session(self) -> Session:
+        return self._session or api.session()
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        names: dict[str, Any] = self.ipython.user_ns
+        return names
+
+    def parse(self, parser: Parser, line: str) -> argparse.Namespace:
+        """Parse an option line, variables filled in. Raises UsageError, and HelpWanted for ``--help``."""
+        return parser.parse_args(split(line, lambda word: self.ipython.var_expand(word, depth=_NO_FRAME)))
+
+    def cell_id(self) -> str | None:
+        """The id of the cell that runs now; nbclient sends none, so there the request itself is the cell."""
+        cell_id = self._request().get("metadata", {}).get("cellId")
+        return str(cell_id) if cell_id else self.execution()
+
+    def execution(self) -> str | None:
+        """The id of the request that runs now; None in a terminal."""
+        request = self._request().get("header", {}).get("msg_id")
+        return str(request) if request else None
+
+    def _request(self) -> dict[str, Any]:
+        get_parent = getattr(self.ipython, "get_parent", None)
+        return get_parent() or {} if get_parent is not None else {}
+
+    def evaluated(self, expression: str, option: str) -> Any:
+        """The value of an expression over the notebook's variables. Raises UsageError."""
+        try:
+            return self.ipython.ev(expression)
+        except Exception as error:
+            says = f"{expression!r} is: {type(error).__name__}: {' '.join(str(error).split())}"
+            raise UsageError(
+                f"{option} cannot tell what {says}; give a variable or an expression, a text in quotes"
+            ) from None
+
+    def open(self) -> None:
+        """Open the live channel, of the session that there is or of the one to be made, and let cells lock imports."""
+        made = api.made_session()
+        self.settings = made.settings if made else TokMagic()
+        self.channel = made.channel if made else Channel(uuid.uuid4().hex, api.session)
+        api.furnish = lambda new: self._join(new(self.settings, self.channel))
+        if made:
+            self._join(made)
+        self.ipython.events.register("pre_execute", self.import_lock.begin)
+        self.ipython.events.register("post_execute", self.import_lock.end)
+        self.import_lock.begin()  # the cell that loads the extension has begun already
+        self.ipython.configurables.append(self.settings)
+        self.channel.open()
+
+    def close(self) -> None:
+        """Undo this, free the models, and leave the session to itself."""
+        self.import_lock.end()
+        self.ipython.events.unregister("pre_execute", self.import_lock.begin)
+        self.ipython.events.unregister("post_execute", self.import_lock.end)
+        self.ipython.configurables.remove(self.settings)
+        api.furnish = None
+        self.channel.close()
+        if session := api.made_session():
+            session.cell_id = session.execution = lambda: None
+            session.variables, session.import_lock = dict, nullcontext()
+            session.models.close()
+
+    def _join(self, session: Session) -> Session:
+        # VS Code tells the notebook's path in a variable, Jupyter in the environment.
+        path = self.variables.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
+        session.notebook = session.notebook or (str(path) if path else None)
+        session.cell_id, session.execution = self.cell_id, self.execution
+        session.variables, session.import_lock = (lambda: self.variables), self.import_lock
+        return session

@@ -1,0 +1,39 @@
+"""``%tokmagic``: what works here, what this notebook ran with, which version this is."""
+
+from __future__ import annotations
+
+import os
+
+from tokmagic.core.config import REPRODUCING
+from tokmagic.core.version import __version__
+from tokmagic.errors import UsageError
+from tokmagic.formatting.tables import Table
+from tokmagic.health import doctor
+from tokmagic.magics.shell import Shell
+from tokmagic.notebooks.freeze import freeze
+from tokmagic.prompts.parser import Parser
+
+
+def parser() -> Parser:
+    """The words and options of ``%tokmagic``."""
+    made = Parser("%tokmagic")
+    told = "what works here (or none); keep what this notebook ran with; which version this is"
+    made.add_argument("action", nargs="?", choices=("doctor", "freeze", "version"), default="doctor", help=told)
+    told = "freeze: file to write, or the notebook where its name is not known here (NOTEBOOK.tokmagic.json beside it)"
+    made.add_argument("file", nargs="?", help=told)
+    told = "freeze: write the answers' texts too, not their digests alone"
+    made.add_argument("--texts", action="store_true", help=told)
+    return made
+
+
+def run(at: Shell, line: str) -> Table | str:
+    """Look at what works here, keep what this notebook ran with, or tell the version."""
+    options = at.parse(parser(), line)
+    if options.action != "freeze":
+        if options.file or options.texts:
+            raise UsageError(f"%tokmagic {options.action} takes no more words")
+        return __version__ if options.action == "version" else doctor(at.session.settings).table()
+    if os.environ.get(REPRODUCING):
+        # The notebook is being compared with that very file.
+        return Table(("freeze",), (("left as it is: tokmagic reproduce runs this notebook",),), figures=False)
+    return freeze(at.session, options.file, texts=options.texts)

@@ -1,0 +1,168 @@
+"""Kernel ↔ sidebar: messages, coalesced to at most 20 a second, the last reading always sent.
+
+Data goes out on a comm that the kernel opens; the sidebar asks on a control comm that it opens itself
+and that only its own handler answers, since a message is routed to whichever loop last sent on a comm.
+Snapshots are cumulative, so a lost one does no harm. What it shows is asked for when there is something to show, so
+that opening it imports next to nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tokmagic.errors import TokmagicError
+
+if TYPE_CHECKING:
+    from tokmagic.runs.live import View
+
+VERSION = 1
+DATA_TARGET = "tokmagic.data"
+CONTROL_TARGET = "tokmagic.control"
+INTERVAL_S = 0.1
+"""The pause after each message: ten a second, half of what is allowed a kernel, is quick enough for the eye."""
+
+
+class Source(Protocol):
+    """What the channel shows and whom it obeys; called from the channel's own threads."""
+
+    def changes(self) -> View:
+        """Return the view with the rows that changed since the last call."""
+        ...
+
+    def everything(self, path: str | None, widgets: bool) -> View:
+        """A sidebar said hello: return the view with each cell's latest run. Raises TokmagicError."""
+        ...
+
+    def stop(self, run_id: str) -> None:
+        """Stop a run."""
+        ...
+
+    def draft(self, page: str, request: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+        """The text of a cell changed on a page: answer with ``send``, now or later. Raises TokmagicError."""
+        ...
+
+
+class Channel:
+    """The kernel's end. ``touch`` is what the pipeline calls, from the thread that generates: it only sets a flag."""
+
+    def __init__(self, session: str, source: Callable[[], Source]) -> None:
+        self.session = session
+        self._source = source
+        self._seq = 0
+        self._seq_lock = threading.Lock()
+        self._state = threading.Condition()
+        self._changed = self._sending = False
+        self._next_at = 0.0
+        self._open = False
+        self._thread: threading.Thread | None = None
+        self._send: Callable[[dict[str, Any]], None] = lambda _message: None
+        self._unregister: Callable[[], None] = lambda: None
+        self._controls: list[Any] = []
+
+    def open(self) -> None:
+        """Open the data comm and answer sidebars. Does nothing outside a kernel."""
+        import comm
+
+        if self._open or comm.create_comm is comm._create_comm:
+            return
+        data = comm.create_comm(target_name=DATA_TARGET, data={"v": VERSION, "type": "open", "session": self.session})
+        manager = comm.get_comm_manager()
+        manager.register_target(CONTROL_TARGET, self._on_control_open)
+
+        def unregister() -> None:
+            manager.unregister_target(CONTROL_TARGET, self._on_control_open)
+            for control in self._controls:
+                control.close()
+            self._controls.clear()
+            data.close()
+
+        self._send, self._unregister = (lambda message: data.send(message)), unregister
+        self._open = True
+        self._thread = threading.Thread(target=self._pump, name="tokmagic-live", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Send what is left and stop."""
+        if not self._open or self._thread is None:
+            return
+        self.flush()
+        with self._state:
+            self._open = False
+            self._state.notify_all()
+        self._thread.join()
+        self._unregister()
+
+    def touch(self) -> None:
+        """Something changed: a message goes out within the interval."""
+        # Seen without the lock: a flag that is still up belongs to a look that has yet to come.
+        if self._open and not self._changed:
+            with self._state:
+                self._changed = True
+                self._state.notify_all()
+
+    def flush(self, timeout_s: float = 1.0) -> None:
+        """Wait until the last change has been sent."""
+        with self._state:
+            self._state.wait_for(lambda: not self._open or not (self._changed or self._sending), timeout_s)
+
+    def _pump(self) -> None:
+        while self._wait_for_change():
+            try:
+                message = self._message(self._source().changes(), complete=False)
+            except Exception as error:
+                # The next look may well succeed; a sidebar that stands still must say why.
+                message = _error_wire(f"{type(error).__name__}: {error}")
+            self._send(message)
+            with self._state:
+                self._next_at = time.monotonic() + INTERVAL_S
+                self._sending = False
+                self._state.notify_all()
+
+    def _wait_for_change(self) -> bool:
+        """Wait for a change and for the interval to be over; False at the end."""
+        with self._state:
+            self._state.wait_for(lambda: self._changed or not self._open)
+            while self._open and (left := self._next_at - time.monotonic()) > 0:
+                self._state.wait(left)
+            # Taken down before the look: a change during the look makes one more message, never one less.
+            self._sending, self._changed = self._open, False
+            return self._open
+
+    def _message(self, view: View, *, complete: bool) -> dict[str, Any]:
+        with self._seq_lock:
+            self._seq += 1
+            return view.wire(session=self.session, seq=self._seq, complete=complete)
+
+    def _on_control_open(self, control: Any, _message: Any) -> None:
+        self._controls.append(control)
+        control.on_close(lambda _message: self._controls.remove(control))
+        control.on_msg(lambda message: self._on_control(control, message["content"]["data"]))
+
+    def _on_control(self, control: Any, request: Any) -> None:
+        try:
+            reply = self._answer(control, request)
+        except TokmagicError as error:
+            reply = _error_wire(str(error))
+        if reply is not None:
+            control.send(reply)
+
+    def _answer(self, control: Any, request: Any) -> dict[str, Any] | None:
+        kind = request.get("type") if isinstance(request, dict) and request.get("v") == VERSION else None
+        if kind == "hello":
+            path = request.get("path")
+            view = self._source().everything(path if isinstance(path, str) else None, request.get("widgets") is True)
+            return self._message(view, complete=True)
+        if kind == "stop":
+            self._source().stop(str(request.get("run_id")))
+            return None
+        if kind == "draft":
+            self._source().draft(control.comm_id, request, control.send)
+            return None
+        return _error_wire(f"this kernel's tokmagic does not know {kind!r}; reload the page")
+
+
+def _error_wire(message: str) -> dict[str, Any]:
+    return {"v": VERSION, "type": "error", "message": message}

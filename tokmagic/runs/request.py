@@ -1,0 +1,122 @@
+"""What options ask for: one reading of them for ``%%generate`` and ``tokmagic run``, ``%price`` and ``%model``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from tokmagic.core.money import Rates
+from tokmagic.core.prompt import Message, Prompt
+from tokmagic.engines.base import ModelSpec, Progress
+from tokmagic.errors import UsageError
+from tokmagic.formatting import numbers
+from tokmagic.formatting.tables import Table
+from tokmagic.prices import hourly, rate, span
+from tokmagic.prompts.options import check_sampling, sampling
+from tokmagic.prompts.template import build, json_schema, parse
+from tokmagic.runs.budget_guard import Confirm
+from tokmagic.runs.generation import Generation
+from tokmagic.runs.run import Watcher
+from tokmagic.runs.session import Session
+
+_TOKEN_RATES = ("input", "output", "cached", "cache_write")
+
+
+def prompt(
+    options: argparse.Namespace,
+    body: str,
+    variables: Mapping[str, Any],
+    *,
+    schema: Callable[[str], object],
+    history: Sequence[Message] = (),
+) -> Prompt:
+    """The prompt that the options make of a text; ``schema`` gives what ``--json-schema`` means if it is no JSON.
+
+    Raises PromptError, UsageError.
+    """
+    sampled = check_sampling(sampling(options, _schema(options.json_schema, schema)))
+    messages = parse(body, variables, literal=options.literal)
+    made = build(messages, sampled, system=options.system, history=history, completion=options.completion)
+    return replace(made, stream=not options.no_stream)
+
+
+def _schema(given: str | None, otherwise: Callable[[str], object]) -> str | None:
+    if given is None:
+        return None
+    try:
+        return json_schema(json.loads(given))
+    except ValueError:
+        return json_schema(otherwise(given))
+
+
+def generate(
+    session: Session,
+    options: argparse.Namespace,
+    asked: Prompt,
+    model: str | None,
+    watcher: Watcher,
+    progress: Progress,
+    confirm: Confirm | None = None,
+) -> Generation:
+    """Run the prompt as the options say; see :meth:`Session.generate`."""
+    if options.no_cache and (options.cache or options.refresh):
+        other = "--cache" if options.cache else "--refresh"
+        raise UsageError(f"--no-cache keeps the run out of the cache, {other} uses it; give one of them")
+    return session.generate(
+        asked,
+        model,
+        tags=options.tag,
+        budget=options.budget,
+        confirm=(lambda _question: True) if options.yes else confirm,
+        cache=False if options.no_cache else options.cache or None,
+        refresh=options.refresh,
+        watcher=watcher,
+        progress=progress,
+    )
+
+
+def dry_run(session: Session, asked: Prompt, model: str | None) -> Table:
+    """Count and price the prompt: the least an answer costs, and the most."""
+    engine = session.models.engine(model)
+    input_tokens, source = engine.estimate(asked)
+    most = asked.sampling.max_tokens * asked.sampling.n
+    low, high = span(input_tokens, source, most, session.rates(engine.info))
+    counts = numbers.tokens(input_tokens, source), f"≤ {most:,}"
+    row = (engine.info.name, *counts, numbers.cost(low), numbers.cost(high))
+    note = "nothing was run" if high.usd is not None else "nothing was run; no token rates are set: %price"
+    return Table(("model", "in", "out", "least", "most"), (row,), note)
+
+
+def has_rates(options: argparse.Namespace) -> bool:
+    """Whether a rate was given."""
+    return any(getattr(options, name) is not None for name in (*_TOKEN_RATES, "per_1k", "gpu_hour"))
+
+
+def rates(options: argparse.Namespace, before: Rates, source: str) -> Rates:
+    """The rates that the options give, on top of what was set before. Raises UsageError, PriceError."""
+    if not has_rates(options):
+        raise UsageError("no rate is given; use --input and --output, --per-1k or --gpu-hour")
+    given = {name: text for name in _TOKEN_RATES if (text := getattr(options, name)) is not None}
+    new: dict[str, Any] = {name: rate(text, what=f"--{name.replace('_', '-')}") for name, text in given.items()}
+    if options.per_1k is not None:
+        if "input" in given or "output" in given:
+            raise UsageError("--per-1k sets one rate for input and output; give it alone or give --input and --output")
+        new["input"] = new["output"] = rate(options.per_1k, what="--per-1k", per=1_000)
+    if options.gpu_hour is not None:
+        new["device_hour"] = hourly(options.gpu_hour)
+    changed = replace(before, source=source, **new)
+    missing = [f"--{name}" for name in ("input", "output") if getattr(changed, name) is None]
+    if missing and any(getattr(changed, name) is not None for name in _TOKEN_RATES):
+        raise UsageError(f"a bill needs both token rates; give {' and '.join(missing)} too (0 if it is free)")
+    return changed
+
+
+def spec(options: argparse.Namespace, source: str) -> ModelSpec:
+    """How to run the model at ``source``; what the parser has no option for is as by default."""
+    given = {it.name: getattr(options, it.name) for it in fields(ModelSpec) if hasattr(options, it.name)}
+    if given.get("quant") == "none":
+        given["quant"] = None
+    return ModelSpec(**{**given, "source": source})

@@ -69,7 +69,7 @@ class Models:
         One at an endpoint is opened at once: that connects to nothing, and says what is wrong with its URL.
         """
         opened: Engine | None = None
-        if spec.kind == "endpoint":
+        if spec.traits.remote:
             opened = open_engine(name, spec, self._settings)
         else:
             source, revision = parse_source(spec.source)
@@ -129,11 +129,12 @@ class Models:
     def load(self, name: str | None, progress: Progress, *, keep_others: bool = False) -> Engine:
         """Load a model. Other local models are unloaded first unless ``keep_others``. Raises ModelError."""
         engine = self.engine(name)
-        if engine.state != "ready" and engine.info.engine == "local" and not keep_others:
+        if engine.state != "ready" and engine.info.traits.has_weights and not keep_others:
             # One loaded model per device unless the person asks for more.
             for other in self._engines.values():
-                same_device = other.info.device == engine.info.device
-                if other is not engine and other.info.engine == "local" and other.state == "ready" and same_device:
+                info = other.info
+                there = info.traits.has_weights and info.device == engine.info.device
+                if other is not engine and there and other.state == "ready":
                     other.close()
         engine.load(progress)
         return engine

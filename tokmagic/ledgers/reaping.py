@@ -7,6 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tokmagic.core.traits import REMOTE
 from tokmagic.ledgers.schema import LIVE, runs, to_record
 from tokmagic.prices import bill
 
@@ -25,7 +26,7 @@ def settle(connection: sa.Connection, owners: Sequence[str]) -> int:
 def _mark_cut(connection: sa.Connection, theirs: tuple[Any, ...]) -> None:
     """A server may have gone on after the last thing that was heard of it: it may bill more than the row says."""
     priced = runs.c.cost_pico.is_not(None)
-    for row in connection.execute(sa.select(runs).where(*theirs, runs.c.engine == "endpoint", priced)).mappings().all():
+    for row in connection.execute(sa.select(runs).where(*theirs, runs.c.engine.in_(REMOTE), priced)).mappings().all():
         record = to_record(row)
         cut = bill(record.reading.usage, record.reading.device_s, record.rates, cut=True)
         marks = {"cost_source": cut.source, "cost_bound": cut.bound}

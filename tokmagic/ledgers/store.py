@@ -17,6 +17,7 @@ from tokmagic.core.budget import Admission, Budget, Hold, Standing
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.core.sums import CacheStatus, Selection, Sum, Totals
+from tokmagic.core.traits import REMOTE
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.ledgers import answers, budgets, reaping, summaries, waste
 from tokmagic.ledgers.backend import Execute, mapped, open_backend
@@ -238,7 +239,7 @@ class Ledger:
 
     def endpoint_models(self) -> list[str]:
         """Return the ids of the models at endpoints that ran, in the order of their names."""
-        query = sa.select(runs.c.model_id).where(runs.c.engine == "endpoint").distinct().order_by(runs.c.model_id)
+        query = sa.select(runs.c.model_id).where(runs.c.engine.in_(REMOTE)).distinct().order_by(runs.c.model_id)
         with self.reading() as connection:
             return list(connection.execute(query).scalars())
 

@@ -298,7 +298,7 @@ class TokMagics(Magics):
         for name, spec in self._session.models:
             rates = self._session.rates(self._session.info(name))
             opened = name in self._session.models.opened()
-            waits = rates.source == "unknown" and not opened and spec.kind == "local"
+            waits = rates.source == "unknown" and not opened and spec.traits.billed_by_device
             source = "its device's list price, once it is loaded" if waits else rates.source
             rows.append((name, *rate_cells(rates), source, rates.version or numbers.UNKNOWN))
             rows += [(f"  above {tier.above_tokens:,} in", *rate_cells(tier), "", "") for tier in rates.tiers]
@@ -369,7 +369,7 @@ class TokMagics(Magics):
                 spec.source,
                 spec.kind,
                 self._session.info(name).server or spec.quant or spec.dtype or "auto",
-                "loaded" if name in loaded and spec.kind != "endpoint" else "—",
+                "loaded" if name in loaded and not spec.traits.remote else "—",
             )
             for name, spec in models
         )

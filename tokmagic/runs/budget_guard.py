@@ -53,7 +53,7 @@ class BudgetGuard:
         """
         tokens, estimated = _input_tokens(engine, prompt)
         # A server may not keep to the limit that it was given.
-        self._elsewhere = engine.info.engine == "endpoint"
+        self._elsewhere = engine.info.traits.remote
         self._ask(tokens)
         self.hold = _hold(ledger, record, prompt, tokens, estimated=estimated)
         try:

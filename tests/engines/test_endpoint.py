@@ -205,10 +205,14 @@ def test_a_null_in_the_details_bounds_the_cost_from_above(ask: Ask, session: Ses
     assert (generation.cost.usd, generation.cost.bound) == (Decimal("0.000042"), "at_most")
 
 
-def test_a_role_alone_stops_no_clock(ask: Ask) -> None:
+LOGPROBS_ALONE = {"index": 0, "delta": {}, "logprobs": {"content": [{"token": "", "logprob": -0.5}]}}
+
+
+@pytest.mark.parametrize("first", [ROLE, {"object": "chat.completion.chunk", "choices": [LOGPROBS_ALONE]}])
+def test_a_role_or_log_probabilities_alone_stop_no_clock(ask: Ask, first: dict[str, Any]) -> None:
     def script(_asked: Asked, wire: Wire) -> None:
         wire.open_stream()
-        wire.event(ROLE)
+        wire.event(first)
         time.sleep(0.3)
         for part in ANSWER[1:]:
             wire.event(part)

@@ -52,9 +52,9 @@ class Meter:
             self._finished = event
 
     def _token(self, token: Token) -> None:
+        if not token.has_content:
+            return
         if token.id is None:
-            if not token.text and not token.reasoning:
-                return  # a role-only chunk is no content, so it stops no clock
             self._pieces += 1
             self._so_far = token.usage
             self._thoughts = self._thoughts or bool(token.reasoning)

@@ -20,10 +20,9 @@ from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Finished, Source, Started, Usage
 from tokmagic.engines.base import EngineState, ModelSpec, Progress
 from tokmagic.engines.local.load import declared_dtype, device_name, free_memory, load_model, map_error, pick_device
-from tokmagic.engines.local.logprobs import LogprobTap
 from tokmagic.engines.local.schema import SchemaTokenizer
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
-from tokmagic.engines.local.stream import Cancelled, LocalStream, TokenTap
+from tokmagic.engines.local.stream import Cancelled, LocalStream, LogprobTap, TokenTap
 from tokmagic.engines.local.worker import Worker
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.formatting.numbers import counted
@@ -194,14 +193,7 @@ class LocalEngine:
         limit = _room(len(ids), prompt.sampling.max_tokens, _context_tokens(model), self._name)
         config = _generation_config(model, prompt.sampling, limit, self._spec.compile)
         constraints = self._constraints(prompt.sampling, tokenizer, model, config, len(ids))
-        usage = Usage(
-            input_tokens=len(ids),
-            output_tokens=0,
-            cached_input_tokens=0,
-            cache_write_input_tokens=0,
-            input_source="measured",
-            output_source="measured",
-        )
+        usage = Usage.measured(len(ids), 0)
         prefill_ns = time.perf_counter_ns()
         stream.put(Started(submitted_ns, usage, prefill_ns))
         if len(ids) > _PREFILL_CHUNK:

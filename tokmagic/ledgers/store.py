@@ -78,18 +78,16 @@ class Ledger:
             self._begin(execute, record, prompt, hold)
 
     def admit(
-        self, record: RunRecord, prompt: Sequence[Message], hold: Hold, own: Sequence[Budget], now: datetime
+        self, record: RunRecord, prompt: Sequence[Message], hold: Hold, held: Sequence[Budget], now: datetime
     ) -> Admission:
-        """Insert a run as running if its hold fits every budget, as one step for all processes.
+        """Insert a run as running if its hold fits every budget of ``held``, as one step for all processes.
 
-        ``own`` are budgets that stand in no ledger: of settings and of the run itself. What is refused is not written:
-        :meth:`settle` does that.
+        What is refused is not written: :meth:`settle` does that.
         """
-        user, notebook = record.user, record.notebook or f"{budgets.SESSION}{record.session}"
+        user = record.user
         with self.writing() as connection:
             self._backend.serialise(connection, f"budgets of {user}")
             self._reap(connection)
-            held = [*budgets.read(connection, user, notebook), *own]
             before = [budgets.standing(connection, budget, user, now) for budget in held]
             refused = refusal(before, hold)
             if refused is None:
@@ -104,7 +102,11 @@ class Ledger:
         )
 
     def extend(self, record: RunRecord, wanted: Decimal, own: Sequence[Budget], now: datetime) -> Decimal:
-        """Raise a running run's hold to ``wanted`` USD, or to what its budgets have left; return what it holds now."""
+        """Raise a running run's hold to ``wanted`` USD, or to what its budgets have left; return what it holds now.
+
+        ``own`` are budgets that stand in no ledger: of settings and of the run itself. The others are read anew, since
+        a person may have raised one meanwhile.
+        """
         user, notebook = record.user, record.notebook or f"{budgets.SESSION}{record.session}"
         with self.writing() as connection:
             self._backend.serialise(connection, f"budgets of {user}")

@@ -214,7 +214,7 @@ class TokMagics(Magics):
         return options
 
     def _prompt(self, options: argparse.Namespace, cell: str) -> Prompt:
-        drawn = check_sampling(sampling(options, self._schema(options.json_schema)))
+        drawn = sampling(options, self._schema(options.json_schema))
         if options.reset and not options.chat:
             raise UsageError("--reset starts a conversation anew; name it with --chat NAME")
         prompt = build(
@@ -277,6 +277,7 @@ class TokMagics(Magics):
 
     def _dry_run(self, prompt: Prompt, model: str | None) -> Table:
         """Count and price the prompt: the least an answer costs, and the most."""
+        check_sampling(prompt.sampling)
         engine = self._session.models.engine(model)
         input_tokens, source = engine.estimate(prompt)
         rates = self._session.rates(engine.info)

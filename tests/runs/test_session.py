@@ -30,9 +30,10 @@ from tokmagic.ledgers import Ledger
 from tokmagic.runs import api
 from tokmagic.runs import run as execution
 from tokmagic.runs import session as session_module
+from tokmagic.runs.environment import resolve_notebook
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.live import add_running
-from tokmagic.runs.session import Session, resolve_notebook
+from tokmagic.runs.session import Session
 
 ASK = Prompt((Message("user", "Hi"),))
 NOTEBOOK = "/home/ada/nb/one.ipynb"

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tokmagic.core.config import DEFAULT_MODEL
+from tokmagic.core.record import EngineInfo
 from tokmagic.engines.base import Engine, ModelSpec, Progress, parse_source
 from tokmagic.engines.local.store import NAMED
 from tokmagic.errors import ModelError, UsageError, nearest
@@ -113,6 +114,13 @@ class Models:
     def spec(self, name: str) -> ModelSpec:
         """Return how a model is run. Raises UsageError."""
         return self._specs[self.resolve(name)]
+
+    def info(self, name: str) -> EngineInfo:
+        """What is known of a model, without opening its engine for it. Raises UsageError."""
+        if name in self._engines:
+            return self._engines[name].info
+        spec = self.spec(name)
+        return EngineInfo(name, spec.source, spec.kind)
 
     def engine(self, name: str | None = None) -> Engine:
         """Return the engine of a model, the current one by default. Raises UsageError, ModelError."""

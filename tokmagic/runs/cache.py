@@ -147,7 +147,7 @@ class Cache:
         asked = wanted if wanted is not None else refresh or repeatable(sampling)
         # Asked for here, so that an invalid limit is told before anything is generated.
         limit_bytes = self._settings.cache_bytes if self.on and asked else None
-        return Place(self, engine, prompt_sha256, sampling, limit_bytes, read=not refresh)
+        return Place(self, engine, prompt_sha256, sampling, limit_bytes, limit_bytes is not None and not refresh)
 
     def find(self, key: str) -> Answer | None:
         """Return the answer kept under ``key``; a damaged one is removed."""
@@ -169,30 +169,21 @@ class Cache:
         return self.ledger().cache_status()
 
 
+@dataclass(slots=True)
 class Place:
-    """Where one run's answer is kept, or will be."""
+    """Where one run's answer is kept, or will be. ``limit_bytes`` None: the run has nothing to do with the cache."""
 
-    def __init__(
-        self,
-        cache: Cache,
-        engine: Engine,
-        prompt_sha256: str,
-        sampling: Sampling,
-        limit_bytes: int | None,
-        *,
-        read: bool,
-    ) -> None:
-        """``limit_bytes`` None: the run has nothing to do with the cache."""
-        self._cache = cache
-        self._engine = engine
-        self._question = prompt_sha256, sampling
-        self._limit_bytes = limit_bytes
-        self._unread = read and limit_bytes is not None
-        self._found = ""
+    cache: Cache
+    engine: Engine
+    prompt_sha256: str
+    sampling: Sampling
+    limit_bytes: int | None
+    unread: bool
+    found: str = ""
 
     def find(self) -> Answer | None:
         """Return the answer, if there is one. Until the model is known by its files this may be asked again."""
-        if not self._unread:
+        if not self.unread:
             return None
         try:
             key = self._key()
@@ -200,14 +191,14 @@ class Place:
             raise GenerationInterrupted("looking into the cache was interrupted; nothing was generated") from None
         if key is None:
             return None
-        self._unread, self._found = False, key
-        return self._cache.find(key)
+        self.unread, self.found = False, key
+        return self.cache.find(key)
 
     def keep(self, generation: Generation) -> None:
         """Keep what a run gave, if it ended well, belongs into the cache and fits."""
         record, choices = generation.record, generation.choices
         complete = bool(choices) and all(choice.finish_reason in _COMPLETE for choice in choices)
-        if self._limit_bytes is None or record.status != "ok" or not complete:
+        if self.limit_bytes is None or record.status != "ok" or not complete:
             return
         # Asked anew: files without a revision may have changed between the look and the loading.
         key = self._key()
@@ -219,16 +210,16 @@ class Place:
         # A text in which two halves of a character stand apart would come back joined.
         if parse(key, answer.run_id, text) == answer:
             with suppress(LedgerError):
-                self._cache.ledger().keep_answer(key, answer.run_id, text, self._limit_bytes)
+                self.cache.ledger().keep_answer(key, answer.run_id, text, self.limit_bytes)
 
     def touch(self) -> None:
         """Note that the answer that was found was used."""
         with suppress(LedgerError):
-            self._cache.ledger().use_answer(self._found)
+            self.cache.ledger().use_answer(self.found)
 
     def _key(self) -> str | None:
         # What is wrong with a model is told when it is loaded.
         with suppress(TokmagicError):
-            identity = self._engine.identity()
-            return None if identity is None else key(identity, *self._question)
+            identity = self.engine.identity()
+            return None if identity is None else key(identity, self.prompt_sha256, self.sampling)
         return None

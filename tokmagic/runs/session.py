@@ -5,7 +5,6 @@ How a single run goes is in :mod:`tokmagic.runs.run`.
 
 from __future__ import annotations
 
-import getpass
 import os
 import threading
 import time
@@ -31,8 +30,8 @@ from tokmagic.prices.periods import start_of_day
 from tokmagic.prompts.template import check_sampling, sha256
 from tokmagic.runs.budget_guard import BudgetGuard, BudgetWarning, Confirm
 from tokmagic.runs.cache import Cache
-from tokmagic.runs.drafts import DraftContext, DraftService
-from tokmagic.runs.environment import environment
+from tokmagic.runs.drafts.service import DraftContext, DraftService
+from tokmagic.runs.environment import environment, resolve_notebook, user_name
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.live import Channel, ModelView, View, add_running
 from tokmagic.runs.recorder import Recorder, Teller
@@ -62,17 +61,10 @@ class Session:
         """Gives the notebook's variables; the magics set it."""
         self.turns: AbstractContextManager[object] = nullcontext()
         """Entered by whatever imports in the background, so that no cell runs meanwhile; the magics set it."""
-        self._drafts = DraftService(
-            DraftContext(
-                self.models,
-                self.settings,
-                self.info,
-                self.prices.rates,
-                self.chats,
-                lambda: self.variables(),
-                lambda: self.turns,
-            )
+        around = DraftContext(
+            self.models, self.settings, self.prices.rates, self.chats, lambda: self.variables(), lambda: self.turns
         )
+        self._drafts = DraftService(around)
         self.channel = Channel(self.session_id, self)
         self._recorder = Recorder(self.settings)
         self.cache = Cache(self.settings, self.ledger)
@@ -84,7 +76,7 @@ class Session:
         self._sums = View(None, None, None, None, ())
         self._loading: tuple[str, float | None] | None = None
         self._shown_model: str | None = None
-        self.user = _user()
+        self.user = user_name()
         self._loaded_at: dict[str, float] = {}
         self._budgets: list[Budget] = []
         self._notices: dict[str, str | None] = {}
@@ -209,10 +201,7 @@ class Session:
 
     def info(self, name: str) -> EngineInfo:
         """What is known of a model, without opening its engine for it. Raises UsageError."""
-        if name in self.models.opened():
-            return self.models.engine(name).info
-        spec = self.models.spec(name)
-        return EngineInfo(name, spec.source, spec.kind)
+        return self.models.info(name)
 
     # Prices and budgets
 
@@ -331,9 +320,8 @@ class Session:
             return None
         if name not in self.models.opened():
             return ModelView(info, "unloaded")
-        engine = self.models.engine(name)
         detail, share = self._loading or (None, None)
-        state = "loading" if self._loading else engine.state
+        state = "loading" if self._loading else self.models.engine(name).state
         return ModelView(info, state, detail, share, self._notices.get(info.model_id))
 
     # What a run does to its session
@@ -362,27 +350,3 @@ class Session:
         self.channel.close()
         self.models.close()
         self._recorder.close()
-
-
-def resolve_notebook(known: str | None, server_path: str) -> str:
-    """Join what the kernel knew of its notebook's path with the path the sidebar sees.
-
-    The kernel's name is fixed at its start and absolute; the sidebar's follows renames and is
-    relative to the server's root. Where the folders agree the absolute form is kept.
-    """
-    if known is None:
-        return server_path
-    if known.endswith(f"/{server_path}") or known == server_path:
-        return known
-    folder, _, name = server_path.rpartition("/")
-    known_folder = known.rpartition("/")[0]
-    if not folder or known_folder == folder or known_folder.endswith(f"/{folder}"):
-        return f"{known_folder}/{name}" if known_folder else name
-    return server_path
-
-
-def _user() -> str | None:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's uid without a name
-        return str(os.getuid())

@@ -130,9 +130,10 @@ class Tally:
     most_output: int
     reported: Usage | None = None
     anomaly: str | None = None
+    answer_bytes: int = 0
+    """The answer's length in UTF-8, reasoning included."""
     _pieces: int = 0
     _since: int = 0
-    _answer_bytes: int = 0
 
     def __post_init__(self) -> None:
         tokens, source = self.counter.input(self.prompt, load=False)
@@ -144,7 +145,7 @@ class Tally:
         self._said[choice].append(text)
         self._since += 1
         self._pieces += self.counter.piece(text)
-        self._answer_bytes += len(text.encode("utf-8", "replace"))
+        self.answer_bytes += len(text.encode("utf-8", "replace"))
 
     def report(self, reported: Reported) -> None:
         """The server gave its counts, or something that cannot be."""
@@ -189,11 +190,6 @@ class Tally:
         """This process' own exact count of the prompt; None without the model's tokenizer."""
         tokens, source = self.counter.input(self.prompt, load=True)
         return tokens if source == "counted" else None
-
-    @property
-    def answer_bytes(self) -> int:
-        """The answer's length in UTF-8, reasoning included."""
-        return self._answer_bytes
 
     @property
     def prompt_bytes(self) -> int:

@@ -124,13 +124,13 @@ class LocalEngine:
         # Progress is reported on the caller's thread: front ends tie output to the thread that runs the cell.
         updates: queue.SimpleQueue[tuple[str, float | None] | None] = queue.SimpleQueue()
         job = self._ready_worker().submit(
-            lambda: self._load(lambda doing, share: updates.put((doing, share)), cancelled),
-            on_end=lambda: updates.put(None),
+            lambda: self._load(lambda doing, share: updates.put((doing, share)), cancelled)
         )
+        job.add_done_callback(lambda _job: updates.put(None))
         try:
             for doing, share in iter(updates.get, None):
                 progress(doing, share)
-            job.wait()
+            job.result()
         except KeyboardInterrupt:
             # The load cannot be left in the middle; what it loads is dropped as soon as it is done.
             cancelled.set()
@@ -142,14 +142,15 @@ class LocalEngine:
             self.load(_no_progress)
             submitted_ns = time.perf_counter_ns()
         stream = LocalStream()
-        self._ready_worker().submit(lambda: self._generate(prompt, stream, submitted_ns), stream.fail)
+        job = self._ready_worker().submit(lambda: self._generate(prompt, stream, submitted_ns))
+        job.add_done_callback(stream.end)
         return stream
 
     def close(self) -> None:
         with self._lock:
             worker, self._worker = self._worker, None
         if worker is not None:
-            worker.submit(self._unload).wait()
+            worker.submit(self._unload).result()
             worker.stop()
 
     # Everything below runs on the inference thread.

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import torch
@@ -56,8 +57,11 @@ class LocalStream:
     def put(self, event: Event) -> None:
         self._events.put(event)
 
-    def fail(self, error: TokmagicError) -> None:
-        self._events.put(error)
+    def end(self, job: Future[None]) -> None:
+        """The work is over; where it failed that is the last thing that is told."""
+        error = job.exception()
+        if isinstance(error, TokmagicError):
+            self._events.put(error)
 
 
 class LogprobTap(LogitsProcessor):  # type: ignore[misc]

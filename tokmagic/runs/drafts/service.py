@@ -17,11 +17,9 @@ from tokmagic.engines.registry import Models
 from tokmagic.errors import PriceError, PromptError, TokmagicError, UsageError
 from tokmagic.prices import span
 from tokmagic.prompts.template import build
-from tokmagic.runs.drafts.cells import Asked, read
+from tokmagic.runs.drafts.cells import Asked, fill, read
 from tokmagic.runs.drafts.counting import CountMethod, CountMethods
-from tokmagic.runs.drafts.filling import fill
-from tokmagic.runs.drafts.texts import Text
-from tokmagic.runs.drafts.wire import Draft, Edit, State, draft_wire, parse
+from tokmagic.runs.drafts.wire import Draft, Edit, State, Text, draft_wire, parse
 from tokmagic.tokens.counter import LiveCounter
 from tokmagic.tokens.tokenizer import rough_count
 
@@ -43,7 +41,6 @@ class DraftContext:
 
     models: Models
     settings: TokMagic
-    info: Callable[[str], EngineInfo]
     rates: Callable[[EngineInfo], Rates]
     chats: Mapping[str, Sequence[Message]]
     variables: Callable[[], Mapping[str, Any]]
@@ -146,7 +143,7 @@ class DraftService:
             if not asked.model_known:
                 draft = replace(draft, model=None)
             elif spec is not None:
-                draft = self._priced(draft, self._around.info(name), runs=asked.runs)
+                draft = self._priced(draft, self._around.models.info(name), runs=asked.runs)
             return draft, (name, spec) if spec is not None and way is None else None
         except TokmagicError as error:
             return replace(draft, reason=str(error)), None

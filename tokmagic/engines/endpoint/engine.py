@@ -13,7 +13,7 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from tokmagic.core.prompt import Prompt
+from tokmagic.core.prompt import Prompt, utf8
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import EngineState, ModelSpec, Progress
@@ -23,7 +23,7 @@ from tokmagic.engines.endpoint.reader import Limits, Request
 from tokmagic.engines.endpoint.servers import SERVERS, server_of
 from tokmagic.engines.endpoint.stream import EndpointStream
 from tokmagic.engines.endpoint.wire import path_of, request_of
-from tokmagic.errors import PromptError, UsageError, nearest
+from tokmagic.errors import UsageError, nearest
 from tokmagic.prices import provider_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class EndpointEngine:
     """One model at one server."""
 
     def __init__(self, name: str, spec: ModelSpec, settings: TokMagic) -> None:
-        """Nothing is connected yet. Raises UsageError for a base URL or a server's name that is none."""
+        """Nothing is connected yet. Raises UsageError for an invalid base URL or an unknown kind of server."""
         self._name = name
         self._spec = spec
         self._settings = settings
@@ -103,12 +103,7 @@ class EndpointEngine:
         body = json.dumps(request_of(self._model, prompt, server), ensure_ascii=False)
         given = self._settings
         limits = Limits(given.connect_timeout_s, given.first_token_timeout_s, given.silence_timeout_s, given.attempts)
-        try:
-            request = Request(path_of(prompt), body.encode(), self._key(), prompt.sampling.n, limits)
-        except UnicodeEncodeError:
-            raise PromptError(
-                "the prompt holds half of a character (a lone surrogate); mend where it was cut"
-            ) from None
+        request = Request(path_of(prompt), utf8(body), self._key(), prompt.sampling.n, limits)
         tally = Tally(self._counter, prompt, prompt.sampling.max_tokens * prompt.sampling.n)
         return EndpointStream(self._connections, request, tally, submitted_ns, hidden_output=server.hidden_output)
 

@@ -86,7 +86,7 @@ class Connection:
     """One connection to a server, kept for the next run."""
 
     def __init__(self, target: Target, connect_timeout_s: float, read_timeout_s: float) -> None:
-        """Raises AttemptError where the environment names a proxy that is none, or certificates that are none."""
+        """Raises AttemptError where the environment names an invalid proxy or invalid certificates."""
         timeout = httpx2.Timeout(read_timeout_s, connect=connect_timeout_s)
         limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30.0)
         try:
@@ -94,7 +94,7 @@ class Connection:
             self._client = httpx2.Client(timeout=timeout, limits=limits, trust_env=not target.loopback)
         except (ValueError, httpx2.InvalidURL, OSError, ImportError) as error:
             raise AttemptError(
-                f"the environment's proxy or certificates cannot be used: {error}; mend HTTPS_PROXY, HTTP_PROXY, "
+                f"the environment's proxy or certificates cannot be used: {error}; fix HTTPS_PROXY, HTTP_PROXY, "
                 "ALL_PROXY or SSL_CERT_FILE"
             ) from None
         self._target = target
@@ -307,7 +307,7 @@ def _mapped(target: Target) -> Iterator[None]:
     except httpx2.ConnectError as error:
         raise AttemptError(f"{name} cannot be reached: {_connect_reason(error)}") from None
     except httpx2.ProxyError as error:
-        raise AttemptError(f"the proxy to {name} refuses: {error}; mend HTTPS_PROXY or NO_PROXY") from None
+        raise AttemptError(f"the proxy to {name} refuses: {error}; fix HTTPS_PROXY or NO_PROXY") from None
     except httpx2.ReadTimeout:
         raise AttemptError(f"{name} sent nothing for too long", reached=True) from None
     except httpx2.SSEError:

@@ -61,12 +61,12 @@ class _Cell:
         if way.tokenizer is None:
             if way.engine is None:
                 return rough_count(prompt), "estimated", False
-            return *way.engine.estimate(prompt), _is_long(sum(len(it.content) for it in prompt.messages))
+            return *way.engine.estimate(prompt), sum(len(it.content) for it in prompt.messages) > _LONG_CHARS
         text = way.tokenizer.text(prompt)
         if way.tokenizer.backend is None:
-            return way.tokenizer.count(prompt), "counted", _is_long(len(text))
+            return way.tokenizer.count(prompt), "counted", len(text) > _LONG_CHARS
         counter = self._counter_for(way.tokenizer, prompt.completion)
-        return counter.update(text), "counted", not counter.incremental and _is_long(len(text))
+        return counter.update(text), "counted", not counter.incremental and len(text) > _LONG_CHARS
 
     def _counter_for(self, tokenizer: Tokenizer, completion: bool) -> LiveCounter:
         if self.counter is None or self.counter[:2] != (tokenizer, completion):
@@ -138,7 +138,7 @@ class DraftService:
                 raise UsageError("this cell holds no prompt")
             name, spec = self._model(asked)
             draft = Draft(name, max_output_tokens=asked.max_output_tokens)
-            way = _method_of_unnamed(name) if spec is None else self._methods.find(name, spec)
+            way = _method_of_unused(name) if spec is None else self._methods.find(name, spec)
             draft = self._counted(draft, cell, asked, way or CountMethod())
             if not asked.model_known:
                 draft = replace(draft, model=None)
@@ -193,9 +193,5 @@ class DraftService:
         return replace(draft, low=low, high=high) if known else replace(draft, low=low)
 
 
-def _method_of_unnamed(name: str) -> CountMethod:
+def _method_of_unused(name: str) -> CountMethod:
     return CountMethod(reason=f"{name} was not used in this session yet; its first run reads its tokenizer")
-
-
-def _is_long(chars: int) -> bool:
-    return chars > _LONG_CHARS

@@ -10,6 +10,7 @@ from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Source, Usage
 from tokmagic.engines.base import ModelSpec, parse_source
 from tokmagic.engines.endpoint.usage import Reported
+from tokmagic.engines.local.store import locate, pull_tokenizer
 from tokmagic.errors import ModelError, PromptError, TokmagicError
 from tokmagic.tokens import encodings
 from tokmagic.tokens.tokenizer import Tokenizer, rough_count, rough_count_text
@@ -108,8 +109,6 @@ class Counter:
                     self._encoding = encodings.openai_encoding(self._spec.source)
 
     def _load(self) -> Tokenizer:
-        from tokmagic.engines.local.store import locate, pull_tokenizer
-
         if self._spec.tokenizer is not None:
             source, revision = parse_source(self._spec.tokenizer)
             folder = pull_tokenizer(ModelSpec(source, revision=revision), self._settings, lambda _doing, _share: None)

@@ -288,11 +288,11 @@ for number in range(500):
 
 GENERATOR = """
 import sys
-from tokmagic import execution
-from tokmagic.config import TokMagic
-from tokmagic.events import Message, Prompt, Rates
-from tokmagic.runs.session import Session
 from decimal import Decimal
+from tokmagic.core.config import TokMagic
+from tokmagic.events import Message, Prompt, Rates
+from tokmagic.runs import run
+from tokmagic.runs.session import Session
 
 class Watcher:
     seen = 0
@@ -302,7 +302,7 @@ class Watcher:
             print("generating", flush=True)
             sys.stdin.read()
 
-execution.CHECKPOINT_S = 0.0
+run.CHECKPOINT_S = 0.0
 session = Session(TokMagic(home="/nonexistent", ledger=sys.argv[1], model="scripted", store_text=True))
 session.prices.set("scripted", Rates(Decimal(1), Decimal(2)))
 session.generate(Prompt((Message("user", "first"),)), cell_id="whole")

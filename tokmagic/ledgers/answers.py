@@ -11,8 +11,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tokmagic.core.fields import utc_text, utc_time
 from tokmagic.core.sums import CacheStatus
-from tokmagic.ledgers.schema import answers, money, money_sum, runs, utc_text, utc_time
+from tokmagic.ledgers.schema import answers, money, money_sum, runs
 from tokmagic.ledgers.summaries import saved_doubts, uncertainty_of
 
 _EVICTED_AT_ONCE = 100

@@ -13,9 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from tokmagic.core.budget import Budget, Standing
+from tokmagic.core.fields import utc_text
 from tokmagic.core.money import CERTAIN, Uncertainty
 from tokmagic.ledgers import summaries
-from tokmagic.ledgers.schema import LIVE, budgets, money, money_sum, runs, storable, utc_text
+from tokmagic.ledgers.schema import LIVE, budgets, money, money_sum, runs, storable
 from tokmagic.prices import from_picodollars, to_picodollars
 from tokmagic.prices.periods import start_of_day, start_of_month
 

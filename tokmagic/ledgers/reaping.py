@@ -26,7 +26,7 @@ def _mark_cut(connection: sa.Connection, theirs: tuple[Any, ...]) -> None:
     """A server may have gone on after the last thing that was heard of it: it may bill more than the row says."""
     priced = runs.c.cost_pico.is_not(None)
     for row in connection.execute(sa.select(runs).where(*theirs, runs.c.engine == "endpoint", priced)).mappings().all():
-        record = to_record(row)
+        record = to_record(dict(row))
         cut = bill(record.reading.usage, record.reading.device_s, record.rates, cut=True)
         marks = {"cost_source": cut.source, "cost_bound": cut.bound}
         connection.execute(runs.update().where(runs.c.id == row["id"]).values(**marks))

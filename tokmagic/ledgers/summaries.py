@@ -9,9 +9,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tokmagic.core.fields import utc_text, utc_time
 from tokmagic.core.money import Uncertainty
 from tokmagic.core.sums import Selection, Sum, Totals
-from tokmagic.ledgers.schema import money, money_sum, runs, storable, utc_text, utc_time
+from tokmagic.ledgers.schema import money, money_sum, runs, storable
 from tokmagic.tokens.reconciliation import COMPARED, Compared
 
 Grouped = list[tuple[tuple[Any, ...], Sum]]

@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC
 from typing import Any, Protocol
 
 from tokmagic.core.budget import Standing
+from tokmagic.core.fields import AS_JSON, FIELDS, Layout
 from tokmagic.core.money import Uncertainty
 from tokmagic.core.record import EngineInfo, RunRecord
 from tokmagic.core.sums import Totals
@@ -73,33 +73,14 @@ class Source(Protocol):
         ...
 
 
+_ROW = Layout({field.name: field for field in FIELDS if field.sent}, AS_JSON)
+
+
 def row_wire(record: RunRecord) -> dict[str, Any]:
     """One run as the sidebar gets it, and as a cell's output keeps it in ``metadata.tokmagic``."""
-    reading, usage, cost = record.reading, record.reading.usage, record.reading.cost
-    return {
-        "run_id": record.run_id,
-        "cell_id": record.cell_id,
-        "status": record.status,
-        "model": record.info.name,
-        "started_at": record.started_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "input_tokens": usage.input_tokens,
-        "input_source": usage.input_source,
-        "output_tokens": usage.output_tokens,
-        "output_source": usage.output_source,
-        "cost_usd": plain(cost.usd),
-        "cost_source": cost.source,
-        "cost_bound": cost.bound,
-        "saved_usd": plain(cost.saved_usd),
-        "shadow_usd": plain(cost.shadow_usd),
-        "shadow_model": record.rates.shadow_model,
-        "list_price": list_price(cost, record.rates),
-        "ttft_s": reading.ttft_s,
-        "itl_mean_s": reading.itl_mean_s,
-        "latency_s": reading.latency_s,
-        "spark_ms": list(reading.spark_ms),
+    return _ROW.row(record) | {
+        "list_price": list_price(record.reading.cost, record.rates),
         "max_tokens": record.params.get("max_tokens"),
-        "finish_reason": record.finish_reason,
-        "error": record.error,
     }
 
 

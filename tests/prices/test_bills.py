@@ -23,7 +23,7 @@ from tokmagic.core.money import Cost, Rates, Tier
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
 from tokmagic.core.stream import Usage
-from tokmagic.core.sums import Selection
+from tokmagic.core.sums import Selection, Sum
 from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import PriceError, UsageError
 from tokmagic.formatting import numbers
@@ -47,7 +47,7 @@ from tokmagic.prices import (
 )
 from tokmagic.prices import devices as device_prices
 from tokmagic.prices.hosted import hosted_rates
-from tokmagic.reports import add_up, repriced
+from tokmagic.reports import repriced
 from tokmagic.reports.exports import export_row
 from tokmagic.runs import api
 from tokmagic.runs.session import Session
@@ -256,7 +256,7 @@ def test_a_shadow_stands_beside_the_bill_and_in_no_sum() -> None:
     assert replace(with_it, shadow_usd=None) == without
     alone = bill(usage(50, 5), None, Rates(shadow=shadowed.shadow))
     assert (alone.usd, alone.shadow_usd) == (None, D("0.000285"))
-    assert add_up([record(Reading(usage(50, 5), with_it))] * 2).cost_usd == 2 * (without.usd or 0)
+    assert Sum.of([record(Reading(usage(50, 5), with_it))] * 2).cost_usd == 2 * (without.usd or 0)
 
 
 def test_compute_cost_is_rounded_up_to_a_picodollar() -> None:

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from tokmagic.core.money import Bound, Cost, Rates
 from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
 from tokmagic.core.stream import Source, Usage
-from tokmagic.core.sums import Selection
+from tokmagic.core.sums import Selection, Sum
 from tokmagic.errors import UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
 from tokmagic.ledgers import Ledger
 from tokmagic.prices import PriceBook
-from tokmagic.reports import GROUPS, add_up, cell_runs, repriced, table, waste, waste_line
+from tokmagic.reports import GROUPS, cell_runs, repriced, table, waste, waste_line
 from tokmagic.reports.exports import FORMATS, dataframe, export_file, export_row, export_text
 
 FIELDS = re.findall(
@@ -101,18 +101,18 @@ def test_a_count_agrees_with_its_noun() -> None:
 
 
 def test_sums_leave_refusals_out_of_the_unpriced_and_cache_hits_out_of_latency() -> None:
-    total = add_up(RUNS)
+    total = Sum.of(RUNS)
     assert (total.runs, total.cost_usd, total.unpriced_runs) == (5, Decimal("0.3"), 1)
     assert (total.input_tokens, total.output_tokens) == (40, 16)
     assert (total.ttft_s, total.itl_mean_s) == pytest.approx(((0.2 + 0.4 + 0.2) / 3, 0.01))
-    nothing = add_up([])
+    nothing = Sum.of([])
     assert (nothing.runs, nothing.cost_usd, nothing.ttft_s) == (0, None, None)
 
 
 @given(st.lists(st.integers(0, 10**18), min_size=1, max_size=30))
 def test_sums_of_money_are_exact(picodollars: list[int]) -> None:
     runs = [run(cost=f"{amount * TINY:f}") for amount in picodollars]
-    assert add_up(runs).cost_usd == Decimal(sum(picodollars)) * TINY
+    assert Sum.of(runs).cost_usd == Decimal(sum(picodollars)) * TINY
 
 
 BY = {

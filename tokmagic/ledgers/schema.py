@@ -44,7 +44,7 @@ runs = sa.Table(
     metadata,
     sa.Column("id", _KEY, primary_key=True),
     *(_column(field) for field in FIELDS if field.stored),
-    # What a run holds while it goes on, and the process to which it belongs.
+    # The process to which a run belongs while it goes on, and what it holds.
     sa.Column("owner", sa.String(32)),
     sa.Column("hold_pico", sa.BigInteger),
     sa.Column("hold_tokens", sa.BigInteger),
@@ -71,6 +71,9 @@ runs = sa.Table(
 
 LIVE = sa.text("runs.status = 'running'")
 """Runs that go on. Written out, not as a parameter: only so SQLite sees that the index of these runs alone answers."""
+ENDED = runs.c.status != "running"
+RELEASED = dict.fromkeys(("owner", "hold_pico", "hold_tokens"))
+"""What an ended run holds and belongs to."""
 
 texts = sa.Table(
     "texts",

@@ -16,11 +16,12 @@ import sqlalchemy as sa
 from tokmagic.core.budget import Admission, Budget, Hold, Standing
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
-from tokmagic.core.sums import CacheStatus, Selection, Sum, Totals
+from tokmagic.core.sums import CacheStatus, Selection, Sum
 from tokmagic.errors import LedgerError, NewerLedgerError
-from tokmagic.ledgers import answers, budgets, reaping, summaries, waste
+from tokmagic.ledgers import answers, budgets, summaries, waste
 from tokmagic.ledgers.backend import Execute, mapped, open_backend
-from tokmagic.ledgers.schema import LIVE, runs, storable, texts, to_record, to_row
+from tokmagic.ledgers.liveness import dead_owners, reap
+from tokmagic.ledgers.schema import ENDED, RELEASED, runs, storable, texts, to_record, to_row
 from tokmagic.ledgers.summaries import conditions
 from tokmagic.prices import to_picodollars
 from tokmagic.prices.budgets import refusal
@@ -85,11 +86,8 @@ class Ledger:
         ``own`` are budgets that stand in no ledger: of settings and of the run itself. What is refused is not written:
         :meth:`settle` does that.
         """
-        user, notebook = record.user, record.notebook or f"{budgets.SESSION}{record.session}"
-        with self.writing() as connection:
-            self._backend.serialise(connection, f"budgets of {user}")
-            self._reap(connection)
-            held = [*budgets.read(connection, user, notebook), *own]
+        user = record.user
+        with self._deciding(record, own) as (connection, held):
             before = [budgets.standing(connection, budget, user, now) for budget in held]
             refused = refusal(before, hold)
             if refused is None:
@@ -105,13 +103,10 @@ class Ledger:
 
     def extend(self, record: RunRecord, wanted: Decimal, own: Sequence[Budget], now: datetime) -> Decimal:
         """Raise a running run's hold to ``wanted`` USD, or to what its budgets have left; return what it holds now."""
-        user, notebook = record.user, record.notebook or f"{budgets.SESSION}{record.session}"
-        with self.writing() as connection:
-            self._backend.serialise(connection, f"budgets of {user}")
-            self._reap(connection)
-            held = [*budgets.read(connection, user, notebook), *own]
-            left = [budgets.standing(connection, budget, user, now, but=record.run_id).available_usd for budget in held]
-            granted = max(Decimal(0), min([wanted, *(usd for usd in left if usd is not None)]))
+        with self._deciding(record, own) as (connection, held):
+            others = [budgets.standing(connection, budget, record.user, now, but=record.run_id) for budget in held]
+            left = [it.available_usd for it in others if it.available_usd is not None]
+            granted = max(Decimal(0), min([wanted, *left]))
             connection.execute(_UPDATE_RUN, {"key": record.run_id, "hold_pico": to_picodollars(granted)})
         return granted
 
@@ -164,7 +159,7 @@ class Ledger:
 
     def settle(self, record: RunRecord, prompt: Sequence[Message] = (), answer: str | None = None) -> None:
         """Write a run's end. Where its beginning could not be written the whole row is written now."""
-        row = {**to_row(record), **reaping.ENDED}
+        row = to_row(record) | RELEASED
         with self.writing() as connection:
             updated = connection.execute(_UPDATE_RUN, {"key": record.run_id, **row})
             if updated.rowcount == 0:
@@ -179,11 +174,10 @@ class Ledger:
     def reap(self) -> int:
         """Mark runs whose process died as interrupted; return how many. Called before each look."""
         with self.reading() as connection:
-            dead = self._dead(connection)
-        if not dead:
-            return 0
+            if not dead_owners(connection, self._liveness):
+                return 0
         with self.writing() as connection:
-            return self._reap(connection)
+            return reap(connection, self._liveness)
 
     def runs(self, where: Selection = ALL, *, limit: int | None = None) -> list[RunRecord]:
         """Return runs in the order in which they started, the newest ``limit`` of them."""
@@ -236,10 +230,10 @@ class Ledger:
         with self.reading() as connection:
             return list(connection.execute(query).scalars())
 
-    def totals(self, where: Selection) -> Totals:
+    def totals(self, where: Selection) -> Sum:
         """Return the sums over runs that are no longer running."""
         with self.reading() as connection:
-            return summaries.totals(connection, where)
+            return summaries.add_up(connection, ENDED, *conditions(where))
 
     def texts(self, run_id: str) -> tuple[list[Message], str | None] | None:
         """Return a run's prompt and answer, or ``None`` where they were not kept."""
@@ -313,13 +307,19 @@ class Ledger:
             self._backend.serialise(connection, "answers")
             yield connection
 
+    @contextmanager
+    def _deciding(self, record: RunRecord, own: Sequence[Budget]) -> Iterator[tuple[sa.Connection, list[Budget]]]:
+        """A transaction that no other decision about this user's budgets runs beside, and the budgets of a run."""
+        user, notebook = record.user, record.notebook or f"{budgets.SESSION}{record.session}"
+        with self.writing() as connection:
+            self._backend.serialise(connection, f"budgets of {user}")
+            reap(connection, self._liveness)
+            yield connection, [*budgets.read(connection, user, notebook), *own]
+
     def _begin(self, execute: Execute, record: RunRecord, prompt: Sequence[Message], hold: Hold | None) -> None:
-        row = to_row(record)
-        row |= reaping.ENDED
-        row["owner"] = self._liveness.owner()
+        row = to_row(record) | RELEASED | {"owner": self._liveness.owner()}
         if hold is not None:
-            row["hold_pico"] = None if hold.usd is None else to_picodollars(hold.usd)
-            row["hold_tokens"] = hold.tokens
+            row |= {"hold_pico": to_picodollars(hold.usd), "hold_tokens": hold.tokens}
         self._insert_run(execute, row)
         if self._store_text:
             self._insert_text(execute, {"run_id": record.run_id, "prompt": _chat(prompt), "answer": None})
@@ -330,15 +330,6 @@ class Ledger:
             # Zipped, since a row as a mapping takes five times as long to read.
             names, rows = list(found.keys()), found.all()
         return [to_record(dict(zip(names, row, strict=True))) for row in rows]
-
-    def _dead(self, connection: sa.Connection) -> list[str]:
-        owners = connection.execute(sa.select(runs.c.owner).where(LIVE).distinct()).scalars()
-        return [owner for owner in owners.all() if owner is not None and self._liveness.is_dead(owner)]
-
-    def _reap(self, connection: sa.Connection) -> int:
-        """Settle what dead processes left, with the counts of their last moments; their holds are released by it."""
-        dead = self._dead(connection)
-        return reaping.settle(connection, dead) if dead else 0
 
     def _migrate(self) -> None:
         with self.reading() as connection:

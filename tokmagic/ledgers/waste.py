@@ -10,7 +10,7 @@ from sqlalchemy.ext.compiler import compiles
 
 from tokmagic.core.sums import Selection, Sum
 from tokmagic.ledgers.schema import money, money_parts, runs
-from tokmagic.ledgers.summaries import conditions, doubts, uncertainty_of
+from tokmagic.ledgers.summaries import conditions, uncertainty_of, uncertainty_terms
 
 AGAIN = "run again unchanged"
 # By status, in the order in which they are told.
@@ -88,7 +88,7 @@ def _parts(of: Any) -> list[Any]:
     """What is added up of a run: itself, what is known of it, whether its price is not, and how sure its price is."""
     known = (*money_parts(of.c.cost_pico), of.c.input_tokens, of.c.output_tokens)
     unpriced = sa.case((of.c.cost_pico.is_(None), 1), else_=0)
-    return [sa.literal_column("1"), *(sa.func.coalesce(part, 0) for part in known), unpriced, *doubts(of)]
+    return [sa.literal_column("1"), *(sa.func.coalesce(part, 0) for part in known), unpriced, *uncertainty_terms(of)]
 
 
 def _repeatable() -> Any:

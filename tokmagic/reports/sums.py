@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from tokmagic.core.money import Uncertainty
-from tokmagic.core.record import RunRecord
 from tokmagic.core.sums import Selection, Sum
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
@@ -72,34 +69,3 @@ def doubts(part: Sum) -> dict[str, Any]:
         "cost_estimated": part.precision.estimated,
         "cost_bound": part.precision.bound,
     }
-
-
-def add_up(records: Iterable[RunRecord]) -> Sum:
-    """Add runs up that are at hand; runs that go on are left out."""
-    total = Sum()
-    for record in records:
-        if record.status != "running":
-            total += _sum_of(record)
-    return total
-
-
-def _sum_of(record: RunRecord) -> Sum:
-    reading, usage = record.reading, record.reading.usage
-    timed = record.status != "cached"
-    steps = (usage.output_tokens or 1) - 1 if timed and reading.itl_mean_s is not None else 0
-    ttft = reading.ttft_s if timed else None
-    return Sum(
-        runs=1,
-        input_tokens=usage.input_tokens or 0,
-        output_tokens=usage.output_tokens or 0,
-        cost_usd=reading.cost.usd,
-        unpriced_runs=int(reading.cost.usd is None and record.status != "refused"),
-        saved_usd=reading.cost.saved_usd,
-        ttft_total_s=ttft or 0.0,
-        ttft_runs=int(ttft is not None),
-        itl_total_s=(reading.itl_mean_s or 0.0) * steps,
-        itl_steps=steps,
-        uncertainty=Uncertainty.of(reading.cost),
-        unpriced_hits=int(reading.cost.saved_usd is None and record.status == "cached"),
-        saved_uncertainty=Uncertainty.of_saved(reading.cost),
-    )

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tokmagic.core.budget import Standing
 from tokmagic.core.fields import AS_JSON, FIELDS, Layout
-from tokmagic.core.money import Uncertainty
 from tokmagic.core.record import EngineInfo, RunRecord
-from tokmagic.core.sums import Totals
+from tokmagic.core.sums import Sum
 from tokmagic.errors import TokmagicError
 from tokmagic.formatting.numbers import list_price
 from tokmagic.prices import plain
@@ -47,8 +46,8 @@ class View:
 
     notebook: str | None
     model: ModelView | None
-    notebook_totals: Totals | None
-    day_totals: Totals | None
+    notebook_totals: Sum | None
+    day_totals: Sum | None
     rows: tuple[RunRecord, ...]
     budgets: tuple[Standing, ...] = ()
 
@@ -120,7 +119,7 @@ def _model_wire(model: ModelView) -> dict[str, Any]:
     }
 
 
-def _totals_wire(totals: Totals | None) -> dict[str, Any] | None:
+def _totals_wire(totals: Sum | None) -> dict[str, Any] | None:
     if totals is None:
         return None
     return {
@@ -263,22 +262,3 @@ class Channel:
             self._source.draft(control.comm_id, request, control.send)
             return None
         return _error_wire(f"this kernel's tokmagic does not know {kind!r}; reload the page")
-
-
-def add_running(base: Totals | None, running: Iterable[RunRecord]) -> Totals | None:
-    """Sums of finished runs plus what the running ones have used so far."""
-    if base is None:
-        return None
-    cost, runs, unpriced, uncertainty = base.cost_usd, base.runs, base.unpriced_runs, base.uncertainty
-    input_tokens, output_tokens = base.input_tokens, base.output_tokens
-    for record in running:
-        usage, usd = record.reading.usage, record.reading.cost.usd
-        runs += 1
-        input_tokens += usage.input_tokens or 0
-        output_tokens += usage.output_tokens or 0
-        if usd is None:
-            unpriced += 1
-        else:
-            cost = usd if cost is None else cost + usd
-        uncertainty += Uncertainty.of(record.reading.cost)
-    return Totals(cost, input_tokens, output_tokens, runs, unpriced, uncertainty)

@@ -86,8 +86,9 @@ class Ledger:
         ``own`` are budgets that stand in no ledger: of settings and of the run itself. What is refused is not written:
         :meth:`settle` does that.
         """
-        user = record.user
-        with self._deciding(record, own) as (connection, held):
+        user, notebook = record.user, record.notebook or f"{budgets.SESSION}{record.session}"
+        with self._deciding(user) as connection:
+            held = [*budgets.read(connection, user, notebook), *own]
             before = [budgets.standing(connection, budget, user, now) for budget in held]
             refused = refusal(before, hold)
             if refused is None:
@@ -103,8 +104,10 @@ class Ledger:
 
     def extend(self, record: RunRecord, wanted: Decimal, own: Sequence[Budget], now: datetime) -> Decimal:
         """Raise a running run's hold to ``wanted`` USD, or to what its budgets have left; return what it holds now."""
-        with self._deciding(record, own) as (connection, held):
-            others = [budgets.standing(connection, budget, record.user, now, but=record.run_id) for budget in held]
+        user, notebook = record.user, record.notebook or f"{budgets.SESSION}{record.session}"
+        with self._deciding(user) as connection:
+            held = [*budgets.read(connection, user, notebook), *own]
+            others = [budgets.standing(connection, budget, user, now, but=record.run_id) for budget in held]
             left = [it.available_usd for it in others if it.available_usd is not None]
             granted = max(Decimal(0), min([wanted, *left]))
             connection.execute(_UPDATE_RUN, {"key": record.run_id, "hold_pico": to_picodollars(granted)})
@@ -308,13 +311,12 @@ class Ledger:
             yield connection
 
     @contextmanager
-    def _deciding(self, record: RunRecord, own: Sequence[Budget]) -> Iterator[tuple[sa.Connection, list[Budget]]]:
-        """A transaction that no other decision about this user's budgets runs beside, and the budgets of a run."""
-        user, notebook = record.user, record.notebook or f"{budgets.SESSION}{record.session}"
+    def _deciding(self, user: str | None) -> Iterator[sa.Connection]:
+        """A transaction beside which nothing else is decided about a user's budgets; no hold of the dead is left."""
         with self.writing() as connection:
             self._backend.serialise(connection, f"budgets of {user}")
             reap(connection, self._liveness)
-            yield connection, [*budgets.read(connection, user, notebook), *own]
+            yield connection
 
     def _begin(self, execute: Execute, record: RunRecord, prompt: Sequence[Message], hold: Hold | None) -> None:
         row = to_row(record) | RELEASED | {"owner": self._liveness.owner()}

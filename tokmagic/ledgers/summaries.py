@@ -41,10 +41,10 @@ def uncertainty_terms(of: Any, *, saved: bool = False) -> list[Any]:
 
     With ``saved`` the same of what a replay saved, which is what its source and its bound tell of.
     """
-    # What has no price is in no sum, so that there is nothing to doubt; and that a replay costs 0 is sure.
+    # What has no price is in no sum, and that a replay costs 0 is certain.
     costs = sa.and_(of.c.cost_pico.is_not(None), of.c.saved_pico.is_(None))
     which = of.c.saved_pico.is_not(None) if saved else costs
-    # Which runs are meant is asked last: few figures are doubtful.
+    # Which runs are meant is asked last: few figures are uncertain.
     found = (of.c.cost_source == "estimated", of.c.cost_bound == "at_least", of.c.cost_bound == "at_most")
     return [sa.case((sa.and_(it, which), 1), else_=0) for it in found]
 
@@ -126,7 +126,7 @@ def _has_tag(tag: str) -> Any:
     """Whether a run has the tag, asked of the JSON text so that it means the same in each database.
 
     LIKE would not do: in SQLite it takes upper for lower case. Nor would a database's own JSON: PostgreSQL's refuses
-    what stands for half of a character.
+    what stands for an incomplete character.
     """
     # Backslashes and quotes within tags become what JSON never holds, so that each quote left begins or ends a tag.
     kept: Any = runs.c.tags

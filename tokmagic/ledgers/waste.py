@@ -38,7 +38,7 @@ def _server() -> Any:
     """An endpoint's address, asked of the JSON text of ``env``; NULL for what runs here.
 
     A quote within a text is escaped there, so that this can only be the key. A database's own JSON would not do:
-    PostgreSQL's refuses what stands for half of a character.
+    PostgreSQL's refuses what stands for an incomplete character.
     """
     key = '"server":"'
     begins = _Position(runs.c.env, key)

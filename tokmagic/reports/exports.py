@@ -42,14 +42,13 @@ def export_lines(records: Iterable[RunRecord], form: str) -> Iterator[str]:
     """Runs as lines of JSONL or CSV, one at a time; nested values are JSON in a CSV's field. Raises UsageError."""
     if form == "parquet":
         raise UsageError("parquet cannot be printed; name a file, such as runs.parquet")
-    if form not in FORMATS:
-        raise UsageError(f"format {form!r} is unknown{nearest(form, FORMATS)}; use {', '.join(FORMATS)}")
+    _check(form)
     return _csv(records) if form == "csv" else _jsonl(records)
 
 
-def export_text(records: Iterable[RunRecord], form: str) -> str:
-    """Runs as JSONL or CSV text. Raises UsageError."""
-    return "".join(export_lines(records, form))
+def _check(form: str) -> None:
+    if form not in FORMATS:
+        raise UsageError(f"format {form!r} is unknown{nearest(form, FORMATS)}; use {', '.join(FORMATS)}")
 
 
 def _jsonl(records: Iterable[RunRecord]) -> Iterator[str]:
@@ -80,8 +79,7 @@ def export_file(records: Iterable[RunRecord], path: Path, form: str | None = Non
     An export that fails leaves an earlier file as it was.
     """
     form = form or path.suffix.removeprefix(".")
-    if form not in FORMATS:
-        raise UsageError(f"format {form!r} is unknown{nearest(form, FORMATS)}; use {', '.join(FORMATS)}")
+    _check(form)
     part = path.with_name(f"{path.name}.part")
     try:
         if form == "parquet":

@@ -236,7 +236,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["report", "--waste", "--reprice"], "not allowed with argument --waste"),
     (["report", "--cell", "1"], "--cell goes with --project"),
     (["report", "--project", "often"], "--project is 'often'; give a number of calls, such as 1e6/day"),
-    (["report", "--project", "5/day"], "no whole run to project from"),
+    (["report", "--project", "5/day"], "no complete run to project from"),
     (["report", "--since", "soon"], "give one such as 2026-11-24"),
     (["report", "--since", "0001-01-01"], "--since '0001-01-01' is no date; give one such as 2026-11-24"),
     (["report", "--month", "2026-13"], "--month '2026-13' is no month; give one such as 2026-11"),

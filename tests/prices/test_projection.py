@@ -98,7 +98,11 @@ def test_calls_are_read_exactly(text: str, expected: Fraction) -> None:
 
 @pytest.mark.parametrize(
     ("records", "expected"),
-    [([], "no whole run"), ([run(status="failed")], "no whole run"), ([run()], "have no price; set one with %price")],
+    [
+        ([], "no complete run"),
+        ([run(status="failed")], "no complete run"),
+        ([run()], "have no price; set one with %price"),
+    ],
 )
 def test_nothing_to_project_from_is_told(records: list[RunRecord], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):

@@ -89,7 +89,7 @@ def test_drawing_together_loses_no_run_and_no_picodollar(drawn: list[tuple[int, 
         Point(START + timedelta(seconds=second), model, Decimal(pico).scaleb(-12), latency_s, 1, 1)
         for second, pico, latency_s, model in drawn
     ]
-    with patch("tokmagic.points.MOST", 9):
+    with patch("tokmagic.reports.points.MOST", 9):
         spent, scattered = over_time(points), by_latency(points)
     assert len(spent) <= 9
     assert len(scattered) <= 9

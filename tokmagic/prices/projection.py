@@ -141,7 +141,7 @@ class Projection:
 
 
 def project(records: Sequence[RunRecord], calls: str) -> Projection:
-    """Project a cell's whole runs to a number of calls, such as ``1e6/day``, at the model and rates of the latest.
+    """Project a cell's complete runs to a number of calls, such as ``1e6/day``, at the model and rates of the latest.
 
     Interrupted and cached runs say nothing of a call's cost and are left out, as are runs of another model or at other
     rates: their mean would be a price that nobody ever had. Raises UsageError.
@@ -149,7 +149,7 @@ def project(records: Sequence[RunRecord], calls: str) -> Projection:
     a_day = calls_a_day(calls)
     whole = [record for record in records if record.status == "ok"]
     if not whole:
-        raise UsageError("there is no whole run to project from; run the cell first")
+        raise UsageError("there is no complete run to project from; run the cell first")
     latest, rates = whole[-1].info.name, _charged(whole[-1].rates)
     same = [record for record in whole if record.info.name == latest and _charged(record.rates) == rates]
     priced = [record for record in same if record.reading.cost.usd is not None]

@@ -24,7 +24,7 @@ from tokmagic.core.config import REPRODUCING_USD, TokMagic
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord
-from tokmagic.core.sums import Selection, Totals
+from tokmagic.core.sums import Selection, Sum
 from tokmagic.engines.base import Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import BudgetError, GenerationInterrupted, LedgerError, NotBuiltError, TokmagicError
@@ -37,7 +37,7 @@ from tokmagic.runs.cache import Answer, Cache, Place, replayed
 from tokmagic.runs.drafts import DraftContext, DraftService
 from tokmagic.runs.environment import environment
 from tokmagic.runs.generation import Generation
-from tokmagic.runs.live import Channel, ModelView, View, add_running
+from tokmagic.runs.live import Channel, ModelView, View
 from tokmagic.runs.run import SILENT, Run, Watcher, uninterrupted
 from tokmagic.tokens.reconciliation import disagreement
 
@@ -89,7 +89,7 @@ class Session:
         self._running: dict[str, Run] = {}
         self._ended: list[RunRecord] = []
         self._lock = threading.Lock()
-        self._bases: tuple[Totals | None, Totals | None] = (None, None)
+        self._bases: tuple[Sum | None, Sum | None] = (None, None)
         self._loading: tuple[str, float | None] | None = None
         self._shown_model: str | None = None
         self.user = _user()
@@ -349,7 +349,7 @@ class Session:
         with self._lock:
             self._bases, self._standings = sums
 
-    def _sums(self) -> tuple[tuple[Totals | None, Totals | None], tuple[Standing, ...]]:
+    def _sums(self) -> tuple[tuple[Sum | None, Sum | None], tuple[Standing, ...]]:
         """The sums of ended runs and how budgets stand; those of before where the ledger does not tell."""
         bases, standings = self._bases, self._standings
         with suppress(LedgerError, BudgetError):
@@ -400,11 +400,12 @@ class Session:
         self,
         rows: Sequence[RunRecord],
         running: Sequence[RunRecord],
-        bases: tuple[Totals | None, Totals | None],
+        bases: tuple[Sum | None, Sum | None],
         standings: tuple[Standing, ...],
     ) -> View:
-        totals = add_running(bases[0], running), add_running(bases[1], running)
-        return View(self.notebook, self._model_view(), *totals, tuple(rows), standings)
+        under_way = Sum.of(running)
+        notebook, day = (None if base is None else base + under_way for base in bases)
+        return View(self.notebook, self._model_view(), notebook, day, tuple(rows), standings)
 
     def _model_view(self) -> ModelView | None:
         try:

@@ -264,7 +264,7 @@ NO_COUNT = [
     ("%%generate", "the prompt is empty"),
     ("%%generate\n{{ told }}", "only a run fills in"),
     ("%%generate --completion --system x\nHi", "--completion takes plain text"),
-    ("%%generate\nHalf: \ud83d", "half of a character"),
+    ("%%generate\nHalf: \ud83d", "an incomplete character"),
     ("%%generate --help\nHi", "--help shows"),
     ("%%generated\nHi", "no prompt"),
     ("x = 1", "no prompt"),

@@ -24,7 +24,7 @@ def cell_runs(ledger: Ledger, where: Selection, cell: str | None = None) -> list
         return _runs_of(ledger, where, _found(ledger, where, cell))
     latest = ledger.runs(replace(where, status="ok"), limit=1)
     if not latest:
-        raise UsageError("there is no whole run to project from; run a cell first")
+        raise UsageError("there is no complete run to project from; run a cell first")
     return _runs_of(ledger, where, (latest[0].notebook, latest[0].session, latest[0].cell_id))
 
 

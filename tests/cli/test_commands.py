@@ -270,7 +270,7 @@ FAILING: list[tuple[list[str], dict[str, str], str]] = [
     (["pull", "owner/unknown"], {}, "owner/unknown is not in a package"),
     (["report"], {"TOKMAGIC_LEDGER": "sqlite:///bad.json"}, "bad.json is damaged"),
     (["report"], {"TOKMAGIC_LEDGER": "mysql://x/y"}, "mysql"),
-    (["report"], {"TOKMAGIC_LEDGER": "nonsense"}, "'nonsense' is no database URL"),
+    (["report"], {"TOKMAGIC_LEDGER": "nonsense"}, "'nonsense' is not a database URL"),
 ]
 
 

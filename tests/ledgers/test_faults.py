@@ -132,8 +132,8 @@ NO_LEDGERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "half": (lambda path: cut(path, 50_000), "is damaged"),
     "newer": (lambda path: filled(path) and database(path, NEW), NEWER),
     "newer, journal": (lambda path: filled(path) and database(path, NEW, "PRAGMA journal_mode=DELETE"), NEWER),
-    "foreign": (lambda path: database(path, LETTERS), "is the database of another program; set TOKMAGIC_LEDGER"),
-    "foreign, WAL": (lambda path: database(path, "PRAGMA journal_mode=WAL", LETTERS), "something else"),
+    "foreign": (lambda path: database(path, LETTERS), "is another program's database; set TOKMAGIC_LEDGER"),
+    "foreign, WAL": (lambda path: database(path, "PRAGMA journal_mode=WAL", LETTERS), "another program"),
     "foreign, migrated": (lambda path: database(path, LETTERS, MIGRATED), "set TOKMAGIC_LEDGER to another file"),
 }
 
@@ -317,7 +317,7 @@ def test_each_new_cause_is_told(path: Path, make_session: Callable[..., Session]
             with in_the_way(path, make):
                 session.generate(ASK)
                 session.generate(ASK)
-    assert ["damaged" in seen[0], "something else" in seen[1], len(seen)] == [True, True, 2]
+    assert ["damaged" in seen[0], "another program" in seen[1], len(seen)] == [True, True, 2]
 
 
 def test_a_cause_that_comes_back_is_told_again(path: Path, make_session: Callable[..., Session]) -> None:

@@ -176,8 +176,8 @@ def test_no_run_is_recorded_and_nothing_is_loaded(kernel: Kernel) -> None:
     [
         ("%tokens", "UsageError: %tokens needs what to count"),
         ("%tokens nobody", "UsageError: %tokens cannot tell what 'nobody' is: NameError: name 'nobody' is not defined"),
-        ("%tokens 3", "UsageError: 3 is no prompt; give a text, or a list of messages"),
-        ("%tokens [3]", "UsageError: 3 is no message"),
+        ("%tokens 3", "UsageError: 3 is not a prompt; give a string, or a list of messages"),
+        ("%tokens [3]", "UsageError: 3 is not a message"),
         ("%tokens --modle x doc", "UsageError: %tokens: unknown option '--modle' (did you mean --model?)"),
         ("%tokens -m nobody doc", "UsageError: model 'nobody' is unknown"),
         ("%tokens -m scripted doc", "ModelError: scripted has no tokenizer"),

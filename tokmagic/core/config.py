@@ -136,9 +136,9 @@ class TokMagic(Configurable):
     silence_timeout_s = Float(help="Seconds that an endpoint's stream may be silent (TOKMAGIC_SILENCE_TIMEOUT_S).").tag(
         config=True
     )
-    attempts = Int(
-        min=1, help="Maximum number of attempts at an endpoint that is busy or fails (TOKMAGIC_ATTEMPTS)."
-    ).tag(config=True)
+    attempts = Int(min=1, help="Most attempts at an endpoint that is busy or fails (TOKMAGIC_ATTEMPTS).").tag(
+        config=True
+    )
     notebook_metadata = Bool(
         help="Write each run's numbers into the output's metadata (TOKMAGIC_NOTEBOOK_METADATA: on/off)."
     ).tag(config=True)

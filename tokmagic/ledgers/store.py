@@ -361,9 +361,7 @@ class Ledger:
         tables = set(sa.inspect(connection).get_table_names())
         if "alembic_version" not in tables:
             if tables:
-                raise LedgerError(
-                    f"{self.name} is the database of another program; set TOKMAGIC_LEDGER to another file"
-                )
+                raise LedgerError(f"{self.name} is another program's database; set TOKMAGIC_LEDGER to another file")
             return None
         revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
         known = {path.name[:4] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py")}

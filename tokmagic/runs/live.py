@@ -38,7 +38,7 @@ class ModelView:
     detail: str | None = None
     progress: float | None = None
     notice: str | None = None
-    """What is amiss with the model, in one line."""
+    """A problem with the model, in one line."""
 
 
 @dataclass(frozen=True, slots=True)

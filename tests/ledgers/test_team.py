@@ -79,7 +79,9 @@ def test_a_server_that_goes_away_in_mid_run_gets_the_run_later_and_once(
         cut = session.generate(ASK, watcher=AtPiece(3, server.go_away))
         missed = session.generate(ASK)
     assert [it.category for it in seen] == [LedgerWarning] * len(seen)
-    assert any("kept on this machine and delivered when its ledger is back" in str(it.message) for it in seen)
+    assert any(
+        "kept on this machine and delivered when its ledger can be reached again" in str(it.message) for it in seen
+    )
     assert (cut.status, missed.status) == ("ok", "ok")
     assert (tmp_path / "undelivered.sqlite").exists()
     server.come_back()

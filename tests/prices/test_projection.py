@@ -126,7 +126,7 @@ def test_who_says_so_changes_no_price() -> None:
 def test_what_is_left_out_is_counted() -> None:
     left = [measured(1, 1, "1", model="old"), measured(1, 1, None), measured(1, 1, "0", status="cached")]
     note = project([*left, measured(1, 1, "1")], "1/day").table().note
-    assert "; 2 of another model, at other rates or without a price left out; run the cell again" in note
+    assert "; 2 with another model, other rates or no price left out; run the cell again" in note
 
 
 def test_the_mean_has_an_interval_where_it_was_measured_more_than_once() -> None:

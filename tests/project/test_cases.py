@@ -231,7 +231,7 @@ def test_case_14_an_unknown_model_has_no_cost_and_the_budget_says_so(make_sessio
     assert "the price of this run is unknown" in str(refusal([day], Hold(2000)))
     session = make_session(model="scripted")
     session.ledger().set_budget(Budget("day", usd=D(5), user=session.user))
-    with pytest.warns(UserWarning, match="what scripted costs is not known, so no budget in USD can count or stop it"):
+    with pytest.warns(UserWarning, match="the price of scripted is unknown, so no budget in USD can count or stop it"):
         done = session.generate(ASK)
     assert (done.status, done.cost.usd) == ("ok", None)
     assert session.standings()[0].unpriced_runs == 1

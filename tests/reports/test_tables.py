@@ -252,7 +252,7 @@ def test_repricing_shows_the_difference_and_changes_nothing(ledger: Ledger) -> N
         ("other", "0", "—", "—", "—"),
         ("total", "2", "$0.3000", "$0.3600", "+$0.0600"),
     )
-    assert made.note.startswith("over the runs that have a price then and now; 1 run left out.")
+    assert made.note.startswith("over the runs with a price then and now; 1 run left out.")
     assert made.as_dicts()[0] == {
         "model": "smollm2",
         "runs": 2,

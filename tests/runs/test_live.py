@@ -378,7 +378,7 @@ def test_control_messages_of_the_fixture_are_understood(wire: Wire, numbers: Num
 
 def test_drafts_are_the_fixture() -> None:
     priced = Cost(Decimal("0.0000618"), "counted"), Cost(Decimal("0.00021540"), "counted")
-    estimated = "the template holds more than {{ name }} of a text or a number, which only a run fills in"
+    estimated = "the template holds more than {{ name }} of a string or number, which only a run fills in"
     drafts: list[tuple[State, Draft]] = [
         ("counting", Draft("smollm2", 6, "estimated", 256)),
         ("counted", Draft("smollm2", 412, "counted", 256, 8192, *priced)),

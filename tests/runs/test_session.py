@@ -174,7 +174,7 @@ def test_what_cannot_begin_leaves_no_row(make_session: Make, sampling: Sampling)
         session.generate(Prompt(ASK.messages, sampling), "scripted")
     with pytest.raises(UsageError, match="is unknown"):
         session.generate(ASK, "smolm")
-    with pytest.raises(ModelError, match="is no script"):
+    with pytest.raises(ModelError, match="is not a script"):
         session.generate(ASK, "scripted:/none")
     assert session.ledger().runs() == []
 

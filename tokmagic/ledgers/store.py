@@ -355,7 +355,7 @@ class Ledger:
         tables = set(sa.inspect(connection).get_table_names())
         if "alembic_version" not in tables:
             if tables:
-                raise LedgerError(f"{self.name} is a database of something else; set TOKMAGIC_LEDGER to another file")
+                raise LedgerError(f"{self.name} is another program's database; set TOKMAGIC_LEDGER to another file")
             return None
         revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
         if revision is not None and revision not in _REVISIONS:

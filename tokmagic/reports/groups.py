@@ -84,5 +84,5 @@ def _found(ledger: Ledger, where: Selection, cell: str) -> tuple[Any, ...]:
     numbered = {names(key)[0].removeprefix("cell "): key for key in keys}
     key = {key[2]: key for key in keys}.get(cell) or numbered.get(cell.removeprefix("cell "))
     if key is None:
-        raise UsageError(f"--cell {cell!r} is no cell that ran here; %cost and tokmagic report show their numbers")
+        raise UsageError(f"--cell {cell!r} is not a cell that ran here; %cost and tokmagic report list the cells")
     return key

@@ -40,8 +40,8 @@ def repriced(ledger: Ledger, where: Selection, book: PriceBook, by: str = "model
     return Table(
         (by, "runs", "cost", "at today's prices", "difference"),
         tuple((shown(name, by), *it.cells()) for name, it in lines),
-        f"over the runs that have a price then and now; {numbers.counted(total.left_out, 'run')} left out. "
-        "Frozen costs stay as they are",
+        f"over the runs with a price then and now; {numbers.counted(total.left_out, 'run')} left out. "
+        "Recorded costs do not change",
         exact=tuple({by: name, **it.exact()} for name, it in lines),
     )
 

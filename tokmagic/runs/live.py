@@ -37,7 +37,7 @@ class ModelView:
     detail: str | None = None
     progress: float | None = None
     notice: str | None = None
-    """What is wrong with the model, in one line."""
+    """A problem with the model, in one line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,9 +192,7 @@ class Session:
 
     def _refuse_unbuilt(self) -> None:
         if self.settings.engine_url:
-            raise NotBuiltError(
-                "TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it rather than trust it"
-            )
+            raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
 
     def _new_record(self, info: EngineInfo, prompt: Prompt, tags: Sequence[str]) -> RunRecord:
         env = dict(environment())
@@ -309,7 +307,7 @@ class Session:
             if not written and begun:
                 self._owed.append(write)
             return written
-        if self._written(write, "this run is kept on this machine and delivered when its ledger is back"):
+        if self._written(write, "this run is kept on this machine and delivered when its ledger can be reached again"):
             return True
         try:
             self._outbox.keep(record, prompt, answer)

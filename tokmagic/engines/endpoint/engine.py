@@ -110,7 +110,7 @@ class EndpointEngine:
             request = Request(path_of(prompt), body.encode(), self._key(), prompt.sampling.n, self.limits)
         except UnicodeEncodeError:
             raise PromptError(
-                "the prompt holds half of a character (a lone surrogate); mend where it was cut"
+                "the prompt contains an incomplete character (a lone surrogate); fix the text where it was cut"
             ) from None
         tally = Tally(self._counter, prompt, prompt.sampling.max_tokens * prompt.sampling.n)
         return EndpointStream(self, request, tally, submitted_ns, hidden_output=server.hidden_output)
@@ -134,7 +134,7 @@ class EndpointEngine:
             )
         if not key.isascii() or not key.isprintable() or key != key.strip():
             raise UsageError(
-                f"the key in {name} holds a line break, a blank or another character that no key has; set it anew"
+                f"the key in {name} contains a line break, a space or another character that no key has; set it again"
             )
         return key
 

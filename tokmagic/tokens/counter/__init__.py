@@ -102,7 +102,7 @@ class LiveCounter:
         except TypeError as error:
             # A str that cannot be written as UTF-8 is none to the library.
             raise PromptError(
-                "the prompt holds half of a character (a lone surrogate); mend where it was cut"
+                "the prompt contains an incomplete character (a lone surrogate); fix the text where it was cut"
             ) from error
 
 

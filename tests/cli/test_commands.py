@@ -236,7 +236,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["report", "--waste", "--reprice"], "not allowed with argument --waste"),
     (["report", "--cell", "1"], "--cell goes with --project"),
     (["report", "--project", "often"], "--project is 'often'; give a number of calls, such as 1e6/day"),
-    (["report", "--project", "5/day"], "no whole run to project from"),
+    (["report", "--project", "5/day"], "no complete run to project from"),
     (["report", "--since", "soon"], "give one such as 2026-11-24"),
     (["report", "--since", "0001-01-01"], "--since '0001-01-01' is no date; give one such as 2026-11-24"),
     (["report", "--month", "2026-13"], "--month '2026-13' is no month; give one such as 2026-11"),
@@ -262,15 +262,15 @@ FAILING: list[tuple[list[str], dict[str, str], str]] = [
     (["run", "empty.txt", "-m", "scripted"], {}, "the prompt is empty"),
     (["run", "name.txt", "-m", "scripted"], {}, "'nobody' is undefined"),
     (["run", "syntax.txt", "-m", "scripted"], {}, "line 2 of the prompt"),
-    (["run", "ask.txt", "-m", "scripted:bad.json"], {}, "bad.json is no script: Expecting property name"),
-    (["run", "ask.txt", "-m", "scripted:none.json"], {}, "none.json is no script"),
+    (["run", "ask.txt", "-m", "scripted:bad.json"], {}, "bad.json is not a script: Expecting property name"),
+    (["run", "ask.txt", "-m", "scripted:none.json"], {}, "none.json is not a script"),
     (["run", "ask.txt", "-m", "./none"], {}, "none does not exist"),
     (["run", "ask.txt", "-m", "scripted", "--input", "-1", "--output", "1"], {}, "--input is -1"),
     (["count", "ask.txt", "-m", "./ask.txt"], {}, "ask.txt is a file"),
     (["pull", "owner/unknown"], {}, "owner/unknown is not in a package"),
     (["report"], {"TOKMAGIC_LEDGER": "sqlite:///bad.json"}, "bad.json is damaged"),
     (["report"], {"TOKMAGIC_LEDGER": "mysql://x/y"}, "mysql"),
-    (["report"], {"TOKMAGIC_LEDGER": "nonsense"}, "'nonsense' is no database URL"),
+    (["report"], {"TOKMAGIC_LEDGER": "nonsense"}, "'nonsense' is not a database URL"),
 ]
 
 

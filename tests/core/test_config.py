@@ -200,7 +200,7 @@ def test_a_file_that_is_no_text_or_a_folder_is_named(file: Path) -> None:
             _ = TokMagic().model
 
 
-@pytest.mark.parametrize(("line", "says"), [("model = ['a', 'b']", "give a text"), ("store_text = 3", "give true")])
+@pytest.mark.parametrize(("line", "says"), [("model = ['a', 'b']", "give a string"), ("store_text = 3", "give true")])
 def test_a_file_of_the_wrong_kinds_is_refused_in_one_line(file: Path, line: str, says: str) -> None:
     file.write_text(line, encoding="utf-8")
     with pytest.raises(UsageError, match=f"config.toml: {line.split()[0]} is .*{says}"):

@@ -365,7 +365,7 @@ def test_fewer_answers_than_were_asked_for_are_told(ask: Ask) -> None:
         (lambda _asked, wire: wire.answer(200, ""), "nothing"),
         (lambda _asked, wire: wire.answer(200, {"hello": "there"}), "no answer of an OpenAI-compatible server"),
         (lambda _asked, wire: wire.answer(200, whole("a", usage=None) | {"choices": []}), "without a word"),
-        (lambda _asked, wire: wire.raw(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "speaks no HTTP"),
+        (lambda _asked, wire: wire.raw(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "does not speak HTTP"),
     ],
 )
 def test_what_is_no_answer_is_said_in_one_line(ask: Ask, script: Script, says: str) -> None:

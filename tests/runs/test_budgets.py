@@ -71,7 +71,7 @@ def test_a_run_fits_until_the_cap_is_held_and_its_end_gives_the_rest_back(books:
     assert admit(books, "b") is None
     assert admit(books, "c") == (
         "this run may cost up to $0.1000, the day's budget of $0.2500 has $0.0500 left ($0 spent, $0.2000 held by "
-        "running ones); lower --max-tokens or raise the budget"
+        "active runs); lower --max-tokens or raise the budget"
     )
     assert [record.run_id for record in books.runs()] == ["a", "b"], "what is refused is not begun"
     books.settle(run("a", user="ada", started_at=NOW, cost="0.01"))
@@ -359,7 +359,7 @@ def test_who_is_refused_is_told_how_sure_the_sums_are(books: Ledger) -> None:
     books.settle(guessed)
     assert admit(books, "a") == (
         "this run may cost up to $0.1000, the day's budget of $0.2500 has ~≤$0.0500 left (~≥$0.2000 spent, $0 held by "
-        "running ones); lower --max-tokens or raise the budget"
+        "active runs); lower --max-tokens or raise the budget"
     )
     assert [record.run_id for record in books.runs()] == [guessed.run_id]
 
@@ -395,7 +395,7 @@ def test_an_unknown_price_warns_once(session: Session) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("default")
         assert [ask(session).status for _ in range(2)] == ["ok", "ok"]
-    assert ["what s costs is not known, so no budget" in text for text in budget_warnings(seen)] == [True]
+    assert ["the price of s is unknown, so no budget" in text for text in budget_warnings(seen)] == [True]
     session.ledger().set_budget(Budget("day", Decimal(5), user=session.user, strict=True))
     assert ask(session).status == "refused"
 
@@ -430,7 +430,7 @@ def test_a_long_prompt_asks_first(session: Session) -> None:
         return lambda question: asked.append(question) or reply
 
     assert ask(session, confirm=answer(True)).status == "ok"
-    assert asked == ["the prompt has 100 tokens, more than the 99 that a cell may have unasked. Run it?"]
+    assert asked == ["the prompt has 100 tokens, more than the 99 allowed without confirmation. Run it?"]
     declined = ask(session, confirm=answer(False))
     assert (declined.status, "it was not confirmed" in str(declined.error)) == ("refused", True)
     for confirm in (answer(None), None):
@@ -449,7 +449,7 @@ def test_without_a_ledger_a_sum_cannot_be_held_but_a_run_can(session: Session, t
         assert ask(session, budget="0.00013").status == "refused"
         session.settings.budget_day = "5"
         refused = ask(session)
-    assert (refused.status, "the day's budget cannot be held" in str(refused.error)) == ("refused", True)
+    assert (refused.status, "the day's budget cannot be enforced" in str(refused.error)) == ("refused", True)
 
 
 @pytest.mark.parametrize(

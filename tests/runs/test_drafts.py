@@ -201,7 +201,7 @@ def test_a_model_elsewhere_without_a_tokenizer_here_is_estimated(session: Sessio
     answer = Page(session).whole("%%generate -m far\nHello there")
     expected, source = session.models.engine("far").estimate(Prompt((Message("user", "Hello there"),)))
     assert (answer["input_tokens"], answer["input_source"]) == (expected, source) == (7, "estimated")
-    assert "no tokenizer of it is on this machine" in answer["reason"]
+    assert "its tokenizer is not on this machine" in answer["reason"]
 
 
 DOUBTFUL = [

@@ -22,7 +22,7 @@ from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import RunRecord
 from tokmagic.core.stream import Usage
-from tokmagic.core.sums import Selection, Totals
+from tokmagic.core.sums import Selection, Sum
 from tokmagic.engines.registry import Models
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.errors import GenerationInterrupted, ModelError, NotBuiltError, PromptError, UsageError
@@ -32,7 +32,6 @@ from tokmagic.runs import run as execution
 from tokmagic.runs import session as session_module
 from tokmagic.runs.environment import resolve_notebook
 from tokmagic.runs.generation import Generation
-from tokmagic.runs.live import add_running
 from tokmagic.runs.session import Session
 
 ASK = Prompt((Message("user", "Hi"),))
@@ -179,7 +178,7 @@ def test_what_cannot_begin_leaves_no_row(make_session: Make, sampling: Sampling)
         session.generate(Prompt(ASK.messages, sampling), "scripted")
     with pytest.raises(UsageError, match="is unknown"):
         session.generate(ASK, "smolm")
-    with pytest.raises(ModelError, match="is no script"):
+    with pytest.raises(ModelError, match="is not a script"):
         session.generate(ASK, "scripted:/none")
     assert session.ledger().runs() == []
 
@@ -332,10 +331,10 @@ def test_totals_are_the_sum_of_the_rows_the_running_one_included(make_session: M
         live = view.rows[-1]
         assert (live.status, live.reading.usage.output_tokens) == ("running", number)
         assert [row.cell_id for row in view.rows] == (["a", "b", "c"] if number % 2 else ["c"])
-        assert view.notebook_totals == view.day_totals == add_running(Totals(), [*finished[:2], live])
+        assert view.notebook_totals == view.day_totals == Sum.of([*finished[:2], live])
     last = session.changes()
     assert [row.status for row in last.rows] == ["ok"]
-    assert last.notebook_totals == add_running(Totals(), finished) == session.ledger().totals(session.selection)
+    assert last.notebook_totals == Sum.of(finished) == session.ledger().totals(session.selection)
     assert session.changes().rows == (), "told once"
 
 

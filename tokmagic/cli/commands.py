@@ -37,11 +37,11 @@ def doctor(given: argparse.Namespace) -> int:
     diagnosis = health.doctor(api.session().settings)
     if given.json:
         found = [
-            {"name": f.name, "ok": f.ok, "says": f.says, "mend": f.mend, "vital": f.vital} for f in diagnosis.findings
+            {"name": f.name, "ok": f.ok, "says": f.message, "mend": f.fix, "vital": f.vital} for f in diagnosis.findings
         ]
         print(json.dumps({"can_generate": diagnosis.can_generate, "findings": found}, indent=1))
     elif given.brief:
-        print(*diagnosis.amiss(), sep="\n", end="\n" if any(diagnosis.amiss()) else "")
+        print(*diagnosis.problems(), sep="\n", end="\n" if any(diagnosis.problems()) else "")
     else:
         print(diagnosis.table())
     return 0 if diagnosis.can_generate else 1

@@ -90,3 +90,8 @@ class RunRecord:
     replay_of: str | None = None
     tags: tuple[str, ...] = ()
     env: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that was asked for."""
+        return self.params.get("seed")

@@ -125,5 +125,5 @@ def parse_source(text: str) -> tuple[str, str | None]:
         return text, None
     source, at, revision = text.partition("@")
     if not source or (at and not revision):
-        raise UsageError(f"{text!r} is no model; give a Hugging Face id (ID or ID@REVISION) or a folder")
+        raise UsageError(f"{text!r} is not a model; give a Hugging Face id (ID or ID@REVISION) or a folder")
     return source, revision or None

@@ -113,7 +113,7 @@ class BudgetGuard:
         """What to warn of: keys, by which each is told once, and texts."""
         model = record.info.name
         if self._limit is not None and record.rates.input is None and record.rates.device_hour is None:
-            unknown = f"what {model} costs is not known, so no budget in USD can count or stop it"
+            unknown = f"the price of {model} is unknown, so no budget in USD can count or stop it"
             yield f"unpriced {model}", f"{unknown}; set rates with %price, or make the budget --strict"
         for it in self._standings:
             if it.budget.scope != "cell" and it.share >= it.budget.warn_at:
@@ -124,10 +124,10 @@ class BudgetGuard:
         if not limits or tokens <= min(limits):
             return
         size = numbers.counted(tokens, "token")
-        text = f"the prompt has {size}, more than the {min(limits):,} that a cell may have unasked"
+        text = f"the prompt has {size}, more than the {min(limits):,} allowed without confirmation"
         answer = self._confirm(f"{text}. Run it?") if self._confirm is not None else None
         if answer is None:
-            raise BudgetError(f"{text}, and nobody is here to ask; --yes confirms it")
+            raise BudgetError(f"{text}, and nobody can be asked; --yes confirms it")
         if not answer:
             raise BudgetError(f"{text}, and it was not confirmed; nothing was run")
 
@@ -135,7 +135,7 @@ class BudgetGuard:
         """What can be decided though the ledger cannot be asked: a run's own cap; a sum can not."""
         for budget in self._held:
             if budget.scope != "cell":
-                return Admission(f"the {budget.scope}'s budget cannot be held, nothing was run: {error}")
+                return Admission(f"the {budget.scope}'s budget cannot be enforced, nothing was run: {error}")
         return Admission(refusal([Standing(budget) for budget in self._held], hold))
 
 

@@ -188,7 +188,7 @@ class Place:
         try:
             key = self._key()
         except KeyboardInterrupt:
-            raise GenerationInterrupted("looking into the cache was interrupted; nothing was generated") from None
+            raise GenerationInterrupted("the cache lookup was interrupted; nothing was generated") from None
         if key is None:
             return None
         self.unread, self.found = False, key

@@ -21,7 +21,7 @@ from tokmagic.core.config import REPRODUCING_USD, TokMagic
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord
-from tokmagic.core.sums import Selection
+from tokmagic.core.sums import Selection, Sum
 from tokmagic.engines.base import Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import BudgetError, GenerationInterrupted, LedgerError, NotBuiltError, TokmagicError
@@ -33,7 +33,7 @@ from tokmagic.runs.cache import Cache
 from tokmagic.runs.drafts.service import DraftContext, DraftService
 from tokmagic.runs.environment import environment, resolve_notebook, user_name
 from tokmagic.runs.generation import Generation
-from tokmagic.runs.live import Channel, ModelView, View, add_running
+from tokmagic.runs.live import Channel, ModelView, View
 from tokmagic.runs.recorder import Recorder, Teller
 from tokmagic.runs.run import Run, RunContext, Watcher, replay
 from tokmagic.tokens.reconciliation import disagreement
@@ -111,9 +111,7 @@ class Session:
         own = self._own_budgets()
         of_run = [budgets.of_run(budget)] if budget is not None else []
         if self.settings.engine_url:
-            raise NotBuiltError(
-                "TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it rather than trust it"
-            )
+            raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
         self.prices.check()
         engine, digest = self.models.engine(model), sha256(prompt)
         place = self.cache.place(engine, digest, prompt.sampling, cache, refresh=refresh)
@@ -291,15 +289,10 @@ class Session:
             if rows is None:
                 rows, self._ended = self._ended, []
             sums = self._sums
-        now = {record.run_id for record in running}
-        return replace(
-            sums,
-            notebook=self.notebook,
-            model=self._model_view(),
-            notebook_totals=add_running(sums.notebook_totals, running),
-            day_totals=add_running(sums.day_totals, running),
-            rows=(*(record for record in rows if record.run_id not in now), *running),
-        )
+        now, under_way = {record.run_id for record in running}, Sum.of(running)
+        notebook, day = (None if it is None else it + under_way for it in (sums.notebook_totals, sums.day_totals))
+        shown = (*(record for record in rows if record.run_id not in now), *running)
+        return View(self.notebook, self._model_view(), notebook, day, shown, sums.budgets)
 
     def stop(self, run_id: str) -> None:
         """Stop a run of this session; an ended one is left alone."""

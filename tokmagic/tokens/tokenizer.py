@@ -41,7 +41,7 @@ class Tokenizer:
         except Exception as error:
             # transformers raises many types here; all of them mean that these files make no tokenizer.
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{folder} has no tokenizer that can be read: {reason}") from error
+            raise ModelError(f"{folder} has no readable tokenizer: {reason}") from error
         self._backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         self._encode = lru_cache(maxsize=4)(self._encode_uncached)
 

@@ -54,7 +54,7 @@ class Counter:
         if self._encoding is not None:
             raise ModelError(f"the chat format of {self._name} is not public, so its tokens can only be estimated")
         raise ModelError(
-            f"no tokenizer of {self._spec.source} is on this machine, so tokens of {self._name} cannot be counted "
+            f"the tokenizer of {self._spec.source} is not on this machine, so tokens of {self._name} cannot be counted "
             "exactly; name one with %model add … --tokenizer FOLDER-or-ID"
         )
 
@@ -115,7 +115,7 @@ class Counter:
         else:
             located = locate(ModelSpec(self._spec.source), self._settings)
             if located is None:
-                raise ModelError(f"no tokenizer of {self._spec.source} is on this machine")
+                raise ModelError(f"the tokenizer of {self._spec.source} is not on this machine")
             folder = located.folder
         return Tokenizer(folder)
 

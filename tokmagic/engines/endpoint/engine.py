@@ -123,6 +123,6 @@ class EndpointEngine:
             )
         if not key.isascii() or not key.isprintable() or key != key.strip():
             raise UsageError(
-                f"the key in {name} holds a line break, a blank or another character that no key has; set it anew"
+                f"the key in {name} contains a line break, a space or another character that no key has; set it again"
             )
         return key

@@ -58,10 +58,10 @@ def target_of(api_base: str) -> Target:
         parts, host, port = urlsplit(""), None, None
     if parts.scheme not in ("http", "https") or not host or any(ord(letter) <= 32 for letter in api_base):
         shown = api_base.partition("?")[0] if "@" not in api_base else "what is given"
-        raise UsageError(f"--api-base: {shown!r} is no URL of a server; give one such as http://localhost:8000/v1")
+        raise UsageError(f"--api-base: {shown!r} is not a server URL; give one such as http://localhost:8000/v1")
     if parts.username is not None or parts.password is not None:
         raise UsageError(
-            "--api-base holds a user or a password; put the key into an environment variable and name that with "
+            "--api-base contains a user or a password; put the key into an environment variable and name that with "
             "--api-key-name"
         )
     name = f"[{host}]" if ":" in host else host
@@ -312,14 +312,14 @@ def _mapped(target: Target) -> Iterator[None]:
         raise AttemptError(f"{name} sent nothing for too long", reached=True) from None
     except httpx2.SSEError:
         raise AttemptError(
-            f"{name} sent an event of more than {MOST_EVENT // 2**20} MiB; that is no answer of a model", reached=True
+            f"{name} sent an event of more than {MOST_EVENT // 2**20} MiB; that is not a model's answer", reached=True
         ) from None
     except (httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.WriteError, httpx2.WriteTimeout) as error:
         garbled = "malformed" in str(error).lower() or "illegal" in str(error).lower()
-        text = "speaks no HTTP" if garbled else "broke off before the answer's end"
+        text = "does not speak HTTP" if garbled else "broke off before the answer's end"
         raise AttemptError(f"{name} {text}", again=not garbled, reached=True) from None
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
-        raise AttemptError(f"{name} cannot be asked: {error}", reached=True) from None
+        raise AttemptError(f"{name} cannot be queried: {error}", reached=True) from None
 
 
 def _connect_reason(error: httpx2.ConnectError) -> str:
@@ -328,13 +328,13 @@ def _connect_reason(error: httpx2.ConnectError) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"its certificate cannot be trusted ({cause.verify_message}); "
-                "for a certificate of your own set SSL_CERT_FILE"
+                "for your own certificate set SSL_CERT_FILE"
             )
         if isinstance(cause, ssl.SSLError):
-            return f"it does not speak TLS as it should ({cause.reason or cause}); is it an http:// address?"
+            return f"it does not speak TLS correctly ({cause.reason or cause}); is it an http:// address?"
         if isinstance(cause, ConnectionRefusedError):
             return "nothing listens there; start the server, or check --api-base"
         if isinstance(cause, socket.gaierror):
-            return "its name is unknown; check --api-base and the network"
+            return "its name cannot be resolved; check --api-base and the network"
         cause = cause.__cause__ or cause.__context__
     return str(error)

@@ -99,7 +99,7 @@ class EndpointStream:
             if end.hung_up:
                 ended = "interrupted"
             else:
-                how = "ended the answer without a word of it" if end.said else "broke off before the answer's end"
+                how = "ended without sending any of the answer" if end.said else "broke off before the answer's end"
                 error = f"{self._reader.name} {how}"
         # An attempt that the server may have worked on can be billed, whatever became of it.
         reached = end.reached or self._reader.reached_before

@@ -66,7 +66,7 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
         if getattr(sampling, name) is None:
             continue
         if name not in server.extras:
-            raise UsageError(f"this server does not take --{name.replace('_', '-')}; leave it out")
+            raise UsageError(f"this server does not accept --{name.replace('_', '-')}; leave it out")
         body[server.extras[name]] = getattr(sampling, name)
     ignored = {
         "-n": sampling.n > 1 and not server.samples,
@@ -108,7 +108,7 @@ def read_answer(given: object, choices: int, at_ns: int) -> Answer:
     if listed is None:
         listed = []
         if not any(name in given for name in ("usage", "object", "id")):
-            raise EndpointError(f"it sent {_short(given)}, which is no answer of an OpenAI-compatible server")
+            raise EndpointError(f"it sent {_short(given)}, which is not an answer of an OpenAI-compatible server")
     if not isinstance(listed, list) or not all(isinstance(choice, Mapping) for choice in listed):
         raise EndpointError(f"its choices are {_short(listed)}")
     return Answer(tuple(_piece(choice, choices, at_ns) for choice in listed), given.get("usage"))
@@ -117,7 +117,7 @@ def read_answer(given: object, choices: int, at_ns: int) -> Answer:
 def _piece(choice: Mapping[str, Any], choices: int, at_ns: int) -> Piece:
     index = choice.get("index", 0)
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < choices:
-        raise EndpointError(f"it sent choice {_short(index)}, {choices} were asked for")
+        raise EndpointError(f"it sent choice {_short(index)}, {choices} were requested")
     said = next((choice[name] for name in ("delta", "message") if isinstance(choice.get(name), Mapping)), choice)
     text = _text(said.get("content")) or _text(said.get("text")) or _text(said.get("refusal"))
     reasoning = _text(said.get("reasoning_content")) or _text(said.get("reasoning"))

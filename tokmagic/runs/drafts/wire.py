@@ -62,7 +62,7 @@ def parse(request: Mapping[str, Any]) -> Edit:
     numbers = [request.get(name) for name in ("seq", "offset", "deleted")]
     whole = [type(it) is int for it in (*numbers, 0 if base is None else base)]
     if not isinstance(cell_id, str) or not isinstance(text, str) or not all(whole):
-        raise UsageError("this 'draft' is no message of the live protocol; reload the page")
+        raise UsageError("this 'draft' is not a message of the live protocol; reload the page")
     seq, offset, deleted = (int(number or 0) for number in numbers)
     return Edit(cell_id, seq, base, Change(offset, deleted, text))
 

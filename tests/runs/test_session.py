@@ -27,7 +27,7 @@ from tokmagic.engines.registry import Models
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.errors import GenerationInterrupted, ModelError, NotBuiltError, PromptError, UsageError
 from tokmagic.ledgers import Ledger
-from tokmagic.runs import api
+from tokmagic.runs import api, cache
 from tokmagic.runs import run as execution
 from tokmagic.runs import session as session_module
 from tokmagic.runs.environment import resolve_notebook
@@ -268,6 +268,7 @@ def test_a_run_asks_once_for_each_thing(make_session: Make, monkeypatch: pytest.
 
     counted(session_module, "check_sampling")
     counted(session_module, "sha256")
+    counted(cache, "key")
     counted(execution, "Generation")
 
     def statement(_connection: Any, _cursor: Any, text: str, *_more: Any) -> None:
@@ -281,7 +282,7 @@ def test_a_run_asks_once_for_each_thing(make_session: Make, monkeypatch: pytest.
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", statement)
     assert generation.status == "ok"
-    assert asked == {"budget reads": 1, "check_sampling": 1, "sha256": 1, "Generation": 1}
+    assert asked == {"budget reads": 1, "check_sampling": 1, "sha256": 1, "key": 1, "Generation": 1}
 
 
 def test_a_run_is_stopped_from_another_thread(make_session: Make, script: Callable[..., str]) -> None:

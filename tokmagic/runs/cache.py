@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tokmagic.core.prompt import Sampling
+from tokmagic.core.prompt import Prompt, Sampling
 from tokmagic.core.record import INFO_IN_ENV, EngineInfo, Reading, RunRecord
 from tokmagic.core.stream import Logprob, Usage
 from tokmagic.core.sums import CacheStatus
@@ -27,17 +27,16 @@ if TYPE_CHECKING:
     from tokmagic.engines.base import Engine
     from tokmagic.ledgers import Ledger
 
-_VERSION = 3
+_VERSION = 2
 """Of the key and of what is kept: raised with each change, so that older answers are not found."""
 _COMPLETE = frozenset({"stop", "length"})
 _KEPT_INFO = ("model_id", "engine", "revision", "device", "dtype", "quant", *INFO_IN_ENV)
 
 
-def key(identity: EngineInfo, prompt_sha256: str, sampling: Sampling) -> str:
+def key(identity: EngineInfo, prompt: Prompt) -> str:
     """Return the hex digest of all that an answer depends on.
 
-    ``identity`` is the engine's own, ``prompt_sha256`` that of the messages, as a run's row keeps it. The device
-    counts by its kind, and the session's name for a model does not count.
+    ``identity`` is the engine's own. The device counts by its kind, and the session's name for a model does not count.
     """
     question = {
         "version": _VERSION,
@@ -49,8 +48,9 @@ def key(identity: EngineInfo, prompt_sha256: str, sampling: Sampling) -> str:
         "engine": identity.engine,
         "endpoint": identity.server,
         "tokenizer": identity.tokenizer_sha256,
-        "prompt": prompt_sha256,
-        "sampling": _canonical(sampling),
+        "messages": [[message.role, message.content] for message in prompt.messages],
+        "completion": prompt.completion,
+        "sampling": _canonical(prompt.sampling),
     }
     text = json.dumps(question, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -137,17 +137,15 @@ class Cache:
         """Whether answers are looked up and kept: not where texts are not."""
         return self._settings.cache and self._settings.store_text
 
-    def place(
-        self, engine: Engine, prompt_sha256: str, sampling: Sampling, wanted: bool | None, *, refresh: bool
-    ) -> Place:
+    def place(self, engine: Engine, prompt: Prompt, wanted: bool | None, *, refresh: bool) -> Place:
         """The place of one run's answer. ``wanted`` None: where the same prompt gets the same answer.
 
         With ``refresh`` it is not read, only renewed. Raises UsageError.
         """
-        asked = wanted if wanted is not None else refresh or repeatable(sampling)
+        asked = wanted if wanted is not None else refresh or repeatable(prompt.sampling)
         # Asked for here, so that an invalid limit is told before anything is generated.
         limit_bytes = self._settings.cache_bytes if self.on and asked else None
-        return Place(self, engine, prompt_sha256, sampling, limit_bytes, limit_bytes is not None and not refresh)
+        return Place(self, engine, prompt, limit_bytes, limit_bytes is not None and not refresh)
 
     def find(self, key: str) -> Answer | None:
         """Return the answer kept under ``key``; a damaged one is removed."""
@@ -175,11 +173,11 @@ class Place:
 
     cache: Cache
     engine: Engine
-    prompt_sha256: str
-    sampling: Sampling
+    prompt: Prompt
     limit_bytes: int | None
     unread: bool
-    found: str = ""
+    identity: EngineInfo | None = None
+    key: str = ""
 
     def find(self) -> Answer | None:
         """Return the answer, if there is one. Until the model is known by its files this may be asked again."""
@@ -191,7 +189,7 @@ class Place:
             raise GenerationInterrupted("the cache lookup was interrupted; nothing was generated") from None
         if key is None:
             return None
-        self.unread, self.found = False, key
+        self.unread = False
         return self.cache.find(key)
 
     def keep(self, generation: Generation) -> None:
@@ -215,11 +213,13 @@ class Place:
     def touch(self) -> None:
         """Note that the answer that was found was used."""
         with suppress(LedgerError):
-            self.cache.ledger().use_answer(self.found)
+            self.cache.ledger().use_answer(self.key)
 
     def _key(self) -> str | None:
         # What is wrong with a model is told when it is loaded.
         with suppress(TokmagicError):
             identity = self.engine.identity()
-            return None if identity is None else key(identity, self.prompt_sha256, self.sampling)
+            if identity != self.identity and identity is not None:
+                self.identity, self.key = identity, key(identity, self.prompt)
+            return None if identity is None else self.key
         return None

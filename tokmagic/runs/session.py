@@ -113,14 +113,14 @@ class Session:
         if self.settings.engine_url:
             raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
         self.prices.check()
-        engine, digest = self.models.engine(model), sha256(prompt)
-        place = self.cache.place(engine, digest, prompt.sampling, cache, refresh=refresh)
+        engine = self.models.engine(model)
+        place = self.cache.place(engine, prompt, cache, refresh=refresh)
         answer = place.find()
         if answer is None:
             engine = self.load(model, progress)
             answer = place.find()
         info = engine.info if answer is None else replace(answer.info, name=engine.info.name)
-        record = self._new_record(info, prompt, digest, tags, cell_id)
+        record = self._new_record(info, prompt, tags, cell_id)
         held = self._budgets = own
         # Where the ledger cannot be read the run is not recorded either, and a warning says so.
         with suppress(LedgerError):
@@ -167,9 +167,7 @@ class Session:
         self._shown_model = None
         self.channel.touch()
 
-    def _new_record(
-        self, info: EngineInfo, prompt: Prompt, digest: str, tags: Sequence[str], cell_id: str | None
-    ) -> RunRecord:
+    def _new_record(self, info: EngineInfo, prompt: Prompt, tags: Sequence[str], cell_id: str | None) -> RunRecord:
         env = dict(environment())
         env |= {name: value for name in INFO_IN_ENV if (value := getattr(info, name)) is not None}
         if execution := self.execution():
@@ -186,7 +184,7 @@ class Session:
             started_at=datetime.now(UTC),
             status="running",
             info=info,
-            prompt_sha256=digest,
+            prompt_sha256=sha256(prompt),
             params=params,
             notebook=self.notebook,
             cell_id=cell_id or self.cell_id(),

@@ -5,7 +5,7 @@ from tokmagic.core.money import Bound, Cost, Precision, Rates, Tier, Uncertainty
 from tokmagic.core.prompt import Message, Prompt, Role, Sampling
 from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
 from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Source, Started, Token, Usage
-from tokmagic.core.sums import CacheStatus, Selection, Sum, Totals
+from tokmagic.core.sums import CacheStatus, Selection, Sum
 
 __all__ = [
     "Admission",
@@ -36,7 +36,6 @@ __all__ = [
     "Sum",
     "Tier",
     "Token",
-    "Totals",
     "Uncertainty",
     "Usage",
 ]

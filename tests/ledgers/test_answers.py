@@ -22,8 +22,10 @@ from tests.runs.test_cache import GREEDY, SMOLLM, ask, kept, many_answers, statu
 from tokmagic.core.sums import CacheStatus
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers import Ledger, answers, backend
+from tokmagic.prompts.template import sha256
 from tokmagic.runs import cache
-from tokmagic.runs.session import LedgerWarning, Session
+from tokmagic.runs.recorder import LedgerWarning
+from tokmagic.runs.session import Session
 
 Make = Callable[..., Session]
 
@@ -57,7 +59,7 @@ def test_a_damaged_answer_is_a_miss_and_is_replaced(session: Session, ledger_url
     assert (again.status, again.text == first) == ("ok", False)
     assert session.generate(GREEDY).text == again.text
     damage(ledger_url, value)
-    key = cache.key(session.models.engine().identity() or SMOLLM, GREEDY)
+    key = cache.key(session.models.engine().identity() or SMOLLM, sha256(GREEDY), GREEDY.sampling)
     assert session.cache.find(key) is None
     assert kept(session) == 0, "a damaged answer is removed at the look"
 

@@ -30,8 +30,7 @@ from tokmagic.core.sums import Sum
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.registry import Models
 from tokmagic.errors import LedgerError
-from tokmagic.runs.drafts.texts import Change
-from tokmagic.runs.drafts.wire import Draft, Edit, State, draft_wire, parse
+from tokmagic.runs.drafts.wire import Change, Draft, Edit, State, draft_wire, parse
 from tokmagic.runs.live import (
     CONTROL_TARGET,
     DATA_TARGET,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.stream import Usage
+from tokmagic.core.traits import EngineTraits, traits_of
 
 Status = Literal["running", "ok", "cached", "interrupted", "failed", "refused"]
 
@@ -52,6 +53,11 @@ class EngineInfo:
     """An endpoint's base URL, without anything that could be a key."""
     greedy: bool | None = None
     """Whether the model by itself, where a prompt says nothing of sampling, takes the likeliest token each time."""
+
+    @property
+    def traits(self) -> EngineTraits:
+        """What holds of its kind of engine."""
+        return traits_of(self.engine)
 
 
 INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy")

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
+from tokmagic.core.traits import REMOTE
 from tokmagic.ledgers.schema import LIVE, RELEASED, runs, to_record
 from tokmagic.prices import bill
 
@@ -145,7 +146,7 @@ def reap(connection: sa.Connection, liveness: Liveness) -> int:
         return 0
     theirs = (LIVE, runs.c.owner.in_(dead))
     # A server may have gone on after the last thing that was heard of it: it may bill more than the row says.
-    billed = sa.select(runs).where(*theirs, runs.c.engine == "endpoint", runs.c.cost_pico.is_not(None))
+    billed = sa.select(runs).where(*theirs, runs.c.engine.in_(REMOTE), runs.c.cost_pico.is_not(None))
     for row in connection.execute(billed).mappings().all():
         record = to_record(dict(row))
         cut = bill(record.reading.usage, record.reading.device_s, record.rates, cut=True)

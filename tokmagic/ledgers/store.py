@@ -17,6 +17,7 @@ from tokmagic.core.budget import Admission, Budget, Hold, Standing
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.core.sums import CacheStatus, Selection, Sum
+from tokmagic.core.traits import REMOTE
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.ledgers import answers, budgets, summaries, waste
 from tokmagic.ledgers.backend import Execute, mapped, open_backend
@@ -79,16 +80,14 @@ class Ledger:
             self._begin(execute, record, prompt, hold)
 
     def admit(
-        self, record: RunRecord, prompt: Sequence[Message], hold: Hold, own: Sequence[Budget], now: datetime
+        self, record: RunRecord, prompt: Sequence[Message], hold: Hold, held: Sequence[Budget], now: datetime
     ) -> Admission:
-        """Insert a run as running if its hold fits every budget, as one step for all processes.
+        """Insert a run as running if its hold fits every budget of ``held``, as one step for all processes.
 
-        ``own`` are budgets that stand in no ledger: of settings and of the run itself. What is refused is not written:
-        :meth:`settle` does that.
+        What is refused is not written: :meth:`settle` does that.
         """
-        user, notebook = record.user, record.notebook or f"{budgets.SESSION}{record.session}"
+        user = record.user
         with self._deciding(user) as connection:
-            held = [*budgets.read(connection, user, notebook), *own]
             before = [budgets.standing(connection, budget, user, now) for budget in held]
             refused = refusal(before, hold)
             if refused is None:
@@ -103,7 +102,11 @@ class Ledger:
         )
 
     def extend(self, record: RunRecord, wanted: Decimal, own: Sequence[Budget], now: datetime) -> Decimal:
-        """Raise a running run's hold to ``wanted`` USD, or to what its budgets have left; return what it holds now."""
+        """Raise a running run's hold to ``wanted`` USD, or to what its budgets have left; return what it holds now.
+
+        ``own`` are budgets that stand in no ledger: of settings and of the run itself. The others are read anew, since
+        a person may have raised one meanwhile.
+        """
         user, notebook = record.user, record.notebook or f"{budgets.SESSION}{record.session}"
         with self._deciding(user) as connection:
             held = [*budgets.read(connection, user, notebook), *own]
@@ -229,7 +232,7 @@ class Ledger:
 
     def endpoint_models(self) -> list[str]:
         """Return the ids of the models at endpoints that ran, in the order of their names."""
-        query = sa.select(runs.c.model_id).where(runs.c.engine == "endpoint").distinct().order_by(runs.c.model_id)
+        query = sa.select(runs.c.model_id).where(runs.c.engine.in_(REMOTE)).distinct().order_by(runs.c.model_id)
         with self.reading() as connection:
             return list(connection.execute(query).scalars())
 

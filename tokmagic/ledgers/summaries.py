@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from tokmagic.core.fields import utc_text, utc_time
 from tokmagic.core.money import Uncertainty
 from tokmagic.core.sums import Selection, Sum
+from tokmagic.core.traits import REMOTE
 from tokmagic.ledgers.schema import ENDED, money, money_sum, runs, storable
 from tokmagic.tokens.reconciliation import COMPARED, Compared
 
@@ -93,7 +94,7 @@ def compared(connection: sa.Connection, model_id: str) -> list[Compared]:
         sa.select(runs.c.started_at, runs.c.local_input_tokens, runs.c.input_tokens)
         .where(
             runs.c.id > newest - _LOOK_BACK,
-            runs.c.engine == "endpoint",
+            runs.c.engine.in_(REMOTE),
             runs.c.model_id == storable(model_id),
             runs.c.input_source == "reported",
             runs.c.local_input_tokens.is_not(None),

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from tokmagic.core.sums import Selection, Sum
+from tokmagic.core.traits import REMOTE
 from tokmagic.ledgers.schema import money, money_parts, runs
 from tokmagic.ledgers.summaries import conditions, uncertainty_of, uncertainty_terms
 
@@ -45,7 +46,7 @@ def _server() -> Any:
     # Up to its closing quote: what comes after it, such as the answer's digest, makes no other server.
     address = sa.func.substr(runs.c.env, begins + len(key))
     its = sa.func.substr(address, 1, _Position(address, '"'))
-    return sa.case((sa.and_(runs.c.engine == "endpoint", begins > 0), its))
+    return sa.case((sa.and_(runs.c.engine.in_(REMOTE), begins > 0), its))
 
 
 # The prompt first: it tells most runs apart, so that a sort seldom compares more.

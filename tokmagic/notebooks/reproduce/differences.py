@@ -118,7 +118,7 @@ def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...]
         return "the prompt itself changed: everything else follows from it"
     if not answer_changed:
         return ""
-    if now.info.engine == "endpoint":
+    if now.info.traits.remote:
         return (
             "a server makes no promise: behind the same name the model, its version or what shares its batch may "
             "have changed"

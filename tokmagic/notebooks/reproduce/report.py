@@ -153,7 +153,7 @@ def _before(
 
 def _billed(executed: Executed) -> list[str]:
     """What running it again cost at endpoints, which is money spent."""
-    runs = [run for cell in executed.cells for run in cell.runs if run.info.engine == "endpoint"]
+    runs = [run for cell in executed.cells for run in cell.runs if run.info.traits.remote]
     costs = [run.cost for run in runs if run.status != "refused"]  # that one was never sent
     if not costs:
         return []

@@ -75,7 +75,7 @@ def _about(it: Comparison) -> Iterator[str]:
     """What there is to say of a run: nothing where all is the same."""
     if it.state == "same":
         return
-    there = it.now is not None and it.now.info.engine == "endpoint" and it.now.status != "refused"
+    there = it.now is not None and it.now.info.traits.remote and it.now.status != "refused"
     where = f" ({_NO_PROMISE})" if it.state == "changed" and there else ""
     told = "; ".join(_told(change) for change in it.changes) or f"{it.state}: {it.why}"
     yield f"{it.name}: {told}{where}"

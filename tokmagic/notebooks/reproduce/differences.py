@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokmagic.formatting.numbers import UNKNOWN
+from tokmagic.notebooks.snapshots import RunSnapshot
 from tokmagic.prices import rates_dict
-from tokmagic.notebooks.kept import RunSnapshot
 
 PROMPT, RATES, CACHED = "the prompt", "the rates", "input tokens that the server had cached"
 OF_COSTS = (RATES, CACHED)
@@ -123,7 +123,7 @@ def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...]
             "a server makes no promise: behind the same name the model, its version or what shares its batch may "
             "have changed"
         )
-    if before.drawn == "seeded" and _draws_anew(before, now):
+    if before.decoding == "seeded" and _draws_anew(before, now):
         return "a seed draws the same only with the same torch and kind of device, so this was to be expected"
     if before.prompt_sha256 is None:
         return "more is not kept in the notebook's outputs; %tokmagic freeze keeps what could explain it"

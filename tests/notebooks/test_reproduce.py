@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from tests.notebooks.commands import CITY, FREEZE, GREEDY, LOOP, SAMPLED, SEEDED, SETUP, Command, Desk
 from tests.servers import ANSWER, USAGE, chunk, serve, streams, usage_chunk
 from tokmagic.ledgers import Ledger
+from tokmagic.notebooks.reproduce import Course, Task
+from tokmagic.notebooks.reproduce import reproduce as reproduce_by
+from tokmagic.runs.session import Session
 
 
 def runs_of(desk: Desk) -> int:
@@ -176,6 +182,22 @@ def test_cells_with_the_same_id_are_both_told(desk: Desk, reproduce: Command) ->
     assert changes.count(("changed", ["text"])) == 1
     assert changes.count(("changed", ["runs"])) == 1
     assert done.status == 1
+
+
+def test_what_runs_the_cells_can_be_given(desk: Desk, make_session: Callable[..., Session]) -> None:
+    tasks: list[Task] = []
+
+    def runs_nothing(task: Task) -> Course:
+        tasks.append(task)
+        return Course()
+
+    report = reproduce_by(make_session(), str(desk.notebook), executor=runs_nothing, budget_usd="0.5")
+    (task,) = tasks
+    assert (task.folder, task.names[2], task.document.cells[2].source) == (desk.folder, "cell 3 (c2)", GREEDY)
+    environment = {name: task.environment[f"TOKMAGIC_{name}"] for name in ("CACHE", "STORE_TEXT", "BUDGET_DAY")}
+    assert environment == {"CACHE": "off", "STORE_TEXT": "on", "BUDGET_DAY": "0.5"}
+    assert not Path(task.environment["TOKMAGIC_LEDGER"].removeprefix("sqlite:///")).parent.exists()
+    assert [change.now for it in report.changed for change in it.changes] == ["—"] * 5
 
 
 # Endpoints

@@ -64,9 +64,9 @@ class PromptCell(CellSnapshot):
         return True
 
     @property
-    def figures(self) -> Figures | None:
-        """The sum of its runs; None where the file does not tell it."""
-        return None if self.missing else sum(map(Figures.of, self.runs), Figures())
+    def figures(self) -> Figures:
+        """The sum of its runs; unknown where the file does not tell it."""
+        return UNKNOWN if self.missing else sum(map(Figures.of, self.runs), Figures())
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -92,15 +92,16 @@ class Notebook:
     cells: tuple[PromptCell, ...]
 
     @property
-    def measured(self) -> tuple[tuple[PromptCell, Figures], ...]:
-        """The cells that have figures, with these."""
-        return tuple((cell, figures) for cell in self.cells if (figures := cell.figures) is not None)
+    def measured(self) -> tuple[PromptCell, ...]:
+        """The cells that have figures."""
+        return tuple(cell for cell in self.cells if not cell.missing)
 
     @property
     def total(self) -> Figures:
         """The sum over all cells that have figures; unknown where none of those that run prompts has any."""
-        found = self.measured
-        return sum((figures for _, figures in found), Figures()) if found or not self.cells else UNKNOWN
+        if self.cells and not self.measured:
+            return UNKNOWN
+        return sum((cell.figures for cell in self.measured), Figures())
 
 
 def read(data: bytes, name: str) -> Notebook:

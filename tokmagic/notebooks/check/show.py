@@ -24,16 +24,15 @@ def table(verdict: Verdict) -> Table:
     return Table(columns, (*(_pair(pair) for pair in verdict.pairs), total), note)
 
 
-def _figures(figures: Figures | None) -> tuple[str, ...]:
-    it = figures or UNKNOWN
-    return numbers.tokens(it.input_tokens), numbers.tokens(it.output_tokens), _usd(it)
+def _figures(figures: Figures) -> tuple[str, ...]:
+    return numbers.tokens(figures.input_tokens), numbers.tokens(figures.output_tokens), _usd(figures)
 
 
 def _pair(pair: Pair) -> tuple[str, ...]:
     shown = pair.after or pair.before
     assert shown is not None
     change = "gone" if pair.after is None else "new" if pair.before is None else _percent(pair.growth)
-    before, after = ((cell.figures if cell else None) or UNKNOWN for cell in (pair.before, pair.after))
+    before, after = (cell.figures if cell else UNKNOWN for cell in (pair.before, pair.after))
     return (_label(shown), *_two(before, after), change)
 
 
@@ -86,7 +85,7 @@ def _cell_dict(cell: PromptCell | None) -> dict[str, Any] | None:
         "models": list(cell.models),
         "cached": cell.cached,
         "missing": cell.missing or None,
-        **_figures_dict(cell.figures or UNKNOWN),
+        **_figures_dict(cell.figures),
     }
 
 

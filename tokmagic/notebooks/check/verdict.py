@@ -19,7 +19,7 @@ from tokmagic.prices import plain
 _NUMBER = r"(\d{1,9}(?:\.\d{0,12})?|\.\d{1,12})"
 _USD = re.compile(rf"\$?\s*{_NUMBER}(?:\s*USD)?", re.ASCII)
 _PERCENT = re.compile(rf"{_NUMBER}\s*%?", re.ASCII)
-_TOKENS = re.compile(r"\d{1,3}(_\d{3}){1,5}|\d{1,18}", re.ASCII)
+_TOKENS = re.compile(r"(\d{1,3}(?:_\d{3}){1,5}|\d{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +38,21 @@ class Limits:
 
 def limits(max_cost: str | None, max_tokens: str | None, max_increase: str | None) -> Limits:
     """Limits as the command takes them: ``0.10``, ``1000``, ``10%``. Raises UsageError."""
+    tokens = _number(max_tokens, _TOKENS, "--max-tokens", "a whole number of tokens, 0 or more, such as 2000")
     return Limits(
-        cost_usd=_decimal(max_cost, _USD, "--max-cost", "an amount of USD, 0 or more, such as 0.10"),
-        tokens=_tokens(max_tokens),
-        increase=_decimal(max_increase, _PERCENT, "--max-increase", "percent, 0 or more, such as 10%"),
+        cost_usd=_number(max_cost, _USD, "--max-cost", "an amount of USD, 0 or more, such as 0.10"),
+        tokens=None if tokens is None else int(tokens),
+        increase=_number(max_increase, _PERCENT, "--max-increase", "percent, 0 or more, such as 10%"),
     )
 
 
-def _decimal(text: str | None, form: re.Pattern[str], option: str, example: str) -> Decimal | None:
+def _number(text: str | None, form: re.Pattern[str], option: str, example: str) -> Decimal | None:
     if text is None:
         return None
     match = form.fullmatch(text.strip())
     if match is None:
         raise UsageError(f"{option} is {text!r}; give {example}")
     return Decimal(match[1])
-
-
-def _tokens(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not _TOKENS.fullmatch(text.strip()):
-        raise UsageError(f"--max-tokens is {text!r}; give a whole number of tokens, 0 or more, such as 2000")
-    return int(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +85,7 @@ class Pair:
     @property
     def growth(self) -> Growth | None:
         """How it changed; None where either side is unknown."""
-        before, after = (cell.figures if cell else None for cell in (self.before, self.after))
-        return None if before is None or after is None else growth(before, after)
+        return growth(self.before.figures, self.after.figures) if self.before and self.after else None
 
 
 def growth(before: Figures, after: Figures) -> Growth | None:
@@ -153,12 +145,13 @@ def check(notebook: Notebook, wanted: Limits, against: Notebook | None = None, *
 
 def _beyond_sums(notebook: Notebook, wanted: Limits) -> Iterator[str]:
     if wanted.cost_usd is not None:
-        priced = [(it.cost_usd, cell) for cell, it in notebook.measured if it.cost_usd is not None]
-        for cell, it in notebook.measured:
-            if it.cost_usd is None:
+        costs = [(cell.figures.cost_usd, cell) for cell in notebook.measured]
+        for usd, cell in costs:
+            if usd is None:
                 yield f"{cell.name} has no price; set one with %price and run it again, or check --max-tokens"
             elif cell.lower_bound:
-                yield f"{cell.name} may have cost more than the {_usd(it.cost_usd)} that are known; run it again"
+                yield f"{cell.name} may have cost more than the {_usd(usd)} that are known; run it again"
+        priced = [(usd, cell) for usd, cell in costs if usd is not None]
         total = sum((usd for usd, _ in priced), Decimal(0))
         if total > wanted.cost_usd:
             highest, cell = max(priced, key=itemgetter(0))
@@ -167,8 +160,8 @@ def _beyond_sums(notebook: Notebook, wanted: Limits) -> Iterator[str]:
                 f"the highest is {cell.name} with {_usd(highest)}"
             )
     if wanted.tokens is not None:
-        counts = [(it.tokens, cell) for cell, it in notebook.measured if it.tokens is not None]
-        uncounted = [cell for cell, it in notebook.measured if it.tokens is None]
+        counts = [(cell.figures.tokens or 0, cell) for cell in notebook.measured]
+        uncounted = [cell for cell in notebook.measured if cell.figures.tokens is None]
         yield from (f"{cell.name} has no token count; run it again" for cell in uncounted)
         took = sum(count for count, _ in counts)
         if took > wanted.tokens:
@@ -189,8 +182,8 @@ def _beyond_increase(
     for before, after in in_both:
         if before.missing:
             yield f"{after.name} cannot be compared: in {against.name} {before.name} {before.missing}"
-        elif (new := after.figures) is not None and (old := before.figures) is not None:
-            yield from _growth_beyond(after.name, old, new, increase)
+        elif not after.missing:
+            yield from _growth_beyond(after.name, before.figures, after.figures, increase)
     # A sum that lacks a cell says nothing, and that cell is told of already.
     if not any(before.missing for before, _ in in_both) and not any(cell.missing for cell in notebook.cells):
         yield from _growth_beyond(None, against.total, notebook.total, increase)

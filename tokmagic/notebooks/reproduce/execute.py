@@ -165,10 +165,14 @@ def first_line(text: str) -> str:
     return next((line for line in lines if line), "no reason given")[:300]
 
 
-def write_document(document: NotebookNode, path: Path) -> None:
-    """Write the notebook with its new outputs. Raises OSError, and ValueError where nbformat cannot."""
+def write_document(document: NotebookNode, path: Path) -> str | None:
+    """Write the notebook with its new outputs, or say why not: what was found, and maybe paid for, is told then, too."""
     # Imported here, as above.
     import nbformat
 
     writes: Any = nbformat.writes
-    atomic_write(path, writes(document) + "\n")
+    try:
+        atomic_write(path, writes(document) + "\n")
+    except (OSError, ValueError) as error:  # ValueError: nbformat cannot write it
+        return f"-o {path} cannot be written: {getattr(error, 'strerror', None) or error}"
+    return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +31,7 @@ def in_kernel(kernel: str | None, timeout_s: int | None) -> Executor:
         import nbclient  # noqa: F401
     except ImportError:
         raise UsageError("running a notebook needs the package nbclient; run: pip install 'tokmagic[lab]'") from None
-    return partial(_execute, kernel=kernel, timeout_s=timeout_s)
-
-
-def _execute(task: Task, kernel: str | None, timeout_s: int | None) -> Course:
-    course = Course()
-    asyncio.run(_run(task, course, kernel or _own_kernel(task.document), timeout_s))
-    return course
+    return lambda task: asyncio.run(_run(task, kernel or _own_kernel(task.document), timeout_s))
 
 
 def _own_kernel(document: NotebookNode) -> str:
@@ -48,9 +41,11 @@ def _own_kernel(document: NotebookNode) -> str:
     return name if isinstance(name, str) and name else "python3"
 
 
-async def _run(task: Task, course: Course, kernel: str, timeout_s: int | None) -> None:
+async def _run(task: Task, kernel: str, timeout_s: int | None) -> Course:
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
+
+    course = Course()
 
     def ended(cell_index: int, execute_reply: dict[str, Any], **_: Any) -> None:
         course.requests[execute_reply["parent_header"]["msg_id"]] = cell_index
@@ -66,6 +61,7 @@ async def _run(task: Task, course: Course, kernel: str, timeout_s: int | None) -
         await _start(client, manager, kernel, task.folder, task.environment)
         client.reset_execution_trackers()
         await _cells(client, task, course)
+        return course
     finally:
         await _end(client, manager)
 

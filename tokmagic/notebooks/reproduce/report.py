@@ -95,21 +95,12 @@ def reproduce(
     if out is not None:
         _check_output(Path(out), Path(path))
     executed = execute(notebook, executor or in_kernel(kernel, timeout_s), budget_usd=budget_usd, progress=progress)
-    unwritten = None if out is None else _written(executed, Path(out))
+    unwritten = None if out is None else write_document(executed.document, Path(out))
     if executed.strays:
         notes.append(f"{numbers.counted(executed.strays, 'run')} of no cell, a thread's for instance, not compared")
     notes += _billed(executed)
     found = compare(before, executed.cells)
     return Report(path, against, found, executed.error, frozenset(allowed), tuple(notes), unwritten)
-
-
-def _written(executed: Executed, out: Path) -> str | None:
-    """Write the notebook, and say why where that fails: what was found, and maybe paid for, is told all the same."""
-    try:
-        write_document(executed.document, out)
-    except (OSError, ValueError) as error:
-        return f"-o {out} cannot be written: {getattr(error, 'strerror', None) or error}"
-    return None
 
 
 def _check_output(out: Path, notebook: Path) -> None:

@@ -100,7 +100,7 @@ def test_a_version_that_cannot_be_read_is_told(cost: Callable[[str], Any], sessi
     with pytest.raises(NotebookError, match=r"old.ipynb is damaged"):
         cost("compare old.ipynb")
     session.notebook = None
-    with pytest.raises(UsageError, match="not found from here"):
+    with pytest.raises(UsageError, match="cannot be found from here"):
         cost("compare old.ipynb")
 
 
@@ -109,8 +109,8 @@ def test_a_version_that_cannot_be_read_is_told(cost: Callable[[str], Any], sessi
     [
         ("projekt", r"did you mean project\?"),
         ("compare", "needs the earlier version: a file, or git:HEAD"),
-        ("compare old.ipynb --tag a", "--tag does not go with %cost compare"),
-        ("plot out.png", "takes no word 'out.png'"),
+        ("compare old.ipynb --tag a", "--tag cannot be used with %cost compare"),
+        ("plot out.png", "takes no argument 'out.png'"),
         ("waste --calls 1/day", "belong to %cost project"),
         ("project", "--calls 1e6/day"),
         ("project --calls often", "--calls is 'often'"),

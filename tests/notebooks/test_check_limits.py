@@ -229,7 +229,7 @@ def test_several_notebooks_are_told_apart_and_one_fails_all(check: Command) -> N
     Path("three.ipynb").write_text("{}", encoding="utf-8")
     done = check("one.ipynb", "three.ipynb", "two.ipynb", "--max-cost", "1")
     assert done.status == 1
-    assert done.err == "tokmagic: three.ipynb is no notebook: it has no nbformat; give an .ipynb file\n"
+    assert done.err == "tokmagic: three.ipynb is not a notebook: it has no nbformat; give an .ipynb file\n"
     headings = [line for line in done.out.splitlines() if line.endswith(".ipynb:")]
     assert headings == ["one.ipynb:", "two.ipynb:"]
     assert [len(done._replace(err="").problems(path)) for path in ("one.ipynb", "two.ipynb")] == [0, 1]

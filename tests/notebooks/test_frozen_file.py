@@ -79,13 +79,13 @@ def test_an_upgrade_is_one_line_of_a_diff() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "is no frozen notebook: Expecting property name"),
-        ("[]", "is no frozen notebook: a JSON object is needed"),
-        ("{}", "is no frozen notebook: format is null"),
+        ("{", "is not a frozen notebook: Expecting property name"),
+        ("[]", "is not a frozen notebook: a JSON object is needed"),
+        ("{}", "is not a frozen notebook: format is null"),
         ('{"format": 2}', "was written by a newer tokmagic (format 2); upgrade tokmagic"),
-        ('{"format": 0}', "is no frozen notebook: format is 0"),
-        ('{"format": 1, "tokmagic": "1", "notebook": "n", "cells": 3}', "is no frozen notebook: cells is 3"),
-        ("\xff", "is no frozen notebook: "),
+        ('{"format": 0}', "is not a frozen notebook: format is 0"),
+        ('{"format": 1, "tokmagic": "1", "notebook": "n", "cells": 3}', "is not a frozen notebook: cells is 3"),
+        ("\xff", "is not a frozen notebook: "),
     ],
 )
 def test_a_damaged_file_is_told_in_one_line(text: str, says: str) -> None:

@@ -221,7 +221,7 @@ def test_an_endpoints_answers_are_compared_and_marked(
         endpoint.script = streams([*ANSWER[:2], chunk("p!"), chunk(reason="stop"), usage_chunk()])
         done = reproduce(empty)
         assert done.status == 1
-        assert "(at an endpoint, which makes no promise)" in done.out
+        assert "(at an endpoint, which guarantees nothing)" in done.out
         assert "  a server makes no promise: behind the same name" in done.out
         # Without its key it is not asked at all: nothing is billed, and it broke no promise.
         monkeypatch.delenv("MY_KEY")

@@ -109,7 +109,7 @@ def test_a_kernel_that_does_not_start_is_told(
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     told = reproduce_in_kernel(desk, "--kernel", "dead").error(1)
     assert told.startswith(f"the kernel dead did not start: {says}")
-    assert told.endswith("; install it anew, or name another with --kernel")
+    assert told.endswith("; reinstall it, or name another with --kernel")
 
 
 def test_a_kernel_that_is_not_installed_is_told(desk: Desk, reproduce_in_kernel: Command) -> None:

@@ -36,7 +36,7 @@ def test_without_a_frozen_file_the_outputs_and_the_ledger_are_compared_with(desk
     done = reproduce(desk)
     assert done.status == 1
     assert "what differs" not in done.out, "what is not known is no difference"
-    assert "  more is not kept in the notebook's outputs; %tokmagic freeze keeps what could explain it" in done.out
+    assert "  the notebook's outputs record nothing else; %tokmagic freeze records what could explain it" in done.out
 
 
 def test_figures_in_outputs_that_make_no_sense_are_unknown(desk: Desk, reproduce: Command) -> None:
@@ -68,7 +68,7 @@ def test_where_nothing_was_compared_it_says_why(empty: Desk, reproduce: Command)
     body["cells"][0]["runs"][0] |= {"status": "failed", "drawn": "greedy"}
     empty.refreeze(body)
     assert reproduce(empty).out.splitlines()[-1] == (
-        "nb.ipynb: nothing was compared: no run had ended well; run the notebook's cells, then %tokmagic freeze in it"
+        "nb.ipynb: nothing was compared: no run had completed; run the notebook's cells, then %tokmagic freeze in it"
     )
 
 
@@ -142,7 +142,7 @@ def test_a_damaged_frozen_file_is_told_in_one_line(desk: Desk, reproduce: Comman
         (("--timeout", "0"), "--timeout is '0'; give whole seconds"),
         (("--budget", "much"), "--budget is 'much'"),
         (("--allow", "txt"), "unknown KIND 'txt' (did you mean text?)"),
-        (("-o", "nb.ipynb"), "-o nb.ipynb is the notebook itself, which is left as it is; name another file"),
+        (("-o", "nb.ipynb"), "-o nb.ipynb is the notebook itself, which is never overwritten; name another file"),
         (("-o", "same.ipynb"), "-o same.ipynb is the notebook itself"),
         (("-o", "nowhere/out.ipynb"), "-o nowhere/out.ipynb cannot be written; "),
         (("-o", "."), "-o . cannot be written; "),
@@ -166,7 +166,7 @@ def test_wrong_words_are_told_in_one_line_before_anything_runs(
         ({"cell_type": None}, "has no cell_type"),
         ({"source": 5}, "has no text as its source"),
         ({"source": "x = '\ud800'"}, "holds an incomplete character (a lone surrogate)"),
-        ({"metadata": {"tags": 5}}, "has tags that are no list"),
+        ({"metadata": {"tags": 5}}, "has tags that are not a list"),
         ({"metadata": {"execution": 5}}, "has metadata that are no object"),
     ],
 )

@@ -64,13 +64,13 @@ def _cells(data: bytes, name: str) -> list[dict[str, Any]]:
         raise NotebookError(f"{name} is damaged, it is no JSON: {message}; restore it") from None
     form = notebook.get("nbformat") if isinstance(notebook, dict) else None
     if not isinstance(form, int) or isinstance(form, bool):
-        raise NotebookError(f"{name} is no notebook: it has no nbformat; give an .ipynb file")
+        raise NotebookError(f"{name} is not a notebook: it has no nbformat; give an .ipynb file")
     if form != 4:
         fix = "save it once in a current Jupyter" if form < 4 else "upgrade tokmagic"
         raise NotebookError(f"{name} is in notebook format {form}, and 4 is needed; {fix}")
     cells = notebook.get("cells")
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
-        raise NotebookError(f"{name} is no notebook: it has no list of cells; restore it")
+        raise NotebookError(f"{name} is not a notebook: it has no list of cells; restore it")
     return cells
 
 

@@ -117,7 +117,7 @@ def _problem(cell: Mapping[str, Any]) -> str | None:
     if not isinstance(metadata, dict) or not isinstance(metadata.get("execution", {}), dict):
         return "has metadata that are no object"
     if not isinstance(metadata.get("tags", []), list):
-        return "has tags that are no list"
+        return "has tags that are not a list"
     try:
         source.encode()
     except UnicodeEncodeError:

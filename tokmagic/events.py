@@ -7,6 +7,9 @@ from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
 from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Source, Started, Token, Usage
 from tokmagic.core.sums import CacheStatus, Selection, Sum
 
+Totals = Sum
+"""The earlier name of a sum over a notebook's or a day's runs."""
+
 __all__ = [
     "Admission",
     "Bound",

@@ -185,7 +185,7 @@ def test_no_run_is_recorded_and_nothing_is_loaded(kernel: Kernel) -> None:
         ("%tokens -m base chat", "PromptError: this model has no chat template; use --completion"),
         ("%tokens --completion chat", "UsageError: --completion takes a string"),
         ("%tokens --show -1 doc", "UsageError: --show is -1; give how many tokens to show"),
-        ("%tokens '\\ud83d'", "PromptError: the prompt holds an incomplete character"),
+        ("%tokens '\\ud83d'", "PromptError: the prompt contains an incomplete character"),
         ("%%tokens\n{{ nobody }}", "PromptError: 'nobody' is undefined"),
         ("%%tokens\n  ", "PromptError: the prompt is empty; write what to ask below the %%generate or %%tokens line"),
         ("%%tokens hello\nHi", "UsageError: %tokens: unknown word 'hello'"),

@@ -169,8 +169,8 @@ class TokMagic(Configurable):
     cache = Bool(
         help="Replay an identical run from the ledger instead of generating it again (TOKMAGIC_CACHE: on/off)."
     )
-    cache_bytes = Int(min=0, help="Most bytes that the answers kept for it may take together (TOKMAGIC_CACHE_BYTES).")
-    budget_day = Unicode(help="USD that your runs of a day may cost together (TOKMAGIC_BUDGET_DAY).")
+    cache_bytes = Int(min=0, help="Maximum size of all cached answers together, in bytes (TOKMAGIC_CACHE_BYTES).")
+    budget_day = Unicode(help="USD that your runs may cost in a day (TOKMAGIC_BUDGET_DAY).")
     connect_timeout_s = Float(
         help="Seconds that an endpoint may take to accept a connection (TOKMAGIC_CONNECT_TIMEOUT_S)."
     )
@@ -178,7 +178,7 @@ class TokMagic(Configurable):
         help="Seconds until an endpoint's first token, in each attempt (TOKMAGIC_FIRST_TOKEN_TIMEOUT_S)."
     )
     silence_timeout_s = Float(help="Seconds that an endpoint's stream may be silent (TOKMAGIC_SILENCE_TIMEOUT_S).")
-    attempts = Int(min=1, help="How often an endpoint that is busy or fails is asked at most (TOKMAGIC_ATTEMPTS).")
+    attempts = Int(min=1, help="Most attempts at an endpoint that is busy or fails (TOKMAGIC_ATTEMPTS).")
     notebook_metadata = Bool(
         help="Write each run's numbers into the output's metadata (TOKMAGIC_NOTEBOOK_METADATA: on/off)."
     )

@@ -58,4 +58,6 @@ def utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise PromptError("the prompt holds an incomplete character (a lone surrogate); fix where it was cut") from None
+        raise PromptError(
+            "the prompt contains an incomplete character (a lone surrogate); fix the text where it was cut"
+        ) from None

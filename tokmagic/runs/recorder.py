@@ -102,7 +102,7 @@ class Recorder:
             if not written and begun:
                 self._owed.append(write)
             return written
-        if self.write(write, "this run is kept on this machine and delivered when its ledger is back"):
+        if self.write(write, "this run is kept on this machine and delivered when its ledger can be reached again"):
             return True
         try:
             self._outbox.keep(record, prompt, answer)

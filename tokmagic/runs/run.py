@@ -99,7 +99,9 @@ class Run:
         except KeyboardInterrupt:
             status = "interrupted"
             self._drain()
-            self._error = GenerationInterrupted(f"the generation was interrupted after {self._kept()}")
+            self._error = GenerationInterrupted(
+                f"the generation was interrupted after {self._tokens()}; its text and its cost are kept"
+            )
         except (PromptError, UsageError, BudgetError) as error:
             status, self._error = "refused", error
         except Exception as error:
@@ -185,13 +187,15 @@ class Run:
         if self._broke:
             self._error = self._guard.stopped(self._meter.reading().cost)
         else:
-            self._error = GenerationInterrupted(f"the generation was stopped after {self._kept()}")
+            self._error = GenerationInterrupted(
+                f"the generation was stopped after {self._tokens()}; its text and its cost are kept"
+            )
         return "interrupted"
 
-    def _kept(self) -> str:
+    def _tokens(self) -> str:
         usage = self._meter.reading().usage
         noun = "token" if usage.output_tokens == 1 else "tokens"
-        return f"{numbers.tokens(usage.output_tokens, usage.output_source)} {noun}; its text and its cost are kept"
+        return f"{numbers.tokens(usage.output_tokens, usage.output_source)} {noun}"
 
     def _settle(self, status: Status) -> Generation:
         choices, env, refused = self._choices(), self.record.env, status == "refused"

@@ -111,9 +111,7 @@ class Session:
         own = self._own_budgets()
         of_run = [budgets.of_run(budget)] if budget is not None else []
         if self.settings.engine_url:
-            raise NotBuiltError(
-                "TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it rather than trust it"
-            )
+            raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
         self.prices.check()
         engine, digest = self.models.engine(model), sha256(prompt)
         place = self.cache.place(engine, digest, prompt.sampling, cache, refresh=refresh)
@@ -291,17 +289,10 @@ class Session:
             if rows is None:
                 rows, self._ended = self._ended, []
             sums = self._sums
-        now = {record.run_id for record in running}
-        under_way = Sum.of(running)
-        notebook, day = (it and it + under_way for it in (sums.notebook_totals, sums.day_totals))
-        return replace(
-            sums,
-            notebook=self.notebook,
-            model=self._model_view(),
-            notebook_totals=notebook,
-            day_totals=day,
-            rows=(*(record for record in rows if record.run_id not in now), *running),
-        )
+        now, under_way = {record.run_id for record in running}, Sum.of(running)
+        notebook, day = (None if it is None else it + under_way for it in (sums.notebook_totals, sums.day_totals))
+        shown = (*(record for record in rows if record.run_id not in now), *running)
+        return View(self.notebook, self._model_view(), notebook, day, shown, sums.budgets)
 
     def stop(self, run_id: str) -> None:
         """Stop a run of this session; an ended one is left alone."""

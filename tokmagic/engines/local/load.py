@@ -120,7 +120,7 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
 def map_error(
     error: Exception, doing: str, spec: ModelSpec, device: torch.device, weights_bytes: int | None = None
 ) -> ModelError:
-    """Turn what torch, transformers or safetensors raised into tokmagic's own error, with what to do."""
+    """Turn what torch, transformers or safetensors raised into tokmagic's own error, with its fix."""
     if isinstance(error, ModelError):
         return error
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -128,7 +128,7 @@ def test_a_limit_holds_for_the_sum_of_all_cells(check: Check, words: tuple[str, 
 def test_what_is_beyond_is_told_in_full(check: Check) -> None:
     write("nb.ipynb", TEXT, cell(row("1", "0.1", (900, 100)), id="a"), cell(row("2", "0.000000000001"), id="b"))
     assert problems(check("nb.ipynb", "--max-cost", "0.1", "--max-tokens", "1000")) == [
-        "it costs $0.100000000001, more than $0.1; the dearest is cell 2 (a) with $0.1",
+        "it costs $0.100000000001, more than $0.1; the most expensive is cell 2 (a) with $0.1",
         "it takes 1,012 tokens, more than 1,000; the longest is cell 2 (a) with 1,000",
     ]
 
@@ -175,7 +175,7 @@ def test_an_unknown_count_is_not_nothing(check: Check) -> None:
 def test_a_lower_bound_is_no_price_to_check(check: Check) -> None:
     write("nb.ipynb", cell(row(cost_bound="at_least"), id="a"))
     (line,) = problems(check("nb.ipynb", "--max-cost", "1"))
-    assert line.startswith("cell 1 (a) may have cost more than the $0.001 that are known")
+    assert line.startswith("cell 1 (a) may have cost more than the $0.001 that is known")
     write("nb.ipynb", cell(row(cost_bound="at_most"), id="a"))
     assert check("nb.ipynb", "--max-cost", "1").status == 0
 
@@ -242,7 +242,7 @@ def test_a_cell_that_runs_nothing_needs_no_numbers(check: Check, options: str) -
 def test_a_run_that_did_not_end_well_is_no_measure(check: Check, status: str) -> None:
     write("nb.ipynb", cell(row("1"), row("2", status=status), id="a"), cell(row("3")))
     assert problems(check("nb.ipynb", "--max-cost", "1")) == [
-        f"cell 1 (a) has a run that did not end well ({status}); run it again"
+        f"cell 1 (a) has an incomplete run ({status}); run it again"
     ]
 
 
@@ -251,7 +251,7 @@ def test_why_there_are_no_numbers(check: Check) -> None:
     write("nb.ipynb", cell(row()), cell(outputs=[failed]), cell(outputs=[shown]), cell(outputs=None))
     lines = problems(check("nb.ipynb", "--max-cost", "1"))
     assert [line.split(" ", 2)[2] for line in lines] == [
-        "ended in an error and has no numbers; mend and run it",
+        "ended in an error and has no numbers; fix and run it",
         "has outputs but no numbers; run it again without --quiet and with TOKMAGIC_NOTEBOOK_METADATA on",
         "has no numbers: it was not run, or its output was cleared or quiet; run it without --quiet",
     ]
@@ -343,7 +343,7 @@ def test_where_no_price_is_known_tokens_are_compared(check: Check) -> None:
         assert check("nb.ipynb", "--against", "old.ipynb", "--max-increase", "11%").status == 0
     write("old.ipynb", cell(row("1", None, (80, None)), id="a"))
     one, whole = problems(check("nb.ipynb", "--against", "old.ipynb", "--max-increase", "10%"))
-    assert one == "cell 1 (a) cannot be compared: of one version neither price nor tokens are known"
+    assert one == "cell 1 (a) cannot be compared: one version has neither price nor tokens"
     assert whole == "the whole notebook cannot be compared: neither all its prices nor all its tokens are known"
     write("nb.ipynb", cell(row("2", "1", (None, None)), id="b"), cell(row("3", None), id="a"))
     write("old.ipynb", cell(row("1"), id="a"))
@@ -387,7 +387,7 @@ def test_an_earlier_version_without_numbers_is_nothing_to_compare_with(check: Ch
     ]
     write("old.ipynb", cell(row("1"), id="a"), cell(row("2", status="failed"), id="b"))
     assert problems(check("nb.ipynb", "--against", "old.ipynb", "--max-increase", "10%")) == [
-        "cell 2 (b) cannot be compared: in old.ipynb cell 2 (b) has a run that did not end well (failed); run it again"
+        "cell 2 (b) cannot be compared: in old.ipynb cell 2 (b) has an incomplete run (failed); run it again"
     ]
     assert check("nb.ipynb", "--against", "old.ipynb", "--max-cost", "1").status == 0
 
@@ -500,7 +500,7 @@ def test_what_git_cannot_answer(check: Check, git: Callable[..., None], monkeypa
     assert not Path("x").exists()
     shutil.rmtree(".git")
     line = error(check("nb.ipynb", "--against", "git:HEAD", *limit), 2)
-    assert "git cannot be asked about nb.ipynb: fatal: not a git repository" in line
+    assert "git cannot read nb.ipynb: fatal: not a git repository" in line
     monkeypatch.setenv("PATH", "")
     assert "needs git, which is not installed" in error(check("nb.ipynb", "--against", "git:HEAD", *limit), 2)
 
@@ -511,22 +511,22 @@ def test_what_git_cannot_answer(check: Check, git: Callable[..., None], monkeypa
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "is damaged, it is no JSON"),
-        ('{"nbformat": 4, "cells": [', "is damaged, it is no JSON"),
-        ("<<<<<<< HEAD\n{}", "is damaged, it is no JSON: Expecting value: line 1"),
-        ("[" * 100_000, "is damaged, it is no JSON"),
-        (b"\xff\xfe\x00", "is damaged, it is no JSON"),
-        ('{"nbformat": 4, "cells": [], "x": ' + "9" * 5000 + "}", "is damaged, it is no JSON"),
-        ("[]", "is no notebook: it has no nbformat"),
-        ('"text"', "is no notebook"),
-        ("{}", "is no notebook: it has no nbformat"),
-        ('{"nbformat": "4"}', "is no notebook"),
-        ('{"nbformat": true, "cells": []}', "is no notebook"),
+        ("", "is damaged: it is not JSON"),
+        ('{"nbformat": 4, "cells": [', "is damaged: it is not JSON"),
+        ("<<<<<<< HEAD\n{}", "is damaged: it is not JSON: Expecting value: line 1"),
+        ("[" * 100_000, "is damaged: it is not JSON"),
+        (b"\xff\xfe\x00", "is damaged: it is not JSON"),
+        ('{"nbformat": 4, "cells": [], "x": ' + "9" * 5000 + "}", "is damaged: it is not JSON"),
+        ("[]", "is not a notebook: it has no nbformat"),
+        ('"text"', "is not a notebook"),
+        ("{}", "is not a notebook: it has no nbformat"),
+        ('{"nbformat": "4"}', "is not a notebook"),
+        ('{"nbformat": true, "cells": []}', "is not a notebook"),
         ('{"nbformat": 3, "worksheets": []}', "is in notebook format 3, and 4 is needed; save it once"),
         ('{"nbformat": 5, "cells": []}', "is in notebook format 5, and 4 is needed; upgrade tokmagic"),
-        ('{"nbformat": 4}', "is no notebook: it has no list of cells"),
-        ('{"nbformat": 4, "cells": {}}', "is no notebook: it has no list of cells"),
-        ('{"nbformat": 4, "cells": [1]}', "is no notebook: it has no list of cells"),
+        ('{"nbformat": 4}', "is not a notebook: it has no list of cells"),
+        ('{"nbformat": 4, "cells": {}}', "is not a notebook: it has no list of cells"),
+        ('{"nbformat": 4, "cells": [1]}', "is not a notebook: it has no list of cells"),
     ],
     ids=range(16),
 )
@@ -540,20 +540,20 @@ def test_what_is_no_notebook_gets_one_line(check: Check, text: str | bytes, says
 
 
 BAD_ROWS: list[tuple[Any, str]] = [
-    ("text", "they are no JSON object"),
-    ([row()], "they are no JSON object"),
+    ("text", "they are not a JSON object"),
+    ([row()], "they are not a JSON object"),
     (row(run_id=""), 'run_id is ""'),
     (row(run_id=5), "run_id is 5"),
     ({}, "status is null"),
     (row(status="done"), "status is 'done'"),
     (row(model=None), "model is null"),
-    (row(tokens=(-1, 2)), "input_tokens is -1, which is no count of tokens"),
+    (row(tokens=(-1, 2)), "input_tokens is -1, which is not a token count"),
     (row(tokens=(1, 2.5)), "output_tokens is 2.5"),
     (row(tokens=(1, "2")), 'output_tokens is "2"'),
     (row(tokens=(True, 2)), "input_tokens is true"),
     (row(tokens=(10**13, 2)), "input_tokens is 10000000000000"),
     (row(tokens=(float("nan"), 2)), "input_tokens is NaN"),
-    (row(cost="-0.1"), 'cost_usd is "-0.1", which is no amount of USD'),
+    (row(cost="-0.1"), 'cost_usd is "-0.1", which is not an amount in USD'),
     (row(cost="NaN"), 'cost_usd is "NaN"'),
     (row(cost="1e-3"), 'cost_usd is "1e-3"'),
     (row(cost="1e999999999"), 'cost_usd is "1e999999999"'),
@@ -579,7 +579,7 @@ def test_numbers_that_cannot_be_read_get_one_line(check: Check, bad: Any, says: 
 def test_two_cells_with_one_id(check: Check) -> None:
     write("nb.ipynb", TEXT, cell(row("1"), id="a"), TEXT, cell(row("2"), id="a"))
     assert error(check("nb.ipynb", "--max-cost", "1")) == (
-        "nb.ipynb: cells 2 and 4 have the same id a; save the notebook once in Jupyter, which mends it"
+        "nb.ipynb: cells 2 and 4 have the same id a; save the notebook once in Jupyter, which fixes it"
     )
 
 
@@ -645,7 +645,7 @@ def test_several_notebooks_are_told_apart_and_one_fails_all(check: Check) -> Non
     Path("three.ipynb").write_text("{}", encoding="utf-8")
     done = check("one.ipynb", "three.ipynb", "two.ipynb", "--max-cost", "1")
     assert done.status == 1
-    assert done.err == "tokmagic: three.ipynb is no notebook: it has no nbformat; give an .ipynb file\n"
+    assert done.err == "tokmagic: three.ipynb is not a notebook: it has no nbformat; give an .ipynb file\n"
     headings = [line for line in done.out.splitlines() if line.endswith(".ipynb:")]
     assert headings == ["one.ipynb:", "two.ipynb:"]
     assert len(problems(done._replace(err=""), "two.ipynb")) == 1

@@ -412,7 +412,7 @@ def test_freeze_says_in_one_line_what_it_cannot_do(empty: Desk) -> None:
         others = empty.folder / "answer.json"
         before = others.read_bytes()
         ran = kernel.run(f"%tokmagic freeze {others}")
-        assert f"{others} is there already and is no frozen notebook; name another file" in ran.error
+        assert f"{others} already exists and is not a frozen notebook; name another file" in ran.error
         assert others.read_bytes() == before
         for _ in range(2):  # its own file may be written again
             ran = kernel.run(f"%tokmagic freeze --texts {empty.folder / 'mine.json'}")
@@ -482,7 +482,7 @@ def test_without_a_frozen_file_the_outputs_and_the_ledger_are_compared_with(desk
     done = reproduce(desk)
     assert done.status == 1
     assert "what differs" not in done.out, "what is not known is no difference"
-    assert "  more is not kept in the notebook's outputs; %tokmagic freeze keeps what could explain it" in done.out
+    assert "  the notebook's outputs record nothing else; %tokmagic freeze records what could explain it" in done.out
 
 
 def test_where_no_run_had_ended_well_it_says_so(desk: Desk, reproduce: Reproduce) -> None:
@@ -491,7 +491,7 @@ def test_where_no_run_had_ended_well_it_says_so(desk: Desk, reproduce: Reproduce
     body["cells"][0]["runs"][0]["status"] = "failed"
     desk.frozen.write_text(json.dumps(body), encoding="utf-8")
     assert reproduce(desk).out.splitlines()[-1] == (
-        "nb.ipynb: nothing was compared: no run had ended well; run the notebook's cells, then %tokmagic freeze in it"
+        "nb.ipynb: nothing was compared: no run had completed; run the notebook's cells, then %tokmagic freeze in it"
     )
 
 
@@ -529,14 +529,14 @@ def test_figures_in_outputs_that_make_no_sense_are_unknown(desk: Desk, reproduce
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{", "is no frozen notebook: Expecting property name"),
-        ("[]", "is no frozen notebook: a JSON object is needed"),
-        ("{}", "is no frozen notebook: format is null"),
+        ("{", "is not a frozen notebook: Expecting property name"),
+        ("[]", "is not a frozen notebook: a JSON object is needed"),
+        ("{}", "is not a frozen notebook: format is null"),
         ('{"format": 2}', "was written by a newer tokmagic (format 2); upgrade tokmagic"),
-        ('{"format": 0}', "is no frozen notebook: format is 0"),
-        ('{"format": 1, "tokmagic": "1", "notebook": "n", "cells": 3}', "is no frozen notebook: cells is 3"),
-        ('{"format": 1, "tokmagic": "1", "notebook": "n", "cells": []}', "holds no run; run the notebook's cells"),
-        ("\xff", "is no frozen notebook: "),
+        ('{"format": 0}', "is not a frozen notebook: format is 0"),
+        ('{"format": 1, "tokmagic": "1", "notebook": "n", "cells": 3}', "is not a frozen notebook: cells is 3"),
+        ('{"format": 1, "tokmagic": "1", "notebook": "n", "cells": []}', "contains no run; run the notebook's cells"),
+        ("\xff", "is not a frozen notebook: "),
     ],
 )
 def test_a_damaged_frozen_file_is_told_in_one_line(desk: Desk, reproduce: Reproduce, text: str, says: str) -> None:
@@ -549,12 +549,12 @@ def test_a_damaged_frozen_file_is_told_in_one_line(desk: Desk, reproduce: Reprod
     [
         ({"status": "well"}, "status is 'well'"),
         ({"model": {"name": "s"}}, "model_id is null"),
-        ({"cost": {"usd": "NaN"}}, "usd is 'NaN', which is no amount of USD"),
+        ({"cost": {"usd": "NaN"}}, "usd is 'NaN', which is not an amount in USD"),
         ({"cost": {"usd": 1}}, "usd is 1"),
         ({"usage": {"input_tokens": True}}, "input_tokens is true"),
         ({"rates": {"input": "x"}}, "rates cannot be read"),
         ({"drawn": "lots"}, "drawn is 'lots'"),
-        ({"cost": {"usd": "1E+9999999"}}, "usd is '1E+9999999', which is no amount of USD"),
+        ({"cost": {"usd": "1E+9999999"}}, "usd is '1E+9999999', which is not an amount in USD"),
         ({"rates": {"input": "sNaN", "source": "set"}}, "rates cannot be read"),
         ({"usage": {"input_tokens": -1}}, "input_tokens is -1"),
         ({"usage": {"input_tokens": 10**400}}, f"input_tokens is {10**39}"),
@@ -564,7 +564,7 @@ def test_a_run_that_makes_no_sense_is_told(desk: Desk, reproduce: Reproduce, cha
     body = desk.body()
     body["cells"][0]["runs"][0] |= change
     desk.frozen.write_text(json.dumps(body), encoding="utf-8")
-    assert error(reproduce(desk), 1).startswith(f"nb.tokmagic.json is no frozen notebook: {says}; restore it")
+    assert error(reproduce(desk), 1).startswith(f"nb.tokmagic.json is not a frozen notebook: {says}; restore it")
 
 
 def test_options_that_make_no_sense_differ_from_those_of_now(desk: Desk, reproduce: Reproduce) -> None:
@@ -584,7 +584,7 @@ def test_options_that_make_no_sense_differ_from_those_of_now(desk: Desk, reprodu
         (("--timeout", "0"), "--timeout is '0'; give whole seconds"),
         (("--budget", "much"), "--budget is 'much'"),
         (("--allow", "txt"), "unknown KIND 'txt' (did you mean text?)"),
-        (("-o", "nb.ipynb"), "-o nb.ipynb is the notebook itself, which is left as it is; name another file"),
+        (("-o", "nb.ipynb"), "-o nb.ipynb is the notebook itself, which is never overwritten; name another file"),
         (("--kernel", "julia-9"), "the notebook's kernel 'julia-9' is not installed here; install it, or name another"),
     ],
 )
@@ -600,7 +600,7 @@ def test_what_stands_in_a_frozen_files_place_is_told(desk: Desk, reproduce: Repr
 
 def test_what_is_no_notebook_is_told_in_one_line(desk: Desk, reproduce: Reproduce) -> None:
     desk.notebook.write_text("{}", encoding="utf-8")
-    assert error(reproduce(desk), 1).startswith("nb.ipynb is no notebook: it has no nbformat")
+    assert error(reproduce(desk), 1).startswith("nb.ipynb is not a notebook: it has no nbformat")
     desk.notebook.unlink()
     assert error(reproduce(desk), 2).startswith("nb.ipynb cannot be read: No such file or directory")
 
@@ -610,16 +610,16 @@ def test_what_is_no_notebook_is_told_in_one_line(desk: Desk, reproduce: Reproduc
     [
         ({"cell_type": None}, "has no cell_type"),
         ({"source": 5}, "has no text as its source"),
-        ({"source": "x = '\ud800'"}, "holds half of a character (a lone surrogate)"),
-        ({"metadata": {"tags": 5}}, "has tags that are no list"),
-        ({"metadata": {"execution": 5}}, "has metadata that are none"),
+        ({"source": "x = '\ud800'"}, "contains an incomplete character (a lone surrogate)"),
+        ({"metadata": {"tags": 5}}, "has tags that are not a list"),
+        ({"metadata": {"execution": 5}}, "has invalid metadata"),
     ],
 )
 def test_a_cell_that_cannot_be_run_is_told(desk: Desk, reproduce: Reproduce, change: dict[str, Any], says: str) -> None:
     body = json.loads(desk.notebook.read_text(encoding="utf-8"))
     body["cells"][1] = {name: it for name, it in {**body["cells"][1], **change}.items() if it is not None}
     desk.notebook.write_text(json.dumps(body), encoding="utf-8")
-    assert error(reproduce(desk), 1) == f"nb.ipynb cannot be run: cell 2 (c1) {says}; mend or remove it"
+    assert error(reproduce(desk), 1) == f"nb.ipynb cannot be run: cell 2 (c1) {says}; fix or remove it"
 
 
 def test_a_notebook_that_nbformat_does_not_read_is_told(desk: Desk, reproduce: Reproduce) -> None:
@@ -684,7 +684,7 @@ def test_a_cell_that_hangs_ends_at_the_timeout_and_its_kernel_with_it(desk: Desk
     done = reproduce(desk, "--timeout", "10")
     assert (done.status, done.err) == (1, "")
     assert done.out.splitlines()[-1] == (
-        "nb.ipynb: cell 1 (c0) did not end within 10 s; mend it, or give it more with --timeout"
+        "nb.ipynb: cell 1 (c0) did not end within 10 s; fix it, or allow more time with --timeout"
     )
     assert is_gone(int((desk.folder / "pid").read_text()))
 
@@ -713,7 +713,7 @@ def test_a_kernel_that_does_not_start_is_told(
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
     told = error(reproduce(desk, "--kernel", "dead"), 1)
     assert told.startswith(f"the kernel dead did not start: {says}")
-    assert told.endswith("; install it anew, or name another with --kernel")
+    assert told.endswith("; reinstall it, or name another with --kernel")
 
 
 def test_a_kernel_that_dies_is_told(desk: Desk, reproduce: Reproduce) -> None:
@@ -798,7 +798,7 @@ def test_an_endpoints_answers_are_compared_and_marked(
         endpoint.script = streams([*ANSWER[:2], chunk("p!"), chunk(reason="stop"), usage_chunk()])
         done = reproduce(empty)
         assert done.status == 1
-        assert "(at an endpoint, which makes no promise)" in done.out
+        assert "(at an endpoint, which guarantees nothing)" in done.out
         assert "  a server makes no promise: behind the same name" in done.out
         # Without its key it is not asked at all: nothing is billed, and it broke no promise.
         monkeypatch.delenv("MY_KEY")
@@ -853,7 +853,7 @@ def test_the_default_model_gives_the_same_and_tells_what_makes_another_answer(
 
 def test_an_output_over_something_that_is_no_notebook_is_refused(desk: Desk, reproduce: Reproduce) -> None:
     before = desk.frozen.read_bytes()
-    says = "-o nb.tokmagic.json is there already and is no notebook; name another file"
+    says = "-o nb.tokmagic.json already exists and is not a notebook; name another file"
     assert error(reproduce(desk, "-o", "nb.tokmagic.json"), 2) == says
     assert desk.frozen.read_bytes() == before
     os.link(desk.notebook, desk.folder / "same.ipynb")

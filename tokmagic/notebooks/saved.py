@@ -138,16 +138,16 @@ def cells(data: bytes, name: str) -> list[dict[str, Any]]:
         notebook = json.loads(data)
     except (ValueError, RecursionError) as error:
         says = plain_text(str(error)).split("\n")[0]
-        raise NotebookError(f"{name} is damaged, it is no JSON: {says}; restore it") from None
+        raise NotebookError(f"{name} is damaged: it is not JSON: {says}; restore it") from None
     form = notebook.get("nbformat") if isinstance(notebook, dict) else None
     if not isinstance(form, int) or isinstance(form, bool):
-        raise NotebookError(f"{name} is no notebook: it has no nbformat; give an .ipynb file")
+        raise NotebookError(f"{name} is not a notebook: it has no nbformat; give an .ipynb file")
     if form != 4:
         mend = "save it once in a current Jupyter" if form < 4 else "upgrade tokmagic"
         raise NotebookError(f"{name} is in notebook format {form}, and 4 is needed; {mend}")
     cells = notebook.get("cells")
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
-        raise NotebookError(f"{name} is no notebook: it has no list of cells; restore it")
+        raise NotebookError(f"{name} is not a notebook: it has no list of cells; restore it")
     return cells
 
 
@@ -184,7 +184,7 @@ def _runs(cell: dict[str, Any]) -> list[_Run]:
 
 def _run(row: Any) -> _Run:
     if not isinstance(row, dict):
-        raise ValueError("they are no JSON object")
+        raise ValueError("they are not a JSON object")
     status, cell_id = _text(row, "status"), row.get("cell_id")
     if status not in get_args(Status):
         raise ValueError(f"status is {status[:40]!r}")
@@ -209,7 +209,7 @@ def _doubt(row: dict[str, Any]) -> Uncertainty:
 def _text(row: dict[str, Any], field: str) -> str:
     value = row.get(field)
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{field} is {_told(value)}, and a text is needed")
+        raise ValueError(f"{field} is {_told(value)}, and a string is needed")
     return value
 
 
@@ -218,7 +218,7 @@ def _count(row: dict[str, Any], field: str) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_TOKENS:
-        raise ValueError(f"{field} is {_told(value)}, which is no count of tokens")
+        raise ValueError(f"{field} is {_told(value)}, which is not a token count")
     return value
 
 
@@ -227,7 +227,7 @@ def _amount(row: dict[str, Any], field: str) -> Decimal | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
-        raise ValueError(f"{field} is {_told(value)}, which is no amount of USD")
+        raise ValueError(f"{field} is {_told(value)}, which is not an amount in USD")
     return Decimal(value)
 
 
@@ -241,7 +241,7 @@ def _measured(cell: PromptCell, raw: dict[str, Any], runs: Sequence[_Run]) -> Pr
         return replace(cell, missing=_why_none(raw))
     unfinished = [run.status for run in runs if run.status not in ("ok", "cached")]
     if unfinished:
-        return replace(cell, missing=f"has a run that did not end well ({unfinished[0]}); run it again")
+        return replace(cell, missing=f"has an incomplete run ({unfinished[0]}); run it again")
     return replace(
         cell,
         figures=add_up(run.figures for run in runs),
@@ -254,7 +254,7 @@ def _measured(cell: PromptCell, raw: dict[str, Any], runs: Sequence[_Run]) -> Pr
 def _why_none(raw: dict[str, Any]) -> str:
     outputs = _outputs(raw)
     if any(output.get("output_type") == "error" for output in outputs):
-        return "ended in an error and has no numbers; mend and run it"
+        return "ended in an error and has no numbers; fix and run it"
     if outputs:
         return "has outputs but no numbers; run it again without --quiet and with TOKMAGIC_NOTEBOOK_METADATA on"
     return "has no numbers: it was not run, or its output was cleared or quiet; run it without --quiet"
@@ -269,7 +269,7 @@ def _refuse_duplicates(cells: Sequence[PromptCell], name: str) -> None:
         if other is not cell:
             raise NotebookError(
                 f"{name}: cells {other.number} and {cell.number} have the same id "
-                f"{plain_text(cell.id)[:40]}; save the notebook once in Jupyter, which mends it"
+                f"{plain_text(cell.id)[:40]}; save the notebook once in Jupyter, which fixes it"
             )
 
 

@@ -174,13 +174,13 @@ def _beyond_sums(notebook: Notebook, wanted: Limits) -> Iterator[str]:
             if cell not in priced:
                 yield f"{cell.name} has no price; set one with %price and run it again, or check --max-tokens"
             elif cell.lower_bound:
-                yield f"{cell.name} may have cost more than the {_usd(priced[cell])} that are known; run it again"
+                yield f"{cell.name} may have cost more than the {_usd(priced[cell])}that is known; run it again"
         total = sum(priced.values(), Decimal(0))
         if total > wanted.cost_usd:
             dearest = max(priced, key=lambda cell: priced[cell])
             yield (
                 f"it costs {_usd(total)}, more than {_usd(wanted.cost_usd)}; "
-                f"the dearest is {dearest.name} with {_usd(priced[dearest])}"
+                f"the most expensive is {dearest.name} with {_usd(priced[dearest])}"
             )
     if wanted.tokens is not None:
         for cell in known:
@@ -211,7 +211,7 @@ def _beyond_increase(
         if before is None or after is None or before.figures is None or after.figures is None:
             continue
         if pair.growth is None:
-            yield f"{after.name} cannot be compared: of one version neither price nor tokens are known"
+            yield f"{after.name} cannot be compared: one version has neither price nor tokens"
         elif pair.growth.beyond(increase):
             yield f"{after.name} grew {_grew(pair.growth, increase)}: {change(before.figures, after.figures)}"
     # A sum that lacks a cell says nothing, and that cell is told of already.

@@ -98,10 +98,10 @@ def _require_frozen(file: Path) -> None:
     """A slip of the pen must not cost a file that somebody needs. Raises UsageError."""
     try:
         if not file.is_file():  # reading a pipe would wait for ever
-            raise NotebookError(f"{file} is no file")
+            raise NotebookError(f"{file} is not a file")
         frozen.read(file)
     except NotebookError:
-        raise UsageError(f"{file} is there already and is no frozen notebook; name another file") from None
+        raise UsageError(f"{file} already exists and is not a frozen notebook; name another file") from None
 
 
 def _found(path: str | None) -> Path | None:

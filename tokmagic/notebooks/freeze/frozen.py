@@ -130,7 +130,7 @@ def parse(data: bytes, name: str) -> Frozen:
     except (ValueError, RecursionError) as error:
         says = plain_text(str(error)).split("\n")[0]
         raise NotebookError(
-            f"{name} is no frozen notebook: {says}; restore it, or write it anew with %tokmagic freeze"
+            f"{name} is not a frozen notebook: {says}; restore it, or write it again with %tokmagic freeze"
         ) from None
 
 
@@ -207,7 +207,7 @@ def _amount(body: dict[str, Any], field: str) -> Decimal | None:
     except InvalidOperation:
         amount = Decimal("NaN")
     if amount is not None and not sane(amount):
-        raise ValueError(f"{field} is {str(text)[:40]!r}, which is no amount of USD")
+        raise ValueError(f"{field} is {str(text)[:40]!r}, which is not an amount in USD")
     return amount
 
 

@@ -120,17 +120,17 @@ def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...]
         return ""
     if now.info.engine == "endpoint":
         return (
-            "a server makes no promise: behind the same name the model, its version or what shares its batch may "
+            "a server guarantees nothing: the model behind the name, its version or the other requests in its batch may "
             "have changed"
         )
     if before.drawn == "seeded" and _draws_anew(before, now):
-        return "a seed draws the same only with the same torch and kind of device, so this was to be expected"
+        return "a seed gives the same answer only with the same torch and kind of device, so this is expected"
     if before.prompt_sha256 is None:
-        return "more is not kept in the notebook's outputs; %tokmagic freeze keeps what could explain it"
+        return "the notebook's outputs record nothing else; %tokmagic freeze records what could explain it"
     if not found:
         return (
-            "nothing that is recorded differs: a variable that only the notebook knows may, or the order in which a "
-            "kernel adds, which the number of threads, the machine's load and the processor decide"
+            "nothing recorded differs: the cause may be a variable that only the notebook knows, or the order in which a "
+            "kernel adds, which depends on the number of threads, the machine's load and the processor"
         )
     return ""
 

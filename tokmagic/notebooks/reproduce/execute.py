@@ -93,7 +93,7 @@ def _document(notebook: SavedNotebook) -> NotebookNode:
     for saved, cell in zip(notebook.cells, document.cells, strict=True):
         if (problem := _problem(cell)) is not None:
             name = cell_name(saved.number, saved.id)
-            raise NotebookError(f"{notebook.path} cannot be run: {name} {problem}; mend or remove it")
+            raise NotebookError(f"{notebook.path} cannot be run: {name} {problem}; fix or remove it")
     return document
 
 
@@ -105,13 +105,13 @@ def _problem(cell: Mapping[str, Any]) -> str | None:
     if not isinstance(source, str):
         return "has no text as its source"
     if not isinstance(metadata, dict) or not isinstance(metadata.get("execution", {}), dict):
-        return "has metadata that are none"
+        return "has invalid metadata"
     if not isinstance(metadata.get("tags", []), list):
-        return "has tags that are no list"
+        return "has tags that are not a list"
     try:
         source.encode()
     except UnicodeEncodeError:
-        return "holds half of a character (a lone surrogate)"
+        return "contains an incomplete character (a lone surrogate)"
     return None
 
 
@@ -181,7 +181,7 @@ async def _start(
         ) from None
     except (RuntimeError, OSError, ValueError, TypeError, LookupError, TraitError) as error:
         # OSError: its Python is gone, such as a removed environment's; the others: its kernel.json is damaged.
-        told = f"the kernel {kernel} did not start: {_line(str(error))}; install it anew, or name another with --kernel"
+        told = f"the kernel {kernel} did not start: {_line(str(error))}; reinstall it, or name another with --kernel"
         raise NotebookError(plain_text(told)) from error
 
 
@@ -199,7 +199,7 @@ async def _cells(
         except CellExecutionError as error:
             course.error = f"{name} failed: {error.ename}: {_line(error.evalue)}"
         except CellTimeoutError:
-            course.error = f"{name} did not end within {client.timeout} s; mend it, or give it more with --timeout"
+            course.error = f"{name} did not end within {client.timeout} s; fix it, or allow more time with --timeout"
         except DeadKernelError:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise asyncio.CancelledError from None

@@ -58,7 +58,7 @@ class Report:
         if self.error or self.compared:
             return found
         if any(it.before and not it.before.ended_well for it in self.comparisons):
-            why = "no run had ended well; run the notebook's cells, then %tokmagic freeze in it"
+            why = "no run had completed; run the notebook's cells, then %tokmagic freeze in it"
         else:
             why = "no run of it is greedy or seeded; give --temperature 0 or --seed N"
         return (*found, f"nothing was compared: {why}")
@@ -94,7 +94,7 @@ def reproduce(
     executed = execute(saved, kernel=kernel, timeout_s=timeout_s, budget_usd=budget_usd, progress=progress)
     unwritten = None if out is None else _written(executed, Path(out))
     if executed.strays:
-        notes.append(f"{numbers.counted(executed.strays, 'run')} of no cell, a thread's for instance, not compared")
+        notes.append(f"{numbers.counted(executed.strays, 'run')} outside any cell, such as in a thread, not compared")
     notes += _billed(executed)
     found = compare(before, executed.cells)
     return Report(path, against, found, executed.error, frozenset(allowed), tuple(notes), unwritten)
@@ -112,15 +112,15 @@ def _written(executed: Executed, out: Path) -> str | None:
 def _check_output(out: Path, saved: Path) -> None:
     """Raises UsageError for a file that could not be written, before anything runs and bills."""
     if out.exists() and out.samefile(saved):
-        raise UsageError(f"-o {out} is the notebook itself, which is left as it is; name another file")
+        raise UsageError(f"-o {out} is the notebook itself, which is never overwritten; name another file")
     if out.is_dir() or not os.access(out if out.exists() else out.resolve().parent, os.W_OK):
-        raise UsageError(f"-o {out} cannot be written; name a file in a folder that is there and that you may write to")
+        raise UsageError(f"-o {out} cannot be written; name a file in an existing folder that you can write to")
     if out.is_file() and out.stat().st_size:
         try:
             notebook.read(out)
         except NotebookError:
             # A slip of the pen must not cost the frozen file, or another that somebody needs.
-            raise UsageError(f"-o {out} is there already and is no notebook; name another file") from None
+            raise UsageError(f"-o {out} already exists and is not a notebook; name another file") from None
 
 
 def _before(
@@ -133,7 +133,7 @@ def _before(
         kept = frozen.read(file)
         cells = [replace(cell, runs=tuple(_with_text(run, ledger) for run in cell.runs)) for cell in kept.cells]
         if not any(cell.runs for cell in cells):
-            raise NotebookError(f"{file} holds no run; run the notebook's cells, then %tokmagic freeze in it")
+            raise NotebookError(f"{file} contains no run; run the notebook's cells, then %tokmagic freeze in it")
         return str(file), cells, []
     cells = [CellSnapshot(it.id, it.number, tuple(_of_row(row, ledger) for row in it.rows)) for it in saved.cells]
     cells = [cell for cell in cells if cell.runs]

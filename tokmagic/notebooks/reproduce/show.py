@@ -14,7 +14,7 @@ from tokmagic.notebooks.kept import RunSnapshot
 from tokmagic.notebooks.reproduce.report import Report
 from tokmagic.formatting.tables import Table
 
-_NO_PROMISE = "at an endpoint, which makes no promise"
+_NO_PROMISE = "at an endpoint, which guarantees nothing"
 
 
 def table(report: Report) -> Table:
@@ -60,7 +60,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _about(it)
     yield from report.notes
     if any(_is_timed(it) for it in report.comparisons):
-        yield "costs by the device's time are measurements, which differ each time: they are shown, not compared"
+        yield "costs from device time are measurements and differ each time: they are shown, not compared"
     if report.compared:
         yield _verdict(report)
 

@@ -45,5 +45,5 @@ def table(session: Session) -> Table:
     if not settings.store_text:
         notes.append("no answer is kept or looked up, since texts are not kept (TOKMAGIC_STORE_TEXT=off)")
     if status.unpriced_hits:
-        notes.append(f"what {status.unpriced_hits:,} of {status.hits:,} hits saved is not known")
+        notes.append(f"the savings of {status.unpriced_hits:,} of {status.hits:,} hits are unknown")
     return Table(("cache", "answers", "size", "at most", "hits", "saved"), (row,), "; ".join(notes))

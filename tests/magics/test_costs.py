@@ -91,7 +91,9 @@ def test_the_notebook_stands_beside_an_earlier_version(cost: Callable[[str], Any
 
 
 def test_a_version_that_cannot_be_read_is_told(cost: Callable[[str], Any], session: Session) -> None:
-    with pytest.raises(UsageError, match=r"file is not found from here; use: tokmagic check NOTEBOOK.ipynb --against"):
+    with pytest.raises(
+        UsageError, match=r"file cannot be found from here; use: tokmagic check NOTEBOOK.ipynb --against"
+    ):
         cost("compare old.ipynb")
     write("nb.ipynb", cell(row("3"), id="a"))
     with pytest.raises(UsageError, match=r"old.ipynb cannot be read: No such file"):

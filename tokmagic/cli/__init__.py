@@ -77,11 +77,9 @@ def parser() -> Parser:
     verb.add_argument("--input", metavar="USD", help="USD per 1M input tokens")
     verb.add_argument("--output", metavar="USD", help="USD per 1M output tokens")
     verb.add_argument("--gpu-hour", metavar="USD", help="USD per hour of the device")
-    verb.add_argument(
-        "--as", dest="shadow", metavar="PROVIDER/MODEL", help="reckon beside it what that model would cost"
-    )
-    verb.add_argument("--budget", metavar="USD", help="most that this run may cost")
-    verb.add_argument("--yes", action="store_true", help="run a prompt that is longer than a budget lets pass unasked")
+    verb.add_argument("--as", dest="shadow", metavar="PROVIDER/MODEL", help="also calculate what that model would cost")
+    verb.add_argument("--budget", metavar="USD", help="maximum that this run may cost")
+    verb.add_argument("--yes", action="store_true", help="run a prompt longer than a budget allows without asking")
     cached = verb.add_mutually_exclusive_group()
     cached.add_argument("--cache", action="store_true", help="replay an identical run even without a seed")
     cached.add_argument("--no-cache", action="store_true", help="bypass the cache for this run")
@@ -98,8 +96,10 @@ def parser() -> Parser:
     verb = verbs.add_parser("report", help="tokens, cost and latency of recorded runs")
     verb.add_argument("--by", help="cell, run, model, notebook, day, tag, user or status")
     kind = verb.add_mutually_exclusive_group()
-    kind.add_argument("--waste", action="store_true", help="what was paid for and gave nothing new")
-    kind.add_argument("--reprice", action="store_true", help="beside the frozen costs what the runs would cost today")
+    kind.add_argument("--waste", action="store_true", help="runs that cost something and gave nothing new")
+    kind.add_argument(
+        "--reprice", action="store_true", help="what the runs would cost today, next to their recorded cost"
+    )
     kind.add_argument("--project", metavar="N/UNIT", help="what a measured cell costs at scale, such as 1e6/day")
     verb.add_argument(
         "--cell",
@@ -118,9 +118,11 @@ def parser() -> Parser:
 
     verb = verbs.add_parser("check", help="a notebook's saved numbers against limits, for pre-commit and CI")
     verb.add_argument("notebook", nargs="+", metavar="NOTEBOOK", help="an .ipynb file; nothing in it is run")
-    verb.add_argument("--max-cost", metavar="USD", help="most that all its cells together may cost")
-    verb.add_argument("--max-tokens", metavar="N", help="most tokens that all its cells together may take, in and out")
-    verb.add_argument("--max-increase", metavar="PCT", help="most that a cell, and the whole, may grow by, as 10%%")
+    verb.add_argument("--max-cost", metavar="USD", help="maximum cost of all its cells together")
+    verb.add_argument("--max-tokens", metavar="N", help="maximum tokens of all its cells together, input plus output")
+    verb.add_argument(
+        "--max-increase", metavar="PCT", help="maximum growth of each cell and of the whole notebook, such as 10%%"
+    )
     verb.add_argument(
         "--against", metavar="OLD", help="the earlier version: a file, or git:REV for the same path there"
     )

@@ -61,7 +61,9 @@ class TokMagics(Magics):
         if options is None:
             return None
         if cell is None:
-            raise UsageError("%%generate takes the cell as its prompt: begin the cell with %%generate, two signs")
+            raise UsageError(
+                "%%generate takes the cell as its prompt: begin the cell with %%generate (two percent signs)"
+            )
         _check_variable(options.into)
         prompt = self._prompt(options, cell)
         if options.dry_run:

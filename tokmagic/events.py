@@ -39,7 +39,6 @@ __all__ = [
     "Sum",
     "Tier",
     "Token",
-    "Totals",
     "Uncertainty",
     "Usage",
 ]

@@ -363,8 +363,8 @@ def test_fewer_answers_than_were_asked_for_are_told(ask: Ask) -> None:
         (lambda _asked, wire: wire.answer(404, "<html>x", Content_Type="text/html"), "404: an HTML page"),
         (lambda _asked, wire: wire.answer(200, "hello"), "'hello'"),
         (lambda _asked, wire: wire.answer(200, ""), "nothing"),
-        (lambda _asked, wire: wire.answer(200, {"hello": "there"}), "no answer of an OpenAI-compatible server"),
-        (lambda _asked, wire: wire.answer(200, whole("a", usage=None) | {"choices": []}), "without a word"),
+        (lambda _asked, wire: wire.answer(200, {"hello": "there"}), "not an answer of an OpenAI-compatible server"),
+        (lambda _asked, wire: wire.answer(200, whole("a", usage=None) | {"choices": []}), "without sending any"),
         (lambda _asked, wire: wire.raw(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "does not speak HTTP"),
     ],
 )

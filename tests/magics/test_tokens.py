@@ -175,7 +175,7 @@ def test_no_run_is_recorded_and_nothing_is_loaded(kernel: Kernel) -> None:
     ("source", "says"),
     [
         ("%tokens", "UsageError: %tokens needs what to count"),
-        ("%tokens nobody", "UsageError: %tokens cannot tell what 'nobody' is: NameError: name 'nobody' is not defined"),
+        ("%tokens nobody", "UsageError: %tokens cannot evaluate 'nobody': NameError: name 'nobody' is not defined"),
         ("%tokens 3", "UsageError: 3 is not a prompt; give a string, or a list of messages"),
         ("%tokens [3]", "UsageError: 3 is not a message"),
         ("%tokens --modle x doc", "UsageError: %tokens: unknown option '--modle' (did you mean --model?)"),
@@ -183,7 +183,7 @@ def test_no_run_is_recorded_and_nothing_is_loaded(kernel: Kernel) -> None:
         ("%tokens -m scripted doc", "ModelError: scripted has no tokenizer"),
         ("%tokens -m gpt doc", "ModelError: the encoding cl100k_base of gpt-4 is not on this machine"),
         ("%tokens -m base chat", "PromptError: this model has no chat template; use --completion"),
-        ("%tokens --completion chat", "UsageError: --completion takes a text"),
+        ("%tokens --completion chat", "UsageError: --completion takes a string"),
         ("%tokens --show -1 doc", "UsageError: --show is -1; give how many tokens to show"),
         ("%tokens '\\ud83d'", "PromptError: the prompt contains an incomplete character"),
         ("%%tokens\n{{ nobody }}", "PromptError: 'nobody' is undefined"),

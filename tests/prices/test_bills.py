@@ -350,7 +350,7 @@ def test_the_list_says_where_each_price_comes_from(magics: TokMagics, session: S
         ("smollm2 --input 1", "give --output too"),
         ("scripted --input 1 --as openai/gpt-5-minni", "did you mean gpt-5-mini"),
         ("scripted --input nan --as openai/gpt-5-mini", "--input is 'nan'"),
-        ("scripted off --input 1", "off forgets what was set for a model; give it alone"),
+        ("scripted off --input 1", "off removes all rates set for a model; give no other options with it"),
         ("scripted of", "invalid choice: 'of'"),
         ("scripted --input nan --output 1", "--input is 'nan'"),
         ("scripted --as openai/gpt-5-minni", "did you mean gpt-5-mini"),

@@ -359,5 +359,5 @@ def test_a_cell_is_found_by_number_by_id_and_as_the_latest(
 def test_a_cell_that_is_none_is_told(ledger: Ledger) -> None:
     with pytest.raises(UsageError, match="no complete run to project from; run a cell first"):
         cell_runs(ledger, EVERYTHING)
-    with pytest.raises(UsageError, match="--cell '9' is no cell that ran here"):
+    with pytest.raises(UsageError, match="--cell '9' is not a cell that ran here"):
         cell_runs(filled(ledger, CELLS), EVERYTHING, "9")

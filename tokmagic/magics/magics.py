@@ -61,7 +61,9 @@ class TokMagics(Magics):
         if options is None:
             return None
         if cell is None:
-            raise UsageError("%%generate takes the cell as its prompt: begin the cell with %%generate, two signs")
+            raise UsageError(
+                "%%generate takes the cell as its prompt: begin the cell with %%generate (two percent signs)"
+            )
         _check_variable(options.into)
         prompt = self._prompt(options, cell)
         if options.dry_run:
@@ -124,7 +126,7 @@ class TokMagics(Magics):
         name = self._session.models.resolve(options.model)
         book = self._session.prices
         if options.off and (options.shadow or has_rates(options)):
-            raise UsageError("off forgets what was set for a model; give it alone")
+            raise UsageError("off removes all rates set for a model; give no other options with it")
         if options.off:
             book.reset(name)
             return self._price_table()
@@ -216,7 +218,7 @@ class TokMagics(Magics):
     def _prompt(self, options: argparse.Namespace, cell: str) -> Prompt:
         drawn = sampling(options, self._schema(options.json_schema))
         if options.reset and not options.chat:
-            raise UsageError("--reset starts a conversation anew; name it with --chat NAME")
+            raise UsageError("--reset starts a conversation again; name it with --chat NAME")
         prompt = build(
             parse(cell, self._shell.user_ns, literal=options.literal),
             drawn,
@@ -398,4 +400,4 @@ class TokMagics(Magics):
 
 def _check_variable(name: str | None) -> None:
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
-        raise UsageError(f"--into {name!r} is no variable name; use letters, digits and underscores")
+        raise UsageError(f"--into {name!r} is not a variable name; use letters, digits and underscores")

@@ -12,20 +12,20 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, get_args
 
-from tokmagic.errors import NotebookError, UsageError
+from tokmagic.core.files import atomic_write
 from tokmagic.core.money import Bound, Cost, Rates, Tier
 from tokmagic.core.record import EngineInfo, Status
 from tokmagic.core.stream import Source, Usage
+from tokmagic.errors import NotebookError, UsageError
 from tokmagic.formatting.markdown import plain_text
+from tokmagic.notebooks.fields import amount, one_of, take
+from tokmagic.notebooks.snapshots import CellSnapshot, Decoding, NotebookSnapshot, RunSnapshot
 from tokmagic.prices import plain, rates_dict, rates_of
-from tokmagic.notebooks.kept import Decoding, Frozen, CellSnapshot, RunSnapshot
-from tokmagic.core.files import atomic_write
 
 FORMAT = 1
 """Raised where an older tokmagic would misread the file."""
-ENDING = ".tokmagic.json"
-_DIGITS = 60  # more than any amount has before or after its point
-HIGHEST = 2**63  # what a ledger can hold
+_ENDING = ".tokmagic.json"
+_DIGITS = 60  # more than any rate has before or after its point
 _INFO: dict[str, type] = {
     **dict.fromkeys(("name", "model_id", "revision", "engine", "provider", "server", "device", "device_name"), str),
     **dict.fromkeys(("dtype", "quant", "tokenizer_sha256"), str),
@@ -36,19 +36,25 @@ _COUNTS = tuple(name for name in Usage.__dataclass_fields__ if name.endswith("_t
 
 def beside(notebook: Path) -> Path:
     """Where a notebook's frozen file is: ``nb.tokmagic.json`` beside ``nb.ipynb``."""
-    return notebook.with_name(f"{notebook.stem}{ENDING}")
+    return notebook.with_name(f"{notebook.stem}{_ENDING}")
 
 
-def dump(frozen: Frozen) -> str:
+def notebook_of(file: Path) -> str:
+    """The notebook's name that a frozen file's own name tells; empty where that is another one."""
+    stem = file.name.removesuffix(_ENDING)
+    return f"{stem}.ipynb" if stem != file.name else ""
+
+
+def dump(notebook: NotebookSnapshot) -> str:
     """A frozen notebook as text, always the same for the same values."""
-    runs = [run for cell in frozen.cells for run in cell.runs]
+    runs = [run for cell in notebook.cells for run in cell.runs]
     shared = _shared([run.env for run in runs])
     body = {
         "format": FORMAT,
-        "tokmagic": frozen.version,
-        "notebook": frozen.notebook,
+        "tokmagic": notebook.version,
+        "notebook": notebook.name,
         "environment": shared,
-        "cells": [_cell_dict(cell, shared) for cell in frozen.cells],
+        "cells": [_cell_dict(cell, shared) for cell in notebook.cells],
     }
     return json.dumps(body, ensure_ascii=False, indent=1) + "\n"
 
@@ -71,39 +77,39 @@ def _cell_dict(cell: CellSnapshot, shared: Mapping[str, Any]) -> dict[str, Any]:
 def _run_dict(run: RunSnapshot, shared: Mapping[str, Any]) -> dict[str, Any]:
     info = {name: getattr(run.info, name) for name in _INFO}
     usage = {name: getattr(run.usage, name) for name in (*_COUNTS, "input_source", "output_source")}
+    cost = {"usd": plain(run.cost.usd), "source": run.cost.source, "bound": run.cost.bound}
     found = {
         "run_id": run.run_id,
         "status": run.status,
-        "drawn": run.drawn,
-        "model": {name: value for name, value in info.items() if value is not None},
+        "drawn": run.decoding,
+        "model": _known(info),
         "params": {name: run.params[name] for name in sorted(run.params)},
         "prompt_sha256": run.prompt_sha256,
-        "usage": {name: value for name, value in usage.items() if value is not None},
+        "usage": _known(usage),
         "finish_reason": run.finish_reason,
         "answer_sha256": run.answer_sha256,
         "answer": run.answer,
-        "cost": _cost_dict(run.cost),
+        "cost": _known({**cost, "saved_usd": plain(run.cost.saved_usd)}),
         "rates": None if run.rates is None else rates_dict(run.rates),
         "environment": {name: run.env[name] for name in sorted(run.env) if name not in shared} or None,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return _known(found)
 
 
-def _cost_dict(cost: Cost) -> dict[str, Any]:
-    found = {"usd": plain(cost.usd), "source": cost.source, "bound": cost.bound, "saved_usd": plain(cost.saved_usd)}
-    return {name: value for name, value in found.items() if value is not None}
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def write(frozen: Frozen, path: Path) -> None:
+def write(notebook: NotebookSnapshot, path: Path) -> None:
     """Write the file, or leave an earlier one as it was. Raises UsageError."""
     try:
-        atomic_write(path, dump(frozen))
+        atomic_write(path, dump(notebook))
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         why = getattr(error, "strerror", None) or error
         raise UsageError(f"{path} cannot be written: {why}; name another file: %tokmagic freeze FILE") from error
 
 
-def read(path: Path) -> Frozen:
+def read(path: Path) -> NotebookSnapshot:
     """Read a frozen file. Raises UsageError where it cannot be opened, NotebookError where it makes no sense."""
     try:
         data = path.read_bytes()
@@ -112,75 +118,75 @@ def read(path: Path) -> Frozen:
     return parse(data, str(path))
 
 
-def parse(data: bytes, name: str) -> Frozen:
+def parse(data: bytes, name: str) -> NotebookSnapshot:
     """The inverse of :func:`dump`. ``name`` is what errors call it. Raises NotebookError."""
     try:
         body = json.loads(data)
-        form = _take(body, "format", int, needed=True)
+        form = take(body, "format", int, needed=True)
         if form > FORMAT:
             raise NotebookError(f"{name} was written by a newer tokmagic (format {form}); upgrade tokmagic")
         if form != FORMAT:
             raise ValueError(f"format is {form}")
-        shared = _take(body, "environment", dict) or {}
-        return Frozen(
-            _take(body, "notebook", str, needed=True),
-            _take(body, "tokmagic", str, needed=True),
-            tuple(_cell(cell, shared) for cell in _take(body, "cells", list, needed=True)),
+        shared = take(body, "environment", dict) or {}
+        return NotebookSnapshot(
+            take(body, "notebook", str, needed=True),
+            take(body, "tokmagic", str, needed=True),
+            tuple(_cell(cell, shared) for cell in take(body, "cells", list, needed=True)),
         )
     except (ValueError, RecursionError) as error:
-        says = plain_text(str(error)).split("\n")[0]
+        message = plain_text(str(error)).split("\n")[0]
         raise NotebookError(
-            f"{name} is no frozen notebook: {says}; restore it, or write it anew with %tokmagic freeze"
+            f"{name} is no frozen notebook: {message}; restore it, or write it anew with %tokmagic freeze"
         ) from None
 
 
 def _cell(body: Any, shared: Mapping[str, Any]) -> CellSnapshot:
-    runs = tuple(_run(run, shared) for run in _take(body, "runs", list, needed=True))
-    return CellSnapshot(_take(body, "id", str), _take(body, "cell", int), runs)
+    runs = tuple(_run(run, shared) for run in take(body, "runs", list, needed=True))
+    return CellSnapshot(take(body, "id", str), take(body, "cell", int), runs)
 
 
 def _run(body: Any, shared: Mapping[str, Any]) -> RunSnapshot:
     return RunSnapshot(
-        run_id=_take(body, "run_id", str, needed=True),
-        status=_one_of(body, "status", get_args(Status)),
-        drawn=_one_of(body, "drawn", (*get_args(Decoding), None)),
-        info=_info(_take(body, "model", dict, needed=True)),
-        params=_take(body, "params", dict) or {},
-        prompt_sha256=_take(body, "prompt_sha256", str),
-        usage=_usage(_take(body, "usage", dict) or {}),
-        finish_reason=_take(body, "finish_reason", str),
-        answer_sha256=_take(body, "answer_sha256", str),
-        answer=_take(body, "answer", str),
-        cost=_cost(_take(body, "cost", dict) or {}),
-        rates=_rates(_take(body, "rates", dict)),
-        env={**shared, **(_take(body, "environment", dict) or {})},
+        run_id=take(body, "run_id", str, needed=True),
+        status=one_of(body, "status", get_args(Status)),
+        decoding=one_of(body, "drawn", (*get_args(Decoding), None)),
+        info=_info(take(body, "model", dict, needed=True)),
+        params=take(body, "params", dict) or {},
+        prompt_sha256=take(body, "prompt_sha256", str),
+        usage=_usage(take(body, "usage", dict) or {}),
+        finish_reason=take(body, "finish_reason", str),
+        answer_sha256=take(body, "answer_sha256", str),
+        answer=take(body, "answer", str),
+        cost=_cost(take(body, "cost", dict) or {}),
+        rates=_rates(take(body, "rates", dict)),
+        env={**shared, **(take(body, "environment", dict) or {})},
     )
 
 
 def _info(body: dict[str, Any]) -> EngineInfo:
     needed = ("name", "model_id", "engine")
-    return EngineInfo(**{name: _take(body, name, kind, needed=name in needed) for name, kind in _INFO.items()})
+    return EngineInfo(**{name: take(body, name, kind, needed=name in needed) for name, kind in _INFO.items()})
 
 
 def _usage(body: dict[str, Any]) -> Usage:
-    counts = {name: _take(body, name, int) for name in _COUNTS}
-    sources = {name: _one_of(body, name, get_args(Source), "unknown") for name in ("input_source", "output_source")}
+    counts = {name: take(body, name, int) for name in _COUNTS}
+    sources = {name: one_of(body, name, get_args(Source), "unknown") for name in ("input_source", "output_source")}
     return Usage(**counts, **sources)
 
 
 def _cost(body: dict[str, Any]) -> Cost:
     return Cost(
-        usd=_amount(body, "usd"),
-        source=_one_of(body, "source", get_args(Source), "unknown"),
-        bound=_one_of(body, "bound", get_args(Bound), "exact"),
-        saved_usd=_amount(body, "saved_usd"),
+        usd=amount(body, "usd"),
+        source=one_of(body, "source", get_args(Source), "unknown"),
+        bound=one_of(body, "bound", get_args(Bound), "exact"),
+        saved_usd=amount(body, "saved_usd"),
     )
 
 
 def _rates(body: dict[str, Any] | None) -> Rates | None:
     try:
         rates = None if body is None else rates_of(body)
-        if rates is None or all(map(sane, _amounts(rates))):
+        if rates is None or all(map(_sane, _amounts(rates))):
             return rates
     except (LookupError, TypeError, AttributeError, InvalidOperation):
         pass
@@ -195,39 +201,6 @@ def _amounts(rates: Rates) -> Iterator[Decimal]:
         yield from _amounts(rates.shadow)
 
 
-def sane(amount: Decimal) -> bool:
+def _sane(amount: Decimal) -> bool:
     """Whether it is a number that can be written out: ``1E+9999999`` would fill the memory."""
     return amount.is_finite() and amount.adjusted() < _DIGITS and int(amount.as_tuple().exponent) > -_DIGITS
-
-
-def _amount(body: dict[str, Any], field: str) -> Decimal | None:
-    text = _take(body, field, str)
-    try:
-        amount = None if text is None else Decimal(text)
-    except InvalidOperation:
-        amount = Decimal("NaN")
-    if amount is not None and not sane(amount):
-        raise ValueError(f"{field} is {str(text)[:40]!r}, which is no amount of USD")
-    return amount
-
-
-def _one_of(body: Any, field: str, known: tuple[Any, ...], otherwise: Any = None) -> Any:
-    value = _take(body, field, str)
-    value = otherwise if value is None else value
-    if value not in known:
-        raise ValueError(f"{field} is {value!r}")
-    return value
-
-
-def _take(body: Any, field: str, kind: type, *, needed: bool = False) -> Any:
-    """The value of a field, of its kind; None where it is missing and not needed. Raises ValueError."""
-    if not isinstance(body, dict):
-        raise ValueError("a JSON object is needed")
-    value = body.get(field)
-    if value is None and not needed:
-        return None
-    amiss = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
-    if amiss or (isinstance(value, int) and not 0 <= value < HIGHEST):
-        told = json.dumps(value)
-        raise ValueError(f"{field} is {told[:40]}")
-    return value

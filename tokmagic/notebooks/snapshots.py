@@ -1,4 +1,4 @@
-"""What is kept of a run so that it can be compared with a later one: immutable values, whatever they come from."""
+"""Runs, cells and notebooks as they once were, to be compared with what they are now: immutable values."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Literal
 
+from tokmagic.core.money import Cost, Rates, Uncertainty
 from tokmagic.core.record import INFO_IN_ENV, RUN_IN_ENV, EngineInfo, RunRecord, Status
-from tokmagic.core.money import Cost, Uncertainty, Rates
 from tokmagic.core.stream import Usage
 from tokmagic.formatting.markdown import plain_text
 
@@ -17,7 +17,7 @@ Decoding = Literal["greedy", "seeded", "sampled"]
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
-def drawn(params: Mapping[str, Any], greedy: bool | None) -> Decoding:
+def decoding(params: Mapping[str, Any], greedy: bool | None) -> Decoding:
     """How a run with these parameters is drawn, by a model of which ``greedy`` says what it does by itself."""
     asked = any(params.get(name) is not None for name in _SAMPLING)
     if params.get("temperature") == 0 or (greedy and not asked):
@@ -30,13 +30,13 @@ class RunSnapshot:
     """One run: what it was asked, by what it was answered, and what came of it. Unknown is None.
 
     ``env`` holds the versions of packages, CUDA, driver and image. ``answer_sha256`` is a digest of all its answers
-    (:func:`tokmagic.generation.answers_sha256`), ``answer`` the text of the first, where it is at hand.
+    (:func:`tokmagic.runs.generation.answers_sha256`), ``answer`` the text of the first, where it is at hand.
     """
 
     run_id: str
     status: Status
     info: EngineInfo
-    drawn: Decoding | None = None
+    decoding: Decoding | None = None
     params: dict[str, Any] = field(default_factory=dict)
     prompt_sha256: str | None = None
     usage: Usage = field(default_factory=Usage)
@@ -49,14 +49,14 @@ class RunSnapshot:
 
     @classmethod
     def of(cls, record: RunRecord, answer: str | None = None) -> RunSnapshot:
-        """What is kept of a ledger's row."""
+        """The snapshot of a ledger's row."""
         cost, own = record.reading.cost, {*INFO_IN_ENV, *RUN_IN_ENV}
         return cls(
             run_id=record.run_id,
             status=record.status,
             # How long the context is says nothing of an answer that fits it.
             info=replace(record.info, context_tokens=None),
-            drawn=drawn(record.params, record.info.greedy),
+            decoding=decoding(record.params, record.info.greedy),
             params=record.params,
             prompt_sha256=record.prompt_sha256,
             usage=record.reading.usage,
@@ -70,7 +70,7 @@ class RunSnapshot:
 
     @property
     def ended_well(self) -> bool:
-        """Whether it has a whole answer."""
+        """Whether it has a complete answer."""
         return self.status in ("ok", "cached")
 
     @property
@@ -90,26 +90,26 @@ class CellSnapshot:
 
     id: str | None
     number: int | None
-    runs: tuple[RunSnapshot, ...]
+    runs: tuple[RunSnapshot, ...] = ()
+
+    @property
+    def runs_prompts(self) -> bool:
+        """Whether running the cell runs prompts."""
+        return bool(self.runs)
 
     @property
     def name(self) -> str:
         """``cell 3 (a1b2)``."""
-        return cell_name(self.number, self.id)
+        shown = plain_text(self.id or "")[:40]
+        if self.number is None:
+            return f"cell {shown}" if shown else "a cell"
+        return f"cell {self.number}" + (f" ({shown})" if shown else "")
 
 
 @dataclass(frozen=True, slots=True)
-class Frozen:
-    """What a notebook ran with. ``version`` is that of the tokmagic that wrote it, ``notebook`` the file's name."""
+class NotebookSnapshot:
+    """What a notebook ran with. ``version`` is that of the tokmagic that wrote it, ``name`` the notebook file's."""
 
-    notebook: str
+    name: str
     version: str
     cells: tuple[CellSnapshot, ...]
-
-
-def cell_name(number: int | None, cell_id: str | None) -> str:
-    """What a cell is called: by its place in the file, and its id."""
-    shown = plain_text(cell_id or "")[:40]
-    if number is None:
-        return f"cell {shown}" if shown else "a cell"
-    return f"cell {number}" + (f" ({shown})" if shown else "")

@@ -196,7 +196,7 @@ BAD = [
     ("%%generate --budget 0\nHi", "--budget is 0; give a number above 0"),
     ("%cost project", "--calls 1e6/day"),
     ("%cost projekt", "did you mean project?"),
-    ("%%generate --json-schema x\nHi", "--json-schema cannot tell what 'x' is: NameError"),
+    ("%%generate --json-schema x\nHi", "--json-schema cannot evaluate 'x': NameError"),
     ("%%generate -n 2\nHi", "add --temperature"),
     ("%%generate -m /nowhere/at/all\nHi", "does not exist"),
     ("%%generate\n{{ 'word ' * 9000 }}", "8,192"),

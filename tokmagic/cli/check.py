@@ -16,10 +16,10 @@ from tokmagic.prompts.parser import integer
 def add_options(verb: argparse.ArgumentParser) -> None:
     add = verb.add_argument
     add("notebook", nargs="+", metavar="NOTEBOOK", help="an .ipynb file; nothing in it is run")
-    add("--max-cost", metavar="USD", help="most that all its cells together may cost")
-    told = "most tokens that all its cells together may take, in and out"
+    add("--max-cost", metavar="USD", help="maximum cost of all its cells together")
+    told = "maximum tokens of all its cells together, input plus output"
     add("--max-tokens", type=integer, metavar="N", help=told)
-    add("--max-increase", metavar="PCT", help="most that a cell, and the whole, may grow by, as 10%%")
+    add("--max-increase", metavar="PCT", help="maximum growth of each cell and of the whole notebook, such as 10%%")
     add("--against", metavar="OLD", help="the earlier version: a file, or git:REV for the same path there")
     add_json(verb)
 

@@ -12,14 +12,14 @@ from tokmagic.errors import TokmagicError, UsageError
 from tokmagic.prompts.parser import HelpWanted, Parser
 
 VERBS = {
-    "doctor": "what works here and what does not, each with its mend",
+    "doctor": "what works here and what does not, each problem with its fix",
     "pull": "fetch a model once, so that later starts are quick",
     "run": "run a prompt from a file or standard input",
     "count": "count a text's tokens without running it",
     "report": "tokens, cost and latency of recorded runs",
-    "export": "recorded runs, one a line",
+    "export": "recorded runs, one per line",
     "check": "a notebook's saved numbers against limits, for pre-commit and CI",
-    "reproduce": "run a notebook again and tell what changed",
+    "reproduce": "run a notebook again and show what changed",
     "ledger": "copy the ledger into another database",
 }
 """Each is a module beside this one, imported when it is called: ``add_options(parser)``, ``run(given) -> status``."""

@@ -39,7 +39,7 @@ def add_selection(verb: argparse.ArgumentParser) -> None:
 def selection(given: argparse.Namespace) -> Selection:
     """Which runs the options mean. Raises UsageError."""
     if given.month and (given.since or given.until):
-        raise UsageError("--month is a period of its own; give it, or --since and --until")
+        raise UsageError("give either --month, or --since and --until")
     since, until = given.month or (given.since, given.until)
     notebook = str(Path(given.notebook).resolve()) if given.notebook else None
     return Selection(
@@ -51,7 +51,7 @@ def _date(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):  # at the ends of the calendar a local time has no UTC
-        raise argparse.ArgumentTypeError(f"{text!r} is no date; give one such as 2026-11-24") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a date; give one such as 2026-11-24") from None
 
 
 def _month(text: str) -> tuple[datetime, datetime]:
@@ -59,7 +59,7 @@ def _month(text: str) -> tuple[datetime, datetime]:
         first = datetime.strptime(text, "%Y-%m")
         return first.astimezone(UTC), (first + timedelta(days=32)).replace(day=1).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no month; give one such as 2026-11") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a month; give one such as 2026-11") from None
 
 
 def print_json(value: Any, indent: int | None = None) -> None:

@@ -11,7 +11,7 @@ from tokmagic.runs import api
 
 def add_options(verb: argparse.ArgumentParser) -> None:
     form = verb.add_mutually_exclusive_group()
-    form.add_argument("--brief", action="store_true", help="a line for each thing that is amiss, and no other")
+    form.add_argument("--brief", action="store_true", help="only the problems, one per line")
     form.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -19,11 +19,12 @@ def run(given: argparse.Namespace) -> int:
     """Tell what works; exit 1 if generation cannot."""
     diagnosis = health.doctor(api.session().settings)
     if given.json:
-        names = ("name", "ok", "says", "mend", "vital")
-        found = [{name: getattr(finding, name) for name in names} for finding in diagnosis.findings]
+        found = [
+            {"name": f.name, "ok": f.ok, "says": f.message, "mend": f.fix, "vital": f.vital} for f in diagnosis.findings
+        ]
         print_json({"can_generate": diagnosis.can_generate, "findings": found}, indent=1)
     elif given.brief:
-        print(*diagnosis.amiss(), sep="\n", end="\n" if any(diagnosis.amiss()) else "")
+        print(*diagnosis.problems(), sep="\n", end="\n" if any(diagnosis.problems()) else "")
     else:
         print(diagnosis.table())
     return 0 if diagnosis.can_generate else 1

@@ -13,7 +13,7 @@ from tokmagic.runs import api
 
 def add_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("name", nargs="?", help="model name or Hugging Face id (the default model)")
-    verb.add_argument("--force", action="store_true", help="fetch it anew")
+    verb.add_argument("--force", action="store_true", help="fetch it again")
 
 
 def run(given: argparse.Namespace) -> int:

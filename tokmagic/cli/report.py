@@ -15,8 +15,9 @@ from tokmagic.runs import api
 def add_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--by", help="cell, run, model, notebook, day, tag, user or status")
     kind = verb.add_mutually_exclusive_group()
-    kind.add_argument("--waste", action="store_true", help="what was paid for and gave nothing new")
-    kind.add_argument("--reprice", action="store_true", help="beside the frozen costs what the runs would cost today")
+    kind.add_argument("--waste", action="store_true", help="runs that cost something and gave nothing new")
+    told = "what the runs would cost today, next to their recorded cost"
+    kind.add_argument("--reprice", action="store_true", help=told)
     kind.add_argument("--project", metavar="N/UNIT", help="what a measured cell costs at scale, such as 1e6/day")
     told = "with --project: the cell's number in the table, or its id (default: the latest that ran)"
     verb.add_argument("--cell", metavar="CELL", help=told)
@@ -31,9 +32,9 @@ def run(given: argparse.Namespace) -> int:
 
 def _table(given: argparse.Namespace) -> Table:
     if given.by and (given.waste or given.project):
-        raise UsageError(f"--by does not go with {'--waste' if given.waste else '--project'}")
+        raise UsageError(f"--by cannot be used with {'--waste' if given.waste else '--project'}")
     if given.cell and not given.project:
-        raise UsageError("--cell goes with --project")
+        raise UsageError("--cell needs --project")
     if given.project is not None:
         calls_a_day(given.project, "--project")  # before any run is looked up
     where, ledger = selection(given), api.ledger()

@@ -20,17 +20,17 @@ from tokmagic.runs import api
 
 def add_options(verb: argparse.ArgumentParser) -> None:
     verb.description = (
-        "Run a notebook again, for real: what its cells write is written, and endpoints bill. Tell what changed "
-        "against what it was frozen with, and what differs that could explain it."
+        "Run a notebook again, for real: its cells write their files and endpoints bill. Show what changed since it "
+        "was frozen, and which differences could explain it."
     )
     add = verb.add_argument
     add("notebook", metavar="NOTEBOOK", help="an .ipynb file; it is run in a new kernel, and not changed")
     add("--frozen", metavar="FILE", help="what %%tokmagic freeze wrote (NOTEBOOK.tokmagic.json beside it)")
-    told = "a kind of change that is told, but fails nothing: text, tokens, cost, finish or runs (repeatable)"
+    told = "a kind of change that is reported but does not fail: text, tokens, cost, finish or runs (repeatable)"
     add("--allow", action="append", default=[], metavar="KIND", choices=list(get_args(reproduce.Kind)), help=told)
     add("-o", "--output", metavar="OUT", help="write the notebook with its new outputs to this file")
     add("--timeout", type=integer, metavar="S", help="seconds that a cell may take (no limit)")
-    add("--budget", metavar="USD", help="most that all runs together may cost")
+    add("--budget", metavar="USD", help="maximum cost of all runs together")
     add("--kernel", metavar="NAME", help="the kernel to run it in (the notebook's own)")
     add_json(verb)
 

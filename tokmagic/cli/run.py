@@ -51,7 +51,7 @@ def run(given: argparse.Namespace) -> int:
 def _variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is no variable; give NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a variable; give NAME=VALUE")
     return name, value
 
 

@@ -67,7 +67,7 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse words that are missing, and those that would change nothing. Raises UsageError."""
     action, value = options.action, options.value
     if value is not None and action not in _TAKE_A_WORD:
-        raise UsageError(f"%cost {action} takes no word {value!r}")
+        raise UsageError(f"%cost {action} takes no argument {value!r}")
     if action != "project" and (options.calls or options.cell):
         raise UsageError("--calls and --cell belong to %cost project")
     if action == "export" and not value:
@@ -75,7 +75,7 @@ def _check(options: argparse.Namespace) -> None:
     if action == "compare" and not value:
         raise UsageError("%cost compare needs the earlier version: a file, or git:HEAD")
     if action == "compare" and options.tag:
-        raise UsageError("--tag does not go with %cost compare, which reads the notebook's file")
+        raise UsageError("--tag cannot be used with %cost compare, which reads the notebook's file")
     if action == "project" and not options.calls:
         raise UsageError("%cost project needs how often: --calls 1e6/day")
     if action == "project":
@@ -87,7 +87,7 @@ def _compared(session: Session, earlier: str) -> Table:
     path = session.notebook
     if path is None or not Path(path).is_file():
         raise UsageError(
-            "this notebook's file is not found from here; use: tokmagic check NOTEBOOK.ipynb --against OLD.ipynb"
+            "this notebook's file cannot be found from here; use: tokmagic check NOTEBOOK.ipynb --against OLD.ipynb"
         )
     notebook, against = check.read(read_file(path), Path(path).name), check.earlier(earlier, path)
     verdict = check.check(notebook, check.Limits(), against, new=against is None)

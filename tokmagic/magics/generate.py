@@ -20,9 +20,9 @@ def run(at: Shell, line: str, cell: str | None) -> Generation | Table:
     """Run the cell as a prompt, stream the answer and meter it."""
     options = at.parse(generate_parser(), line)
     if cell is None:
-        raise UsageError("%%generate takes the cell as its prompt: begin the cell with %%generate, two signs")
+        raise UsageError("%%generate takes the cell as its prompt: begin the cell with %%generate (two percent signs)")
     if options.into is not None and (not options.into.isidentifier() or keyword.iskeyword(options.into)):
-        raise UsageError(f"--into {options.into!r} is no variable name; use letters, digits and underscores")
+        raise UsageError(f"--into {options.into!r} is not a variable name; use letters, digits and underscores")
     asked = _prompt(at, options, cell)
     if options.dry_run:
         return request.dry_run(at.session, asked, options.model)
@@ -46,7 +46,7 @@ def run(at: Shell, line: str, cell: str | None) -> Generation | Table:
 
 def _prompt(at: Shell, options: argparse.Namespace, cell: str) -> Prompt:
     if options.reset and not options.chat:
-        raise UsageError("--reset starts a conversation anew; name it with --chat NAME")
+        raise UsageError("--reset starts a conversation again; name it with --chat NAME")
     history = [] if options.reset else at.session.chats.get(options.chat, [])
 
     def schema(expression: str) -> object:

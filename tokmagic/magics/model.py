@@ -87,7 +87,7 @@ def _table(session: Session) -> Table:
             spec.source,
             spec.kind,
             session.info(name).server or spec.quant or spec.dtype or "auto",
-            "loaded" if name in loaded and spec.kind != "endpoint" else "—",
+            "loaded" if name in loaded and not spec.traits.remote else "—",
         )
         for name, spec in session.models
     )

@@ -17,7 +17,7 @@ def parser() -> Parser:
     """The words and options of ``%price``."""
     made = Parser("%price")
     made.add_argument("model", nargs="?", help="the model whose rates are set; none: list the rates")
-    made.add_argument("off", nargs="?", choices=["off"], help="forget what was set for the model")
+    made.add_argument("off", nargs="?", choices=["off"], help="remove all rates set for the model")
     add_rates(made)
     return made
 
@@ -31,7 +31,7 @@ def run(at: Shell, line: str) -> Table:
     name = session.models.resolve(options.model)
     has_rates = request.has_rates(options)
     if options.off and (options.shadow or has_rates):
-        raise UsageError("off forgets what was set for a model; give it alone")
+        raise UsageError("off removes all rates set for a model; give no other options with it")
     if options.off:
         book.reset(name)
         return _table(session)
@@ -48,7 +48,7 @@ def _table(session: Session) -> Table:
     rows = []
     for name, spec in session.models:
         rates = session.rates(session.info(name))
-        waits = rates.source == "unknown" and name not in session.models.opened() and spec.kind == "local"
+        waits = rates.source == "unknown" and name not in session.models.opened() and spec.traits.billed_by_device
         source = "its device's list price, once it is loaded" if waits else rates.source
         rows.append((name, *_cells(rates), source, rates.version or numbers.UNKNOWN))
         rows += [(f"  above {tier.above_tokens:,} in", *_cells(tier), "", "") for tier in rates.tiers]

@@ -48,8 +48,12 @@ class Shell:
 
     def cell_id(self) -> str | None:
         """The id of the cell that runs now; nbclient sends none, so there the request itself is the cell."""
+        return self._named_cell() or self.execution()
+
+    def _named_cell(self) -> str | None:
+        """The id of the cell that runs now, where the request names it, as JupyterLab's do."""
         cell_id = self._request().get("metadata", {}).get("cellId")
-        return str(cell_id) if cell_id else self.execution()
+        return str(cell_id) if cell_id else None
 
     def execution(self) -> str | None:
         """The id of the request that runs now; None in a terminal."""
@@ -65,9 +69,9 @@ class Shell:
         try:
             return self.ipython.ev(expression)
         except Exception as error:
-            says = f"{expression!r} is: {type(error).__name__}: {' '.join(str(error).split())}"
+            says = f"{expression!r}: {type(error).__name__}: {' '.join(str(error).split())}"
             raise UsageError(
-                f"{option} cannot tell what {says}; give a variable or an expression, a text in quotes"
+                f"{option} cannot evaluate {says}; give a variable, an expression, or a string in quotes"
             ) from None
 
     def open(self) -> None:
@@ -78,16 +82,21 @@ class Shell:
         api.furnish = lambda new: self._join(new(self.settings, self.channel))
         if made:
             self._join(made)
-        self.ipython.events.register("pre_execute", self.import_lock.begin)
+        self.ipython.events.register("pre_execute", self._begin)
         self.ipython.events.register("post_execute", self.import_lock.end)
-        self.import_lock.begin()  # the cell that loads the extension has begun already
         self.ipython.configurables.append(self.settings)
-        self.channel.open()
+        self.channel.open(heard=False)
+        self._begin()  # the cell that loads the extension has begun already
+
+    def _begin(self) -> None:
+        self.import_lock.begin()
+        if self._named_cell():
+            self.channel.announce()
 
     def close(self) -> None:
         """Undo this, free the models, and leave the session to itself."""
         self.import_lock.end()
-        self.ipython.events.unregister("pre_execute", self.import_lock.begin)
+        self.ipython.events.unregister("pre_execute", self._begin)
         self.ipython.events.unregister("post_execute", self.import_lock.end)
         self.ipython.configurables.remove(self.settings)
         api.furnish = None

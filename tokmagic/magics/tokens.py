@@ -46,11 +46,11 @@ def _of_value(options: argparse.Namespace, value: Any) -> Prompt:
     """A text, a chat, or what a Generation was asked."""
     if isinstance(value, Generation | Prompt):
         if options.system is not None or options.completion:
-            raise UsageError("--system and --completion are for texts; this is a prompt already")
+            raise UsageError("--system and --completion are for strings; this is already a prompt")
         return value.prompt if isinstance(value, Generation) else value
     messages = tuple(api.messages(value))
     if options.system is not None:
         return build(messages, Sampling(), system=options.system, completion=options.completion)
     if options.completion and not isinstance(value, str):
-        raise UsageError("--completion takes a text; this is a list of messages")
+        raise UsageError("--completion takes a string; this is a list of messages")
     return Prompt(messages, completion=isinstance(value, str))

@@ -35,5 +35,5 @@ def run(at: Shell, line: str) -> Table | str:
         return __version__ if options.action == "version" else doctor(at.session.settings).table()
     if os.environ.get(REPRODUCING):
         # The notebook is being compared with that very file.
-        return Table(("freeze",), (("left as it is: tokmagic reproduce runs this notebook",),), figures=False)
+        return Table(("freeze",), (("not changed: tokmagic reproduce is running this notebook",),), figures=False)
     return freeze(at.session, options.file, texts=options.texts)

@@ -18,7 +18,7 @@ from tokmagic.prompts.parser import Parser, integer
 
 # Beyond any model's context, and far inside the 64 bits that the ledger has for sums of tokens.
 _MOST = 1_000_000_000
-_SCHEMA = "make the answer fit a JSON schema: JSON text, or an expression in a notebook, a file in a terminal"
+_SCHEMA = "make the answer conform to a JSON schema: JSON text, or an expression in a notebook, a file in a terminal"
 
 
 class _Number(NamedTuple):
@@ -38,7 +38,7 @@ class _Number(NamedTuple):
 
 
 _NUMBERS = (
-    _Number("--max-tokens", "N", integer, 1, _MOST, "most output tokens (256)"),
+    _Number("--max-tokens", "N", integer, 1, _MOST, "maximum output tokens (256)"),
     _Number("--temperature", "T", float, 0, _MOST, "0 is greedy; default: the model's own"),
     _Number("--top-p", "P", float, 0, 1, "nucleus sampling", above_low=True),
     _Number("--top-k", "K", integer, 1, _MOST, "sample among the K likeliest"),
@@ -64,7 +64,7 @@ def add_messages(parser: argparse.ArgumentParser) -> None:
     """How the text becomes messages."""
     add = parser.add_argument
     add("--system", metavar="TEXT", help="system message")
-    add("--literal", action="store_true", help="no template and no role lines: every character means itself")
+    add("--literal", action="store_true", help="no template and no role lines: all text is literal")
     add("--completion", action="store_true", help="feed the text as it stands, without a chat template")
 
 
@@ -75,12 +75,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_messages(parser)
     add_sampling(parser)
     add("--no-stream", action="store_true", help="show the answer when it is complete")
-    add("--cache", action="store_true", help="replay an identical run even where sampling has no seed")
-    add("--no-cache", action="store_true", help="generate, and keep the answer out of the cache")
-    add("--refresh", action="store_true", help="generate and renew the cached answer")
+    add("--cache", action="store_true", help="replay an identical run even without a seed")
+    add("--no-cache", action="store_true", help="bypass the cache for this run")
+    add("--refresh", action="store_true", help="generate again and replace the cached answer")
     add("--dry-run", action="store_true", help="count and price the prompt, run nothing")
-    add("--budget", metavar="USD", help="most that this run may cost")
-    add("--yes", action="store_true", help="run a prompt that is longer than the cell's budget lets pass unasked")
+    add("--budget", metavar="USD", help="maximum that this run may cost")
+    add("--yes", action="store_true", help="run a prompt longer than a budget allows without asking")
     add("--tag", action="append", default=[], metavar="TEXT", help="label in the ledger (repeatable)")
     add("--quiet", action="store_true", help="show nothing")
 
@@ -96,8 +96,8 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--api-base", metavar="URL", help="an OpenAI-compatible server; the model is the one of that name there")
     add("--api-key-name", metavar="ENV", help="environment variable that holds the server's key")
-    add("--server", metavar="KIND", help="what kind of server that is, such as openai, vllm or ollama")
-    add("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts for a server's model here")
+    add("--server", metavar="KIND", help="the kind of server, such as openai, vllm or ollama")
+    add("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts locally for it")
 
 
 def add_rates(parser: argparse.ArgumentParser) -> None:
@@ -109,13 +109,13 @@ def add_rates(parser: argparse.ArgumentParser) -> None:
     add("--cache-write", metavar="USD", help="USD per 1M input tokens written to a cache")
     add("--per-1k", metavar="USD", help="one rate for input and output, in USD per 1,000 tokens")
     add("--gpu-hour", metavar="USD", help="USD per hour of the device")
-    told = "show beside it what a hosted model would cost; off: no longer"
+    told = "also calculate what a hosted model would cost; off: stop that"
     add("--as", dest="shadow", metavar="PROVIDER/MODEL", help=told)
 
 
 def add_tag_filter(parser: argparse.ArgumentParser) -> None:
     """Which runs are looked at."""
-    told = "only runs with this tag (repeatable: with all)"
+    told = "only runs with this tag (repeat to require several)"
     parser.add_argument("--tag", action="append", default=[], metavar="TEXT", help=told)
 
 
@@ -125,7 +125,7 @@ def generate_parser() -> Parser:
     add = parser.add_argument
     add("--into", metavar="NAME", help="variable that takes the Generation")
     add("--chat", metavar="NAME", help="continue the conversation of this name")
-    add("--reset", action="store_true", help="start the conversation anew")
+    add("--reset", action="store_true", help="start the conversation again")
     forms = ["markdown", "text", "code", "json"]
     add("--format", choices=forms, default="markdown", help="how to show the answer")
     add_run(parser)
@@ -141,7 +141,7 @@ def tokens_parser() -> Parser:
     )
     add_models(parser)
     add_messages(parser)
-    told = "most tokens whose boundaries are shown (500)"
+    told = "maximum tokens whose boundaries are shown (500)"
     parser.add_argument("--show", type=integer, metavar="N", default=500, help=told)
     return parser
 
@@ -167,7 +167,7 @@ def check_sampling(sampling: Sampling) -> Sampling:
     if not isinstance(sampling.logprobs, bool):
         raise UsageError(f"logprobs is {sampling.logprobs!r}; give True or False")
     if any(not isinstance(text, str) for text in sampling.stop):
-        raise UsageError(f"--stop is {sampling.stop!r}; give texts")
+        raise UsageError(f"--stop is {sampling.stop!r}; give strings")
     if any(not text for text in sampling.stop):
         raise UsageError("--stop is empty; give the text at which the answer should stop")
     return sampling

@@ -57,8 +57,8 @@ def render(body: str, variables: Mapping[str, Any], rewrite: Rewrite | None = No
         return text.replace(carriage_return, "\r")
     except TemplateSyntaxError as error:
         raise PromptError(
-            f"line {error.lineno} of the prompt: {error.message}; mend the template, "
-            "or use --literal where {{ and {% mean themselves"
+            f"line {error.lineno} of the prompt: {error.message}; fix the template, "
+            "or use --literal if {{ and {% are meant literally"
         ) from None
     except UndefinedError as error:
         raise PromptError(f"{error.message}; define it, or use --literal if {{{{ … }}}} is meant literally") from None
@@ -130,7 +130,7 @@ def build(
     if system is not None and "system" in roles:
         raise PromptError("the system message is given twice; keep --system or the '--- system' line")
     if any(message.role == "system" for message in history) and (system is not None or "system" in roles):
-        raise PromptError("this conversation has a system message already; start anew with --reset to change it")
+        raise PromptError("this conversation already has a system message; start again with --reset to change it")
     opening = (Message("system", system),) if system is not None else ()
     return Prompt((*opening, *history, *messages), sampling)
 
@@ -143,7 +143,7 @@ def json_schema(given: object) -> str:
     except (TypeError, ValueError) as error:
         raise UsageError(f"the JSON schema cannot be read: {error}; give a dict, or JSON text") from None
     if not isinstance(schema, Mapping):
-        raise UsageError(f"{text} is no JSON schema; give an object such as {{'type': 'object'}}")
+        raise UsageError(f"{text} is not a JSON schema; give an object such as {{'type': 'object'}}")
     return text
 
 

@@ -246,7 +246,7 @@ export function parseRow(data: unknown): Row {
     latencyS: numberOrNull(row, 'latency_s'),
     sparkMs: list(row.spark_ms, 'spark_ms').map(value => {
       if (typeof value !== 'number') {
-        throw new ProtocolError('spark_ms holds something that is no number');
+        throw new ProtocolError('spark_ms has a value that is not a number');
       }
       return value;
     }),

@@ -147,16 +147,16 @@ def generate_parser() -> Parser:
     parser = Parser("%%generate")
     add = parser.add_argument
     add("-m", "--model", metavar="NAME", help="model to run, by name or SPEC")
-    add("--into", metavar="NAME", help="variable that takes the Generation")
+    add("--into", metavar="NAME", help="variable that stores the Generation")
     add("--system", metavar="TEXT", help="system message")
-    add("--chat", metavar="NAME", help="continue the conversation of this name")
-    add("--reset", action="store_true", help="start the conversation anew")
-    add("--max-tokens", type=integer, metavar="N", default=256, help="most output tokens (256)")
+    add("--chat", metavar="NAME", help="continue the conversation with this name")
+    add("--reset", action="store_true", help="start the conversation again from the beginning")
+    add("--max-tokens", type=integer, metavar="N", default=256, help="maximum output tokens (256)")
     add("--temperature", type=float, metavar="T", help="0 is greedy; default: the model's own")
     add("--top-p", type=float, metavar="P", help="nucleus sampling")
-    add("--top-k", type=integer, metavar="K", help="sample among the K likeliest")
-    add("--min-p", type=float, metavar="P", help="drop tokens less likely than P times the likeliest")
-    add("--repetition-penalty", type=float, metavar="R", help="above 1 repeats less")
+    add("--top-k", type=integer, metavar="K", help="sample among the K most likely tokens")
+    add("--min-p", type=float, metavar="P", help="drop tokens less likely than P times the most likely")
+    add("--repetition-penalty", type=float, metavar="R", help="above 1, repeats less")
     add("--stop", action="append", default=[], metavar="TEXT", help="stop at this text (repeatable)")
     add("--seed", type=integer, metavar="N", help="the same seed gives the same answer")
     add("-n", type=integer, metavar="N", default=1, help="how many answers to sample")
@@ -166,17 +166,17 @@ def generate_parser() -> Parser:
         default="markdown",
         help="how to show the answer",
     )
-    add("--json-schema", metavar="EXPR", help="make the answer fit a JSON schema, given as a dict or as text")
+    add("--json-schema", metavar="EXPR", help="make the answer conform to a JSON schema, given as a dict or as text")
     add("--logprobs", action="store_true", help="keep each token's log probability: .choices[0].logprobs")
-    add("--literal", action="store_true", help="no template and no role lines: every character means itself")
-    add("--completion", action="store_true", help="feed the text as it stands, without a chat template")
+    add("--literal", action="store_true", help="no template and no role lines: all text is literal")
+    add("--completion", action="store_true", help="pass the text as is, without a chat template")
     add("--no-stream", action="store_true", help="show the answer when it is complete")
-    add("--cache", action="store_true", help="replay an identical run even where sampling has no seed")
-    add("--no-cache", action="store_true", help="generate, and keep the answer out of the cache")
-    add("--refresh", action="store_true", help="generate and renew the cached answer")
-    add("--dry-run", action="store_true", help="count and price the prompt, run nothing")
-    add("--budget", metavar="USD", help="most that this run may cost")
-    add("--yes", action="store_true", help="run a prompt that is longer than the cell's budget lets pass unasked")
+    add("--cache", action="store_true", help="replay an identical run even without a seed")
+    add("--no-cache", action="store_true", help="bypass the cache for this run")
+    add("--refresh", action="store_true", help="generate again and replace the cached answer")
+    add("--dry-run", action="store_true", help="count and price the prompt without running it")
+    add("--budget", metavar="USD", help="maximum that this run may cost")
+    add("--yes", action="store_true", help="run a prompt longer than the cell's budget allows without asking")
     add("--tag", action="append", default=[], metavar="TEXT", help="label in the ledger (repeatable)")
     add("--quiet", action="store_true", help="show nothing")
     return parser
@@ -187,14 +187,14 @@ def tokens_parser() -> Parser:
     parser = Parser(
         "%tokens",
         usage="%%tokens [options] EXPR, or %%%%tokens [options] over a cell that is a prompt",
-        epilog="EXPR gives a text, a list of {'role': …, 'content': …} messages, or a Generation (what it was asked)",
+        epilog="EXPR gives a text, a list of {'role': …, 'content': …} messages, or a Generation (its prompt)",
     )
     add = parser.add_argument
     add("-m", "--model", action="append", metavar="A,B,…", help="models to count for (default: the current one)")
     add("--system", metavar="TEXT", help="system message")
-    add("--literal", action="store_true", help="no template and no role lines: every character means itself")
-    add("--completion", action="store_true", help="the text as it stands, without a chat template")
-    add("--show", type=integer, metavar="N", default=500, help="most tokens whose boundaries are shown (500)")
+    add("--literal", action="store_true", help="no template and no role lines: all text is literal")
+    add("--completion", action="store_true", help="count the text as is, without a chat template")
+    add("--show", type=integer, metavar="N", default=500, help="how many tokens to show with their boundaries (500)")
     return parser
 
 
@@ -206,7 +206,7 @@ def model_parser() -> Parser:
     add("name", nargs="?", help="the model's name in this session")
     add("spec", nargs="?", help="Hugging Face id, folder, or the name at an endpoint")
     add("--all", action="store_true", help="unload every model")
-    add("--keep", action="store_true", help="load beside the models that are loaded")
+    add("--keep", action="store_true", help="keep the models already loaded")
     add_spec_options(parser)
     return parser
 
@@ -216,14 +216,14 @@ def add_spec_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--quant", choices=["nf4", "int8", "none"], help="quantise with bitsandbytes while loading")
     add("--dtype", metavar="TYPE", help="bf16, fp16 or fp32; default: the checkpoint's")
-    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: CUDA where there is one")
+    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: CUDA if available")
     add("--compile", choices=["auto", "on", "off"], default="auto", help="torch.compile with a static cache")
     add("--revision", metavar="REV", help="branch, tag or commit on the hub")
     add("--api-base", metavar="URL", help="an OpenAI-compatible server; SPEC is the model's name there")
     add("--api-key-name", metavar="ENV", help="environment variable that holds the server's key")
-    add("--server", metavar="KIND", help="what kind of server that is, such as openai, vllm or ollama")
-    add("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts for a server's model here")
-    add("--trust-remote-code", action="store_true", help="let the model run code of its own")
+    add("--server", metavar="KIND", help="the kind of server, such as openai, vllm or ollama")
+    add("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts locally for a server's model")
+    add("--trust-remote-code", action="store_true", help="let the model run its own code")
     add("--allow-pickle", action="store_true", help="read pickled weights, which can run code")
 
 
@@ -232,7 +232,7 @@ def price_parser() -> Parser:
     parser = Parser("%price")
     add = parser.add_argument
     add("model", nargs="?", help="the model whose rates are set; none: list the rates")
-    add("off", nargs="?", choices=["off"], help="forget what was set for the model")
+    add("off", nargs="?", choices=["off"], help="remove all rates set for the model")
     add("--input", metavar="USD", help="USD per 1M input tokens")
     add("--output", metavar="USD", help="USD per 1M output tokens")
     add("--cached", metavar="USD", help="USD per 1M cached input tokens")
@@ -243,7 +243,7 @@ def price_parser() -> Parser:
         "--as",
         dest="shadow",
         metavar="PROVIDER/MODEL",
-        help="reckon beside it what a hosted model would cost; off: no longer",
+        help="also calculate what a hosted model would cost; off ends this",
     )
     return parser
 
@@ -254,10 +254,10 @@ def budget_parser() -> Parser:
     add = parser.add_argument
     add("scope", nargs="?", help="cell (each single run), notebook, day, month; off removes your budgets; none: list")
     add("usd", nargs="?", metavar="USD", help="the cap in USD, or off")
-    add("--tokens", type=integer, metavar="N", help="cap in tokens; for cell: the prompt's, above which it asks")
+    add("--tokens", type=integer, metavar="N", help="cap in tokens; for cell: the prompt length above which it asks")
     add("--warn", type=float, metavar="SHARE", default=0.8, help="share of the cap at which it warns (0.8)")
-    add("--strict", action="store_true", help="refuse what has no known price, rather than warn")
-    add("--everyone", action="store_true", help="cap each user of a shared ledger, not you alone")
+    add("--strict", action="store_true", help="refuse runs without a known price instead of warning")
+    add("--everyone", action="store_true", help="cap each user of a shared ledger, not only you")
     return parser
 
 
@@ -268,7 +268,7 @@ def cache_parser() -> Parser:
         "action",
         nargs="?",
         default="status",
-        help="status (or none): what it holds and saved; on, off; clear: empty it",
+        help="status (or none): its contents and savings; on, off; clear: empty it",
     )
     return parser
 
@@ -290,7 +290,7 @@ def cost_parser() -> Parser:
     )
     add("--tag", action="append", default=[], metavar="TEXT", help="only runs with this tag (repeatable: with all)")
     add("--calls", metavar="N/UNIT", help="project: how often, such as 1e6/day (hour, day, week, month)")
-    add("--cell", metavar="CELL", help="project: the cell's number in %%cost, or its id (default: the latest that ran)")
+    add("--cell", metavar="CELL", help="project: the cell's number in %%cost, or its id (default: the one run last)")
     return parser
 
 
@@ -301,7 +301,7 @@ def tokmagic_freeze_parser() -> Parser:
     add(
         "file",
         nargs="?",
-        help="file to write, or the notebook where its name is not known here (NOTEBOOK.tokmagic.json beside it)",
+        help="file to write, or the notebook if its name is not known here (NOTEBOOK.tokmagic.json next to it)",
     )
-    add("--texts", action="store_true", help="write the answers' texts too, not their digests alone")
+    add("--texts", action="store_true", help="write the answers' texts too, not only their digests")
     return parser

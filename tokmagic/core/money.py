@@ -13,7 +13,7 @@ Bound = Literal["exact", "at_least", "at_most"]
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Rates that replace the base ones for a whole run whose input has more than ``above_tokens`` tokens."""
+    """Rates that replace the base ones for a complete run whose input has more than ``above_tokens`` tokens."""
 
     above_tokens: int
     input: Decimal

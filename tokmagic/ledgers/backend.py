@@ -48,7 +48,7 @@ class Backend(Protocol):
         ...
 
     def explain(self, reason: str) -> str:
-        """What an error of the database's driver means, with its mend."""
+        """What an error of the database's driver means, with its fix."""
         ...
 
     def close(self) -> None:

@@ -173,7 +173,7 @@ def money(high: Any, low: Any) -> Decimal | None:
 def storable(text: str) -> str:
     """``text`` with what not every database takes written out: lone surrogates as ``\\udce9``, NUL as ``\\x00``.
 
-    File names that are no UTF-8 reach Python as lone surrogates, and a model may write half of a character.
+    File names that are not UTF-8 reach Python as lone surrogates, and a model may write an incomplete character.
     """
     if text.isascii() and "\0" not in text:  # nearly always, and every run asks it thirty times
         return text

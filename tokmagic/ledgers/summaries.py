@@ -147,7 +147,7 @@ def _has_tag(tag: str) -> Any:
     """Whether a run has the tag, asked of the JSON text so that it means the same in each database.
 
     LIKE would not do: in SQLite it takes upper for lower case. Nor would a database's own JSON: PostgreSQL's refuses
-    what stands for half of a character.
+    what stands for an incomplete character.
     """
     # Backslashes and quotes within tags become what JSON never holds, so that each quote left begins or ends a tag.
     kept: Any = runs.c.tags

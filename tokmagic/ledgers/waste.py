@@ -38,7 +38,7 @@ def _server() -> Any:
     """An endpoint's address, asked of the JSON text of ``env``; NULL for what runs here.
 
     A quote within a text is escaped there, so that this can only be the key. A database's own JSON would not do:
-    PostgreSQL's refuses what stands for half of a character.
+    PostgreSQL's refuses what stands for an incomplete character.
     """
     key = '"server":"'
     begins = _Position(runs.c.env, key)
@@ -59,7 +59,7 @@ _SAME = (
 def wasted(connection: sa.Connection, where: Selection) -> dict[str, Sum]:
     """Sums by ``interrupted``, ``failed`` and :data:`AGAIN`; a kind without runs is left out, and no run is in two.
 
-    Run again unchanged is a whole run that another one of the selection had preceded with the same model, revision,
+    Run again unchanged is a complete run that another one of the selection had preceded with the same model, revision,
     engine, server, device, dtype, quantisation, prompt and parameters, where these make the answer the same each time:
     temperature 0, or a seed.
     """

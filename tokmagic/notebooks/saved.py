@@ -66,7 +66,7 @@ class PromptCell:
     number: int
     id: str | None
     figures: Figures | None
-    """The sum of its runs; None where the file does not tell it, and ``missing`` then says why and how to mend it."""
+    """The sum of its runs; None where the file does not tell it, and ``missing`` then says why and how to fix it."""
     missing: str = ""
     models: tuple[str, ...] = ()
     cached: bool = False
@@ -143,8 +143,8 @@ def cells(data: bytes, name: str) -> list[dict[str, Any]]:
     if not isinstance(form, int) or isinstance(form, bool):
         raise NotebookError(f"{name} is not a notebook: it has no nbformat; give an .ipynb file")
     if form != 4:
-        mend = "save it once in a current Jupyter" if form < 4 else "upgrade tokmagic"
-        raise NotebookError(f"{name} is in notebook format {form}, and 4 is needed; {mend}")
+        fix = "save it once in a current Jupyter" if form < 4 else "upgrade tokmagic"
+        raise NotebookError(f"{name} is in notebook format {form}, and 4 is needed; {fix}")
     cells = notebook.get("cells")
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise NotebookError(f"{name} is not a notebook: it has no list of cells; restore it")

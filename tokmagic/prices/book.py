@@ -50,7 +50,7 @@ class PriceBook:
         self._shadows.pop(model, None)
 
     def shadow(self, model: str, hosted: str | None) -> None:
-        """From now on reckon beside ``model``'s own cost what the hosted model ``PROVIDER/MODEL`` would cost.
+        """From now on calculate, next to ``model``'s own cost, what the hosted model ``PROVIDER/MODEL`` would cost.
 
         Raises PriceError where its price is not known.
         """

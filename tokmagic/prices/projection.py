@@ -141,7 +141,7 @@ class Projection:
 
 
 def project(records: Sequence[RunRecord], calls: str) -> Projection:
-    """Project a cell's whole runs to a number of calls, such as ``1e6/day``, at the model and rates of the latest.
+    """Project a cell's complete runs to a number of calls, such as ``1e6/day``, at the model and rates of the latest.
 
     Interrupted and cached runs say nothing of a call's cost and are left out, as are runs of another model or at other
     rates: their mean would be a price that nobody ever had. Raises UsageError.
@@ -172,7 +172,7 @@ def project(records: Sequence[RunRecord], calls: str) -> Projection:
 
 
 def _charged(rates: Rates) -> Rates:
-    """What is charged, whoever says so and whatever is reckoned beside it."""
+    """What is charged, whoever says so and whatever is calculated next to it."""
     return replace(rates, source="", version=None, shadow_model=None, shadow=None)
 
 

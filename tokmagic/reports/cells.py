@@ -1,4 +1,4 @@
-"""The runs of one cell, for what is reckoned from them."""
+"""The runs of one cell, for what is calculated from them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def cell_runs(ledger: Ledger, where: Selection, cell: str | None = None) -> list[RunRecord]:
-    """The selected whole runs of one cell, oldest first; running, failed and replayed ones are not whole.
+    """The selected complete runs of one cell, oldest first; running, failed and replayed ones are not complete.
 
-    ``cell`` is its number in :func:`table`, or its id; None: the cell whose whole run is the latest. Raises UsageError
-    where there is none.
+    ``cell`` is its number in :func:`table`, or its id; None: the cell of the latest complete run. Raises UsageError if
+    there is none.
     """
     if cell is not None:
         return _runs_of(ledger, where, _found(ledger, where, cell))

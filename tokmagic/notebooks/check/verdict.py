@@ -43,12 +43,12 @@ def limits(max_cost: str | None, max_tokens: str | None, max_increase: str | Non
     )
 
 
-def _decimal(text: str | None, form: re.Pattern[str], option: str, mend: str) -> Decimal | None:
+def _decimal(text: str | None, form: re.Pattern[str], option: str, fix: str) -> Decimal | None:
     if text is None:
         return None
     match = form.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"{option} is {text!r}; give {mend}")
+        raise UsageError(f"{option} is {text!r}; give {fix}")
     return Decimal(match[1])
 
 
@@ -177,10 +177,10 @@ def _beyond_sums(notebook: Notebook, wanted: Limits) -> Iterator[str]:
                 yield f"{cell.name} may have cost more than the {_usd(priced[cell])}that is known; run it again"
         total = sum(priced.values(), Decimal(0))
         if total > wanted.cost_usd:
-            dearest = max(priced, key=lambda cell: priced[cell])
+            highest = max(priced, key=lambda cell: priced[cell])
             yield (
                 f"it costs {_usd(total)}, more than {_usd(wanted.cost_usd)}; "
-                f"the most expensive is {dearest.name} with {_usd(priced[dearest])}"
+                f"the most expensive is {highest.name} with {_usd(priced[highest])}"
             )
     if wanted.tokens is not None:
         for cell in known:

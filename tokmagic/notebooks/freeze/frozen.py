@@ -226,8 +226,8 @@ def _take(body: Any, field: str, kind: type, *, needed: bool = False) -> Any:
     value = body.get(field)
     if value is None and not needed:
         return None
-    amiss = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
-    if amiss or (isinstance(value, int) and not 0 <= value < HIGHEST):
+    invalid = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
+    if invalid or (isinstance(value, int) and not 0 <= value < HIGHEST):
         told = json.dumps(value)
         raise ValueError(f"{field} is {told[:40]}")
     return value

@@ -36,7 +36,7 @@ class Text:
         return True
 
     def __str__(self) -> str:
-        """The text; half of a character stays half of one."""
+        """The text; an incomplete character stays incomplete."""
         return _characters(self._units) if self._surrogates else self._units
 
 

@@ -49,7 +49,7 @@ class LiveCounter:
     def update(self, text: str) -> int:
         """Take the whole text as it is now and return its number of tokens.
 
-        Raises PromptError for half of a character, and keeps what it knew.
+        Raises PromptError for an incomplete character, and keeps what it knew.
         """
         if self._cuts is None or self._bounded:
             return self._count(text, self._add_special_tokens)

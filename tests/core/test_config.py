@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from traitlets import TraitError
 
-from tokmagic.core.config import DEFAULT_MODEL, TokMagic, config_file, describe
+from tokmagic.core.config import DEFAULT_MODEL, REPRODUCING, TokMagic, config_file, describe
 from tokmagic.errors import UsageError
 
 NAMES = {
@@ -119,6 +119,15 @@ def test_texts_are_kept_at_home_but_not_in_a_teams_database(file: Path, monkeypa
     assert TokMagic(ledger="postgresql://db/team").store_text is False
     monkeypatch.setenv("TOKMAGIC_STORE_TEXT", "on")
     assert TokMagic(ledger="postgresql://db/team").store_text is True
+
+
+def test_a_reproduction_has_a_ledger_of_its_own_whatever_is_chosen(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKMAGIC_LEDGER", "sqlite:////tmp/theirs.sqlite")
+    monkeypatch.setenv(REPRODUCING, "sqlite:////tmp/own.sqlite")
+    settings = TokMagic()
+    assert settings.ledger == TokMagic(ledger="sqlite://").ledger == "sqlite:////tmp/own.sqlite"
+    settings.ledger = "sqlite:////tmp/chosen.sqlite"
+    assert settings.ledger == "sqlite:////tmp/own.sqlite"
 
 
 WORDS = [("on", True), ("ON", True), (" yes ", True), ("1", True), ("true", True)]

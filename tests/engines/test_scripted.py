@@ -16,7 +16,7 @@ from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.stream import Event, Finished, Started, Token, Usage
 from tokmagic.engines.base import Engine, ModelSpec
-from tokmagic.engines.local.stopping import StopFilter
+from tokmagic.engines.local.stream import StopFilter
 from tokmagic.engines.registry import open_engine
 from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import ModelError

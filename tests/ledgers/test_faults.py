@@ -18,7 +18,8 @@ from tokmagic.core.record import Reading, RunRecord
 from tokmagic.core.stream import Usage
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.ledgers import Ledger, backend
-from tokmagic.runs.session import LedgerWarning, Session
+from tokmagic.runs.recorder import LedgerWarning
+from tokmagic.runs.session import Session
 
 ANSWER = "This answer is scripted: it was not written by a model, but it is metered like one that was."
 BIG = [Message("user", "many pages " * 20_000)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from tests.notebooks.test_check import cell, row, write
+from tests.notebooks.saved_notebooks import cell, row, write
 from tests.reports.test_tables import run
 from tokmagic.errors import NotebookError, UsageError
 from tokmagic.magics.magics import TokMagics

@@ -52,7 +52,9 @@ def books(database_url: str) -> Iterator[Ledger]:
 
 
 def admit(books: Ledger, run_id: str, hold: Hold = DIME, **changes: Any) -> str | None:
-    return books.admit(mine(run_id, **changes), ASK, hold, [], NOW).refused
+    record = mine(run_id, **changes)
+    held = books.budgets(record.user, record.notebook or f"session:{record.session}")
+    return books.admit(record, ASK, hold, held, NOW).refused
 
 
 def stands(books: Ledger, budget: Budget = DAY) -> Standing:
@@ -187,7 +189,7 @@ sys.stdin.readline()
 admitted = 0
 for number in range(125):
     run_id = f"{sys.argv[2]}-{number}"
-    if ledger.admit(mine(run_id), ASK, DIME, [], NOW).refused is None:
+    if ledger.admit(mine(run_id), ASK, DIME, ledger.budgets("ada", None), NOW).refused is None:
         admitted += 1
         if number % 2:
             ledger.settle(run(run_id, user="ada", started_at=NOW, cost="0.10"))
@@ -241,7 +243,7 @@ number = 0
 while True:
     number += 1
     run_id = f"{sys.argv[2]}-{number}"
-    if ledger.admit(mine(run_id), ASK, DIME, [], NOW).refused is None:
+    if ledger.admit(mine(run_id), ASK, DIME, ledger.budgets("ada", None), NOW).refused is None:
         ledger.progress(mine(run_id, reading=run(cost="0.01").reading))
         ledger.settle(run(run_id, user="ada", started_at=NOW, cost="0.02"))
 """
@@ -468,6 +470,7 @@ def test_a_cap_is_an_exact_amount(text: str, amount: str) -> None:
 def test_a_model_that_counts_nothing_is_held_on_its_bytes(make_session: Make) -> None:
     from tokmagic.errors import ModelError
     from tokmagic.runs.budget_guard import BudgetGuard
+    from tokmagic.runs.recorder import Teller
 
     class Deaf(ScriptedEngine):
         def count(self, _prompt: Prompt) -> int:
@@ -475,9 +478,10 @@ def test_a_model_that_counts_nothing_is_held_on_its_bytes(make_session: Make) ->
 
     session = make_session()
     engine = Deaf("deaf", [Script.of_text(["x"])])
-    guard = BudgetGuard([Budget("cell", Decimal(1))], [Budget("cell", Decimal(1))], None)
+    cap = [Budget("cell", Decimal(1))]
+    guard = BudgetGuard(session.ledger, cap, cap, teller=Teller(BudgetWarning))
     record = mine("r", info=EngineInfo("deaf", "deaf", "scripted"), rates=PRICED)
-    guard.open(session.ledger, record, Prompt((Message("user", "Ä" * 50),), Sampling(max_tokens=10)), engine)
+    guard.admit(record, Prompt((Message("user", "Ä" * 50),), Sampling(max_tokens=10)), engine)
     assert guard.hold is not None
     assert guard.hold.estimated
     assert guard.hold.tokens == 100 + 16 + 64 + 10

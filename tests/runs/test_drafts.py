@@ -23,7 +23,7 @@ from tokmagic.formatting.tables import Table
 from tokmagic.magics.import_lock import ImportLock
 from tokmagic.magics.magics import TokMagics
 from tokmagic.runs.drafts.service import MOST_CELLS
-from tokmagic.runs.drafts.texts import Change, Text
+from tokmagic.runs.drafts.wire import Change, Text
 from tokmagic.runs.session import Session
 
 PATIENCE_S = 60.0

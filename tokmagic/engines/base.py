@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Event, Source
+from tokmagic.core.traits import EngineTraits, traits_of
 from tokmagic.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,6 +112,11 @@ class ModelSpec:
         if self.api_base or self.api_key_name:
             return "endpoint"
         return "scripted" if re.match(r"scripted(:|$)", self.source) else "local"
+
+    @property
+    def traits(self) -> EngineTraits:
+        """What holds of its kind of engine."""
+        return traits_of(self.kind)
 
 
 def parse_source(text: str) -> tuple[str, str | None]:

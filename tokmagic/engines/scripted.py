@@ -48,14 +48,7 @@ class Script:
         error: str | None = None,
     ) -> Script:
         """A plain answer: one token a piece, evenly spaced."""
-        asked = Usage(
-            input_tokens=input_tokens,
-            cached_input_tokens=0,
-            cache_write_input_tokens=0,
-            reasoning_tokens=0,
-            input_source="measured",
-            output_source="measured",
-        )
+        asked = Usage.measured(input_tokens, reasoning_tokens=0)
         stamps = [round((ttft_s + i * itl_s) * 1e9) for i in range(len(pieces))]
         tokens = [Token(stamp, piece, index) for index, (stamp, piece) in enumerate(zip(stamps, pieces, strict=True))]
         end = stamps[-1] if stamps else 0

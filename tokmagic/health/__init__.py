@@ -82,7 +82,7 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
             message = f"{spec.source} needs a key, and {spec.api_key_name} is not set"
             yield Finding("model", False, message, "set it before JupyterLab starts", vital=True)
             return
-        if spec.kind != "local":
+        if not spec.traits.has_weights:
             info = models.engine().info
             does = f"at {info.server}" if info.server else "which plays back a fixed answer"
             yield Finding("model", True, f"{info.name}, {does}")

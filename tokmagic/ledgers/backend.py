@@ -48,7 +48,7 @@ class Backend(Protocol):
         ...
 
     def explain(self, reason: str) -> str:
-        """What an error of the database's driver means, with its fix."""
+        """What an error of the database's driver means, and how to fix it."""
         ...
 
     def close(self) -> None:

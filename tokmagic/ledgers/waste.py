@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from tokmagic.core.sums import Selection, Sum
+from tokmagic.core.traits import REMOTE
 from tokmagic.ledgers.schema import money, money_parts, runs
-from tokmagic.ledgers.summaries import conditions, doubts, uncertainty_of
+from tokmagic.ledgers.summaries import conditions, uncertainty_of, uncertainty_terms
 
 AGAIN = "run again unchanged"
 # By status, in the order in which they are told.
@@ -45,7 +46,7 @@ def _server() -> Any:
     # Up to its closing quote: what comes after it, such as the answer's digest, makes no other server.
     address = sa.func.substr(runs.c.env, begins + len(key))
     its = sa.func.substr(address, 1, _Position(address, '"'))
-    return sa.case((sa.and_(runs.c.engine == "endpoint", begins > 0), its))
+    return sa.case((sa.and_(runs.c.engine.in_(REMOTE), begins > 0), its))
 
 
 # The prompt first: it tells most runs apart, so that a sort seldom compares more.
@@ -88,7 +89,7 @@ def _parts(of: Any) -> list[Any]:
     """What is added up of a run: itself, what is known of it, whether its price is not, and how sure its price is."""
     known = (*money_parts(of.c.cost_pico), of.c.input_tokens, of.c.output_tokens)
     unpriced = sa.case((of.c.cost_pico.is_(None), 1), else_=0)
-    return [sa.literal_column("1"), *(sa.func.coalesce(part, 0) for part in known), unpriced, *doubts(of)]
+    return [sa.literal_column("1"), *(sa.func.coalesce(part, 0) for part in known), unpriced, *uncertainty_terms(of)]
 
 
 def _repeatable() -> Any:

@@ -216,7 +216,7 @@ class TokMagics(Magics):
         return options
 
     def _prompt(self, options: argparse.Namespace, cell: str) -> Prompt:
-        drawn = check_sampling(sampling(options, self._schema(options.json_schema)))
+        drawn = sampling(options, self._schema(options.json_schema))
         if options.reset and not options.chat:
             raise UsageError("--reset starts a conversation again; name it with --chat NAME")
         prompt = build(
@@ -279,6 +279,7 @@ class TokMagics(Magics):
 
     def _dry_run(self, prompt: Prompt, model: str | None) -> Table:
         """Count and price the prompt: the least an answer costs, and the most."""
+        check_sampling(prompt.sampling)
         engine = self._session.models.engine(model)
         input_tokens, source = engine.estimate(prompt)
         rates = self._session.rates(engine.info)
@@ -300,7 +301,7 @@ class TokMagics(Magics):
         for name, spec in self._session.models:
             rates = self._session.rates(self._session.info(name))
             opened = name in self._session.models.opened()
-            waits = rates.source == "unknown" and not opened and spec.kind == "local"
+            waits = rates.source == "unknown" and not opened and spec.traits.billed_by_device
             source = "its device's list price, once it is loaded" if waits else rates.source
             rows.append((name, *rate_cells(rates), source, rates.version or numbers.UNKNOWN))
             rows += [(f"  above {tier.above_tokens:,} in", *rate_cells(tier), "", "") for tier in rates.tiers]
@@ -371,7 +372,7 @@ class TokMagics(Magics):
                 spec.source,
                 spec.kind,
                 self._session.info(name).server or spec.quant or spec.dtype or "auto",
-                "loaded" if name in loaded and spec.kind != "endpoint" else "—",
+                "loaded" if name in loaded and not spec.traits.remote else "—",
             )
             for name, spec in models
         )

@@ -102,7 +102,7 @@ def _device_rates(info: EngineInfo, file: UserPrices) -> Rates:
 
 
 def _hosted(info: EngineInfo, moment: datetime) -> Rates | None:
-    if info.engine != "endpoint" or info.provider is None:
+    if info.provider is None:
         return None
     with suppress(PriceError):
         return hosted_rates(f"{info.provider}/{info.model_id}", moment)

@@ -76,11 +76,3 @@ def from_picodollars(amount: int | None) -> Decimal | None:
         return None
     with localcontext(EXACT):
         return (Decimal(amount) / PICODOLLARS).normalize() + Decimal(0)
-
-
-def plain(amount: Decimal | None) -> str | None:
-    """A decimal as it goes on the wire and into exports: ``"0.0000521"``, never ``5.21E-5``."""
-    if amount is None:
-        return None
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

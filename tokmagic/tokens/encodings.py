@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.prompt import Message, Prompt, utf8
 from tokmagic.core.stream import Source
-from tokmagic.errors import ModelError, PromptError
+from tokmagic.errors import ModelError
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -84,13 +84,7 @@ def count(encoding: Encoding, prompt: Prompt) -> tuple[int, Source]:
 
 def encode(encoding: Encoding, text: str) -> list[int]:
     """Return the ids of ``text``, in which the names of special tokens are plain text. Raises PromptError."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # tiktoken would put U+FFFD in its place.
-        raise PromptError(
-            "the prompt contains an incomplete character (a lone surrogate); fix the text where it was cut"
-        ) from None
+    utf8(text)  # in a lone surrogate's place tiktoken would put U+FFFD
     ids: list[int] = encoding.encode(text, disallowed_special=())
     return ids
 

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.prompt import Message, Prompt, utf8
 from tokmagic.errors import ModelError, PromptError
 
 
@@ -171,12 +171,7 @@ def rough_count_text(text: str) -> int:
 
 def _require_text(messages: Sequence[Message]) -> None:
     for message in messages:
-        try:
-            message.content.encode()
-        except UnicodeEncodeError:
-            raise PromptError(
-                "the prompt contains an incomplete character (a lone surrogate); fix the text where it was cut"
-            ) from None
+        utf8(message.content)
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import json
+import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +25,7 @@ from tokmagic.errors import EndpointError, UsageError
 MOST_EVENT = 4 * 2**20
 """Bytes of one server-sent event: no token needs a thousandth of it."""
 MOST_BODY = 32 * 2**20
+_KEPT_CONNECTIONS = 4
 _MOST_ERROR = 64 * 2**10
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 
@@ -83,7 +86,7 @@ class Connection:
     """One connection to a server, kept for the next run."""
 
     def __init__(self, target: Target, connect_timeout_s: float, read_timeout_s: float) -> None:
-        """Raises AttemptError where the environment names a proxy that is none, or certificates that are none."""
+        """Raises AttemptError where the environment names an invalid proxy or invalid certificates."""
         timeout = httpx2.Timeout(read_timeout_s, connect=connect_timeout_s)
         limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30.0)
         try:
@@ -142,6 +145,44 @@ class Connection:
     def close(self) -> None:
         """Let go of it."""
         self._client.close()
+
+
+class Connections:
+    """The connections to one server: each run has one for itself, and leaves it to the next."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._parents: list[Connection] = []
+
+    def take(self, connect_timeout_s: float, read_timeout_s: float) -> Connection:
+        """Return a connection for one run. Raises AttemptError."""
+        if self._pid != os.getpid():
+            # A forked child shares its parent's sockets: it may neither use nor close them.
+            self._parents += self._idle
+            self._idle, self._lock, self._pid = [], threading.Lock(), os.getpid()
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return Connection(self.target, connect_timeout_s, read_timeout_s)
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next run, if it is still good."""
+        with self._lock:
+            keep = connection.usable and len(self._idle) < _KEPT_CONNECTIONS
+            if keep:
+                self._idle.append(connection)
+        if not keep:
+            connection.close()
+
+    def close(self) -> None:
+        """Close those that no run uses."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
 
 def redacted(text: str | None, key: str | None) -> str | None:

@@ -81,7 +81,7 @@ class CountMethods:
             then()
 
     def _way(self, name: str, spec: ModelSpec) -> CountMethod:
-        named = spec if spec.kind == "local" else _named_tokenizer(spec)
+        named = spec if spec.traits.has_weights else _named_tokenizer(spec)
         if named is not None and locate(named, self._settings) is None:
             return CountMethod(reason=f"the tokenizer of {name} is not on this machine yet; the first run fetches it")
         engine = self._models.engine(name)

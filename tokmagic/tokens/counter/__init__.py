@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tokmagic.errors import PromptError
+from tokmagic.core.prompt import utf8
 from tokmagic.tokens.counter.cuts import Cuts, NoCuts
 
 if TYPE_CHECKING:
@@ -99,11 +99,9 @@ class LiveCounter:
     def _count(self, text: str, add_special_tokens: bool) -> int:
         try:
             return len(self._backend.encode(text, add_special_tokens=add_special_tokens))
-        except TypeError as error:
-            # A str that cannot be written as UTF-8 is none to the library.
-            raise PromptError(
-                "the prompt contains an incomplete character (a lone surrogate); fix the text where it was cut"
-            ) from error
+        except TypeError:
+            utf8(text)  # a str that cannot be written as UTF-8 is none to the library
+            raise
 
 
 def _cut(text: str, piece_chars: int, cuts: Cuts) -> Iterator[str]:

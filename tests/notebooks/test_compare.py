@@ -83,7 +83,7 @@ def test_a_seed_is_expected_to_draw_anew_elsewhere(change: dict[str, Any], expec
 def test_where_nothing_differs_that_is_said() -> None:
     assert compared(run(), OTHER).why.startswith("nothing recorded differs: ")
     far = replace(INFO, engine="endpoint")
-    assert compared(run(info=far), replace(OTHER, info=far)).why.startswith("a server makes no promise: ")
+    assert compared(run(info=far), replace(OTHER, info=far)).why.startswith("a server guarantees nothing: ")
 
 
 def test_a_text_is_shown_from_its_first_difference() -> None:

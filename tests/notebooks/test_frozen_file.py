@@ -117,7 +117,7 @@ def test_a_run_that_makes_no_sense_is_told(change: dict[str, Any], says: str) ->
     with pytest.raises(NotebookError) as error:
         frozen_file.parse(json.dumps(body).encode(), "x.json")
     assert str(error.value) == (
-        f"x.json is not a frozen notebook: {says}; restore it, or write it anew with %tokmagic freeze"
+        f"x.json is not a frozen notebook: {says}; restore it, or write it again with %tokmagic freeze"
     )
 
 

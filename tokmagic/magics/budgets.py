@@ -45,7 +45,7 @@ def table(session: Session) -> Table:
     note = "" if rows else "no budget is set: %budget day 5 caps a day at $5.00"
     if unpriced:
         note = (
-            f"{numbers.counted(unpriced, 'run')}without a price, not counted in any budget in USD; set one with %price"
+            f"{numbers.counted(unpriced, 'run')} without a price, not counted in any budget in USD; set one with %price"
         )
     return Table(("budget", "cap", "spent", "held", "left", "used", "warns at", "of"), rows, note)
 

@@ -150,7 +150,7 @@ def _beyond_sums(notebook: Notebook, wanted: Limits) -> Iterator[str]:
             if usd is None:
                 yield f"{cell.name} has no price; set one with %price and run it again, or check --max-tokens"
             elif cell.lower_bound:
-                yield f"{cell.name} may have cost more than the {_usd(usd)}that is known; run it again"
+                yield f"{cell.name} may have cost more than the {_usd(usd)} that is known; run it again"
         priced = [(usd, cell) for usd, cell in costs if usd is not None]
         total = sum((usd for usd, _ in priced), Decimal(0))
         if total > wanted.cost_usd:

@@ -93,6 +93,7 @@ def assert_executed(notebook: Path, ledger: Ledger, tmp_path: Path) -> None:
         [*command, "--output-dir", str(tmp_path), str(notebook)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert "comm target" not in done.stderr, "there is no front end that would know the sidebar's"
     assert_recorded(tmp_path / notebook.name, ledger, notebook.stem)
 
 

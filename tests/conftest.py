@@ -181,7 +181,7 @@ def _outside(server: AbstractContextManager[Peer]) -> Iterator[Peer]:
         yield peer
 
 
-SHARED = ("browser", "smollm_session")
+SHARED = ("browser", "transformers_serve", "smollm_session")
 """What one worker starts for all tests that use it: these tests are a group."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import validate
 
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt, Sampling
@@ -33,12 +34,6 @@ RIVER: dict[str, Any] = {
 # What JSON allows between its words: a model of random weights could write blanks for ever.
 COMPACT = {"x-guidance": {"whitespace_flexible": False}}
 Ask = Callable[..., Generation]
-
-
-def validate(answer: Any, schema: dict[str, Any]) -> None:
-    from jsonschema import validate  # takes two seconds to import
-
-    validate(answer, schema)
 
 
 @pytest.fixture(scope="module")

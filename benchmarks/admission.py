@@ -23,7 +23,8 @@ from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import EngineInfo, RunRecord
 from tokmagic.ledgers import Ledger
-from tokmagic.runs.budget_guard import BudgetGuard
+from tokmagic.runs.budget_guard import BudgetGuard, BudgetWarning
+from tokmagic.runs.recorder import Teller
 from tokmagic.runs.session import Session
 
 HISTORY = 10_000
@@ -43,8 +44,8 @@ def measure(rounds: int, folder: Path) -> dict[str, Any]:
     for number in range(rounds):
         prompt, record = _prompt(number), _record(session, f"a{number}")
         began = time.perf_counter()
-        guard = BudgetGuard(ledger.budgets(session.user, "/n.ipynb"), [], None)
-        guard.open(session.ledger, record, prompt, engine)
+        held = ledger.budgets(session.user, "/n.ipynb")
+        BudgetGuard(session.ledger, held, [], teller=Teller(BudgetWarning)).admit(record, prompt, engine)
         with_ms.append((time.perf_counter() - began) * 1e3)
         _end(ledger, record)
         record = replace(record, run_id=f"b{number}")

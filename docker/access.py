@@ -11,7 +11,7 @@ DEFAULT = ["jupyter", "lab"]
 SINGLE_USER = "jupyterhub-singleuser"
 _SERVERS = {"lab", "notebook", "server", "nbclassic"}
 _TOKEN = re.compile(r"--(?:[A-Za-z]+\.)?token(?:=(.*))?", re.DOTALL)
-_MEND = "leave it out for a random token, or give one that is hard to guess"
+_FIX = "leave it out for a random token, or give one that is hard to guess"
 
 
 def command(words: Sequence[str], environ: Mapping[str, str]) -> list[str]:
@@ -33,10 +33,10 @@ def is_server(command: Sequence[str]) -> bool:
 
 
 def refusal(command: Sequence[str], uid: int, environ: Mapping[str, str]) -> str | None:
-    """Why the command must not start, with its mend; None if it may."""
+    """Why the command must not start, with its fix; None if it may."""
     if uid == 0:
         return (
-            "runs as root, which is refused: whoever enters would own the container; "
+            "runs as root, which is refused: anyone who gets in would own the container; "
             "leave --user out, or give another such as --user 1000:0"
         )
     if not is_server(command):
@@ -47,7 +47,7 @@ def refusal(command: Sequence[str], uid: int, environ: Mapping[str, str]) -> str
             return f"JUPYTER_TOKEN_FILE: {fault}"
     for name, value in tokens(command, environ):
         if not value.strip().strip("'\""):
-            return f"{name} is empty, which would let anyone in; {_MEND}"
+            return f"{name} is empty, which would let anyone in; {_FIX}"
     return None
 
 
@@ -65,7 +65,7 @@ def tokens(command: Sequence[str], environ: Mapping[str, str]) -> Iterator[tuple
 
 
 def secret(file: str) -> tuple[str, str]:
-    """The secret that a file holds, and why it cannot be read, with the mend; one of them is empty."""
+    """The secret that a file holds, and why it cannot be read, with the fix; one of them is empty."""
     try:
         return Path(file).read_text(encoding="utf-8").strip(), ""
     except (OSError, ValueError) as error:

@@ -2,7 +2,7 @@
 
     start.py COMMAND [ARGUMENT …]
 
-Each thing amiss is one line on stderr, and none of them keeps the server from starting; ``tokmagic doctor``
+Each problem is one line on stderr, and none of them keeps the server from starting; ``tokmagic doctor``
 adds its lines a little later, from a process of its own. Three things are refused: root, an empty token or one
 that cannot be read, and a folder for temporary files that cannot be written.
 """
@@ -50,7 +50,7 @@ def main(words: list[str]) -> None:
 
 
 def prepare_secrets() -> list[str]:
-    """Take what is secret from the files that NAME_FILE names, an empty file being none; return what is amiss."""
+    """Take what is secret from the files that NAME_FILE names, an empty file being none; return the problems."""
     lines = []
     for name in ("JUPYTER_TOKEN", "PGPASSWORD"):
         if file := os.environ.pop(f"{name}_FILE", ""):
@@ -63,7 +63,7 @@ def prepare_secrets() -> list[str]:
 
 
 def prepare_data() -> list[str]:
-    """Settle where models and the ledger are kept, and a home that can be written; return what is amiss."""
+    """Settle where models and the ledger are kept, and a home that can be written; return the problems."""
     data = Path(os.environ.get("TOKMAGIC_HOME") or "/data").expanduser()
     hub = Path(os.environ.get("HF_HOME") or data / "hf").expanduser()
     elsewhere = bool(os.environ.get("TOKMAGIC_LEDGER"))
@@ -85,7 +85,7 @@ def prepare_data() -> list[str]:
 
 
 def prepare_notebooks() -> list[str]:
-    """Give an empty notebooks folder the notebooks that come with the image; return what is amiss."""
+    """Give an empty notebooks folder the notebooks that come with the image; return the problems."""
     folder = Path(os.environ.get("JUPYTERHUB_ROOT_DIR") or Path.cwd()).expanduser()
     lines = volumes.notebook_faults(folder)
     if not volumes.fault(folder, volumes.NOTEBOOK_BYTES):
@@ -94,7 +94,7 @@ def prepare_notebooks() -> list[str]:
 
 
 def call_doctor() -> None:
-    """Let the doctor look at GPU, driver and model beside the start, and say what is amiss.
+    """Let the doctor look at GPU, driver and model beside the start, and report the problems.
 
     A shell starts it and ends, so that it becomes tini's child: the server would never collect it.
     """

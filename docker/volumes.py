@@ -1,4 +1,4 @@
-"""The folders that outlive the container: what is amiss with them, and where to go instead."""
+"""The folders that outlive the container: what is wrong with them, and where to go instead."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _REASONS = {
     errno.ENOENT: "is not there",
 }
 _ROOTS = {"is read-only", "is not there"}
-"""What the container's own root can be amiss with."""
-_MENDS = {"is full": "free some space", "is read-only": "mount it without :ro"}
+"""What the container's own root can have wrong with it."""
+_FIXES = {"is full": "free some space", "is read-only": "mount it without :ro"}
 
 
 def fault(folder: Path, least_bytes: int = 0) -> str | None:
@@ -50,12 +50,12 @@ def mounted(folder: Path) -> bool:
 def temporary_fault(folder: Path) -> str | None:
     """Why nothing can run: ``folder``, for temporary files, cannot be written. None if it can."""
     reason = fault(folder)
-    mend = "free some space" if reason == "is full" else f"docker run --tmpfs {folder}"
-    return reason and f"tmp: {folder} {reason}, and nothing runs without it; {mend}"
+    fix = "free some space" if reason == "is full" else f"docker run --tmpfs {folder}"
+    return reason and f"tmp: {folder} {reason}, and nothing runs without it; {fix}"
 
 
 def settle_data(data: Path, temporary: Path, *, ledger_elsewhere: bool) -> tuple[Path, list[str]]:
-    """The folder that models and the ledger go into, ``data`` if it can be written, and what is amiss with it."""
+    """The folder that models and the ledger go into, ``data`` if it can be written, and what is wrong with it."""
     with contextlib.suppress(OSError):  # a folder in a volume, say, that is new
         data.mkdir(parents=True, exist_ok=True)
     kept = "models" if ledger_elsewhere else "runs and models"
@@ -66,20 +66,20 @@ def settle_data(data: Path, temporary: Path, *, ledger_elsewhere: bool) -> tuple
         return data, [f"data: no volume at {data}; {kept} are lost with the container; docker run -v tokmagic:{data}"]
     instead = temporary / f"tokmagic-data-{os.getuid()}"
     instead.mkdir(mode=0o700, exist_ok=True)
-    mend = _MENDS.get(reason, "give the volume to that user, or add --group-add 0")
+    fix = _FIXES.get(reason, "give the volume to that user, or add --group-add 0")
     if reason in _ROOTS and not mounted(data):
-        mend = f"docker run -v tokmagic:{data}"
-    return instead, [f"data: {data} {reason}; {kept} go into {instead} and are lost with the container; {mend}"]
+        fix = f"docker run -v tokmagic:{data}"
+    return instead, [f"data: {data} {reason}; {kept} go into {instead} and are lost with the container; {fix}"]
 
 
 def notebook_faults(folder: Path) -> list[str]:
-    """What is amiss with the folder that notebooks are saved in."""
+    """What is wrong with the folder that notebooks are saved in."""
     reason = fault(folder, NOTEBOOK_BYTES)
     if reason:
-        mend = _MENDS.get(reason, "check its owner")
+        fix = _FIXES.get(reason, "check its owner")
         if reason in _ROOTS and not mounted(folder):
-            mend = f"docker run -v ./notebooks:{folder}"
-        return [f"notebooks: {folder} {reason}; notebooks open and run but cannot be saved; {mend}"]
+            fix = f"docker run -v ./notebooks:{folder}"
+        return [f"notebooks: {folder} {reason}; notebooks open and run but cannot be saved; {fix}"]
     if not mounted(folder):
         lost = "what is saved there is lost with the container"
         return [f"notebooks: no volume at {folder}; {lost}; docker run -v ./notebooks:{folder}"]

@@ -1,24 +1,44 @@
-"""The types of prompts, streams, rates, costs and runs, to import by name: ``from tokmagic.events import Rates``."""
+"""The types of prompts, streams, money, budgets and runs, to import by name: ``from tokmagic.events import Rates``."""
 
-from tokmagic.core.money import Cost, Rates, Tier
-from tokmagic.core.prompt import Message, Prompt, Sampling
-from tokmagic.core.record import EngineInfo, Reading, RunRecord
-from tokmagic.core.stream import Event, Finished, Logprob, Started, Token, Usage
+from tokmagic.core.budget import Admission, Budget, Hold, Scope, Standing
+from tokmagic.core.money import Bound, Cost, Precision, Rates, Tier, Uncertainty
+from tokmagic.core.prompt import Message, Prompt, Role, Sampling
+from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
+from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Source, Started, Token, Usage
+from tokmagic.core.sums import CacheStatus, Selection, Sum
+
+Totals = Sum
+"""The earlier name of a sum over a notebook's or a day's runs."""
 
 __all__ = [
+    "Admission",
+    "Bound",
+    "Budget",
+    "CacheStatus",
     "Cost",
     "EngineInfo",
     "Event",
+    "FinishReason",
     "Finished",
+    "Hold",
     "Logprob",
     "Message",
+    "Precision",
     "Prompt",
     "Rates",
     "Reading",
+    "Role",
     "RunRecord",
     "Sampling",
+    "Scope",
+    "Selection",
+    "Source",
+    "Standing",
     "Started",
+    "Status",
+    "Sum",
     "Tier",
     "Token",
+    "Uncertainty",
     "Usage",
 ]

@@ -58,7 +58,8 @@ CHECKOUT_TESTS = (
 """Tests of a checkout, or of what no environment here has."""
 BASE_TESTS = ("tests", *(f"--ignore=tests/{name}" for name in CHECKOUT_TESTS))
 PYTHON_TESTS = (
-    *("tests/ledgers/test_store.py", "tests/magics/test_kernel.py", "tests/notebooks/test_check.py"),
+    *("tests/ledgers/test_store.py", "tests/magics/test_kernel.py"),
+    *(f"tests/notebooks/test_check_{name}.py" for name in ("files", "growth", "limits")),
     *("tests/project/test_imports.py", "tests/prompts/test_template.py", "tests/reports"),
     *("tests/runs/test_live.py", "tests/runs/test_session.py"),
 )

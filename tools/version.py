@@ -26,7 +26,7 @@ _NPM_LINE = re.compile(r'(?P<key>"version": )"[^"]+"')
 
 
 class VersionError(Exception):
-    """A version that cannot be set or does not agree; one line that says how to mend it."""
+    """A version that cannot be set or does not agree; one line that says how to fix it."""
 
 
 def versions(root: Path) -> dict[str, str]:

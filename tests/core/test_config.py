@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from traitlets import TraitError
 
-from tokmagic.core.config import DEFAULT_MODEL, TokMagic, config_file, describe
+from tokmagic.core.config import DEFAULT_MODEL, REPRODUCING, TokMagic, config_file, describe
 from tokmagic.errors import UsageError
 
 NAMES = {
@@ -121,6 +121,15 @@ def test_texts_are_kept_at_home_but_not_in_a_teams_database(file: Path, monkeypa
     assert TokMagic(ledger="postgresql://db/team").store_text is True
 
 
+def test_a_reproduction_has_a_ledger_of_its_own_whatever_is_chosen(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKMAGIC_LEDGER", "sqlite:////tmp/theirs.sqlite")
+    monkeypatch.setenv(REPRODUCING, "sqlite:////tmp/own.sqlite")
+    settings = TokMagic()
+    assert settings.ledger == TokMagic(ledger="sqlite://").ledger == "sqlite:////tmp/own.sqlite"
+    settings.ledger = "sqlite:////tmp/chosen.sqlite"
+    assert settings.ledger == "sqlite:////tmp/own.sqlite"
+
+
 WORDS = [("on", True), ("ON", True), (" yes ", True), ("1", True), ("true", True)]
 WORDS += [("off", False), ("Off", False), ("no", False), ("0", False), ("false", False)]
 
@@ -191,7 +200,7 @@ def test_a_file_that_is_no_text_or_a_folder_is_named(file: Path) -> None:
             _ = TokMagic().model
 
 
-@pytest.mark.parametrize(("line", "says"), [("model = ['a', 'b']", "give a text"), ("store_text = 3", "give true")])
+@pytest.mark.parametrize(("line", "says"), [("model = ['a', 'b']", "give a string"), ("store_text = 3", "give true")])
 def test_a_file_of_the_wrong_kinds_is_refused_in_one_line(file: Path, line: str, says: str) -> None:
     file.write_text(line, encoding="utf-8")
     with pytest.raises(UsageError, match=f"config.toml: {line.split()[0]} is .*{says}"):

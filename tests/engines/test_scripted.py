@@ -16,7 +16,7 @@ from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.stream import Event, Finished, Started, Token, Usage
 from tokmagic.engines.base import Engine, ModelSpec
-from tokmagic.engines.local.stopping import StopFilter
+from tokmagic.engines.local.stream import StopFilter
 from tokmagic.engines.registry import open_engine
 from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import ModelError
@@ -175,7 +175,7 @@ def test_a_bad_script_gets_one_line_that_says_where(tmp_path: Path, content: byt
     with pytest.raises(ModelError) as caught:
         opened(f"scripted:{path}")
     message = str(caught.value)
-    assert message.startswith(f"{path} is no script: ")
+    assert message.startswith(f"{path} is not a script: ")
     assert says in message
     assert message.endswith('give JSON such as {"pieces": ["Hello", " there"], "itl_s": 0.02}')
     assert "\n" not in message
@@ -183,7 +183,7 @@ def test_a_bad_script_gets_one_line_that_says_where(tmp_path: Path, content: byt
 
 def test_a_missing_script_and_a_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(ModelError, match=f"{path} is no script"):
+        with pytest.raises(ModelError, match=f"{path} is not a script"):
             opened(f"scripted:{path}")
 
 

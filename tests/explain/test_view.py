@@ -277,7 +277,7 @@ def found_in(reader: Reader, prompt: Prompt) -> dict[str, Finding]:
 def test_a_repeated_stretch_is_found_and_its_saving_is_true(learned: Reader) -> None:
     sentence = "No answer may be longer than three sentences, nor may it name a person who is alive. "
     prompt = chat(f"You help. {sentence}", f"A question?\n{sentence}Now answer!", roles="su")
-    found = found_in(learned, prompt)["said before"]
+    found = found_in(learned, prompt)["repeated text"]
     assert found.text == sentence
     without = chat(f"You help. {sentence}", "A question?\nNow answer!", roles="su")
     assert edited(prompt, found.edits) == without
@@ -291,7 +291,7 @@ def learned_ids(reader: Reader, prompt: Prompt) -> tuple[int, ...]:
 
 def test_what_repeats_three_times_can_go_twice(of_bytes: Reader) -> None:
     prompt = plain(f"{FOX}one {FOX}two {FOX}three")
-    found = found_in(of_bytes, prompt)["said before"]
+    found = found_in(of_bytes, prompt)["repeated text"]
     assert len(found.edits) == 2
     assert edited(prompt, found.edits).messages[0].content == f"{FOX}one two three"
     assert found.tokens == 2 * len(FOX)
@@ -300,7 +300,7 @@ def test_what_repeats_three_times_can_go_twice(of_bytes: Reader) -> None:
 def test_short_or_different_stretches_are_left_alone(of_bytes: Reader) -> None:
     short = "x" + "abcdefghijklmnopqrstuvwxyz"[: REPEAT_TOKENS - 2]
     assert found_in(of_bytes, plain(f"1{short}2{short}3")) == {}
-    assert "said before" in found_in(of_bytes, plain(f"1{short}!2{short}!3"))
+    assert "repeated text" in found_in(of_bytes, plain(f"1{short}!2{short}!3"))
 
 
 def test_the_templates_own_repetitions_are_not_the_prompts(of_bytes: Reader) -> None:
@@ -314,8 +314,8 @@ def test_the_templates_own_repetitions_are_not_the_prompts(of_bytes: Reader) -> 
         ("a\n\n\n\n\nb", "blank lines", "a\n\nb"),
         ("a\n \n\t\n  b", "blank lines", "a\n\n  b"),
         ("a\r\n\r\n\r\nb", "blank lines", "a\r\n\nb"),
-        ("a  \nb\t\nc ", "blanks at line ends", "a\nb\nc"),
-        ("a     b", "runs of blanks", "a b"),
+        ("a  \nb\t\nc ", "spaces at line ends", "a\nb\nc"),
+        ("a     b", "runs of spaces", "a b"),
     ],
 )
 def test_blanks_are_found_and_their_saving_is_true(of_bytes: Reader, text: str, kind: str, left: str) -> None:

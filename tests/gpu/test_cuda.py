@@ -142,11 +142,11 @@ def test_a_model_that_does_not_fit_is_refused_and_what_fits_is_named(session: Se
 
 def test_the_doctor_finds_the_gpu_and_its_kernels(session: Session) -> None:
     found = {finding.name: finding for finding in doctor(session.settings).findings}
-    assert found["cuda"].ok, found["cuda"].says
-    assert found["gpu 0"].says.startswith(gpu.look().devices[0].name)
-    assert found["attention"].says.startswith("flash, ")
-    assert found["attention"].says.endswith(" on cuda")
-    assert found["bitsandbytes"].says.endswith(", nf4 and int8 on cuda")
+    assert found["cuda"].ok, found["cuda"].message
+    assert found["gpu 0"].message.startswith(gpu.look().devices[0].name)
+    assert found["attention"].message.startswith("flash, ")
+    assert found["attention"].message.endswith(" on cuda")
+    assert found["bitsandbytes"].message.endswith(", nf4 and int8 on cuda")
 
 
 def test_the_rows_name_cuda_and_driver(session: Session) -> None:

@@ -1,4 +1,4 @@
-"""``tokmagic doctor``: what it finds amiss, and that nothing hides the rest."""
+"""``tokmagic doctor``: the problems it finds, and that nothing hides the rest."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def test_everything_is_looked_at_in_order(look: Look) -> None:
     diagnosis = look()
     assert [found.name for found in diagnosis.findings] == ALWAYS
     assert [found.name for found in diagnosis.findings if found.vital] == ["torch", "transformers"]
-    assert finding(diagnosis, "bitsandbytes").says.endswith(", nf4 and int8 on cpu")
-    assert finding(diagnosis, "attention").says == "flash, math on cpu"
+    assert finding(diagnosis, "bitsandbytes").message.endswith(", nf4 and int8 on cpu")
+    assert finding(diagnosis, "attention").message == "flash, math on cpu"
     assert diagnosis.can_generate
     for found in diagnosis.findings:
-        assert found.ok or found.mend, found
+        assert found.ok or found.fix, found
 
 
 def test_a_model_that_is_not_here_yet_can_be_fetched(look: Look, tmp_path: Path) -> None:
     diagnosis = look()
     model = finding(diagnosis, "model")
-    assert (model.ok, model.mend, model.vital) == (False, "tokmagic pull", False)
-    assert model.says == "smollm2 is not here yet; it is fetched at first use"
+    assert (model.ok, model.fix, model.vital) == (False, "tokmagic pull", False)
+    assert model.message == "smollm2 is not here yet; it is fetched at first use"
     assert diagnosis.can_generate
     assert not (tmp_path / "home" / "models").exists()
 
@@ -81,9 +81,9 @@ def test_a_model_that_is_here_is_told_with_its_place(look: Look, tmp_path: Path)
     for name in ("config.json", "model.safetensors"):
         (folder / name).write_text("{}", encoding="utf-8")
     model = finding(look(model=str(folder)), "model")
-    assert (model.ok, model.says) == (True, f"{folder} (folder) in {folder}")
+    assert (model.ok, model.message) == (True, f"{folder} (folder) in {folder}")
     scripted = finding(look(model="scripted"), "model")
-    assert (scripted.ok, scripted.says) == (True, "scripted, which plays back a fixed answer")
+    assert (scripted.ok, scripted.message) == (True, "scripted, which plays back a fixed answer")
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ def test_a_model_that_is_here_is_told_with_its_place(look: Look, tmp_path: Path)
         ("{folder}", "has no config.json"),
         ("{folder}/bare", "has no weights"),
         ("{folder}/pickled", "--allow-pickle"),
-        ("scripted:{folder}/gone", "is no script"),
-        ("x/y@", "is no model"),
+        ("scripted:{folder}/gone", "is not a script"),
+        ("x/y@", "is not a model"),
     ],
 )
 def test_a_model_that_cannot_run_is_vital(look: Look, tmp_path: Path, model: str, says: str) -> None:
@@ -107,18 +107,18 @@ def test_a_model_that_cannot_run_is_vital(look: Look, tmp_path: Path, model: str
             (tmp_path / name / file).touch()
     diagnosis = look(model=model.format(folder=tmp_path))
     found = finding(diagnosis, "model")
-    assert (found.ok, found.vital, found.mend) == (False, True, "set TOKMAGIC_MODEL")
-    assert says in found.says
+    assert (found.ok, found.vital, found.fix) == (False, True, "set TOKMAGIC_MODEL")
+    assert says in found.message
     assert not diagnosis.can_generate
     assert [found.name for found in diagnosis.findings] == ALWAYS
     assert "FAILS" in repr(diagnosis.table())
-    assert diagnosis.table().note == "generation cannot work here; mend what FAILS"
+    assert diagnosis.table().note == "generation cannot work here; fix what FAILS"
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"api_base": "nowhere"}, "TOKMAGIC_API_BASE: 'nowhere' is no URL of a server; give one such as"),
+        ({"api_base": "nowhere"}, "TOKMAGIC_API_BASE: 'nowhere' is not a server URL; give one such as"),
         (
             {"api_base": "http://localhost:9/v1", "server": "vlm"},
             "TOKMAGIC_SERVER 'vlm' is unknown (did you mean vllm?)",
@@ -130,8 +130,8 @@ def test_a_server_that_cannot_be_asked_is_told_by_its_settings(look: Look, setti
     diagnosis = look(model="m", **settings)
     found = finding(diagnosis, "model")
     assert (found.ok, found.vital) == (False, True)
-    assert found.says.startswith(says)
-    assert "TOKMAGIC_MODEL" not in found.mend, "which is right"
+    assert found.message.startswith(says)
+    assert "TOKMAGIC_MODEL" not in found.fix, "which is right"
     assert not diagnosis.can_generate
 
 
@@ -147,8 +147,8 @@ def test_a_missing_package(look: Look, monkeypatch: pytest.MonkeyPatch, package:
     monkeypatch.setattr(importlib.metadata, "version", version)
     diagnosis = look()
     found = finding(diagnosis, package)
-    assert (found.ok, found.vital, found.mend) == (False, vital, "pip install 'tokmagic[local]'")
-    assert found.says.startswith("not installed")
+    assert (found.ok, found.vital, found.fix) == (False, vital, "pip install 'tokmagic[local]'")
+    assert found.message.startswith("not installed")
     assert diagnosis.can_generate is not vital
 
 
@@ -174,11 +174,11 @@ def test_a_broken_ledger_is_told_and_left_as_it_is(look: Look, tmp_path: Path, s
     before = path.read_bytes() if path.is_file() else None
     diagnosis = look(ledger=f"sqlite:///{path}")
     found = finding(diagnosis, "ledger")
-    assert (found.ok, found.mend) == (False, "runs are not recorded until this is mended")
-    assert "\n" not in found.says
+    assert (found.ok, found.fix) == (False, "runs are not recorded until this is fixed")
+    assert "\n" not in found.message
     assert before is None or path.read_bytes() == before
     assert diagnosis.can_generate, "generation works without a ledger"
-    assert finding(diagnosis, "sidebar").says
+    assert finding(diagnosis, "sidebar").message
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://u:hunter2@h/d", "postgresql+psycopg://u:hunter2@127.0.0.1:1/d"])
@@ -193,15 +193,15 @@ def test_a_data_folder_that_cannot_be_made(look: Look, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     diagnosis = look(home=str(tmp_path / "file" / "home"))
     assert not finding(diagnosis, "ledger").ok
-    assert finding(diagnosis, "sidebar").says
+    assert finding(diagnosis, "sidebar").message
 
 
 @pytest.mark.parametrize(("free", "ok"), [(5 * 2**30, True), (2**30, False), (0, False)])
 def test_a_full_disk(look: Look, monkeypatch: pytest.MonkeyPatch, free: int, ok: bool) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: Usage(free, 0, free))
     disk = finding(look(), "disk")
-    assert (disk.ok, disk.mend) == (ok, "" if ok else "free some space")
-    assert disk.says.startswith(f"{free / 2**30:.1f} GiB free for ")
+    assert (disk.ok, disk.fix) == (ok, "" if ok else "free some space")
+    assert disk.message.startswith(f"{free / 2**30:.1f} GiB free for ")
 
 
 PAIR = (
@@ -220,17 +220,17 @@ ON_GPU = Probe(
 def test_gpus_that_torch_can_use(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "look", lambda: gpu.Gpus(PAIR, "550.1", "12.4"))
     diagnosis = look(ON_GPU, model="scripted")
-    assert finding(diagnosis, "gpu 0").says == "A, 23.0 GiB free, driver 550.1"
-    assert finding(diagnosis, "gpu 1").says == "B, 0.0 GiB free, driver 550.1"
-    assert finding(diagnosis, "cuda").says == "torch is built for 12.8, the driver runs up to 12.4"
-    assert finding(diagnosis, "attention").says == "flash, cuDNN, memory-efficient, math on cuda"
-    assert list(diagnosis.amiss()) == []
+    assert finding(diagnosis, "gpu 0").message == "A, 23.0 GiB free, driver 550.1"
+    assert finding(diagnosis, "gpu 1").message == "B, 0.0 GiB free, driver 550.1"
+    assert finding(diagnosis, "cuda").message == "torch is built for 12.8, the driver runs up to 12.4"
+    assert finding(diagnosis, "attention").message == "flash, cuDNN, memory-efficient, math on cuda"
+    assert list(diagnosis.problems()) == []
 
 
 @pytest.mark.parametrize(
     ("seen", "tried", "says", "mend"),
     [
-        (gpu.Gpus(PAIR, "550.1", "12.4"), ON_CPU, "built for CPUs alone", "built for CUDA"),
+        (gpu.Gpus(PAIR, "550.1", "12.4"), ON_CPU, "built for CPUs only", "built for CUDA"),
         (
             gpu.Gpus(PAIR, "470.82.01", "11.4"),
             replace(ON_CPU, cuda="12.8", cuda_says="The NVIDIA driver on your system is too old"),
@@ -259,30 +259,30 @@ def test_gpus_that_torch_cannot_use(
     diagnosis = look(tried, model="scripted")
     found = finding(diagnosis, "cuda")
     assert (found.ok, found.vital) == (False, False)
-    assert says in found.says
-    assert mend in found.mend
-    assert list(diagnosis.amiss()) == [f"cuda: {found.says}; {found.mend}"]
+    assert says in found.message
+    assert mend in found.fix
+    assert list(diagnosis.problems()) == [f"cuda: {found.message}; {found.fix}"]
 
 
 def test_hidden_gpus(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "look", lambda: gpu.Gpus(PAIR, "550.1", "12.4"))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = finding(look(replace(ON_CPU, cuda="12.8")), "cuda")
-    assert found.says.startswith("CUDA_VISIBLE_DEVICES='' hides every GPU")
-    assert found.mend == "unset it"
+    assert found.message.startswith("CUDA_VISIBLE_DEVICES='' hides every GPU")
+    assert found.fix == "unset it"
 
 
 def test_kernels_that_do_not_run(look: Look) -> None:
     slow = finding(look(replace(ON_CPU, attention=("math",))), "attention")
     assert (slow.ok, slow.vital) == (False, False)
-    assert slow.says.startswith("only math on cpu")
+    assert slow.message.startswith("only math on cpu")
     none = look(replace(ON_CPU, attention=()))
     assert not none.can_generate
     half = finding(
         look(replace(ON_CPU, bitsandbytes={"nf4": "no library for CUDA 12.8", "int8": None})), "bitsandbytes"
     )
     assert (half.ok, half.vital) == (False, False)
-    assert half.says.endswith(", but --quant nf4 will not work on cpu: no library for CUDA 12.8")
+    assert half.message.endswith(", but --quant nf4 will not work on cpu: no library for CUDA 12.8")
 
 
 def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -321,7 +321,7 @@ def test_a_torch_that_cannot_be_imported_is_vital(tmp_path: Path, code: str, say
     assert done.returncode == 1
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("torch: ")]
     assert says in line
-    assert line.endswith("install it anew: pip install --force-reinstall torch")
+    assert line.endswith("reinstall it: pip install --force-reinstall torch")
 
 
 def test_what_libraries_write_to_stdout_does_not_hide_what_was_found(tmp_path: Path) -> None:
@@ -382,9 +382,9 @@ def test_what_nvidias_library_says_is_found(nvml: Path) -> None:
 @pytest.mark.parametrize(
     ("fails", "line"),
     [
-        ("18", "the driver's library is not of the version that the host's kernel has loaded"),
+        ("18", "the driver's library does not match the version that the host's kernel has loaded"),
         ("9", "NVIDIA's driver is not loaded on the host"),
-        ("4", "the GPU's device files may not be opened by this user"),
+        ("4", "this user may not open the GPU's device files"),
         ("999", "the driver does not answer: Unknown Error"),
     ],
 )
@@ -394,41 +394,41 @@ def test_a_driver_that_does_not_work_is_one_line(
     code = "from tokmagic.engines import gpu; g = gpu.look(); print(g.absence, g.says, sep='|')"
     absence, _, says = asked(nvml, code, NVML_FAILS=fails).partition("|")
     monkeypatch.setattr(gpu, "look", lambda: gpu.Gpus(absence=absence, says=says))  # type: ignore[arg-type]
-    (brief,) = look(model="scripted").amiss()
+    (brief,) = look(model="scripted").problems()
     assert brief.startswith(f"gpu: none: {line}; models run on ")
     assert brief.count("; ") >= 2
 
 
 def test_the_cores_are_those_that_the_container_may_use(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 999)  # the host's
-    assert f"models run on {counted(cpus(), 'CPU core')}" in finding(look(), "gpu").says
+    assert f"models run on {counted(cpus(), 'CPU core')}" in finding(look(), "gpu").message
 
 
 def test_a_container_without_its_hosts_gpu(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "host_has_driver", lambda: True)
     found = finding(look(), "gpu")
-    assert found.says.startswith("none: the host has NVIDIA's driver, but no GPU was given to this container")
-    assert "--gpus all" in found.mend
+    assert found.message.startswith("none: the host has NVIDIA's driver, but no GPU was given to this container")
+    assert "--gpus all" in found.fix
 
 
 def test_a_model_that_cannot_be_fetched_without_a_network(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "there", lambda: False)
     found = finding(look(), "model")
     assert (found.ok, found.vital) == (False, True)
-    assert "there is no network to fetch it" in found.says
+    assert "there is no network to fetch it" in found.message
 
 
 def test_the_sidebar_is_looked_for_where_jupyter_looks(
     look: Look, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("jupyter_core.paths.jupyter_path", lambda *parts: [str(tmp_path.joinpath(*parts))])
-    assert finding(look(), "sidebar").says == "the extension is not installed"
+    assert finding(look(), "sidebar").message == "the extension is not installed"
     package = tmp_path / "labextensions" / "tokmagic" / "package.json"
     package.parent.mkdir(parents=True)
     package.touch()
-    assert (finding(look(), "sidebar").ok, finding(look(), "sidebar").says) == (True, str(package.parent))
+    assert (finding(look(), "sidebar").ok, finding(look(), "sidebar").message) == (True, str(package.parent))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    assert finding(look(), "sidebar").mend == "pip install 'tokmagic[lab]'"
+    assert finding(look(), "sidebar").fix == "pip install 'tokmagic[lab]'"
 
 
 @pytest.mark.parametrize(("model", "status"), [("scripted", 0), ("/none", 1)])

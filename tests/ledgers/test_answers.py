@@ -23,7 +23,8 @@ from tokmagic.core.sums import CacheStatus
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers import Ledger, answers, backend
 from tokmagic.runs import cache
-from tokmagic.runs.session import LedgerWarning, Session
+from tokmagic.runs.recorder import LedgerWarning
+from tokmagic.runs.session import Session
 
 Make = Callable[..., Session]
 

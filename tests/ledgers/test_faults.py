@@ -18,7 +18,8 @@ from tokmagic.core.record import Reading, RunRecord
 from tokmagic.core.stream import Usage
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.ledgers import Ledger, backend
-from tokmagic.runs.session import LedgerWarning, Session
+from tokmagic.runs.recorder import LedgerWarning
+from tokmagic.runs.session import Session
 
 ANSWER = "This answer is scripted: it was not written by a model, but it is metered like one that was."
 BIG = [Message("user", "many pages " * 20_000)]
@@ -75,8 +76,8 @@ def one_line(error: BaseException) -> str:
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("", "is no database URL; give one such as sqlite:////home"),
-        ("ledger.sqlite", "'ledger.sqlite' is no database URL"),
+        ("", "is not a database URL; give one such as sqlite:////home"),
+        ("ledger.sqlite", "'ledger.sqlite' is not a database URL"),
         ("sqlite://", "must be a file; give a URL such as"),
         ("sqlite:///:memory:", "must be a file"),
         ("sqlite:///file::memory:?uri=true", "must be a file"),
@@ -132,8 +133,8 @@ NO_LEDGERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "half": (lambda path: cut(path, 50_000), "is damaged"),
     "newer": (lambda path: filled(path) and database(path, NEW), NEWER),
     "newer, journal": (lambda path: filled(path) and database(path, NEW, "PRAGMA journal_mode=DELETE"), NEWER),
-    "foreign": (lambda path: database(path, LETTERS), "is a database of something else; set TOKMAGIC_LEDGER"),
-    "foreign, WAL": (lambda path: database(path, "PRAGMA journal_mode=WAL", LETTERS), "something else"),
+    "foreign": (lambda path: database(path, LETTERS), "is another program's database; set TOKMAGIC_LEDGER"),
+    "foreign, WAL": (lambda path: database(path, "PRAGMA journal_mode=WAL", LETTERS), "another program"),
     "foreign, migrated": (lambda path: database(path, LETTERS, MIGRATED), "set TOKMAGIC_LEDGER to another file"),
 }
 
@@ -224,7 +225,7 @@ def test_a_full_disk_is_told_and_nothing_is_written_by_halves(path: Path, full: 
     ids=["a cost", "a count"],
 )
 def test_numbers_beyond_the_database_are_refused_not_bent(ledger: Ledger, record: RunRecord) -> None:
-    with pytest.raises(LedgerError, match="cannot hold this run: a count or a cost is beyond 64 bits"):
+    with pytest.raises(LedgerError, match="cannot store this run: a count or a cost exceeds 64 bits"):
         ledger.settle(record)
     assert ledger.runs() == []
 
@@ -317,7 +318,7 @@ def test_each_new_cause_is_told(path: Path, make_session: Callable[..., Session]
             with in_the_way(path, make):
                 session.generate(ASK)
                 session.generate(ASK)
-    assert ["damaged" in seen[0], "something else" in seen[1], len(seen)] == [True, True, 2]
+    assert ["damaged" in seen[0], "another program" in seen[1], len(seen)] == [True, True, 2]
 
 
 def test_a_cause_that_comes_back_is_told_again(path: Path, make_session: Callable[..., Session]) -> None:

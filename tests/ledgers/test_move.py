@@ -119,7 +119,7 @@ def test_the_command_says_which_budgets_were_left(
     source.set_budget(Budget("day", Decimal(5)))
     target.set_budget(Budget("day", Decimal(2)))
     assert main(["ledger", "move", database_url]) == 0
-    assert f"; 1 budget of {target.name} left as found there" in capsys.readouterr().out
+    assert f"; 1 budget of {target.name} left unchanged" in capsys.readouterr().out
 
 
 def everything(ledger: Ledger) -> set[Budget]:

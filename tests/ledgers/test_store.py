@@ -30,7 +30,7 @@ from tokmagic.core.money import Cost, Rates
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
 from tokmagic.core.stream import Usage
-from tokmagic.core.sums import Selection, Totals
+from tokmagic.core.sums import Selection, Sum
 from tokmagic.ledgers import Ledger
 from tokmagic.ledgers.schema import metadata
 
@@ -159,17 +159,17 @@ def test_money_survives_and_adds_up_exactly(tmp_path_factory: pytest.TempPathFac
 
 
 def test_totals_count_what_has_no_price_and_leave_out_what_runs(ledger: Ledger) -> None:
-    assert ledger.totals(EVERYTHING) == Totals(None, 0, 0, 0, 0)
+    assert ledger.totals(EVERYTHING) == Sum()
     ledger.begin(run("running", cost="5", status="running"))
     ledger.settle(run("refused", status="refused"))
-    assert ledger.totals(EVERYTHING) == Totals(None, 0, 0, 1, 0)
+    assert ledger.totals(EVERYTHING) == Sum(1)
     ledger.settle(run("unpriced"))
-    assert ledger.totals(EVERYTHING) == Totals(None, 10, 4, 2, 1)
+    assert ledger.totals(EVERYTHING) == Sum(2, 10, 4, None, 1)
     ledger.settle(run("free", cost="0"))
-    assert ledger.totals(EVERYTHING) == Totals(Decimal(0), 20, 8, 3, 1)
+    assert ledger.totals(EVERYTHING) == Sum(3, 20, 8, Decimal(0), 1)
     for status, cost in (("ok", "0.1"), ("cached", "0.2"), ("interrupted", "0.000000000001"), ("failed", None)):
         ledger.settle(run(status=status, cost=cost))  # type: ignore[arg-type]
-    assert ledger.totals(EVERYTHING) == Totals(Decimal("0.300000000001"), 60, 24, 7, 2)
+    assert ledger.totals(EVERYTHING) == Sum(7, 60, 24, Decimal("0.300000000001"), 2, unpriced_hits=1)
 
 
 def test_each_cell_shows_its_latest_run_oldest_first(ledger: Ledger) -> None:
@@ -288,11 +288,11 @@ for number in range(500):
 
 GENERATOR = """
 import sys
-from tokmagic import execution
-from tokmagic.config import TokMagic
-from tokmagic.events import Message, Prompt, Rates
-from tokmagic.runs.session import Session
 from decimal import Decimal
+from tokmagic.core.config import TokMagic
+from tokmagic.events import Message, Prompt, Rates
+from tokmagic.runs import run
+from tokmagic.runs.session import Session
 
 class Watcher:
     seen = 0
@@ -302,7 +302,7 @@ class Watcher:
             print("generating", flush=True)
             sys.stdin.read()
 
-execution.CHECKPOINT_S = 0.0
+run.CHECKPOINT_S = 0.0
 session = Session(TokMagic(home="/nonexistent", ledger=sys.argv[1], model="scripted", store_text=True))
 session.prices.set("scripted", Rates(Decimal(1), Decimal(2)))
 session.generate(Prompt((Message("user", "first"),)), cell_id="whole")
@@ -344,7 +344,7 @@ def test_two_processes_that_write_at_once_lose_no_run(ledger_url: str) -> None:
             found = ledger.runs(Selection(session=name))
             assert ids(found) == [f"{name}-{number}" for number in range(500)]
             assert {record.status for record in found} == {"ok"}
-        assert ledger.totals(EVERYTHING) == Totals(Decimal("0.000000001"), 10_000, 4_000, 1_000, 0)
+        assert ledger.totals(EVERYTHING) == Sum(1_000, 10_000, 4_000, Decimal("0.000000001"))
     assert rows_in(ledger_url, "texts") == 1_000
 
 

@@ -21,7 +21,7 @@ from tokmagic.core.money import Bound, Cost
 from tokmagic.core.record import EngineInfo, RunRecord, Status
 from tokmagic.core.sums import Selection, Sum
 from tokmagic.ledgers import Ledger, summaries
-from tokmagic.reports import add_up, table
+from tokmagic.reports import table
 
 EVERYTHING = Selection()
 KEYS = ("cell", "run", "model", "notebook", "tag", "user", "status", "day")
@@ -87,18 +87,15 @@ def test_each_grouping_is_the_fold_over_its_rows(books: Ledger, made: list[RunRe
     for record in made:
         books.settle(record)
     kept = [record for record in books.runs() if record.status != "running"]
-    ((_, total),) = books.summarise(EVERYTHING, "all")
-    assert same(total, add_up(kept))
-    totals = books.totals(EVERYTHING)
-    assert (totals.runs, totals.cost_usd, totals.unpriced_runs) == (total.runs, total.cost_usd, total.unpriced_runs)
-    assert totals.uncertainty == total.uncertainty
+    total = books.totals(EVERYTHING)
+    assert same(total, Sum.of(kept))
     for by in KEYS:
         groups = books.summarise(EVERYTHING, by)
         assert same(sum((group for _, group in groups), Sum()), total)
         if by == "tag":
             continue
         for key, group in groups:
-            assert same(group, add_up(record for record in kept if key_of(record, by) == key)), (by, key)
+            assert same(group, Sum.of(record for record in kept if key_of(record, by) == key)), (by, key)
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns"])
@@ -146,7 +143,7 @@ def test_runs_are_selected_alike_for_sums_rows_and_streams(books: Ledger, where:
         books.settle(record)
     assert [record.run_id for record in books.runs(where)] == [expected]
     assert [record.run_id for record in books.stream(where)] == [expected]
-    assert [group.runs for _, group in books.summarise(where, "all")] == [1]
+    assert books.totals(where).runs == 1
     assert table(books, where, "run").rows[0][0] == expected
 
 
@@ -159,8 +156,7 @@ def test_a_stream_reads_in_portions_and_misses_none(books: Ledger) -> None:
 def test_more_than_nine_million_dollars_add_up_exactly(books: Ledger) -> None:
     for number in range(3):
         books.settle(run(str(number), cost="9223372.036854775807"))
-    ((_, total),) = books.summarise(EVERYTHING, "all")
-    assert total.cost_usd == 3 * Decimal("9223372.036854775807")
+    assert books.totals(EVERYTHING).cost_usd == 3 * Decimal("9223372.036854775807")
 
 
 TAGS = st.lists(st.text(alphabet='aA,"\\[]{}%_ é\0\ud800', max_size=3), max_size=3, unique=True)
@@ -225,7 +221,7 @@ def test_waste_is_the_fold_over_the_rows(books: Ledger, drawn: list[Any]) -> Non
             expected["run again unchanged"] += [record] if key in seen else []
             seen.add(key)
     found = books.wasted(Selection(user=user))
-    wanted = {kind: add_up(records) for kind, records in expected.items() if records}
+    wanted = {kind: Sum.of(records) for kind, records in expected.items() if records}
     assert list(found) == list(wanted)
     for kind, total in wanted.items():
         assert found[kind] == replace(total, ttft_total_s=0.0, ttft_runs=0, itl_total_s=0.0, itl_steps=0), kind
@@ -271,7 +267,7 @@ def test_a_period_is_added_up_from_the_index_of_times_alone(books: Ledger, datab
 
         sa.event.listen(connection, "before_cursor_execute", note)
         summaries.summarise(connection, where, "model")
-        summaries.totals(connection, where)
+        summaries.add_up(connection, *summaries.conditions(where))
         assert len(asked) == 2
         for statement, parameters in list(asked):
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()

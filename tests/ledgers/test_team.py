@@ -19,11 +19,12 @@ from tokmagic.core.budget import Budget
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import Status
-from tokmagic.core.sums import Selection, Totals
+from tokmagic.core.sums import Selection, Sum
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers import Ledger
 from tokmagic.ledgers.move import Moved, move
-from tokmagic.runs.session import LedgerWarning, Session
+from tokmagic.runs.recorder import LedgerWarning
+from tokmagic.runs.session import Session
 
 pytestmark = pytest.mark.postgres
 
@@ -79,7 +80,9 @@ def test_a_server_that_goes_away_in_mid_run_gets_the_run_later_and_once(
         cut = session.generate(ASK, watcher=AtPiece(3, server.go_away))
         missed = session.generate(ASK)
     assert [it.category for it in seen] == [LedgerWarning] * len(seen)
-    assert any("kept on this machine and delivered when its ledger is back" in str(it.message) for it in seen)
+    assert any(
+        "kept on this machine and delivered when its ledger can be reached again" in str(it.message) for it in seen
+    )
     assert (cut.status, missed.status) == ("ok", "ok")
     assert (tmp_path / "undelivered.sqlite").exists()
     server.come_back()
@@ -196,11 +199,13 @@ def test_each_users_day_is_capped_by_itself(postgres_url: str) -> None:
 
     with closing(Ledger(postgres_url)) as ledger:
         ledger.set_budget(Budget("day", Decimal("0.20"), user=None))
+        held = ledger.budgets("ada", None)
         for user in ("ada", "bob"):
             refused = [
-                ledger.admit(mine(f"{user}{number}", user=user), messages, DIME, [], NOW).refused for number in range(3)
+                ledger.admit(mine(f"{user}{number}", user=user), messages, DIME, held, NOW).refused
+                for number in range(3)
             ]
             assert [reason is None for reason in refused] == [True, True, False]
-        assert ledger.totals(Selection()) == Totals(None, 0, 0, 0, 0)
+        assert ledger.totals(Selection()) == Sum()
         ledger.settle(replace(run("ada0", cost="0.05"), user="ada", started_at=NOW))
-        assert ledger.admit(mine("ada3", user="ada"), messages, DIME, [], NOW).refused is not None
+        assert ledger.admit(mine("ada3", user="ada"), messages, DIME, held, NOW).refused is not None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from tests.notebooks.test_check import cell, row, write
+from tests.notebooks.saved_notebooks import cell, row, write
 from tests.reports.test_tables import run
 from tokmagic.errors import NotebookError, UsageError
 from tokmagic.magics.magics import TokMagics
@@ -91,7 +91,9 @@ def test_the_notebook_stands_beside_an_earlier_version(cost: Callable[[str], Any
 
 
 def test_a_version_that_cannot_be_read_is_told(cost: Callable[[str], Any], session: Session) -> None:
-    with pytest.raises(UsageError, match=r"file is not found from here; use: tokmagic check NOTEBOOK.ipynb --against"):
+    with pytest.raises(
+        UsageError, match=r"file cannot be found from here; use: tokmagic check NOTEBOOK.ipynb --against"
+    ):
         cost("compare old.ipynb")
     write("nb.ipynb", cell(row("3"), id="a"))
     with pytest.raises(UsageError, match=r"old.ipynb cannot be read: No such file"):
@@ -100,7 +102,7 @@ def test_a_version_that_cannot_be_read_is_told(cost: Callable[[str], Any], sessi
     with pytest.raises(NotebookError, match=r"old.ipynb is damaged"):
         cost("compare old.ipynb")
     session.notebook = None
-    with pytest.raises(UsageError, match="not found from here"):
+    with pytest.raises(UsageError, match="cannot be found from here"):
         cost("compare old.ipynb")
 
 
@@ -109,8 +111,8 @@ def test_a_version_that_cannot_be_read_is_told(cost: Callable[[str], Any], sessi
     [
         ("projekt", r"did you mean project\?"),
         ("compare", "needs the earlier version: a file, or git:HEAD"),
-        ("compare old.ipynb --tag a", "--tag does not go with %cost compare"),
-        ("plot out.png", "takes no word 'out.png'"),
+        ("compare old.ipynb --tag a", "--tag cannot be used with %cost compare"),
+        ("plot out.png", "takes no argument 'out.png'"),
         ("waste --calls 1/day", "belong to %cost project"),
         ("project", "--calls 1e6/day"),
         ("project --calls often", "--calls is 'often'"),

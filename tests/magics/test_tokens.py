@@ -110,16 +110,16 @@ def test_models_side_by_side(kernel: Kernel) -> None:
 
 def test_what_could_go_and_what_it_saves(kernel: Kernel) -> None:
     found = rows(text(kernel.run("%%tokens\nRead this.   \n\n\n\n{{ doc }}\nNow answer")))
-    assert found["said before"][:4] == ["1", "user 1", str(len(FOX)), f"${Decimal('0.002') * len(FOX):.4f}"]
+    assert found["repeated text"][:4] == ["1", "user 1", str(len(FOX)), f"${Decimal('0.002') * len(FOX):.4f}"]
     assert found["blank lines"][2] == "2"
     # The three blanks after the full stop, and the one that ends {{ doc }} before the line's end.
-    assert found["blanks at line ends"][:3] == ["2", "user 1", "4"]
+    assert found["spaces at line ends"][:3] == ["2", "user 1", "4"]
     assert found["all of it"][0] == str(len(FOX) + 2 + 3)
 
 
 def test_what_a_text_holds_cannot_drive_a_terminal(kernel: Kernel) -> None:
     shown = text(kernel.run(r"%tokens ('\x1b[2J\x07 erase the screen \u202e now ' * 2)"))
-    assert "said before" in shown
+    assert "repeated text" in shown
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", shown[shown.index("bytes:") :])
     assert "\x1b" not in shown
 
@@ -175,17 +175,17 @@ def test_no_run_is_recorded_and_nothing_is_loaded(kernel: Kernel) -> None:
     ("source", "says"),
     [
         ("%tokens", "UsageError: %tokens needs what to count"),
-        ("%tokens nobody", "UsageError: %tokens cannot tell what 'nobody' is: NameError: name 'nobody' is not defined"),
-        ("%tokens 3", "UsageError: 3 is no prompt; give a text, or a list of messages"),
-        ("%tokens [3]", "UsageError: 3 is no message"),
+        ("%tokens nobody", "UsageError: %tokens cannot evaluate 'nobody': NameError: name 'nobody' is not defined"),
+        ("%tokens 3", "UsageError: 3 is not a prompt; give a string, or a list of messages"),
+        ("%tokens [3]", "UsageError: 3 is not a message"),
         ("%tokens --modle x doc", "UsageError: %tokens: unknown option '--modle' (did you mean --model?)"),
         ("%tokens -m nobody doc", "UsageError: model 'nobody' is unknown"),
         ("%tokens -m scripted doc", "ModelError: scripted has no tokenizer"),
         ("%tokens -m gpt doc", "ModelError: the encoding cl100k_base of gpt-4 is not on this machine"),
         ("%tokens -m base chat", "PromptError: this model has no chat template; use --completion"),
-        ("%tokens --completion chat", "UsageError: --completion takes a text"),
+        ("%tokens --completion chat", "UsageError: --completion takes a string"),
         ("%tokens --show -1 doc", "UsageError: --show is -1; give how many tokens to show"),
-        ("%tokens '\\ud83d'", "PromptError: the prompt holds half of a character"),
+        ("%tokens '\\ud83d'", "PromptError: the prompt contains an incomplete character"),
         ("%%tokens\n{{ nobody }}", "PromptError: 'nobody' is undefined"),
         ("%%tokens\n  ", "PromptError: the prompt is empty; write what to ask below the %%generate or %%tokens line"),
         ("%%tokens hello\nHi", "UsageError: %tokens: unknown word 'hello'"),
@@ -264,7 +264,7 @@ def test_a_snapshot_without_weights_is_enough_to_count(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{len(FOX)}\n"), done.stderr
     missing = count("-m", "owner/other", given=FOX, home=tmp_path, **more)
     assert (missing.returncode, missing.stdout) == (1, "")
-    assert "owner/other is not in the Hugging Face cache, and HF_HUB_OFFLINE keeps from the hub" in missing.stderr
+    assert "owner/other is not in the Hugging Face cache, and HF_HUB_OFFLINE blocks the hub" in missing.stderr
 
 
 def test_a_tokenizer_that_tells_no_boundaries_still_counts(kernel: Kernel, tmp_path: Path) -> None:
@@ -274,7 +274,7 @@ def test_a_tokenizer_that_tells_no_boundaries_still_counts(kernel: Kernel, tmp_p
     found = rows(shown)
     # Four bytes, and the end of the sequence.
     assert (found["python"][0], found["bytes"][0]) == ("5", "4")
-    assert "python: this tokenizer tells counts alone, neither boundaries nor parts" in shown
+    assert "python: this tokenizer gives only counts, no boundaries and no parts" in shown
     assert found["text"][0] == "4"
     alone = kernel.run("%tokens -m python 'né!'").results[0]["data"]
     assert "<details" not in alone["text/html"]

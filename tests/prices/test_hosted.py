@@ -149,7 +149,7 @@ def test_an_unknown_tariff_is_never_the_standard_one() -> None:
         "openai/gpt-5-mini?processing=bath"
     )
     assert "has no tariff" in refused("openai/gpt-5-mini?processing=batch&colour=red")
-    assert "it has the standard one alone" in refused("groq/deepseek-r1-distill-llama-70b?processing=batch")
+    assert "it has only the standard one" in refused("groq/deepseek-r1-distill-llama-70b?processing=batch")
     assert "no tariff" in refused("openai/gpt-5-mini?batch")
 
 
@@ -168,23 +168,23 @@ def test_a_name_is_its_id_an_alias_or_a_dated_release() -> None:
 @pytest.mark.parametrize(
     ("model", "says"),
     [
-        ("gpt-5-mini", "names no hosted model; give PROVIDER/MODEL, such as openai/gpt-5-mini"),
-        ("openai/", "names no hosted model"),
-        ("/gpt-5-mini", "names no hosted model"),
-        ("opnai/gpt-5-mini", r"no prices of a provider 'opnai' are known \(did you mean openai\?\)"),
-        ("openai/gpt-5-minni", r"no price of 'gpt-5-minni' at openai is known \(did you mean gpt-5-mini\?\)"),
-        ("openai/gpt-4-2031-01-01", "no price of 'gpt-4-2031-01-01'"),
-        ("openai/gpt-5-mini-2025-02-30", "no price of 'gpt-5-mini-2025-02-30'"),
-        ("openai/gpt-5-mini-preview-of-mine", "no price of"),
-        ("openai/ft:gpt-4o:acme::abc", "'ft:gpt-4o:acme::abc' is a fine-tuned model with a price of its own, not that"),
+        ("gpt-5-mini", "is not a hosted model; give PROVIDER/MODEL, such as openai/gpt-5-mini"),
+        ("openai/", "is not a hosted model"),
+        ("/gpt-5-mini", "is not a hosted model"),
+        ("opnai/gpt-5-mini", r"no prices are known for provider 'opnai' \(did you mean openai\?\)"),
+        ("openai/gpt-5-minni", r"no price is known for 'gpt-5-minni' at openai \(did you mean gpt-5-mini\?\)"),
+        ("openai/gpt-4-2031-01-01", "no price is known for 'gpt-4-2031-01-01'"),
+        ("openai/gpt-5-mini-2025-02-30", "no price is known for 'gpt-5-mini-2025-02-30'"),
+        ("openai/gpt-5-mini-preview-of-mine", "no price is known for"),
+        ("openai/ft:gpt-4o:acme::abc", "'ft:gpt-4o:acme::abc' is a fine-tuned model whose price is not that"),
         ("openai/ft:gpt-4o-mini", "is a fine-tuned model"),
-        ("anthropic/claude-3-5-haiku", "no price of"),
-        ("anthropic/my-claude-2", "no price of"),
-        ("azure/gpt-5-mini", "no price of 'gpt-5-mini' at azure is known, but openai/gpt-5-mini has one"),
+        ("anthropic/claude-3-5-haiku", "no price is known for"),
+        ("anthropic/my-claude-2", "no price is known for"),
+        ("azure/gpt-5-mini", "no price is known for 'gpt-5-mini' at azure, but openai/gpt-5-mini has one"),
         ("perplexity/sonar", "perplexity/sonar also bills requests kcount, which cannot be metered"),
         ("perplexity/sonar-deep-research", "also bills"),
-        ("openai/text-embedding-3-small", "has no output price of openai/text-embedding-3-small"),
-        ("openrouter/google/gemini-2.5-flash", "cache_write rate .* is finer than one picodollar a token"),
+        ("openai/text-embedding-3-small", "has no output price for openai/text-embedding-3-small"),
+        ("openrouter/google/gemini-2.5-flash", "cache_write rate .* is finer than one picodollar per token"),
     ],
 )
 def test_what_is_not_known_exactly_is_refused(model: str, says: str) -> None:
@@ -288,8 +288,8 @@ def test_a_price_table_that_lacks_a_part_or_has_one_we_cannot_meter_is_refused(m
     assert isinstance(info.prices, ModelPrice)
     whole = dict(vars(info.prices))
     for more, says in (
-        ({"output_mtok": None}, "has no output price of openai/gpt-5-mini"),
-        ({"input_mtok": None}, "has no input price of openai/gpt-5-mini"),
+        ({"output_mtok": None}, "has no output price for openai/gpt-5-mini"),
+        ({"input_mtok": None}, "has no input price for openai/gpt-5-mini"),
         ({"colour_mtok": Decimal(1)}, "also bills colour mtok"),
         ({"output_reasoning_mtok": Decimal(1)}, "also bills output reasoning mtok"),
     ):

@@ -98,7 +98,11 @@ def test_calls_are_read_exactly(text: str, expected: Fraction) -> None:
 
 @pytest.mark.parametrize(
     ("records", "expected"),
-    [([], "no whole run"), ([run(status="failed")], "no whole run"), ([run()], "have no price; set one with %price")],
+    [
+        ([], "no complete run"),
+        ([run(status="failed")], "no complete run"),
+        ([run()], "have no price; set one with %price"),
+    ],
 )
 def test_nothing_to_project_from_is_told(records: list[RunRecord], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
@@ -122,7 +126,7 @@ def test_who_says_so_changes_no_price() -> None:
 def test_what_is_left_out_is_counted() -> None:
     left = [measured(1, 1, "1", model="old"), measured(1, 1, None), measured(1, 1, "0", status="cached")]
     note = project([*left, measured(1, 1, "1")], "1/day").table().note
-    assert "; 2 of another model, at other rates or without a price left out; run the cell again" in note
+    assert "; 2 with another model, other rates or no price left out; run the cell again" in note
 
 
 def test_the_mean_has_an_interval_where_it_was_measured_more_than_once() -> None:

@@ -111,7 +111,7 @@ def test_a_file_gives_rates_by_name_by_id_and_by_device(write: Write, book: Pric
 def test_amounts_are_read_as_they_stand_there(write: Write, book: PriceBook) -> None:
     """0.1 + 0.2 in binary floating point would be finer than a picodollar."""
     write("[models.smollm2]\ninput = 0.30000000000000004\noutput = 1")
-    assert "finer than one picodollar a token" in said(book)
+    assert "finer than one picodollar per token" in said(book)
     write("[models.smollm2]\ninput = 0.000001\noutput = 1_000")
     rates = book.rates(LOCAL)
     assert (rates.input, rates.output) == (Decimal("0.000001"), Decimal(1000))
@@ -163,8 +163,8 @@ BAD = {
     ),
     "device": ('[devices]\ncpu = 1\n"NVIDIA L4" = "dear"', 3, "NVIDIA L4 is 'dear'; give a number in USD"),
     "device table": ("[devices.cpu]\nhour = 1", 1, "cpu is {'hour': 1}; give a number in USD"),
-    "tiers alone": ("[models.m]\ngpu_hour = 1\ntiers = [{above_tokens = 5}]", 3, "tiers is a list of tables"),
-    "tier no table": ("[models.m]\ninput = 1\noutput = 2\ntiers = [5]", 4, "a tier is a table, such as"),
+    "tiers alone": ("[models.m]\ngpu_hour = 1\ntiers = [{above_tokens = 5}]", 3, "tiers must be a list of tables"),
+    "tier no table": ("[models.m]\ninput = 1\noutput = 2\ntiers = [5]", 4, "a tier must be a table, such as"),
     "tier without rate": (
         f"{PLAIN}tiers = [\n  {{above_tokens = 5, input = 1, output = 1}},\n  {{above_tokens = 9, input = 1}},\n]",
         6,
@@ -183,7 +183,7 @@ BAD = {
     "tier's threshold": (
         '[models.m]\ninput = 1\noutput = 2\ntiers = [\n{above_tokens = "200k", input = 1, output = 1}]',
         5,
-        "above_tokens is '200k'; give the input tokens above which it holds, such as 200000",
+        "above_tokens is '200k'; give the input tokens above which it applies, such as 200000",
     ),
     "tier's missing threshold": (
         "[models.m]\ninput = 1\noutput = 2\ntiers = [{input = 1, output = 1}]",
@@ -198,7 +198,7 @@ BAD = {
     "tier's cached": (
         "[models.m]\ninput = 1\noutput = 2\ncached = 0.1\ntiers = [{above_tokens = 5, input = 1, output = 1}]",
         5,
-        "cached must stand in the model and in each of its tiers, or in none",
+        "cached must be given in the model and in each of its tiers, or in none",
     ),
     "a key in quotes": ('# m\n[models]\n"a=b".input = 1\n"a=b".output = "x"', 4, "output is 'x'"),
     "an inline table": ('[models]\na = {gpu_hour = 1}\nm = {input = 1, output = "x"}', 3, "output is 'x'"),
@@ -227,8 +227,8 @@ def test_an_error_names_file_line_and_mend(write: Write, book: PriceBook, text: 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"[models.m]\ninput = 1\noutput = \xe9", ", line 3: this is no UTF-8 text; save the file as UTF-8"),
-        ("[models.m]".encode("utf-16"), ", line 1: this is no UTF-8 text"),
+        (b"[models.m]\ninput = 1\noutput = \xe9", ", line 3: this is not UTF-8 text; save the file as UTF-8"),
+        ("[models.m]".encode("utf-16"), ", line 1: this is not UTF-8 text"),
         (b"\0", ", line 1: "),
     ],
 )
@@ -247,7 +247,7 @@ def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(path: Path, book: Pr
 
 def test_a_file_that_cannot_be_read_is_named(path: Path, tmp_path: Path) -> None:
     assert f"{path} cannot be read: No such file" in said(PriceBook(lambda: str(path)))
-    assert f"{tmp_path} is no file; name your price file" in said(PriceBook(lambda: str(tmp_path)))
+    assert f"{tmp_path} is not a file; name your price file" in said(PriceBook(lambda: str(tmp_path)))
 
 
 def test_the_prices_that_were_good_stay_in_force_until_the_file_is_good_again(
@@ -286,11 +286,11 @@ def test_a_bad_file_stops_a_run_before_anything_else(
     assert session.ledger().runs() == []
     (finding,) = [it for it in doctor(session.settings, ON_CPU).findings if it.name == "prices"]
     assert (finding.ok, finding.vital) == (False, False)
-    assert "line 1: smollm2 has no output rate" in finding.says
+    assert "line 1: smollm2 has no output rate" in finding.message
     write("[models.scripted]\ninput = 1\noutput = 2")
     assert session.generate(Prompt((Message("user", "Hi"),))).record.rates.source == "file our prices.toml"
     assert ("prices", True, str(path)) in [
-        (it.name, it.ok, it.says) for it in doctor(session.settings, ON_CPU).findings
+        (it.name, it.ok, it.message) for it in doctor(session.settings, ON_CPU).findings
     ]
     assert "prices" not in [it.name for it in doctor(make_session(model="scripted").settings, ON_CPU).findings]
 

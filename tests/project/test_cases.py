@@ -21,13 +21,12 @@ from tokmagic.core.money import Cost, Rates, Tier
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import EngineInfo, Reading, RunRecord
 from tokmagic.core.stream import Finished, Started, Token, Usage
-from tokmagic.core.sums import Selection
+from tokmagic.core.sums import Selection, Sum
 from tokmagic.engines.base import ModelSpec
 from tokmagic.formatting import numbers
 from tokmagic.ledgers import Ledger
 from tokmagic.prices import PriceBook, bill, from_picodollars, rate
 from tokmagic.prices.budgets import refusal
-from tokmagic.reports import add_up
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.meter import Meter
 from tokmagic.runs.session import Session
@@ -217,7 +216,7 @@ def test_case_11_a_hit_costs_nothing_and_is_left_out_of_latency() -> None:
         status="cached",
         reading=replace(paid.reading, cost=Cost(D(0), "measured", saved_usd=paid.reading.cost.usd), ttft_s=0.001),
     )
-    both = add_up([paid, hit])
+    both = Sum.of([paid, hit])
     assert (both.runs, both.cost_usd, both.ttft_s) == (2, D("0.00002"), 0.4)
 
 
@@ -232,7 +231,7 @@ def test_case_14_an_unknown_model_has_no_cost_and_the_budget_says_so(make_sessio
     assert "the price of this run is unknown" in str(refusal([day], Hold(2000)))
     session = make_session(model="scripted")
     session.ledger().set_budget(Budget("day", usd=D(5), user=session.user))
-    with pytest.warns(UserWarning, match="what scripted costs is not known, so no budget in USD can count or stop it"):
+    with pytest.warns(UserWarning, match="the price of scripted is unknown, so no budget in USD can count or stop it"):
         done = session.generate(ASK)
     assert (done.status, done.cost.usd) == ("ok", None)
     assert session.standings()[0].unpriced_runs == 1
@@ -343,9 +342,9 @@ def test_totals_equal_the_sum_of_rows_beyond_what_a_float_can_hold(picodollars: 
         for number, cost in enumerate(costs)
     ]
     known = [amount for amount in picodollars if amount is not None]
-    total = add_up(rows).cost_usd
+    total = Sum.of(rows).cost_usd
     assert total == (D(sum(known)).scaleb(-12) if known else None)
-    assert add_up(rows).unpriced_runs == len(picodollars) - len(known)
+    assert Sum.of(rows).unpriced_runs == len(picodollars) - len(known)
 
 
 def test_the_ledgers_sum_is_the_sum_of_its_rows_beyond_64_bits(ledger: Ledger) -> None:

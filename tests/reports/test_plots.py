@@ -74,7 +74,7 @@ def test_many_runs_are_drawn_together_and_the_chart_says_so() -> None:
     assert sum(point["runs"] for point in drawn) == 20_001, "a replay has no latency of its own"
     (dear,) = [point for point in drawn if point["usd"] > 1]
     assert (dear["usd"], dear["latency_s"], dear["runs"]) == (9, 30.0, 1), "what stands out is drawn as it was"
-    assert right["title"]["subtitle"] == f"20,001 runs as {len(drawn):,} means of near ones"
+    assert right["title"]["subtitle"] == f"20,001 runs as {len(drawn):,} means of nearby runs"
     assert repr(made) == f"20,002 runs, {numbers.usd(exact)} in all (runs near each other are drawn together)"
 
 
@@ -89,7 +89,7 @@ def test_drawing_together_loses_no_run_and_no_picodollar(drawn: list[tuple[int, 
         Point(START + timedelta(seconds=second), model, Decimal(pico).scaleb(-12), latency_s, 1, 1)
         for second, pico, latency_s, model in drawn
     ]
-    with patch("tokmagic.points.MOST", 9):
+    with patch("tokmagic.reports.points.MOST", 9):
         spent, scattered = over_time(points), by_latency(points)
     assert len(spent) <= 9
     assert len(scattered) <= 9

@@ -52,7 +52,9 @@ def books(database_url: str) -> Iterator[Ledger]:
 
 
 def admit(books: Ledger, run_id: str, hold: Hold = DIME, **changes: Any) -> str | None:
-    return books.admit(mine(run_id, **changes), ASK, hold, [], NOW).refused
+    record = mine(run_id, **changes)
+    held = books.budgets(record.user, record.notebook or f"session:{record.session}")
+    return books.admit(record, ASK, hold, held, NOW).refused
 
 
 def stands(books: Ledger, budget: Budget = DAY) -> Standing:
@@ -69,7 +71,7 @@ def test_a_run_fits_until_the_cap_is_held_and_its_end_gives_the_rest_back(books:
     assert admit(books, "b") is None
     assert admit(books, "c") == (
         "this run may cost up to $0.1000, the day's budget of $0.2500 has $0.0500 left ($0 spent, $0.2000 held by "
-        "running ones); lower --max-tokens or raise the budget"
+        "active runs); lower --max-tokens or raise the budget"
     )
     assert [record.run_id for record in books.runs()] == ["a", "b"], "what is refused is not begun"
     books.settle(run("a", user="ada", started_at=NOW, cost="0.01"))
@@ -187,7 +189,7 @@ sys.stdin.readline()
 admitted = 0
 for number in range(125):
     run_id = f"{sys.argv[2]}-{number}"
-    if ledger.admit(mine(run_id), ASK, DIME, [], NOW).refused is None:
+    if ledger.admit(mine(run_id), ASK, DIME, ledger.budgets("ada", None), NOW).refused is None:
         admitted += 1
         if number % 2:
             ledger.settle(run(run_id, user="ada", started_at=NOW, cost="0.10"))
@@ -241,7 +243,7 @@ number = 0
 while True:
     number += 1
     run_id = f"{sys.argv[2]}-{number}"
-    if ledger.admit(mine(run_id), ASK, DIME, [], NOW).refused is None:
+    if ledger.admit(mine(run_id), ASK, DIME, ledger.budgets("ada", None), NOW).refused is None:
         ledger.progress(mine(run_id, reading=run(cost="0.01").reading))
         ledger.settle(run(run_id, user="ada", started_at=NOW, cost="0.02"))
 """
@@ -357,7 +359,7 @@ def test_who_is_refused_is_told_how_sure_the_sums_are(books: Ledger) -> None:
     books.settle(guessed)
     assert admit(books, "a") == (
         "this run may cost up to $0.1000, the day's budget of $0.2500 has ~≤$0.0500 left (~≥$0.2000 spent, $0 held by "
-        "running ones); lower --max-tokens or raise the budget"
+        "active runs); lower --max-tokens or raise the budget"
     )
     assert [record.run_id for record in books.runs()] == [guessed.run_id]
 
@@ -393,7 +395,7 @@ def test_an_unknown_price_warns_once(session: Session) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("default")
         assert [ask(session).status for _ in range(2)] == ["ok", "ok"]
-    assert ["what s costs is not known, so no budget" in text for text in budget_warnings(seen)] == [True]
+    assert ["the price of s is unknown, so no budget" in text for text in budget_warnings(seen)] == [True]
     session.ledger().set_budget(Budget("day", Decimal(5), user=session.user, strict=True))
     assert ask(session).status == "refused"
 
@@ -428,7 +430,7 @@ def test_a_long_prompt_asks_first(session: Session) -> None:
         return lambda question: asked.append(question) or reply
 
     assert ask(session, confirm=answer(True)).status == "ok"
-    assert asked == ["the prompt has 100 tokens, more than the 99 that a cell may have unasked. Run it?"]
+    assert asked == ["the prompt has 100 tokens, more than the 99 allowed without confirmation. Run it?"]
     declined = ask(session, confirm=answer(False))
     assert (declined.status, "it was not confirmed" in str(declined.error)) == ("refused", True)
     for confirm in (answer(None), None):
@@ -447,7 +449,7 @@ def test_without_a_ledger_a_sum_cannot_be_held_but_a_run_can(session: Session, t
         assert ask(session, budget="0.00013").status == "refused"
         session.settings.budget_day = "5"
         refused = ask(session)
-    assert (refused.status, "the day's budget cannot be held" in str(refused.error)) == ("refused", True)
+    assert (refused.status, "the day's budget cannot be enforced" in str(refused.error)) == ("refused", True)
 
 
 @pytest.mark.parametrize(
@@ -468,6 +470,7 @@ def test_a_cap_is_an_exact_amount(text: str, amount: str) -> None:
 def test_a_model_that_counts_nothing_is_held_on_its_bytes(make_session: Make) -> None:
     from tokmagic.errors import ModelError
     from tokmagic.runs.budget_guard import BudgetGuard
+    from tokmagic.runs.recorder import Teller
 
     class Deaf(ScriptedEngine):
         def count(self, _prompt: Prompt) -> int:
@@ -475,9 +478,10 @@ def test_a_model_that_counts_nothing_is_held_on_its_bytes(make_session: Make) ->
 
     session = make_session()
     engine = Deaf("deaf", [Script.of_text(["x"])])
-    guard = BudgetGuard([Budget("cell", Decimal(1))], [Budget("cell", Decimal(1))], None)
+    cap = [Budget("cell", Decimal(1))]
+    guard = BudgetGuard(session.ledger, cap, cap, teller=Teller(BudgetWarning))
     record = mine("r", info=EngineInfo("deaf", "deaf", "scripted"), rates=PRICED)
-    guard.open(session.ledger, record, Prompt((Message("user", "Ä" * 50),), Sampling(max_tokens=10)), engine)
+    guard.admit(record, Prompt((Message("user", "Ä" * 50),), Sampling(max_tokens=10)), engine)
     assert guard.hold is not None
     assert guard.hold.estimated
     assert guard.hold.tokens == 100 + 16 + 64 + 10

@@ -23,7 +23,7 @@ from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Finished, Started, Token, Usage
-from tokmagic.core.sums import CacheStatus, Selection
+from tokmagic.core.sums import CacheStatus, Selection, Sum
 from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import BudgetError, UsageError
 from tokmagic.formatting import numbers
@@ -216,7 +216,7 @@ def test_an_identical_run_is_replayed_byte_for_byte_at_no_cost(make_session: Mak
     wire = row_wire(row)
     assert (wire["status"], wire["cost_usd"], wire["saved_usd"], wire["ttft_s"]) == ("cached", "0", "0.000035", None)
     assert session.ledger().texts(row.run_id) == session.ledger().texts(first.run_id)
-    assert session.cache.status() == CacheStatus(1, session.cache.status().size_bytes, 1, Decimal("0.000035"), 0)
+    assert session.cache.status() == CacheStatus(1, session.cache.status().size_bytes, Sum.of([row]))
 
 
 def test_reports_leave_replays_out_of_latencies_and_show_what_was_saved(session: Session) -> None:
@@ -306,8 +306,8 @@ def test_a_saving_whose_price_is_unknown_is_unknown(make_session: Make) -> None:
     assert again.footer == "12 → 19 tokens · $0 · scripted · cached · saved —"
     session.prices.set("scripted", DOLLARS)
     session.generate(GREEDY)
-    status = session.cache.status()
-    assert (status.hits, status.saved_usd, status.unpriced_hits) == (2, Decimal("0.00005"), 1)
+    hits = session.cache.status().hits
+    assert (hits.runs, hits.saved_usd, hits.unpriced_hits) == (2, Decimal("0.00005"), 1)
 
 
 CHEAPER = replace(DOLLARS, cached=Decimal("0.1"))

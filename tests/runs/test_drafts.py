@@ -23,7 +23,7 @@ from tokmagic.formatting.tables import Table
 from tokmagic.magics.import_lock import ImportLock
 from tokmagic.magics.magics import TokMagics
 from tokmagic.runs.drafts.service import MOST_CELLS
-from tokmagic.runs.drafts.texts import Change, Text
+from tokmagic.runs.drafts.wire import Change, Text
 from tokmagic.runs.session import Session
 
 PATIENCE_S = 60.0
@@ -201,7 +201,7 @@ def test_a_model_elsewhere_without_a_tokenizer_here_is_estimated(session: Sessio
     answer = Page(session).whole("%%generate -m far\nHello there")
     expected, source = session.models.engine("far").estimate(Prompt((Message("user", "Hello there"),)))
     assert (answer["input_tokens"], answer["input_source"]) == (expected, source) == (7, "estimated")
-    assert "no tokenizer of it is on this machine" in answer["reason"]
+    assert "its tokenizer is not on this machine" in answer["reason"]
 
 
 DOUBTFUL = [
@@ -264,7 +264,7 @@ NO_COUNT = [
     ("%%generate", "the prompt is empty"),
     ("%%generate\n{{ told }}", "only a run fills in"),
     ("%%generate --completion --system x\nHi", "--completion takes plain text"),
-    ("%%generate\nHalf: \ud83d", "half of a character"),
+    ("%%generate\nHalf: \ud83d", "an incomplete character"),
     ("%%generate --help\nHi", "--help shows"),
     ("%%generated\nHi", "no prompt"),
     ("x = 1", "no prompt"),

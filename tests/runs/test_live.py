@@ -26,12 +26,11 @@ from tokmagic.core.money import Cost, Rates, Uncertainty
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import EngineInfo, Reading, RunRecord
 from tokmagic.core.stream import Usage
-from tokmagic.core.sums import Totals
+from tokmagic.core.sums import Sum
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.registry import Models
 from tokmagic.errors import LedgerError
-from tokmagic.runs.drafts.texts import Change
-from tokmagic.runs.drafts.wire import Draft, Edit, State, draft_wire, parse
+from tokmagic.runs.drafts.wire import Change, Draft, Edit, State, draft_wire, parse
 from tokmagic.runs.live import (
     CONTROL_TARGET,
     DATA_TARGET,
@@ -39,7 +38,6 @@ from tokmagic.runs.live import (
     Channel,
     ModelView,
     View,
-    add_running,
     row_wire,
     snapshot_wire,
 )
@@ -102,12 +100,12 @@ NOTICE = "its server counts 2 tokens more than the tokenizer here, in 3 of 8 run
 
 def test_a_streaming_message_is_the_fixture() -> None:
     running = record("01930f5e8c7a4b0f8f1d2a3b4c5d6e7f", "3a7c1f0e-95f8-4d3b-a8a3-2c1d9e7b6f50", "running", STREAMING)
-    before_today = Totals(Decimal("0.41200"), 12_000, 3_100, 30, 2)
+    before_today = Sum(30, 12_000, 3_100, Decimal("0.41200"), 2)
     view = View(
         NOTEBOOK,
         ModelView(SMOLLM, "ready", notice=NOTICE),
-        add_running(Totals(), [running]),
-        add_running(before_today, [running]),
+        Sum.of([running]),
+        before_today + Sum.of([running]),
         (running,),
     )
     assert snapshot_wire(view, session=SESSION, seq=12, complete=False) == fixture("streaming")
@@ -117,8 +115,8 @@ def test_a_state_message_with_every_kind_of_row_is_the_fixture() -> None:
     view = View(
         NOTEBOOK,
         ModelView(SMOLLM, "loading", "loading weights", 0.4),
-        Totals(None, 0, 0, 1, 1),
-        Totals(Decimal("0.0011"), 824, 118, 2, 1, Uncertainty(estimated_runs=1)),
+        Sum(1, unpriced_runs=1),
+        Sum(2, 824, 118, Decimal("0.0011"), 1, uncertainty=Uncertainty(estimated_runs=1)),
         ROWS,
         STANDINGS,
     )
@@ -138,16 +136,20 @@ def test_the_metadata_of_an_output_is_the_fixture() -> None:
 
 def test_running_rows_are_added_to_the_sums_and_unknown_stays_unknown() -> None:
     priced, unpriced, unknown = ROWS[0], ROWS[1], ROWS[4]
-    base = Totals(Decimal("0.5"), 10, 20, 3, 1)
-    assert add_running(base, []) == base
-    assert add_running(base, [priced]) == Totals(Decimal("0.5011"), 422, 138, 4, 1)
-    assert add_running(base, [unpriced]) == Totals(Decimal("0.5"), 422, 57, 4, 2)
-    guessed = Totals(Decimal("0.5000521"), 422, 57, 4, 1, Uncertainty(1, 1))
-    assert add_running(base, [ROWS[2]]) == guessed, "an estimate that is a lower bound"
+    base = Sum(3, 10, 20, Decimal("0.5"), 1)
+
+    def told(total: Sum) -> tuple[Any, ...]:
+        return (total.cost_usd, total.input_tokens, total.output_tokens, total.runs, total.unpriced_runs)
+
+    assert base + Sum.of([]) == base
+    assert told(base + Sum.of([priced])) == (Decimal("0.5011"), 422, 138, 4, 1)
+    assert told(base + Sum.of([unpriced])) == (Decimal("0.5"), 422, 57, 4, 2)
+    guessed = base + Sum.of([ROWS[2]])
+    assert told(guessed) == (Decimal("0.5000521"), 422, 57, 4, 1)
+    assert guessed.uncertainty == Uncertainty(1, 1), "an estimate that is a lower bound"
     assert guessed.precision == (True, "at_least")
-    assert add_running(Totals(), [unknown]) == Totals(None, 0, 0, 1, 1)
-    assert add_running(Totals(), [priced, priced]) == Totals(Decimal("0.0022"), 824, 236, 2, 0)
-    assert add_running(None, [priced]) is None
+    assert told(Sum.of([replace(unknown, status="running")])) == (None, 0, 0, 1, 1)
+    assert told(Sum.of([priced, priced])) == (Decimal("0.0022"), 824, 236, 2, 0)
 
 
 def test_a_look_from_the_sidebar_does_not_undo_the_choice_of_a_model() -> None:
@@ -375,7 +377,7 @@ def test_control_messages_of_the_fixture_are_understood(wire: Wire, numbers: Num
 
 def test_drafts_are_the_fixture() -> None:
     priced = Cost(Decimal("0.0000618"), "counted"), Cost(Decimal("0.00021540"), "counted")
-    estimated = "the template holds more than {{ name }} of a text or a number, which only a run fills in"
+    estimated = "the template holds more than {{ name }} of a string or number, which only a run fills in"
     drafts: list[tuple[State, Draft]] = [
         ("counting", Draft("smollm2", 6, "estimated", 256)),
         ("counted", Draft("smollm2", 412, "counted", 256, 8192, *priced)),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.record import Reading
-from tokmagic.core.stream import Finished, FinishReason, Started, Token, Usage
+from tokmagic.core.stream import Finished, FinishReason, Logprob, Started, Token, Usage
 from tokmagic.prices import bill
 from tokmagic.runs.meter import Meter
 
@@ -113,6 +113,25 @@ def test_tokens_that_carry_no_text_count() -> None:
 
 
 # Network pieces: their number says nothing about tokens
+
+
+CONTENT = {
+    "text": (Token(0, "some text"), True),
+    "reasoning": (Token(0, "", reasoning="Hm."), True),
+    "an id whose text is yet to come": (Token(0, "", 7), True),
+    "an id and its log probability": (Token(0, "", 7, logprobs=(Logprob("", -0.5),)), True),
+    "text and log probabilities": (Token(0, "Hi", logprobs=(Logprob("Hi", -0.5),)), True),
+    "a role alone": (Token(0, ""), False),
+    "usage alone": (Token(0, "", usage=ASKED), False),
+    "log probabilities alone": (Token(0, "", logprobs=(Logprob("<end>", -0.125),)), False),
+}
+
+
+@pytest.mark.parametrize(("first", "content"), CONTENT.values(), ids=CONTENT)
+def test_what_is_content_stops_the_clock_and_nothing_else_does(first: Token, content: bool) -> None:
+    reading = metered(started(None), replace(first, at_ns=T0 + 20 * MS), piece(70)).reading()
+    assert first.has_content == content
+    assert (reading.ttft_s, reading.latency_s) == (0.02 if content else 0.07, 0.07)
 
 
 def test_a_first_piece_without_content_stops_no_clock() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -15,21 +16,23 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from tokmagic.core.budget import Budget
 from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import RunRecord
 from tokmagic.core.stream import Usage
-from tokmagic.core.sums import Selection, Totals
+from tokmagic.core.sums import Selection, Sum
 from tokmagic.engines.registry import Models
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.errors import GenerationInterrupted, ModelError, NotBuiltError, PromptError, UsageError
 from tokmagic.ledgers import Ledger
-from tokmagic.runs import api
+from tokmagic.runs import api, cache
 from tokmagic.runs import run as execution
+from tokmagic.runs import session as session_module
+from tokmagic.runs.environment import resolve_notebook
 from tokmagic.runs.generation import Generation
-from tokmagic.runs.live import add_running
-from tokmagic.runs.session import Session, resolve_notebook
+from tokmagic.runs.session import Session
 
 ASK = Prompt((Message("user", "Hi"),))
 NOTEBOOK = "/home/ada/nb/one.ipynb"
@@ -175,7 +178,7 @@ def test_what_cannot_begin_leaves_no_row(make_session: Make, sampling: Sampling)
         session.generate(Prompt(ASK.messages, sampling), "scripted")
     with pytest.raises(UsageError, match="is unknown"):
         session.generate(ASK, "smolm")
-    with pytest.raises(ModelError, match="is no script"):
+    with pytest.raises(ModelError, match="is not a script"):
         session.generate(ASK, "scripted:/none")
     assert session.ledger().runs() == []
 
@@ -246,6 +249,42 @@ def test_an_interrupt_while_the_row_is_settled_waits_for_it(make_session: Make) 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize("capped", [False, True], ids=["no budget", "a day's budget"])
+def test_a_run_asks_once_for_each_thing(make_session: Make, monkeypatch: pytest.MonkeyPatch, capped: bool) -> None:
+    """Budgets are read, sampling checked, the prompt digested and the answer put together once a run."""
+    session, asked = make_session(model="scripted"), Counter[str]()
+    session.prices.set("scripted", DOLLARS)
+    if capped:
+        session.ledger().set_budget(Budget("day", Decimal(5), user=session.user))
+
+    def counted(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def wrapper(*args: Any, **more: Any) -> Any:
+            asked[name] += 1
+            return function(*args, **more)
+
+        monkeypatch.setattr(module, name, wrapper)
+
+    counted(session_module, "check_sampling")
+    counted(session_module, "sha256")
+    counted(cache, "key")
+    counted(execution, "Generation")
+
+    def statement(_connection: Any, _cursor: Any, text: str, *_more: Any) -> None:
+        asked["budget reads"] += "FROM budgets" in text
+
+    session.generate(Prompt((Message("user", "an earlier one"),)))
+    asked.clear()
+    sa.event.listen(sa.Engine, "before_cursor_execute", statement)
+    try:
+        generation = session.generate(Prompt(ASK.messages, Sampling(temperature=0, max_tokens=50)))
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", statement)
+    assert generation.status == "ok"
+    assert asked == {"budget reads": 1, "check_sampling": 1, "sha256": 1, "key": 1, "Generation": 1}
+
+
 def test_a_run_is_stopped_from_another_thread(make_session: Make, script: Callable[..., str]) -> None:
     session, begun, done = make_session(), threading.Event(), []
     model = script(pieces=["a", "b"], ttft_s=0, itl_s=9000.0, pace=1.0)
@@ -293,10 +332,10 @@ def test_totals_are_the_sum_of_the_rows_the_running_one_included(make_session: M
         live = view.rows[-1]
         assert (live.status, live.reading.usage.output_tokens) == ("running", number)
         assert [row.cell_id for row in view.rows] == (["a", "b", "c"] if number % 2 else ["c"])
-        assert view.notebook_totals == view.day_totals == add_running(Totals(), [*finished[:2], live])
+        assert view.notebook_totals == view.day_totals == Sum.of([*finished[:2], live])
     last = session.changes()
     assert [row.status for row in last.rows] == ["ok"]
-    assert last.notebook_totals == add_running(Totals(), finished) == session.ledger().totals(session.selection)
+    assert last.notebook_totals == Sum.of(finished) == session.ledger().totals(session.selection)
     assert session.changes().rows == (), "told once"
 
 

@@ -199,7 +199,7 @@ def test_what_cuts_or_fills_an_encoding_is_followed() -> None:
 def test_half_a_character_is_refused_and_forgotten(name: str) -> None:
     counter = LiveCounter(backend(name))
     counter.update(TEXT)
-    with pytest.raises(PromptError, match="half of a character"):
+    with pytest.raises(PromptError, match="an incomplete character"):
         counter.update(TEXT[:900] + "\ud83d" + TEXT[900:])
     mended = TEXT[:900] + "🚀" + TEXT[900:]
     assert counter.update(mended) == full(backend(name), mended)

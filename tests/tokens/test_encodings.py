@@ -91,7 +91,7 @@ def test_a_chat_is_estimated_as_the_cookbook_does(present: Path) -> None:
 
 @pytest.mark.tiktoken
 def test_half_a_character_is_refused(present: Path) -> None:
-    with pytest.raises(PromptError, match="half of a character"):
+    with pytest.raises(PromptError, match="an incomplete character"):
         encodings.count(encodings.openai_encoding("gpt-4"), plain("broken \ud83d here"))
 
 

@@ -66,7 +66,7 @@ def test_the_sidebar_and_the_doctor_tell(make_session: Make, model_home: Path, s
 
     def told() -> list[str]:
         found = doctor(TokMagic(home=str(model_home), ledger=sqlite_url), ON_CPU).findings
-        return [it.says for it in found if it.name == "tokens of org/m"]
+        return [it.message for it in found if it.name == "tokens of org/m"]
 
     assert ask(own) is None
     assert told() == []

@@ -290,5 +290,5 @@ def test_a_folder_without_a_tokenizer_is_named_in_one_line(tmp_path: Path, conte
         (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     with pytest.raises(ModelError) as caught:
         Tokenizer(tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path} has no tokenizer that can be read: ")
+    assert str(caught.value).startswith(f"{tmp_path} has no readable tokenizer: ")
     assert "\n" not in str(caught.value)

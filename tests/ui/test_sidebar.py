@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.ui.lab import Lab, Notebook
 from tokmagic.ledgers import Ledger
-from tokmagic.reports.exports import export_text
+from tokmagic.reports.exports import export_lines
 
 pytestmark = [pytest.mark.ui, pytest.mark.model]
 
@@ -24,7 +24,7 @@ LOAD = "%load_ext tokmagic\n%model add slow scripted:slow.json\n%model use slow\
 
 def exported(ledger: Ledger, run_id: str) -> dict[str, Any]:
     """A run as ``tokmagic export`` prints it."""
-    rows = [json.loads(line) for line in export_text(ledger.runs(), "jsonl").splitlines()]
+    rows = [json.loads(line) for line in export_lines(ledger.runs(), "jsonl")]
     (row,) = [row for row in rows if row["run_id"] == run_id]
     return dict(row)
 

@@ -46,15 +46,15 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"tokmagic {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
 
-    verb = verbs.add_parser("doctor", help="what works here and what does not, each with its mend")
+    verb = verbs.add_parser("doctor", help="what works here and what does not, each problem with its fix")
     form = verb.add_mutually_exclusive_group()
-    form.add_argument("--brief", action="store_true", help="a line for each thing that is amiss, and no other")
+    form.add_argument("--brief", action="store_true", help="only the problems, one per line")
     form.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=commands.doctor)
 
     verb = verbs.add_parser("pull", help="fetch a model once, so that later starts are quick")
     verb.add_argument("name", nargs="?", help="model name or Hugging Face id (the default model)")
-    verb.add_argument("--force", action="store_true", help="fetch it anew")
+    verb.add_argument("--force", action="store_true", help="fetch it again")
     verb.set_defaults(run=commands.pull)
 
     verb = verbs.add_parser("run", help="run a prompt from a file or standard input")
@@ -62,8 +62,8 @@ def parser() -> Parser:
     verb.add_argument("-m", "--model", metavar="NAME", help="model name, Hugging Face id or folder")
     verb.add_argument("--api-base", metavar="URL", help="an OpenAI-compatible server, whose model is named by -m")
     verb.add_argument("--api-key-name", metavar="ENV", help="environment variable that holds the server's key")
-    verb.add_argument("--server", metavar="KIND", help="what kind of server that is, such as openai or vllm")
-    verb.add_argument("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts for it here")
+    verb.add_argument("--server", metavar="KIND", help="the kind of server, such as openai or vllm")
+    verb.add_argument("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts locally for it")
     verb.add_argument("--system", metavar="TEXT")
     verb.add_argument("--max-tokens", type=int, default=256, metavar="N")
     verb.add_argument("--temperature", type=float, metavar="T")
@@ -72,20 +72,18 @@ def parser() -> Parser:
     verb.add_argument("--stop", action="append", default=[], metavar="TEXT")
     verb.add_argument("--tag", action="append", default=[], metavar="TEXT")
     verb.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a variable of the template")
-    verb.add_argument("--literal", action="store_true", help="no template: every character means itself")
+    verb.add_argument("--literal", action="store_true", help="no template: all text is literal")
     verb.add_argument("--completion", action="store_true", help="no chat template")
     verb.add_argument("--input", metavar="USD", help="USD per 1M input tokens")
     verb.add_argument("--output", metavar="USD", help="USD per 1M output tokens")
     verb.add_argument("--gpu-hour", metavar="USD", help="USD per hour of the device")
-    verb.add_argument(
-        "--as", dest="shadow", metavar="PROVIDER/MODEL", help="reckon beside it what that model would cost"
-    )
-    verb.add_argument("--budget", metavar="USD", help="most that this run may cost")
-    verb.add_argument("--yes", action="store_true", help="run a prompt that is longer than a budget lets pass unasked")
+    verb.add_argument("--as", dest="shadow", metavar="PROVIDER/MODEL", help="also calculate what that model would cost")
+    verb.add_argument("--budget", metavar="USD", help="maximum that this run may cost")
+    verb.add_argument("--yes", action="store_true", help="run a prompt longer than a budget allows without asking")
     cached = verb.add_mutually_exclusive_group()
-    cached.add_argument("--cache", action="store_true", help="replay an identical run even where it has no seed")
-    cached.add_argument("--no-cache", action="store_true", help="generate, and keep the answer out of the cache")
-    cached.add_argument("--refresh", action="store_true", help="generate and renew the cached answer")
+    cached.add_argument("--cache", action="store_true", help="replay an identical run even without a seed")
+    cached.add_argument("--no-cache", action="store_true", help="bypass the cache for this run")
+    cached.add_argument("--refresh", action="store_true", help="generate again and replace the cached answer")
     _json(verb)
     verb.set_defaults(run=commands.run)
 
@@ -98,8 +96,10 @@ def parser() -> Parser:
     verb = verbs.add_parser("report", help="tokens, cost and latency of recorded runs")
     verb.add_argument("--by", help="cell, run, model, notebook, day, tag, user or status")
     kind = verb.add_mutually_exclusive_group()
-    kind.add_argument("--waste", action="store_true", help="what was paid for and gave nothing new")
-    kind.add_argument("--reprice", action="store_true", help="beside the frozen costs what the runs would cost today")
+    kind.add_argument("--waste", action="store_true", help="runs that cost something and gave nothing new")
+    kind.add_argument(
+        "--reprice", action="store_true", help="what the runs would cost today, next to their recorded cost"
+    )
     kind.add_argument("--project", metavar="N/UNIT", help="what a measured cell costs at scale, such as 1e6/day")
     verb.add_argument(
         "--cell",
@@ -110,7 +110,7 @@ def parser() -> Parser:
     _json(verb)
     verb.set_defaults(run=commands.report)
 
-    verb = verbs.add_parser("export", help="recorded runs, one a line")
+    verb = verbs.add_parser("export", help="recorded runs, one per line")
     verb.add_argument("--format", default=None, help="jsonl (default), csv or parquet")
     verb.add_argument("-o", "--output", metavar="FILE", help="file to write (standard output)")
     _selection(verb)
@@ -118,9 +118,11 @@ def parser() -> Parser:
 
     verb = verbs.add_parser("check", help="a notebook's saved numbers against limits, for pre-commit and CI")
     verb.add_argument("notebook", nargs="+", metavar="NOTEBOOK", help="an .ipynb file; nothing in it is run")
-    verb.add_argument("--max-cost", metavar="USD", help="most that all its cells together may cost")
-    verb.add_argument("--max-tokens", metavar="N", help="most tokens that all its cells together may take, in and out")
-    verb.add_argument("--max-increase", metavar="PCT", help="most that a cell, and the whole, may grow by, as 10%%")
+    verb.add_argument("--max-cost", metavar="USD", help="maximum cost of all its cells together")
+    verb.add_argument("--max-tokens", metavar="N", help="maximum tokens of all its cells together, input plus output")
+    verb.add_argument(
+        "--max-increase", metavar="PCT", help="maximum growth of each cell and of the whole notebook, such as 10%%"
+    )
     verb.add_argument(
         "--against", metavar="OLD", help="the earlier version: a file, or git:REV for the same path there"
     )
@@ -129,9 +131,9 @@ def parser() -> Parser:
 
     verb = verbs.add_parser(
         "reproduce",
-        help="run a notebook again and tell what changed",
-        description="Run a notebook again, for real: what its cells write is written, and endpoints bill. Tell what "
-        "changed against what it was frozen with, and what differs that could explain it.",
+        help="run a notebook again and show what changed",
+        description="Run a notebook again, for real: its cells write their files and endpoints bill. Show what "
+        "changed since it was frozen, and which differences could explain it.",
     )
     verb.add_argument("notebook", metavar="NOTEBOOK", help="an .ipynb file; it is run in a new kernel, and not changed")
     verb.add_argument(
@@ -143,11 +145,11 @@ def parser() -> Parser:
         default=[],
         metavar="KIND",
         choices=list(get_args(Kind)),
-        help="a kind of change that is told, but fails nothing: text, tokens, cost, finish or runs (repeatable)",
+        help="a kind of change that is reported but does not fail: text, tokens, cost, finish or runs (repeatable)",
     )
     verb.add_argument("-o", "--output", metavar="OUT", help="write the notebook with its new outputs to this file")
     verb.add_argument("--timeout", metavar="S", help="seconds that a cell may take (no limit)")
-    verb.add_argument("--budget", metavar="USD", help="most that all runs together may cost")
+    verb.add_argument("--budget", metavar="USD", help="maximum cost of all runs together")
     verb.add_argument("--kernel", metavar="NAME", help="the kernel to run it in (the notebook's own)")
     _json(verb)
     verb.set_defaults(run=reproducing.reproduce)
@@ -173,7 +175,7 @@ def _selection(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--user", metavar="NAME", help="only this user's runs")
     verb.add_argument("--model", metavar="NAME", help="only runs of the model of this name")
     verb.add_argument(
-        "--tag", action="append", default=[], metavar="TEXT", help="only runs with this tag (repeatable: with all)"
+        "--tag", action="append", default=[], metavar="TEXT", help="only runs with this tag (repeat to require several)"
     )
 
 

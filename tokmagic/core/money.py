@@ -13,7 +13,7 @@ Bound = Literal["exact", "at_least", "at_most"]
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Rates that replace the base ones for a whole run whose input has more than ``above_tokens`` tokens."""
+    """Rates that replace the base ones for all of a run whose input has more than ``above_tokens`` tokens."""
 
     above_tokens: int
     input: Decimal
@@ -115,3 +115,11 @@ def _known_sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:
     # As many digits as both need: sums of money are exact, however many runs there are.
     with localcontext(prec=60):
         return one + other
+
+
+def plain(amount: Decimal | None) -> str | None:
+    """A decimal as it goes on the wire and into exports: ``"0.0000521"``, never ``5.21E-5``."""
+    if amount is None:
+        return None
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

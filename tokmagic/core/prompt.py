@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tokmagic.errors import PromptError
+
 Role = Literal["system", "user", "assistant"]
 
 
@@ -49,3 +51,13 @@ class Prompt:
     sampling: Sampling = field(default_factory=Sampling)
     completion: bool = False
     stream: bool = True
+
+
+def utf8(text: str) -> bytes:
+    """A prompt's text in UTF-8. Raises PromptError for a lone surrogate, which no tokenizer and no server takes."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(
+            "the prompt contains an incomplete character (a lone surrogate); fix the text where it was cut"
+        ) from None

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.stream import Usage
+from tokmagic.core.traits import EngineTraits, traits_of
 
 Status = Literal["running", "ok", "cached", "interrupted", "failed", "refused"]
 
@@ -53,6 +54,11 @@ class EngineInfo:
     greedy: bool | None = None
     """Whether the model by itself, where a prompt says nothing of sampling, takes the likeliest token each time."""
 
+    @property
+    def traits(self) -> EngineTraits:
+        """What holds of its kind of engine."""
+        return traits_of(self.engine)
+
 
 INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy")
 """What of EngineInfo a row keeps in ``env``, having no column of its own."""
@@ -84,3 +90,8 @@ class RunRecord:
     replay_of: str | None = None
     tags: tuple[str, ...] = ()
     env: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that was asked for."""
+        return self.params.get("seed")

@@ -26,6 +26,21 @@ class Usage:
     input_source: Source = "unknown"
     output_source: Source = "unknown"
 
+    @classmethod
+    def measured(
+        cls, input_tokens: int, output_tokens: int | None = None, reasoning_tokens: int | None = None
+    ) -> Usage:
+        """Counts of ids that this process saw itself, none of them from a cache."""
+        return cls(
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_input_tokens=0,
+            cache_write_input_tokens=0,
+            reasoning_tokens=reasoning_tokens,
+            input_source="measured",
+            output_source="measured",
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -65,6 +80,11 @@ class Token:
     reasoning: str = ""
     usage: Usage | None = None
     logprobs: tuple[Logprob, ...] = ()
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it stops a clock and is counted: a role alone, or log probabilities alone, are no content."""
+        return self.id is not None or bool(self.text or self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)

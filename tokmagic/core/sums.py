@@ -2,49 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
 from tokmagic.core.money import CERTAIN, Precision, Uncertainty, _known_sum
-from tokmagic.core.record import Status
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over finished runs. ``cost_usd`` is None where no run has a price."""
-
-    cost_usd: Decimal | None = None
-    input_tokens: int = 0
-    output_tokens: int = 0
-    runs: int = 0
-    unpriced_runs: int = 0
-    uncertainty: Uncertainty = CERTAIN
-
-    @property
-    def precision(self) -> Precision:
-        """Whether ``cost_usd`` is only an estimate, and what it bounds."""
-        return self.uncertainty.precision(self.unpriced_runs)
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStatus:
-    """What the answer cache holds and what it was good for, over all notebooks of the ledger.
-
-    ``saved_usd`` is None where no hit has a price; ``unpriced_hits`` are in no sum.
-    """
-
-    answers: int = 0
-    size_bytes: int = 0
-    hits: int = 0
-    saved_usd: Decimal | None = None
-    unpriced_hits: int = 0
-    uncertainty: Uncertainty = CERTAIN
-
-    @property
-    def precision(self) -> Precision:
-        """Whether ``saved_usd`` is only an estimate, and what it bounds."""
-        return self.uncertainty.precision(self.unpriced_hits)
+from tokmagic.core.record import RunRecord, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +31,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Sums over ended runs of one group.
+    """Sums over runs: a group of ended ones, or all of a notebook with those that go on.
 
     ``cost_usd`` is None where none has a price, ``saved_usd`` where no cache hit has one. Refused runs count as runs,
     but neither as priced nor as unpriced. Cache hits are left out of the latencies; ``unpriced_hits`` saved what is not
@@ -108,6 +72,33 @@ class Sum:
         """Seconds a token, over all tokens after the first of each run: each run weighs as much as it generated."""
         return self.itl_total_s / self.itl_steps if self.itl_steps else None
 
+    @classmethod
+    def of(cls, records: Iterable[RunRecord]) -> Sum:
+        """Add runs up that are at hand."""
+        return sum(map(cls._of, records), cls())
+
+    @classmethod
+    def _of(cls, record: RunRecord) -> Sum:
+        reading, usage, cost = record.reading, record.reading.usage, record.reading.cost
+        timed = record.status != "cached"
+        steps = (usage.output_tokens or 1) - 1 if timed and reading.itl_mean_s is not None else 0
+        ttft = reading.ttft_s if timed else None
+        return cls(
+            runs=1,
+            input_tokens=usage.input_tokens or 0,
+            output_tokens=usage.output_tokens or 0,
+            cost_usd=cost.usd,
+            unpriced_runs=int(cost.usd is None and record.status != "refused"),
+            saved_usd=cost.saved_usd,
+            ttft_total_s=ttft or 0.0,
+            ttft_runs=int(ttft is not None),
+            itl_total_s=(reading.itl_mean_s or 0.0) * steps,
+            itl_steps=steps,
+            uncertainty=Uncertainty.of(cost),
+            unpriced_hits=int(cost.saved_usd is None and record.status == "cached"),
+            saved_uncertainty=Uncertainty.of_saved(cost),
+        )
+
     def __add__(self, other: Sum) -> Sum:
         return Sum(
             self.runs + other.runs,
@@ -124,3 +115,12 @@ class Sum:
             self.unpriced_hits + other.unpriced_hits,
             self.saved_uncertainty + other.saved_uncertainty,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatus:
+    """What the answer cache holds and what it was good for: ``hits`` adds up all replays in the ledger."""
+
+    answers: int = 0
+    size_bytes: int = 0
+    hits: Sum = Sum()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Event, Source
+from tokmagic.core.traits import EngineTraits, traits_of
 from tokmagic.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,6 +113,11 @@ class ModelSpec:
             return "endpoint"
         return "scripted" if re.match(r"scripted(:|$)", self.source) else "local"
 
+    @property
+    def traits(self) -> EngineTraits:
+        """What holds of its kind of engine."""
+        return traits_of(self.kind)
+
 
 def parse_source(text: str) -> tuple[str, str | None]:
     """Split ``ID@REVISION``. Folders keep their ``@``. Raises UsageError for an empty part."""
@@ -119,5 +125,5 @@ def parse_source(text: str) -> tuple[str, str | None]:
         return text, None
     source, at, revision = text.partition("@")
     if not source or (at and not revision):
-        raise UsageError(f"{text!r} is no model; give a Hugging Face id (ID or ID@REVISION) or a folder")
+        raise UsageError(f"{text!r} is not a model; give a Hugging Face id (ID or ID@REVISION) or a folder")
     return source, revision or None

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tokmagic.core.config import DEFAULT_MODEL
+from tokmagic.core.record import EngineInfo
 from tokmagic.engines.base import Engine, ModelSpec, Progress, parse_source
 from tokmagic.engines.local.store import NAMED
 from tokmagic.errors import ModelError, UsageError, nearest
@@ -69,7 +70,7 @@ class Models:
         One at an endpoint is opened at once: that connects to nothing, and says what is wrong with its URL.
         """
         opened: Engine | None = None
-        if spec.kind == "endpoint":
+        if spec.traits.remote:
             opened = open_engine(name, spec, self._settings)
         else:
             source, revision = parse_source(spec.source)
@@ -114,6 +115,13 @@ class Models:
         """Return how a model is run. Raises UsageError."""
         return self._specs[self.resolve(name)]
 
+    def info(self, name: str) -> EngineInfo:
+        """What is known of a model, without opening its engine for it. Raises UsageError."""
+        if name in self._engines:
+            return self._engines[name].info
+        spec = self.spec(name)
+        return EngineInfo(name, spec.source, spec.kind)
+
     def engine(self, name: str | None = None) -> Engine:
         """Return the engine of a model, the current one by default. Raises UsageError, ModelError."""
         name = self.resolve(name) if name is not None else self.current
@@ -129,11 +137,12 @@ class Models:
     def load(self, name: str | None, progress: Progress, *, keep_others: bool = False) -> Engine:
         """Load a model. Other local models are unloaded first unless ``keep_others``. Raises ModelError."""
         engine = self.engine(name)
-        if engine.state != "ready" and engine.info.engine == "local" and not keep_others:
+        if engine.state != "ready" and engine.info.traits.has_weights and not keep_others:
             # One loaded model per device unless the person asks for more.
             for other in self._engines.values():
-                same_device = other.info.device == engine.info.device
-                if other is not engine and other.info.engine == "local" and other.state == "ready" and same_device:
+                info = other.info
+                there = info.traits.has_weights and info.device == engine.info.device
+                if other is not engine and there and other.state == "ready":
                     other.close()
         engine.load(progress)
         return engine

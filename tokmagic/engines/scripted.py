@@ -48,14 +48,7 @@ class Script:
         error: str | None = None,
     ) -> Script:
         """A plain answer: one token a piece, evenly spaced."""
-        asked = Usage(
-            input_tokens=input_tokens,
-            cached_input_tokens=0,
-            cache_write_input_tokens=0,
-            reasoning_tokens=0,
-            input_source="measured",
-            output_source="measured",
-        )
+        asked = Usage.measured(input_tokens, reasoning_tokens=0)
         stamps = [round((ttft_s + i * itl_s) * 1e9) for i in range(len(pieces))]
         tokens = [Token(stamp, piece, index) for index, (stamp, piece) in enumerate(zip(stamps, pieces, strict=True))]
         end = stamps[-1] if stamps else 0
@@ -77,18 +70,18 @@ class Script:
             return script
         except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
             raise ModelError(
-                f'{path} is no script: {error}; give JSON such as {{"pieces": ["Hello", " there"], "itl_s": 0.02}}'
+                f'{path} is not a script: {error}; give JSON such as {{"pieces": ["Hello", " there"], "itl_s": 0.02}}'
             ) from error
 
 
 def _check(given: dict[str, Any]) -> None:
     pieces = given["pieces"]
     if not isinstance(pieces, list) or not all(isinstance(piece, str) for piece in pieces):
-        raise ValueError("pieces must be a list of texts")
+        raise ValueError("pieces must be a list of strings")
     for name, kind in (("input_tokens", int), ("ttft_s", float), ("itl_s", float), ("pace", float)):
         value = given.get(name, 0)
         if isinstance(value, bool) or not isinstance(value, kind | int) or value < 0:
-            raise ValueError(f"{name} is {value!r}; it must be a number, not below 0")
+            raise ValueError(f"{name} is {value!r}; it must be a number of 0 or more")
 
 
 class ScriptedEngine:

@@ -98,7 +98,7 @@ def legend(traces: Sequence[Trace], limit: int) -> str:
     pieces = [piece for trace in traces if trace.pieces is not None for piece in trace.pieces.first(limit)]
     told = []
     if any("\ufffd" in piece.raw.decode("utf-8", "replace") for piece in pieces if piece.raw):
-        told.append("‹F0› is a byte of a character that several tokens share")
+        told.append("‹F0› is a byte of a character that spans several tokens")
     if any(piece.id is None for piece in pieces):
-        told.append("▢ is a token of the chat's format, whose number is an estimate")
+        told.append("▢ is a token of the chat format; their number is an estimate")
     return "; ".join(told)

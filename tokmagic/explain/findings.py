@@ -17,8 +17,8 @@ _MOST_REPEATS = 5
 # Indentation is left alone, since it has a meaning in code, and so is one blank line between two paragraphs.
 _BLANKS = {
     "blank lines": (re.compile(r"(?<=\n)[ \t]*\r?\n(?:[ \t]*\r?\n)+"), "\n"),
-    "blanks at line ends": (re.compile(r"[ \t]+(?=\r?\n|\Z)"), ""),
-    "runs of blanks": (re.compile(r"(?<=\S)[ \t]{3,}(?=\S)"), " "),
+    "spaces at line ends": (re.compile(r"[ \t]+(?=\r?\n|\Z)"), ""),
+    "runs of spaces": (re.compile(r"(?<=\S)[ \t]{3,}(?=\S)"), " "),
 }
 
 
@@ -109,7 +109,7 @@ def repeats(trace: Trace, messages: Sequence[Message]) -> list[Finding]:
         ended = edit
         at += length
     by_length = sorted(found.items(), key=lambda it: -len(it[0]) * len(it[1]))
-    return [Finding("said before", tuple(edits), text, 0) for text, edits in by_length]
+    return [Finding("repeated text", tuple(edits), text, 0) for text, edits in by_length]
 
 
 def edited(prompt: Prompt, edits: Sequence[Edit]) -> Prompt:

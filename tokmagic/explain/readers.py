@@ -35,19 +35,16 @@ class Reader(Protocol):
 
 def reader_for(models: Models, name: str) -> Reader:
     """Return the tokenizer of a registered model; no weights are read. Raises ModelError, UsageError."""
-    spec = models.spec(name)
-    if spec.kind == "scripted":
+    spec, engine = models.spec(name), models.engine(name)
+    if not isinstance(engine, Tokenized):
         raise ModelError(f"{name} has no tokenizer: it only plays back a fixed answer; name another model with -m")
-    engine = models.engine(name)
-    if spec.kind == "endpoint" and isinstance(engine, Tokenized):
+    if spec.traits.remote:
         try:
             return _Local(engine.tokenizer(), f"that of {spec.tokenizer or spec.source}")
         except ModelError:
             if spec.tokenizer is not None:
                 raise
             return _Encoded(spec.source)
-    if not isinstance(engine, Tokenized):
-        raise ModelError(f"{name} has no tokenizer on this machine; name another model with -m")
     return _Local(engine.tokenizer())
 
 

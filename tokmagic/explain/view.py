@@ -122,7 +122,7 @@ class TokenView:
         if len(rows) > 1:
             rows.append(("all of it", "", "", *_saved(first, self.together), ""))
         columns = ("could go", "times", "in", "saves", f"{CALLS:,} calls", "text")
-        note = f"counted anew for {first.model}, with that left out; whether it is needed is yours to judge"
+        note = f"counted again for {first.model} without that text; you decide whether it is needed"
         return Table(columns, tuple(rows), note, words=("in", "text"))
 
     def _tables(self) -> Iterator[Table]:
@@ -137,9 +137,9 @@ class TokenView:
             yield "~ is an estimate: what the chat's format adds is not public"
         for it in self.models:
             if it.trace.pieces is None:
-                yield f"{it.model}: this tokenizer tells counts alone, neither boundaries nor parts"
+                yield f"{it.model}: this tokenizer gives only counts, no boundaries and no parts"
             elif it.parts is None:
-                yield f"{it.model}: its chat template changes the messages, so their parts cannot be told apart"
+                yield f"{it.model}: its chat template changes the messages, so the parts cannot be shown"
             if turned := boundaries.from_the_text(it.trace):
                 yield f"{it.model}: special tokens spelled out in the messages' own text: {turned}"
         for name, why in self.refused:

@@ -1,1 +1,5 @@
-"""How anything becomes text: numbers, tables, Markdown. It knows no run and asks nobody."""
+"""How anything becomes text: numbers, tables, Markdown that is safe to show.
+
+Door: ``numbers``, ``tables.Table``, ``markdown``.
+It never asks a ledger or an engine, and computes no cost.
+"""

@@ -47,7 +47,7 @@ def note(text: str) -> str:
 def plain_text(text: str) -> str:
     """Return ``text`` without the control characters that could drive a terminal.
 
-    Half of a character (a lone surrogate), which no output can hold, becomes the replacement character.
+    An incomplete character (a lone surrogate), which no output can hold, becomes the replacement character.
     """
     return _HALF.sub("\N{REPLACEMENT CHARACTER}", _CONTROL.sub("", text.replace("\r\n", "\n")))
 

@@ -88,14 +88,14 @@ def size(count_bytes: int) -> str:
 
 
 def list_price(value: Cost, rates: Rates) -> str | None:
-    """The device's list price that a cost, or what a replay saved, was reckoned at; None where it is another price."""
+    """The device's list price at which a cost, or what a replay saved, was calculated; None for another price."""
     of_device = value.token_usd is None and value.compute_usd is not None
     saved_of_device = value.saved_usd is not None and rates.input is None
     return rates.source if (of_device or saved_of_device) and rates.source.startswith("list price") else None
 
 
 def _saved(value: Cost, rates: Rates) -> str:
-    """What a replay saved, and whose price that is reckoned at."""
+    """What a replay saved, and whose price it is calculated at."""
     saved = usd_marked(value.saved_usd, Uncertainty.of_saved(value).precision(0))
     return f"saved {saved}{' at list price' if list_price(value, rates) else ''}"
 

@@ -1,4 +1,4 @@
-"""``tokmagic doctor``: what works here and what does not, each with its mend."""
+"""``tokmagic doctor``: what works here and what does not, each with its fix."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def _torch(tried: Probe | None) -> Iterator[Finding]:
     torch, transformers, quantiser = (_version(name) for name in ("torch", "transformers", "bitsandbytes"))
     tried = None if torch is None else tried or probe()
     if tried is not None and tried.problem is not None:
-        mend = "install it anew: pip install --force-reinstall torch"
-        yield Finding("torch", False, f"{torch} cannot be used: {tried.problem}", mend, vital=True)
+        fix = "reinstall it: pip install --force-reinstall torch"
+        yield Finding("torch", False, f"{torch} cannot be used: {tried.problem}", fix, vital=True)
         tried = None
     else:
         yield _package("torch", torch)
     yield _package("transformers", transformers)
     if quantiser is None:
-        says = "not installed; --quant will not work"
-        yield Finding("bitsandbytes", False, says, "pip install 'tokmagic[local]'")
+        message = "not installed; --quant will not work"
+        yield Finding("bitsandbytes", False, message, "pip install 'tokmagic[local]'")
     elif tried is not None:
         yield devices.bitsandbytes(quantiser, tried)
     yield from devices.gpus(gpu.look(), tried)
@@ -79,10 +79,10 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
         models = Models(settings)
         spec = models.spec(models.current)
         if spec.api_key_name and not os.environ.get(spec.api_key_name):
-            says = f"{spec.source} needs a key, and {spec.api_key_name} is not set"
-            yield Finding("model", False, says, "set it before JupyterLab starts", vital=True)
+            message = f"{spec.source} needs a key, and {spec.api_key_name} is not set"
+            yield Finding("model", False, message, "set it before JupyterLab starts", vital=True)
             return
-        if spec.kind != "local":
+        if not spec.traits.has_weights:
             info = models.engine().info
             does = f"at {info.server}" if info.server else "which plays back a fixed answer"
             yield Finding("model", True, f"{info.name}, {does}")
@@ -91,16 +91,16 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
         if located is not None:
             check_folder(located.folder, allow_pickle=False)
     except TokmagicError as error:
-        mend = "" if settings.api_base or settings.api_key_name else "set TOKMAGIC_MODEL"  # else it says how itself
-        yield Finding("model", False, str(error), mend, vital=True)
+        fix = "" if settings.api_base or settings.api_key_name else "set TOKMAGIC_MODEL"  # else it says how itself
+        yield Finding("model", False, str(error), fix, vital=True)
         return
     except ImportError as error:
         yield Finding("model", False, f"needs {error.name}", "pip install 'tokmagic[local]'", vital=True)
         return
     if located is None and not network.there():
-        says = f"{settings.model} is not here yet, and there is no network to fetch it"
+        message = f"{settings.model} is not here yet, and there is no network to fetch it"
         yield Finding(
-            "model", False, says, "start with a network once, or bring the model in the data folder", vital=True
+            "model", False, message, "start once with a network, or put the model into the data folder", vital=True
         )
     elif located is None:
         yield Finding("model", False, f"{settings.model} is not here yet; it is fetched at first use", "tokmagic pull")
@@ -112,7 +112,7 @@ def _ledger(settings: TokMagic) -> Iterator[Finding]:
     try:
         ledger = Session(settings).ledger()
     except TokmagicError as error:
-        yield Finding("ledger", False, str(error), "runs are not recorded until this is mended")
+        yield Finding("ledger", False, str(error), "runs are not recorded until this is fixed")
         return
     yield Finding("ledger", True, ledger.name)
     ledger.close()

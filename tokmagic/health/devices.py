@@ -39,12 +39,12 @@ def _absent(seen: Gpus) -> Finding:
     here = gpu.host_has_driver()
     answers = {
         "mismatch": (
-            "the driver's library is not of the version that the host's kernel has loaded",
+            "the driver's library does not match the version that the host's kernel has loaded",
             "reboot the host, or make it load its new driver; then start the container again",
         ),
         "no driver": ("NVIDIA's driver is not loaded on the host", "on the host nvidia-smi must work; then " + _RUN),
-        "no permission": ("the GPU's device files may not be opened by this user", _TOOLKIT),
-        "no binding": ("nvidia-ml-py is not installed, so none is looked for", "pip install 'tokmagic[local]'"),
+        "no permission": ("this user may not open the GPU's device files", _TOOLKIT),
+        "no binding": ("nvidia-ml-py is not installed, so GPUs cannot be detected", "pip install 'tokmagic[local]'"),
         "error": (f"the driver does not answer: {seen.says}", "on the host nvidia-smi must work; then " + _RUN),
         "no library": ("the host has NVIDIA's driver, but no GPU was given to this container", _TOOLKIT)
         if here
@@ -62,19 +62,24 @@ def _cuda(seen: Gpus, tried: Probe) -> Finding:
         return Finding("cuda", True, f"torch is built for {tried.cuda}, the driver runs up to {seen.cuda or 'unknown'}")
     instead = f"models run on {counted(cpus(), 'CPU core')}"
     if tried.cuda is None:
-        mend = "install a torch that is built for CUDA, or use the container image"
-        return Finding("cuda", False, f"this torch is built for CPUs alone; {instead}", mend)
+        fix = "install a torch that is built for CUDA, or use the container image"
+        return Finding("cuda", False, f"this torch is built for CPUs only; {instead}", fix)
     if (hidden := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None and not tried.cuda_says:
         return Finding("cuda", False, f"CUDA_VISIBLE_DEVICES={hidden!r} hides every GPU; {instead}", "unset it")
     if seen.cuda is not None and _version(seen.cuda) < (_version(tried.cuda)[0], 0):
         # Within one major version a newer CUDA runs on an older driver (CUDA's minor version compatibility).
-        says = f"driver {seen.driver} runs CUDA up to {seen.cuda}, and torch needs {tried.cuda}; {instead}"
-        return Finding("cuda", False, says, "update NVIDIA's driver on the host")
+        message = f"driver {seen.driver} runs CUDA up to {seen.cuda}, and torch needs {tried.cuda}; {instead}"
+        return Finding("cuda", False, message, "update NVIDIA's driver on the host")
     if "out of memory" in tried.cuda_says:
-        says = f"the GPU's memory is full: {tried.cuda_says}; {instead}"
-        return Finding("cuda", False, says, "nvidia-smi shows whose it is: end what is not needed")
-    says = f"torch cannot use the GPU: {tried.cuda_says or 'it sees none'}; {instead}"
-    return Finding("cuda", False, says, "update NVIDIA's driver on the host, or take a torch for this GPU's generation")
+        message = f"the GPU's memory is full: {tried.cuda_says}; {instead}"
+        return Finding("cuda", False, message, "nvidia-smi shows which processes use it: end those you do not need")
+    message = f"torch cannot use the GPU: {tried.cuda_says or 'it finds none'}; {instead}"
+    return Finding(
+        "cuda",
+        False,
+        message,
+        "update NVIDIA's driver on the host, or install a torch that supports this GPU's generation",
+    )
 
 
 def _version(text: str) -> tuple[int, int]:
@@ -86,11 +91,11 @@ def attention(tried: Probe) -> Finding:
     """Which of torch's attention kernels run on the first device."""
     kernels, device = ", ".join(tried.attention), tried.device
     if not tried.attention:
-        mend = "install torch anew: pip install --force-reinstall torch"
-        return Finding("attention", False, f"no kernel runs on {device}", mend, vital=True)
+        fix = "reinstall torch: pip install --force-reinstall torch"
+        return Finding("attention", False, f"no kernel runs on {device}", fix, vital=True)
     if not _FUSED & set(tried.attention):
-        says = f"only {kernels} on {device}: long prompts take more time and memory"
-        return Finding("attention", False, says, _NO_FUSED)
+        message = f"only {kernels} on {device}: long prompts take more time and memory"
+        return Finding("attention", False, message, _NO_FUSED)
     return Finding("attention", True, f"{kernels} on {device}")
 
 
@@ -100,5 +105,5 @@ def bitsandbytes(version: str, tried: Probe) -> Finding:
     if not failed:
         return Finding("bitsandbytes", True, f"{version}, nf4 and int8 on {tried.device}")
     formats, why = " and ".join(failed), next(iter(failed.values()))
-    says = f"{version}, but --quant {formats} will not work on {tried.device}: {why}"
-    return Finding("bitsandbytes", False, says, "pip install -U bitsandbytes")
+    message = f"{version}, but --quant {formats} will not work on {tried.device}: {why}"
+    return Finding("bitsandbytes", False, message, "pip install -U bitsandbytes")

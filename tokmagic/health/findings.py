@@ -14,8 +14,8 @@ class Finding:
 
     name: str
     ok: bool
-    says: str
-    mend: str = ""
+    message: str
+    fix: str = ""
     vital: bool = False
 
 
@@ -32,12 +32,12 @@ class Diagnosis:
 
     def table(self) -> Table:
         """The findings as a table."""
-        rows = tuple((f.name, "ok" if f.ok else "FAILS" if f.vital else "no", f.says, f.mend) for f in self.findings)
-        note = "generation works here" if self.can_generate else "generation cannot work here; mend what FAILS"
-        return Table(("", "", "what was found", "mend"), rows, note, figures=False)
+        rows = tuple((f.name, "ok" if f.ok else "FAILS" if f.vital else "no", f.message, f.fix) for f in self.findings)
+        note = "generation works here" if self.can_generate else "generation cannot work here; fix what FAILS"
+        return Table(("", "", "what was found", "fix"), rows, note, figures=False)
 
-    def amiss(self) -> Iterator[str]:
-        """A line for each finding that is not well: what it is, what was found, what mends it."""
+    def problems(self) -> Iterator[str]:
+        """A line for each problem: what it is about, what was found, how to fix it."""
         for finding in self.findings:
             if not finding.ok:
-                yield "; ".join(filter(None, (f"{finding.name}: {finding.says}", finding.mend)))
+                yield "; ".join(filter(None, (f"{finding.name}: {finding.message}", finding.fix)))

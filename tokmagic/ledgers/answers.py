@@ -11,9 +11,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tokmagic.core.fields import utc_text, utc_time
 from tokmagic.core.sums import CacheStatus
-from tokmagic.ledgers.schema import answers, money, money_sum, runs, utc_text, utc_time
-from tokmagic.ledgers.summaries import saved_doubts, uncertainty_of
+from tokmagic.ledgers import summaries
+from tokmagic.ledgers.schema import answers
 
 _EVICTED_AT_ONCE = 100
 
@@ -80,18 +81,11 @@ def clear(connection: sa.Connection) -> int:
 def status(connection: sa.Connection) -> CacheStatus:
     """What is kept, and what the hits saved."""
     count, size = connection.execute(_COUNT).one()
-    hits, high, low, unpriced, *unsure = connection.execute(_HITS).one()
-    return CacheStatus(int(count), int(size), int(hits), money(high, low), int(unpriced), uncertainty_of(unsure))
+    # Written out, so that the index of cached runs alone is looked at.
+    return CacheStatus(int(count), int(size), summaries.add_up(connection, sa.text("status = 'cached'")))
 
 
 _COUNT = sa.select(sa.func.count(answers.c.used_at), sa.func.coalesce(sa.func.sum(answers.c.size_bytes), 0))
-_HITS = sa.select(
-    sa.func.count(),
-    *money_sum(runs.c.saved_pico),
-    sa.func.count() - sa.func.count(runs.c.saved_pico),
-    *(sa.func.sum(it) for it in saved_doubts(runs)),
-    # Written out, so that the index of cached runs alone is looked at.
-).where(sa.text("status = 'cached'"))
 
 
 def _now(connection: sa.Connection) -> str:

@@ -48,7 +48,7 @@ class Backend(Protocol):
         ...
 
     def explain(self, reason: str) -> str:
-        """What an error of the database's driver means, with its mend."""
+        """What an error of the database's driver means, and how to fix it."""
         ...
 
     def close(self) -> None:
@@ -188,11 +188,11 @@ class PostgresBackend:
 
     def explain(self, reason: str) -> str:
         if "password authentication" in reason or "no password" in reason or "role" in reason:
-            return "refuses this user or password; mend TOKMAGIC_LEDGER"
+            return "refuses this user or password; fix TOKMAGIC_LEDGER"
         if "lock timeout" in reason:
             return f"is locked by another program ({BUSY_S:g} s waited); end that program"
         if "read-only" in reason or "permission denied" in reason:
-            return "does not let this user write; ask its owner for the right to"
+            return "does not allow this user to write; ask its owner for permission"
         return f"cannot be used: {reason}; check that the server runs, or set TOKMAGIC_LEDGER"
 
     def close(self) -> None:
@@ -209,7 +209,7 @@ def mapped(backend: Backend) -> Iterator[None]:
     except sqlite3.Error as error:
         raise LedgerError(f"{backend.name} {backend.explain(_one_line(error))}") from error
     except OverflowError as error:
-        raise LedgerError(f"{backend.name} cannot hold this run: a count or a cost is beyond 64 bits") from error
+        raise LedgerError(f"{backend.name} cannot store this run: a count or a cost exceeds 64 bits") from error
     except (SQLAlchemyError, OSError) as error:
         raise LedgerError(f"{backend.name} {backend.explain(_one_line(error))}") from error
 
@@ -226,7 +226,7 @@ def _parsed(url: str) -> sa.URL:
         shown = re.sub(r"//[^/@]*@", "//…@", url)
         why = f" ({error})" if isinstance(error, ValueError) and url else ""
         raise LedgerError(
-            f"{shown!r} is no database URL{why}; give one such as sqlite:////home/me/ledger.sqlite"
+            f"{shown!r} is not a database URL{why}; give one such as sqlite:////home/me/ledger.sqlite"
         ) from None
 
 
@@ -247,7 +247,7 @@ def _create_engine(url: sa.URL, name: str, **options: Any) -> sa.Engine:
         if isinstance(error, ModuleNotFoundError) and error.name == "psycopg":
             raise
         reason = str(error).splitlines()[0]
-        raise LedgerError(f"the ledger {name} cannot be used: {reason}; mend TOKMAGIC_LEDGER") from error
+        raise LedgerError(f"the ledger {name} cannot be used: {reason}; fix TOKMAGIC_LEDGER") from error
 
 
 def _on_connect(connection: Any, _record: Any) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 
 from tokmagic.core.budget import Budget, Standing
+from tokmagic.core.fields import utc_text
 from tokmagic.core.money import CERTAIN, Uncertainty
 from tokmagic.ledgers import summaries
-from tokmagic.ledgers.schema import LIVE, budgets, money, money_sum, runs, storable, utc_text
+from tokmagic.ledgers.schema import ENDED, LIVE, budgets, money, money_sum, runs, storable
 from tokmagic.prices import from_picodollars, to_picodollars
 from tokmagic.prices.periods import start_of_day, start_of_month
 
@@ -46,7 +47,7 @@ def add(connection: sa.Connection, budget: Budget) -> None:
         "scope": budget.scope,
         "notebook": None if budget.notebook is None else storable(budget.notebook),
         "user": budget.user,
-        "cap_pico": None if budget.usd is None else to_picodollars(budget.usd),
+        "cap_pico": to_picodollars(budget.usd),
         "cap_tokens": budget.tokens,
         "warn_at": budget.warn_at,
         "strict": budget.strict,
@@ -70,9 +71,8 @@ def standing(
     # What was replayed from the cache used no tokens.
     metered = sa.func.coalesce(runs.c.input_tokens, 0) + sa.func.coalesce(runs.c.output_tokens, 0)
     used = sa.case((runs.c.status != "cached", metered), else_=0)
-    unpriced = sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refused"), 1), else_=0)
     # Answered from an index alone: a month may have very many runs, and every admission asks.
-    ended = sa.select(*money_sum(runs.c.cost_pico), sa.func.sum(used), sa.func.sum(unpriced)).where(
+    ended = sa.select(*money_sum(runs.c.cost_pico), sa.func.sum(used), sa.func.sum(summaries.UNPRICED)).where(
         *_counted(budget, user, now)
     )
     spent_high, spent_low, spent_tokens, unpriced_runs = connection.execute(ended).one()
@@ -96,7 +96,7 @@ def uncertainty(connection: sa.Connection, budget: Budget, user: str | None, now
     """How sure is what :func:`standing` says was spent: apart from it, since no index answers this alone."""
     if budget.scope == "cell" or budget.usd is None:
         return CERTAIN
-    columns = [sa.func.sum(it) for it in summaries.doubts(runs)]
+    columns = [sa.func.sum(it) for it in summaries.uncertainty_terms(runs)]
     return summaries.uncertainty_of(connection.execute(sa.select(*columns).where(*_counted(budget, user, now))).one())
 
 
@@ -114,7 +114,7 @@ def _in_period(row: Any, budget: Budget, now: datetime) -> bool:
 
 
 def _counted(budget: Budget, user: str | None, now: datetime) -> list[Any]:
-    return [_same(runs.c.user, user), *_period(budget, now), runs.c.status != "running"]
+    return [_same(runs.c.user, user), *_period(budget, now), ENDED]
 
 
 def _period(budget: Budget, now: datetime) -> list[Any]:
@@ -146,10 +146,9 @@ def _same(column: Any, value: str | None) -> Any:
 
 def from_row(row: Any) -> Budget:
     """A budget as its row says."""
-    cap = row["cap_pico"]
     return Budget(
         row["scope"],
-        None if cap is None else from_picodollars(cap),
+        from_picodollars(row["cap_pico"]),
         row["cap_tokens"],
         row["warn_at"],
         bool(row["strict"]),

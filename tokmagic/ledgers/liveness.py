@@ -1,4 +1,7 @@
-"""Which processes still live: each holds a lock that the operating system or the database releases at its death."""
+"""Which processes still live, and what becomes of the runs of those that do not.
+
+Each holds a lock that the operating system or the database releases at its death.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,12 @@ from typing import Protocol
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
+
+from tokmagic.core.traits import REMOTE
+from tokmagic.ledgers.schema import LIVE, RELEASED, runs, to_record
+from tokmagic.prices import bill
+
+_DIED = {"status": "interrupted", "finish_reason": "interrupted", "error": "the kernel ended during the run"}
 
 
 class Liveness(Protocol):
@@ -119,3 +128,28 @@ class AdvisoryLocks:
 def _key(owner: str) -> int:
     """An owner id as the 64-bit signed integer that names an advisory lock."""
     return int.from_bytes(bytes.fromhex(owner)[:8], "big", signed=True)
+
+
+def dead_owners(connection: sa.Connection, liveness: Liveness) -> list[str]:
+    """Processes that have ended and left running rows."""
+    owners = connection.execute(sa.select(runs.c.owner).where(LIVE).distinct()).scalars()
+    return [owner for owner in owners.all() if owner is not None and liveness.is_dead(owner)]
+
+
+def reap(connection: sa.Connection, liveness: Liveness) -> int:
+    """Settle the runs of dead processes with the counts of their last moments; return how many there were.
+
+    It releases their holds.
+    """
+    dead = dead_owners(connection, liveness)
+    if not dead:
+        return 0
+    theirs = (LIVE, runs.c.owner.in_(dead))
+    # A server may have gone on after the last thing that was heard of it: it may bill more than the row says.
+    billed = sa.select(runs).where(*theirs, runs.c.engine.in_(REMOTE), runs.c.cost_pico.is_not(None))
+    for row in connection.execute(billed).mappings().all():
+        record = to_record(dict(row))
+        cut = bill(record.reading.usage, record.reading.device_s, record.rates, cut=True)
+        marks = {"cost_source": cut.source, "cost_bound": cut.bound}
+        connection.execute(runs.update().where(runs.c.id == row["id"]).values(**marks))
+    return connection.execute(runs.update().where(*theirs).values(**_DIED, **RELEASED)).rowcount

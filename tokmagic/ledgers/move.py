@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from tokmagic.core.budget import Budget
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers import budgets as budget_rows
-from tokmagic.ledgers.schema import answers, runs, texts
+from tokmagic.ledgers.schema import ENDED, LIVE, answers, runs, texts
 from tokmagic.ledgers.store import Ledger
 
 _AT_ONCE = 500
@@ -59,7 +59,7 @@ def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _d
     remembered = _copy_answers(source, target) if target.store_text else 0
     left = _copy_budgets(source, target)
     with source.reading() as connection:
-        live = sa.select(sa.func.count()).select_from(runs).where(runs.c.status == "running")
+        live = sa.select(sa.func.count()).select_from(runs).where(LIVE)
         running = int(connection.execute(live).scalar_one())
     return Moved(copied, kept, present, running, remembered, left)
 
@@ -68,7 +68,7 @@ def _ended_runs(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
     """Ended runs in the order in which they began, in portions; none of them is the process' own concern any more."""
     last = 0
     while True:
-        query = sa.select(runs).where(runs.c.id > last, runs.c.status != "running").order_by(runs.c.id).limit(_AT_ONCE)
+        query = sa.select(runs).where(runs.c.id > last, ENDED).order_by(runs.c.id).limit(_AT_ONCE)
         with ledger.reading() as connection:
             rows = [dict(row) for row in connection.execute(query).mappings()]
         if not rows:

@@ -9,9 +9,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from tokmagic.core.fields import utc_text, utc_time
 from tokmagic.core.money import Uncertainty
-from tokmagic.core.sums import Selection, Sum, Totals
-from tokmagic.ledgers.schema import money, money_sum, runs, storable, utc_text, utc_time
+from tokmagic.core.sums import Selection, Sum
+from tokmagic.core.traits import REMOTE
+from tokmagic.ledgers.schema import ENDED, money, money_sum, runs, storable
 from tokmagic.tokens.reconciliation import COMPARED, Compared
 
 Grouped = list[tuple[tuple[Any, ...], Sum]]
@@ -27,81 +29,59 @@ _KEYS: dict[str, tuple[Any, ...]] = {
     "tag": (runs.c.tags,),
     "user": (runs.c.user,),
     "status": (runs.c.status,),
-    "all": (),
 }
 _TTFT = sa.case((runs.c.status != "cached", runs.c.ttft_s))
 _STEPS = sa.case((sa.and_(runs.c.status != "cached", runs.c.itl_mean_s.is_not(None)), runs.c.output_tokens - 1))
-_UNPRICED = sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refused"), 1), else_=0)
+UNPRICED = sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refused"), 1), else_=0)
+"""1 for a run that may have cost something and has no price."""
+_UNPRICED_HIT = sa.case((sa.and_(runs.c.status == "cached", runs.c.saved_pico.is_(None)), 1), else_=0)
 
 
-def doubts(of: Any) -> tuple[Any, ...]:
-    """Whether a run's cost is estimated, and which bound it is, as columns to add up for :func:`uncertainty_of`."""
-    # What has no price is in no sum, so that there is nothing to doubt; and that a replay costs 0 is sure.
-    return _doubts(of, sa.and_(of.c.cost_pico.is_not(None), of.c.saved_pico.is_(None)))
+def uncertainty_terms(of: Any, *, saved: bool = False) -> list[Any]:
+    """Whether a run's cost is estimated, and which bound it is, as columns to add up for an Uncertainty.
 
-
-def saved_doubts(of: Any) -> tuple[Any, ...]:
-    """The same of what a replay saved, which is what its source and its bound tell of."""
-    return _doubts(of, of.c.saved_pico.is_not(None))
-
-
-def _doubts(of: Any, which: Any) -> tuple[Any, ...]:
-    # Which runs are meant is asked last: few figures are doubtful.
+    With ``saved`` the same of what a replay saved, which is what its source and its bound tell of.
+    """
+    # What has no price is in no sum, and that a replay costs 0 is certain.
+    costs = sa.and_(of.c.cost_pico.is_not(None), of.c.saved_pico.is_(None))
+    which = of.c.saved_pico.is_not(None) if saved else costs
+    # Which runs are meant is asked last: few figures are uncertain.
     found = (of.c.cost_source == "estimated", of.c.cost_bound == "at_least", of.c.cost_bound == "at_most")
-    return tuple(sa.case((sa.and_(it, which), 1), else_=0) for it in found)
+    return [sa.case((sa.and_(it, which), 1), else_=0) for it in found]
 
 
-def uncertainty_of(row: Sequence[Any]) -> Uncertainty:
-    """What the sums of :func:`doubts` say."""
-    return Uncertainty(*(int(count or 0) for count in row))
+def uncertainty_of(sums: Sequence[Any]) -> Uncertainty:
+    """What the sums of :func:`uncertainty_terms` say."""
+    return Uncertainty(*(int(count or 0) for count in sums))
 
 
-_COST = (
-    sa.func.count(),
-    *money_sum(runs.c.cost_pico),
-    sa.func.sum(_UNPRICED),
-    *(sa.func.sum(it) for it in doubts(runs)),
-)
-_SAVED = (
-    *money_sum(runs.c.saved_pico),
-    sa.func.sum(sa.case((sa.and_(runs.c.status == "cached", runs.c.saved_pico.is_(None)), 1), else_=0)),
-    *(sa.func.sum(it) for it in saved_doubts(runs)),
-)
+_ADDED = (runs.c.input_tokens, runs.c.output_tokens, _TTFT, runs.c.itl_mean_s * _STEPS, _STEPS)
+_MARKS = (UNPRICED, *uncertainty_terms(runs), _UNPRICED_HIT, *uncertainty_terms(runs, saved=True))
 _SUMS = (
-    *_COST,
-    *_SAVED,
-    sa.func.sum(runs.c.input_tokens),
-    sa.func.sum(runs.c.output_tokens),
-    sa.func.sum(_TTFT),
+    sa.func.count(),
     sa.func.count(_TTFT),
-    sa.func.sum(runs.c.itl_mean_s * _STEPS),
-    sa.func.sum(_STEPS),
+    *money_sum(runs.c.cost_pico),
+    *money_sum(runs.c.saved_pico),
+    *map(sa.func.sum, (*_ADDED, *_MARKS)),
 )
-_OTHERS = len(_SUMS) - len(_COST) - len(_SAVED)
+
+
+def add_up(connection: sa.Connection, *which: Any) -> Sum:
+    """The sums over the runs that meet the conditions."""
+    return _sum(connection.execute(sa.select(*_SUMS).where(*which)).one())
 
 
 def summarise(connection: sa.Connection, where: Selection, by: str) -> Grouped:
-    """Add ended runs up by one of ``cell run model notebook tag user status day all``.
+    """Add ended runs up by one of ``cell run model notebook tag user status day``.
 
     The keys are the columns as they are kept (``tag``: all tags of a run, as JSON); for ``day`` it is the local date.
     """
     keys = _time_keys(connection, where) if by == "day" else _KEYS[by]
-    query = sa.select(*keys, *_SUMS).where(runs.c.status != "running", *conditions(where))
-    if keys:
-        query = query.group_by(*keys).order_by(sa.func.min(runs.c.id))
+    these = sa.select(*keys, *_SUMS).where(ENDED, *conditions(where))
+    query = these.group_by(*keys).order_by(sa.func.min(runs.c.id))
     width = len(keys)
     found = [(tuple(row[:width]), _sum(row[width:])) for row in connection.execute(query).all()]
     return _by_day(found) if by == "day" else found
-
-
-def totals(connection: sa.Connection, where: Selection) -> Totals:
-    """The sums that the sidebar shows, over ended runs."""
-    columns = (sa.func.sum(runs.c.input_tokens), sa.func.sum(runs.c.output_tokens), *_COST)
-    query = sa.select(*columns).where(runs.c.status != "running", *conditions(where))
-    given, made, count, high, low, unpriced, *unsure = connection.execute(query).one()
-    return Totals(
-        money(high, low), int(given or 0), int(made or 0), int(count), int(unpriced or 0), uncertainty_of(unsure)
-    )
 
 
 def compared(connection: sa.Connection, model_id: str) -> list[Compared]:
@@ -114,7 +94,7 @@ def compared(connection: sa.Connection, model_id: str) -> list[Compared]:
         sa.select(runs.c.started_at, runs.c.local_input_tokens, runs.c.input_tokens)
         .where(
             runs.c.id > newest - _LOOK_BACK,
-            runs.c.engine == "endpoint",
+            runs.c.engine.in_(REMOTE),
             runs.c.model_id == storable(model_id),
             runs.c.input_source == "reported",
             runs.c.local_input_tokens.is_not(None),
@@ -147,7 +127,7 @@ def _has_tag(tag: str) -> Any:
     """Whether a run has the tag, asked of the JSON text so that it means the same in each database.
 
     LIKE would not do: in SQLite it takes upper for lower case. Nor would a database's own JSON: PostgreSQL's refuses
-    what stands for half of a character.
+    what stands for an incomplete character.
     """
     # Backslashes and quotes within tags become what JSON never holds, so that each quote left begins or ends a tag.
     kept: Any = runs.c.tags
@@ -160,23 +140,22 @@ def _has_tag(tag: str) -> Any:
 
 
 def _sum(row: Sequence[Any]) -> Sum:
-    count, cost_high, cost_low, unpriced, *unsure = row[: len(_COST)]
-    saved_high, saved_low, unpriced_hits, *unsure_savings = row[len(_COST) : -_OTHERS]
-    given, made, ttft, ttft_runs, itl, steps = row[-_OTHERS:]
+    count, ttft_runs, cost_high, cost_low, saved_high, saved_low, *rest = row
+    given, made, ttft, itl, steps, unpriced, *marks = (it or 0 for it in rest)
     return Sum(
         runs=int(count),
+        input_tokens=int(given),
+        output_tokens=int(made),
         cost_usd=money(cost_high, cost_low),
-        unpriced_runs=int(unpriced or 0),
-        uncertainty=uncertainty_of(unsure),
+        unpriced_runs=int(unpriced),
         saved_usd=money(saved_high, saved_low),
-        unpriced_hits=int(unpriced_hits or 0),
-        saved_uncertainty=uncertainty_of(unsure_savings),
-        input_tokens=int(given or 0),
-        output_tokens=int(made or 0),
-        ttft_total_s=float(ttft or 0.0),
+        ttft_total_s=float(ttft),
         ttft_runs=int(ttft_runs),
-        itl_total_s=float(itl or 0.0),
-        itl_steps=int(steps or 0),
+        itl_total_s=float(itl),
+        itl_steps=int(steps),
+        uncertainty=uncertainty_of(marks[:3]),
+        unpriced_hits=int(marks[3]),
+        saved_uncertainty=uncertainty_of(marks[4:]),
     )
 
 

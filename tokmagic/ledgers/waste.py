@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from tokmagic.core.sums import Selection, Sum
+from tokmagic.core.traits import REMOTE
 from tokmagic.ledgers.schema import money, money_parts, runs
-from tokmagic.ledgers.summaries import conditions, doubts, uncertainty_of
+from tokmagic.ledgers.summaries import conditions, uncertainty_of, uncertainty_terms
 
 AGAIN = "run again unchanged"
 # By status, in the order in which they are told.
@@ -38,14 +39,14 @@ def _server() -> Any:
     """An endpoint's address, asked of the JSON text of ``env``; NULL for what runs here.
 
     A quote within a text is escaped there, so that this can only be the key. A database's own JSON would not do:
-    PostgreSQL's refuses what stands for half of a character.
+    PostgreSQL's refuses what stands for an incomplete character.
     """
     key = '"server":"'
     begins = _Position(runs.c.env, key)
     # Up to its closing quote: what comes after it, such as the answer's digest, makes no other server.
     address = sa.func.substr(runs.c.env, begins + len(key))
     its = sa.func.substr(address, 1, _Position(address, '"'))
-    return sa.case((sa.and_(runs.c.engine == "endpoint", begins > 0), its))
+    return sa.case((sa.and_(runs.c.engine.in_(REMOTE), begins > 0), its))
 
 
 # The prompt first: it tells most runs apart, so that a sort seldom compares more.
@@ -59,7 +60,7 @@ _SAME = (
 def wasted(connection: sa.Connection, where: Selection) -> dict[str, Sum]:
     """Sums by ``interrupted``, ``failed`` and :data:`AGAIN`; a kind without runs is left out, and no run is in two.
 
-    Run again unchanged is a whole run that another one of the selection had preceded with the same model, revision,
+    Run again unchanged is a complete run that another one of the selection had preceded with the same model, revision,
     engine, server, device, dtype, quantisation, prompt and parameters, where these make the answer the same each time:
     temperature 0, or a seed.
     """
@@ -88,7 +89,7 @@ def _parts(of: Any) -> list[Any]:
     """What is added up of a run: itself, what is known of it, whether its price is not, and how sure its price is."""
     known = (*money_parts(of.c.cost_pico), of.c.input_tokens, of.c.output_tokens)
     unpriced = sa.case((of.c.cost_pico.is_(None), 1), else_=0)
-    return [sa.literal_column("1"), *(sa.func.coalesce(part, 0) for part in known), unpriced, *doubts(of)]
+    return [sa.literal_column("1"), *(sa.func.coalesce(part, 0) for part in known), unpriced, *uncertainty_terms(of)]
 
 
 def _repeatable() -> Any:

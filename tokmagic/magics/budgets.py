@@ -44,7 +44,9 @@ def table(session: Session) -> Table:
     unpriced = max((it.unpriced_runs for it in standings if it.budget.usd is not None), default=0)
     note = "" if rows else "no budget is set: %budget day 5 caps a day at $5.00"
     if unpriced:
-        note = f"{numbers.counted(unpriced, 'run')} without a price, in no budget in USD; set one with %price"
+        note = (
+            f"{numbers.counted(unpriced, 'run')}without a price, not counted in any budget in USD; set one with %price"
+        )
     return Table(("budget", "cap", "spent", "held", "left", "used", "warns at", "of"), rows, note)
 
 

@@ -33,17 +33,18 @@ def change(session: Session, action: str) -> None:
 def table(session: Session) -> Table:
     """What is kept, and what it was good for. Raises LedgerError."""
     status, settings = session.cache.status(), session.settings
+    hits = status.hits
     row = (
         "on" if session.cache.on else "off",
         f"{status.answers:,}",
         numbers.size(status.size_bytes),
         numbers.size(settings.cache_bytes),
-        f"{status.hits:,}",
-        numbers.usd_marked(status.saved_usd, status.precision),
+        f"{hits.runs:,}",
+        numbers.usd_marked(hits.saved_usd, hits.saved_precision),
     )
     notes = []
     if not settings.store_text:
         notes.append("no answer is kept or looked up, since texts are not kept (TOKMAGIC_STORE_TEXT=off)")
-    if status.unpriced_hits:
-        notes.append(f"what {status.unpriced_hits:,} of {status.hits:,} hits saved is not known")
+    if hits.unpriced_hits:
+        notes.append(f"what {hits.unpriced_hits:,} of {hits.runs:,} hits saved is not known")
     return Table(("cache", "answers", "size", "at most", "hits", "saved"), (row,), "; ".join(notes))

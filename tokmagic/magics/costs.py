@@ -51,7 +51,7 @@ def _check(options: argparse.Namespace) -> None:
     if action is not None and action not in ACTIONS:
         raise UsageError(f"%cost {action!r} is unknown{nearest(action, ACTIONS)}; use {', '.join(ACTIONS)}")
     if value is not None and action not in _TAKE_A_WORD:
-        raise UsageError(f"%cost {action} takes no word {value!r}")
+        raise UsageError(f"%cost {action} takes no argument {value!r}")
     if action != "project" and (options.calls or options.cell):
         raise UsageError("--calls and --cell belong to %cost project")
     if action == "export" and not value:
@@ -59,7 +59,7 @@ def _check(options: argparse.Namespace) -> None:
     if action == "compare" and not value:
         raise UsageError("%cost compare needs the earlier version: a file, or git:HEAD")
     if action == "compare" and options.tag:
-        raise UsageError("--tag does not go with %cost compare, which reads the notebook's file")
+        raise UsageError("--tag cannot be used with %cost compare, which reads the notebook's file")
     if action == "project" and not options.calls:
         raise UsageError("%cost project needs how often: --calls 1e6/day")
     if action == "project":
@@ -71,7 +71,7 @@ def _compared(session: Session, earlier: str) -> Table:
     path = session.notebook
     if path is None or not Path(path).is_file():
         raise UsageError(
-            "this notebook's file is not found from here; use: tokmagic check NOTEBOOK.ipynb --against OLD.ipynb"
+            "this notebook's file cannot be found from here; use: tokmagic check NOTEBOOK.ipynb --against OLD.ipynb"
         )
     notebook, against = gate.read(read_file(path), Path(path).name), gate.earlier(earlier, path)
     verdict = gate.check(notebook, gate.Limits(), against, new=against is None)

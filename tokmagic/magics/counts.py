@@ -39,21 +39,21 @@ def evaluated(expression: str, evaluate: Callable[[str], Any]) -> Any:
     except Exception as error:
         says = " ".join(str(error).split())
         raise UsageError(
-            f"%tokens cannot tell what {expression!r} is: {type(error).__name__}: {says}; give a variable or an "
-            "expression, a text in quotes"
+            f"%tokens cannot evaluate {expression!r}: {type(error).__name__}: {says}; give a variable, an "
+            "expression, or a string in quotes"
         ) from None
 
 
 def _prompt(options: argparse.Namespace, value: Any) -> Prompt:
     if isinstance(value, Generation | Prompt):
         if options.system is not None or options.completion:
-            raise UsageError("--system and --completion are for texts; this is a prompt already")
+            raise UsageError("--system and --completion are for strings; this is already a prompt")
         return value.prompt if isinstance(value, Generation) else value
     messages = tuple(api.messages(value))
     if options.system is not None:
         return build(messages, Sampling(), system=options.system, completion=options.completion)
     if options.completion and not isinstance(value, str):
-        raise UsageError("--completion takes a text; this is a list of messages")
+        raise UsageError("--completion takes a string; this is a list of messages")
     return Prompt(messages, completion=isinstance(value, str))
 
 

@@ -45,7 +45,7 @@ def _formatted(text: str, form: str) -> str:
         try:
             return code_block(json.dumps(json.loads(_unfenced(text)), indent=2, ensure_ascii=False))
         except ValueError:
-            return f"{code_block(text)}\n\n{note('this answer is no JSON')}"
+            return f"{code_block(text)}\n\n{note('this answer is not JSON')}"
     return safe_markdown(text)
 
 

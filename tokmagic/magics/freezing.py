@@ -15,5 +15,5 @@ def freeze(session: Session, options: argparse.Namespace) -> Table:
     """Write what this notebook ran with, and show it. Raises UsageError, LedgerError."""
     if os.environ.get(REPRODUCING):
         # The notebook is being compared with that very file.
-        return Table(("freeze",), (("left as it is: tokmagic reproduce runs this notebook",),), figures=False)
+        return Table(("freeze",), (("not changed: tokmagic reproduce is running this notebook",),), figures=False)
     return freeze_notebook(session, options.file, texts=options.texts)

@@ -61,7 +61,9 @@ class TokMagics(Magics):
         if options is None:
             return None
         if cell is None:
-            raise UsageError("%%generate takes the cell as its prompt: begin the cell with %%generate, two signs")
+            raise UsageError(
+                "%%generate takes the cell as its prompt: begin the cell with %%generate (two percent signs)"
+            )
         _check_variable(options.into)
         prompt = self._prompt(options, cell)
         if options.dry_run:
@@ -124,7 +126,7 @@ class TokMagics(Magics):
         name = self._session.models.resolve(options.model)
         book = self._session.prices
         if options.off and (options.shadow or has_rates(options)):
-            raise UsageError("off forgets what was set for a model; give it alone")
+            raise UsageError("off removes all rates set for a model; give no other options with it")
         if options.off:
             book.reset(name)
             return self._price_table()
@@ -214,9 +216,9 @@ class TokMagics(Magics):
         return options
 
     def _prompt(self, options: argparse.Namespace, cell: str) -> Prompt:
-        drawn = check_sampling(sampling(options, self._schema(options.json_schema)))
+        drawn = sampling(options, self._schema(options.json_schema))
         if options.reset and not options.chat:
-            raise UsageError("--reset starts a conversation anew; name it with --chat NAME")
+            raise UsageError("--reset starts a conversation again; name it with --chat NAME")
         prompt = build(
             parse(cell, self._shell.user_ns, literal=options.literal),
             drawn,
@@ -289,6 +291,7 @@ class TokMagics(Magics):
 
     def _dry_run(self, prompt: Prompt, model: str | None) -> Table:
         """Count and price the prompt: the least an answer costs, and the most."""
+        check_sampling(prompt.sampling)
         engine = self._session.models.engine(model)
         input_tokens, source = engine.estimate(prompt)
         rates = self._session.rates(engine.info)
@@ -310,7 +313,7 @@ class TokMagics(Magics):
         for name, spec in self._session.models:
             rates = self._session.rates(self._session.info(name))
             opened = name in self._session.models.opened()
-            waits = rates.source == "unknown" and not opened and spec.kind == "local"
+            waits = rates.source == "unknown" and not opened and spec.traits.billed_by_device
             source = "its device's list price, once it is loaded" if waits else rates.source
             rows.append((name, *rate_cells(rates), source, rates.version or numbers.UNKNOWN))
             rows += [(f"  above {tier.above_tokens:,} in", *rate_cells(tier), "", "") for tier in rates.tiers]
@@ -381,7 +384,7 @@ class TokMagics(Magics):
                 spec.source,
                 spec.kind,
                 self._session.info(name).server or spec.quant or spec.dtype or "auto",
-                "loaded" if name in loaded and spec.kind != "endpoint" else "—",
+                "loaded" if name in loaded and not spec.traits.remote else "—",
             )
             for name, spec in models
         )
@@ -409,4 +412,4 @@ class TokMagics(Magics):
 
 def _check_variable(name: str | None) -> None:
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
-        raise UsageError(f"--into {name!r} is no variable name; use letters, digits and underscores")
+        raise UsageError(f"--into {name!r} is not a variable name; use letters, digits and underscores")

@@ -1,1 +1,5 @@
-"""Work on .ipynb files: a gate for what their runs cost, a record of what they ran with, running them again."""
+"""Work on .ipynb files and the runs that their outputs keep: ``check``, ``freeze`` and ``reproduce`` are the doors.
+
+All three read a file by ``saved`` and pair its cells with those of another time by ``align``.
+No door writes to the notebook that it is given, or knows a command or a magic.
+"""

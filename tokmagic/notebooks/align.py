@@ -1,158 +1,105 @@
-"""Which cell of a frozen notebook is which cell of the one that was run again. Pure."""
+"""Which cell of an earlier notebook is which cell of the one of now, and which run which run. Pure."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
 from difflib import SequenceMatcher
+from typing import TypeVar
 
-from tokmagic.notebooks.kept import CellSnapshot, RunSnapshot, cell_name
-from tokmagic.notebooks.cells import SavedCell
+from tokmagic.notebooks.snapshots import CellSnapshot, RunSnapshot
 
-
-@dataclass(frozen=True, slots=True)
-class RanCell:
-    """A cell of the notebook as it was run again. ``ended``: whether it came to its end, or the notebook failed in or
-    before it."""
-
-    saved: SavedCell
-    runs: tuple[RunSnapshot, ...] = ()
-    ended: bool = True
-
-    @property
-    def name(self) -> str:
-        """``cell 3 (a1b2)``."""
-        return cell_name(self.saved.number, self.saved.id)
+_Before = TypeVar("_Before", bound=CellSnapshot)
+_Now = TypeVar("_Now", bound=CellSnapshot)
+_Places = Sequence[tuple[int, CellSnapshot]]
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A cell before and now; None where it is missing there.
+def align(
+    before: Sequence[_Before], now: Sequence[_Now], shown: Sequence[Collection[str]] = ()
+) -> list[tuple[_Before | None, _Now | None]]:
+    """Pair the cells: by id, else by a run that an output showed, else by their prompts and their order.
 
-    ``cut_short``: the notebook failed, so that what is missing now may have been still to come.
+    ``shown`` are the runs that the outputs of each cell of now told of before it was run again, where it was. In the
+    order of the notebook; cells that it no longer has come last. Cells without prompts, then and now, are left out.
     """
-
-    before: CellSnapshot | None
-    now: RanCell | None
-    cut_short: bool = False
-
-    @property
-    def name(self) -> str:
-        """What the notebook of now calls it, else the one of before."""
-        shown = self.now or self.before
-        assert shown is not None
-        return shown.name
-
-
-def align(before: Sequence[CellSnapshot], now: Sequence[RanCell]) -> list[Pair]:
-    """Pair the cells: by id, else by a run that the file's outputs show, else by their prompts and their order.
-
-    In the order of the notebook; cells that it no longer has come last. Cells that ran nothing, then and now, are left
-    out.
-    """
-    found = _by_id(before, now)
-    for i, j in _by_output(before, now).items():
+    by_id = _by_id(before, now)
+    found = dict(by_id)
+    for i, j in _by_output(before, shown).items():
         if i not in found and j not in found.values():
             found[i] = j
     # An id that stood in the file then and is gone now belongs to a cell that was removed.
-    open_before = [i for i, cell in enumerate(before) if i not in found and (cell.number is None or not found)]
+    ids_tell = bool(by_id) and all(cell.id for cell in now)
+    removed = {i for i, cell in enumerate(before) if ids_tell and cell.id and cell.number}
     taken = set(found.values())
-    open_now = [j for j, cell in enumerate(now) if j not in taken and cell.runs]
-    for i, j in _by_order([before[i] for i in open_before], [now[j] for j in open_now]):
-        found[open_before[i]] = open_now[j]
-    owners = {j: i for i, j in found.items()}
-    pairs = [Pair(before[owners[j]] if j in owners else None, cell, not cell.ended) for j, cell in enumerate(now)]
-    # A cell whose place is not known may be one that the notebook did not come to.
-    failed = any(not cell.ended for cell in now)
-    gone = [Pair(cell, None, failed and cell.number is None) for i, cell in enumerate(before) if i not in found]
-    return [*(pair for pair in pairs if pair.before or (pair.now and pair.now.runs)), *gone]
+    left_before = [(i, cell) for i, cell in enumerate(before) if i not in found and i not in removed]
+    left_now = [(j, cell) for j, cell in enumerate(now) if j not in taken and cell.runs_prompts]
+    found |= _by_order(left_before, left_now, (_asked, _prompts))
+    owners = {j: before[i] for i, j in found.items()}
+    pairs = [(owners.get(j), cell) for j, cell in enumerate(now) if j in owners or cell.runs_prompts]
+    return [*pairs, *((cell, None) for i, cell in enumerate(before) if i not in found)]
 
 
-def _by_id(before: Sequence[CellSnapshot], now: Sequence[RanCell]) -> dict[int, int]:
+def _by_id(before: Sequence[CellSnapshot], now: Sequence[CellSnapshot]) -> dict[int, int]:
     places: dict[str | None, int] = {}
     for j, cell in enumerate(now):
-        if cell.saved.id is not None:
-            places.setdefault(cell.saved.id, j)
+        if cell.id is not None:
+            places.setdefault(cell.id, j)
     # Each is taken once: of two cells that a hand gave the same id none may vanish behind the other.
     return {i: places.pop(cell.id) for i, cell in enumerate(before) if cell.id in places}
 
 
-def _by_output(before: Sequence[CellSnapshot], now: Sequence[RanCell]) -> dict[int, int]:
+def _by_output(before: Sequence[CellSnapshot], shown: Sequence[Collection[str]]) -> dict[int, int]:
     """A kernel that was told no cell ids leaves the runs' ids in the outputs."""
     owners: dict[str, int] = {}
-    for j, cell in enumerate(now):
-        for run_id in cell.saved.run_ids:
+    for j, run_ids in enumerate(shown):
+        for run_id in run_ids:
             owners.setdefault(run_id, j)
-    places = {i: [owners[run.run_id] for run in kept.runs if run.run_id in owners] for i, kept in enumerate(before)}
+    places = {i: [owners[run.run_id] for run in cell.runs if run.run_id in owners] for i, cell in enumerate(before)}
     return {i: its[0] for i, its in places.items() if its}
 
 
-def _by_order(before: Sequence[CellSnapshot], now: Sequence[RanCell]) -> Iterator[tuple[int, int]]:
-    """The same prompts with the same options first. Between these as many cells are the same ones, edited.
+def _by_order(before: _Places, now: _Places, keys: Sequence[Callable[[CellSnapshot], object]]) -> dict[int, int]:
+    """Cells of which the first key tells the same are the same, in order; what lies between them is told by the others.
 
-    Where their numbers differ the same prompts decide, and what then lies between them is taken by order.
+    Where nothing tells them apart, and where as many cells lie between, which are the same ones, edited, the order
+    decides.
     """
-    for found in _same(before, now, _asked):
-        if isinstance(found, tuple):
-            yield found
-            continue
-        some, others = [before[i] for i in found.before], [now[j] for j in found.now]
-        if len(some) == len(others):
-            yield from zip(found.before, found.now, strict=True)
-            continue
-        for inner in _same(some, others, _prompts):
-            within = [inner] if isinstance(inner, tuple) else zip(inner.before, inner.now, strict=False)
-            yield from ((found.before[i], found.now[j]) for i, j in within)
-
-
-@dataclass(frozen=True, slots=True)
-class _Between:
-    """The places that lie between two that are the same."""
-
-    before: range
-    now: range
-
-
-_Cell = CellSnapshot | RanCell
-
-
-def _same(
-    before: Sequence[_Cell], now: Sequence[_Cell], of: Callable[[_Cell], tuple[str | None, ...]]
-) -> Iterator[tuple[int, int] | _Between]:
-    """Places of cells of which ``of`` tells the same, in order, and what lies between them.
-
-    In which order a cell's own runs started is no matter: several at once start in another one each time.
-    """
+    if not keys:
+        return {i: j for (i, _), (j, _) in zip(before, now, strict=False)}
+    found: dict[int, int] = {}
     one = other = 0
-    blocks = SequenceMatcher(None, [of(cell) for cell in before], [of(cell) for cell in now], autojunk=False)
-    for i, j, size in blocks.get_matching_blocks():
-        yield _Between(range(one, i), range(other, j))
-        yield from zip(range(i, i + size), range(j, j + size), strict=True)
+    was, told = ([keys[0](cell) for _, cell in cells] for cells in (before, now))
+    for i, j, size in SequenceMatcher(None, was, told, autojunk=False).get_matching_blocks():
+        between = before[one:i], now[other:j]
+        edited = len(between[0]) == len(between[1])
+        found |= _by_order(*between, () if edited else keys[1:])
         one, other = i + size, j + size
+        found |= _by_order(before[i:one], now[j:other], ())
+    return found
 
 
-def _prompts(cell: _Cell) -> tuple[str | None, ...]:
-    return tuple(sorted((run.prompt_sha256 for run in cell.runs), key=str))
+def _prompts(cell: CellSnapshot) -> object:
+    # Sorted, since several runs at once start in another order each time. What is not known tells nothing apart.
+    return tuple(sorted(run.prompt_sha256 for run in cell.runs if run.prompt_sha256 is not None))
 
 
-def _asked(cell: _Cell) -> tuple[str | None, ...]:
-    return tuple(sorted(_run_asked(run) for run in cell.runs))
+def _asked(cell: CellSnapshot) -> object:
+    return tuple(sorted(_run_asked(run) for run in cell.runs if run.prompt_sha256 is not None))
 
 
 def _run_asked(run: RunSnapshot) -> str:
     return f"{run.prompt_sha256} {json.dumps(run.params, sort_keys=True)}"
 
 
-def runs(pair: Pair) -> Iterator[tuple[RunSnapshot | None, RunSnapshot | None]]:
-    """The runs of a pair of cells side by side: those of now in their order, then those that are missing now.
+def align_runs(
+    before: Sequence[RunSnapshot], now: Sequence[RunSnapshot]
+) -> Iterator[tuple[RunSnapshot | None, RunSnapshot | None]]:
+    """The runs of a cell then and now side by side: those of now in their order, then those that are missing now.
 
     The same prompts with the same options belong together, then the same prompts, and the others by their order; a
     cell that runs several at once starts them in another order each time.
     """
-    before = pair.before.runs if pair.before else ()
-    now = pair.now.runs if pair.now else ()
     found: dict[int, int] = {}
     for of in (_run_asked, lambda run: run.prompt_sha256, lambda _run: None):
         taken, waiting = {*found.values()}, defaultdict[str | None, deque[int]](deque)

@@ -1,159 +1,101 @@
-"""What a notebook file says of its runs: the rows in its outputs' ``metadata.tokmagic``, cell by cell."""
+"""The one reader of a notebook file: its cells, and the runs whose rows its outputs keep in ``metadata.tokmagic``."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, get_args
 
+from tokmagic.core.money import Bound, Cost, Rates
+from tokmagic.core.record import EngineInfo, Status
+from tokmagic.core.stream import Source, Usage
 from tokmagic.errors import NotebookError
-from tokmagic.core.money import CERTAIN, Bound, Uncertainty, Precision
-from tokmagic.core.record import Status
 from tokmagic.formatting.markdown import plain_text
+from tokmagic.notebooks.fields import amount, one_of, take
+from tokmagic.notebooks.snapshots import CellSnapshot, RunSnapshot
 
 _GENERATE = re.compile(r"\s*%%generate(?!\S)(.*)")
 _RUNS_NOTHING = {"--dry-run", "-h", "--help"}
-# What tokmagic writes: no sign, no exponent, nothing finer than a picodollar.
-_AMOUNT = re.compile(r"\d{1,9}(\.\d{1,12})?", re.ASCII)
-_MOST_TOKENS = 10**12
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """What runs cost (USD) and took (tokens). None is unknown, never 0."""
+class SavedCell(CellSnapshot):
+    """A cell of the file. ``runs`` are those that its outputs tell of, each once, however often it is shown.
 
-    cost_usd: Decimal | None = Decimal(0)
-    input_tokens: int | None = 0
-    output_tokens: int | None = 0
-    uncertainty: Uncertainty = CERTAIN
+    ``generates``: it begins with %%generate, and not to show help or a count. ``ran_in``: by run, the id of the cell
+    that ran it. ``output_types``: what its outputs are. ``problem``: the first number that cannot be read; in ``runs``
+    it is unknown.
+    """
+
+    generates: bool = False
+    ran_in: Mapping[str, str | None] = field(default_factory=dict)
+    output_types: tuple[Any, ...] = ()
+    problem: str = ""
 
     @property
-    def precision(self) -> Precision:
-        """Whether the cost is only an estimate, and what it bounds."""
-        return self.uncertainty.precision(0)
-
-    @property
-    def tokens(self) -> int | None:
-        """Input and output together."""
-        if self.input_tokens is None or self.output_tokens is None:
-            return None
-        return self.input_tokens + self.output_tokens
-
-    def __add__(self, other: Figures) -> Figures:
-        # At most 21 digits each, so the sum of any number of cells that fits a file is exact.
-        cost = None if self.cost_usd is None or other.cost_usd is None else self.cost_usd + other.cost_usd
-        given, made = _sum(self.input_tokens, other.input_tokens), _sum(self.output_tokens, other.output_tokens)
-        return Figures(cost, given, made, self.uncertainty + other.uncertainty)
-
-
-def add_up(figures: Iterable[Figures]) -> Figures:
-    """The sum; a figure that one of them lacks is unknown."""
-    return sum(figures, Figures())
-
-
-def _sum(one: int | None, other: int | None) -> int | None:
-    return None if one is None or other is None else one + other
+    def runs_prompts(self) -> bool:
+        """Whether running the cell runs prompts."""
+        return self.generates or bool(self.runs)
 
 
 @dataclass(frozen=True, slots=True)
-class PromptCell:
-    """A cell that runs prompts. ``number`` is its place in the file, from 1, cells without prompts included."""
-
-    number: int
-    id: str | None
-    figures: Figures | None
-    """The sum of its runs; None where the file does not tell it, and ``missing`` then says why and how to mend it."""
-    missing: str = ""
-    models: tuple[str, ...] = ()
-    cached: bool = False
-    """Whether an answer came from the cache: its figures are then what it would have cost."""
-    lower_bound: bool = False
-
-    @property
-    def name(self) -> str:
-        """``cell 3 (a1b2)``."""
-        return f"cell {self.number}" + (f" ({plain_text(self.id)[:40]})" if self.id else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Notebook:
-    """A notebook's cells that run prompts, in order."""
+class SavedNotebook:
+    """A notebook file: what it is called, its bytes, and its cells in order."""
 
     name: str
-    cells: tuple[PromptCell, ...]
-
-    @property
-    def measured(self) -> tuple[PromptCell, ...]:
-        """Those that have figures."""
-        return tuple(cell for cell in self.cells if cell.figures is not None)
-
-    @property
-    def total(self) -> Figures:
-        """The sum over all cells that have figures; unknown where none of those that run prompts has any."""
-        if self.cells and not self.measured:
-            return Figures(None, None, None)
-        return add_up(cell.figures for cell in self.cells if cell.figures is not None)
+    data: bytes
+    cells: tuple[SavedCell, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    run_id: str
-    cell_id: str | None
-    status: str
-    model: str
-    figures: Figures
-    lower_bound: bool
+def read(data: bytes, name: str) -> SavedNotebook:
+    """Read a notebook file's bytes. ``name`` is what errors call it. Raises NotebookError for what is no notebook."""
+    return SavedNotebook(name, data, tuple(_cell(number, it) for number, it in enumerate(_cells(data, name), 1)))
 
 
-def read(data: bytes, name: str) -> Notebook:
-    """Read a notebook file's bytes. ``name`` is what errors call it.
-
-    Raises NotebookError for what is no notebook, and for numbers that cannot be read.
-    """
-    found: list[tuple[PromptCell, list[_Run]]] = []
-    for number, cell in enumerate(cells(data, name), 1):
-        if cell.get("cell_type") != "code":
-            continue
-        given_id = cell.get("id")
-        prompt_cell = PromptCell(number, given_id if isinstance(given_id, str) and given_id else None, None)
-        try:
-            runs = _runs(cell)
-        except ValueError as error:
-            raise NotebookError(
-                f"{name}: {prompt_cell.name} has numbers that cannot be read: {error}; run the cell again"
-            ) from None
-        if runs or _is_prompt(cell):
-            found.append((_measured(prompt_cell, cell, runs), runs))
-    _refuse_duplicates([cell for cell, _ in found], name)
-    return Notebook(name, tuple(_without_copies(found)))
-
-
-def cells(data: bytes, name: str) -> list[dict[str, Any]]:
-    """The cells of a notebook file's bytes, as they stand. Raises NotebookError for what is no notebook."""
+def _cells(data: bytes, name: str) -> list[dict[str, Any]]:
     try:
         notebook = json.loads(data)
     except (ValueError, RecursionError) as error:
-        says = plain_text(str(error)).split("\n")[0]
-        raise NotebookError(f"{name} is damaged, it is no JSON: {says}; restore it") from None
+        message = plain_text(str(error)).split("\n")[0]
+        raise NotebookError(f"{name} is damaged, it is no JSON: {message}; restore it") from None
     form = notebook.get("nbformat") if isinstance(notebook, dict) else None
     if not isinstance(form, int) or isinstance(form, bool):
-        raise NotebookError(f"{name} is no notebook: it has no nbformat; give an .ipynb file")
+        raise NotebookError(f"{name} is not a notebook: it has no nbformat; give an .ipynb file")
     if form != 4:
-        mend = "save it once in a current Jupyter" if form < 4 else "upgrade tokmagic"
-        raise NotebookError(f"{name} is in notebook format {form}, and 4 is needed; {mend}")
+        fix = "save it once in a current Jupyter" if form < 4 else "upgrade tokmagic"
+        raise NotebookError(f"{name} is in notebook format {form}, and 4 is needed; {fix}")
     cells = notebook.get("cells")
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
-        raise NotebookError(f"{name} is no notebook: it has no list of cells; restore it")
+        raise NotebookError(f"{name} is not a notebook: it has no list of cells; restore it")
     return cells
 
 
-def _is_prompt(cell: dict[str, Any]) -> bool:
-    """Whether running the cell runs a prompt: it begins with %%generate, and not to show its help or count."""
-    source = cell.get("source")
+def _cell(number: int, cell: dict[str, Any]) -> SavedCell:
+    given_id = cell.get("id")
+    cell_id = given_id if isinstance(given_id, str) and given_id else None
+    if cell.get("cell_type") != "code":
+        return SavedCell(cell_id, number)
+    given = cell.get("outputs")
+    outputs = [it for it in given if isinstance(it, dict)] if isinstance(given, list) else []
+    metadata = [it["metadata"] for it in outputs if isinstance(it.get("metadata"), dict)]
+    rows = [_Row(it["tokmagic"]) for it in metadata if "tokmagic" in it]
+    runs = {row.run.run_id: row.run for row in rows if row.run is not None}
+    return SavedCell(
+        cell_id,
+        number,
+        tuple(runs.values()),
+        generates=_generates(cell.get("source")),
+        ran_in={row.run.run_id: row.cell_id for row in rows if row.run is not None},
+        output_types=tuple(it.get("output_type") for it in outputs),
+        problem=next((row.problem for row in rows if row.problem), ""),
+    )
+
+
+def _generates(source: Any) -> bool:
     text = "".join(line for line in source if isinstance(line, str)) if isinstance(source, list) else source
     match = _GENERATE.match(text) if isinstance(text, str) else None
     return match is not None and not _RUNS_NOTHING & set(_words(match[1]))
@@ -166,126 +108,57 @@ def _words(line: str) -> list[str]:
         return line.split()
 
 
-def _outputs(cell: dict[str, Any]) -> list[dict[str, Any]]:
-    outputs = cell.get("outputs")
-    return [output for output in outputs if isinstance(output, dict)] if isinstance(outputs, list) else []
+class _Row:
+    """A run's row as an output keeps it. ``problem`` tells the first of its numbers that cannot be read."""
+
+    def __init__(self, row: Any) -> None:
+        self._row: dict[str, Any] = row if isinstance(row, dict) else {}
+        self.problem = "" if isinstance(row, dict) else "they are no JSON object"
+        cell_id = self._row.get("cell_id")
+        self.cell_id = cell_id if isinstance(cell_id, str) else None
+        self.run = self._snapshot()
+
+    def _snapshot(self) -> RunSnapshot | None:
+        """The run, with what cannot be read as unknown; None where it has no id."""
+        status: Any = self._read(one_of, "status", get_args(Status)) or "failed"
+        usd, saved_usd = self._read(amount, "cost_usd"), self._read(amount, "saved_usd")
+        run_id, model = self._read(_name, "run_id"), self._read(_name, "model") or ""
+        counts = {name: self._read(take, name, int) for name in ("input_tokens", "output_tokens")}
+        sources = {name: self._mark(name, Source, "unknown") for name in ("input_source", "output_source")}
+        if run_id is None:
+            return None
+        reason = self._row.get("finish_reason")
+        return RunSnapshot(
+            run_id=run_id,
+            status=status,
+            info=EngineInfo(model, model, ""),
+            usage=Usage(**counts, **sources),
+            finish_reason=reason if isinstance(reason, str) else None,
+            cost=Cost(
+                usd,
+                self._mark("cost_source", Source, "unknown"),
+                self._mark("cost_bound", Bound, "exact"),
+                saved_usd=saved_usd,
+            ),
+            # A list price is that of the device's time: the row does not keep the rate.
+            rates=Rates(device_hour=Decimal(0), source="list price") if self._row.get("list_price") else None,
+        )
+
+    def _read(self, reader: Callable[..., Any], *words: Any) -> Any:
+        try:
+            return reader(self._row, *words)
+        except ValueError as error:
+            self.problem = self.problem or str(error)
+            return None
+
+    def _mark(self, field: str, known: Any, otherwise: str) -> Any:
+        """What only says how sure a figure is: to check costs it is not needed."""
+        value = self._row.get(field)
+        return value if value in get_args(known) else otherwise
 
 
-def _runs(cell: dict[str, Any]) -> list[_Run]:
-    """The cell's runs, each once, however often its outputs show it. Raises ValueError."""
-    runs: dict[str, _Run] = {}
-    for output in _outputs(cell):
-        metadata = output.get("metadata")
-        if isinstance(metadata, dict) and "tokmagic" in metadata:
-            run = _run(metadata["tokmagic"])
-            runs[run.run_id] = run
-    return list(runs.values())
-
-
-def _run(row: Any) -> _Run:
-    if not isinstance(row, dict):
-        raise ValueError("they are no JSON object")
-    status, cell_id = _text(row, "status"), row.get("cell_id")
-    if status not in get_args(Status):
-        raise ValueError(f"status is {status[:40]!r}")
-    # A hit costs nothing; what would come back without the cache is what it saved.
-    cost = _amount(row, "saved_usd" if status == "cached" else "cost_usd")
-    return _Run(
-        run_id=_text(row, "run_id"),
-        cell_id=cell_id if isinstance(cell_id, str) else None,
-        status=status,
-        model=_text(row, "model"),
-        figures=Figures(cost, _count(row, "input_tokens"), _count(row, "output_tokens"), _doubt(row)),
-        lower_bound=row.get("cost_bound") == "at_least",
-    )
-
-
-def _doubt(row: dict[str, Any]) -> Uncertainty:
-    """How sure a run's cost is, where the row tells it."""
-    bound = row.get("cost_bound")
-    return Uncertainty(int(row.get("cost_source") == "estimated"), int(bound == "at_least"), int(bound == "at_most"))
-
-
-def _text(row: dict[str, Any], field: str) -> str:
-    value = row.get(field)
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{field} is {_told(value)}, and a text is needed")
-    return value
-
-
-def _count(row: dict[str, Any], field: str) -> int | None:
-    value = row.get(field)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_TOKENS:
-        raise ValueError(f"{field} is {_told(value)}, which is no count of tokens")
-    return value
-
-
-def _amount(row: dict[str, Any], field: str) -> Decimal | None:
-    value = row.get(field)
-    if value is None:
-        return None
-    if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
-        raise ValueError(f"{field} is {_told(value)}, which is no amount of USD")
-    return Decimal(value)
-
-
-def _told(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"
-
-
-def _measured(cell: PromptCell, raw: dict[str, Any], runs: Sequence[_Run]) -> PromptCell:
-    if not runs:
-        return replace(cell, missing=_why_none(raw))
-    unfinished = [run.status for run in runs if run.status not in ("ok", "cached")]
-    if unfinished:
-        return replace(cell, missing=f"has a run that did not end well ({unfinished[0]}); run it again")
-    return replace(
-        cell,
-        figures=add_up(run.figures for run in runs),
-        models=tuple(dict.fromkeys(plain_text(run.model) for run in runs)),
-        cached=any(run.status == "cached" for run in runs),
-        lower_bound=any(run.lower_bound for run in runs),
-    )
-
-
-def _why_none(raw: dict[str, Any]) -> str:
-    outputs = _outputs(raw)
-    if any(output.get("output_type") == "error" for output in outputs):
-        return "ended in an error and has no numbers; mend and run it"
-    if outputs:
-        return "has outputs but no numbers; run it again without --quiet and with TOKMAGIC_NOTEBOOK_METADATA on"
-    return "has no numbers: it was not run, or its output was cleared or quiet; run it without --quiet"
-
-
-def _refuse_duplicates(cells: Sequence[PromptCell], name: str) -> None:
-    seen: dict[str, PromptCell] = {}
-    for cell in cells:
-        if cell.id is None:
-            continue
-        other = seen.setdefault(cell.id, cell)
-        if other is not cell:
-            raise NotebookError(
-                f"{name}: cells {other.number} and {cell.number} have the same id "
-                f"{plain_text(cell.id)[:40]}; save the notebook once in Jupyter, which mends it"
-            )
-
-
-def _without_copies(found: Sequence[tuple[PromptCell, list[_Run]]]) -> list[PromptCell]:
-    """A copied cell still carries the run of the cell it was copied from: that says nothing of its own prompt."""
-    owners: dict[str, PromptCell] = {}
-    for cell, runs in found:
-        for run in runs:
-            # The cell that ran it names itself in the row; where none does, the copy stands further down.
-            if run.run_id not in owners or (cell.id is not None and cell.id == run.cell_id):
-                owners[run.run_id] = cell
-    cells = []
-    for cell, runs in found:
-        others = [owners[run.run_id] for run in runs if owners[run.run_id] is not cell]
-        if others:
-            missing = f"carries the run of cell {others[0].number}, from which it was copied; run it"
-            cell = replace(cell, figures=None, missing=missing)
-        cells.append(cell)
-    return cells
+def _name(row: dict[str, Any], field: str) -> str:
+    name = take(row, field, str, needed=True)
+    if not name:
+        raise ValueError(f'{field} is "", and a text is needed')
+    return str(name)

@@ -31,7 +31,7 @@ def bill(usage: Usage, device_s: float | None, rates: Rates, *, cut: bool = Fals
         compute_usd = _compute_cost(device_s, rates.device_hour)
     for amount in (token_usd, compute_usd):
         if amount is not None and not 0 <= amount <= _HIGHEST_BILL:
-            return Cost(anomaly=f"a cost of {amount:.2f} USD cannot be")
+            return Cost(anomaly=f"a cost of {amount:.2f} USD is impossible")
     shadow_usd = bill(usage, None, rates.shadow, cut=cut).usd if rates.shadow is not None else None
     if token_usd is not None:
         return Cost(token_usd, source, bound, token_usd, compute_usd, shadow_usd=shadow_usd)

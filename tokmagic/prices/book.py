@@ -32,12 +32,12 @@ class PriceBook:
     def set(self, model: str, rates: Rates) -> None:
         """Set the rates used for ``model`` from now on. Finished runs keep the rates they ran with.
 
-        Raises PriceError for a rate below 0, or that is no number.
+        Raises PriceError for a rate below 0, or one that is not a number.
         """
         for name in ("input", "output", "cached", "cache_write", "device_hour"):
             value = getattr(rates, name)
             if value is not None and not (value.is_finite() and value >= 0):
-                raise PriceError(f"{name} is {value}; give a number that is not below 0")
+                raise PriceError(f"{name} is {value}; give a number of 0 or more")
         self._set[model] = rates
 
     def get(self, model: str) -> Rates:
@@ -102,7 +102,7 @@ def _device_rates(info: EngineInfo, file: UserPrices) -> Rates:
 
 
 def _hosted(info: EngineInfo, moment: datetime) -> Rates | None:
-    if info.engine != "endpoint" or info.provider is None:
+    if info.provider is None:
         return None
     with suppress(PriceError):
         return hosted_rates(f"{info.provider}/{info.model_id}", moment)

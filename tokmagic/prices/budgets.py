@@ -89,14 +89,14 @@ def _usd_refusal(it: Standing, hold: Hold) -> str | None:
     return (
         f"this run may cost up to {about}{numbers.usd(hold.usd)}, {title(budget)} of {numbers.usd(budget.usd)} has "
         f"{numbers.usd_marked(max(left, Decimal(0)), it.available_precision)} left "
-        f"({numbers.usd_marked(it.spent_usd, it.precision)} spent, {numbers.usd(it.held_usd)} held by running ones); "
+        f"({numbers.usd_marked(it.spent_usd, it.precision)} spent, {numbers.usd(it.held_usd)} held by active runs); "
         "lower --max-tokens or raise the budget"
     )
 
 
 def _token_refusal(it: Standing, hold: Hold) -> str | None:
     left = it.available_tokens
-    # A cell's tokens are no cap: above them a person is asked.
+    # A cell's tokens are not a cap: above them the user is asked.
     if left is None or it.budget.scope == "cell" or hold.tokens <= left:
         return None
     return (

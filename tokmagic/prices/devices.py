@@ -26,7 +26,7 @@ def device_key(name: str) -> DeviceKey:
 
 def device_of(info: EngineInfo) -> DeviceKey | None:
     """The device that a local model runs on; None where that is not known."""
-    if info.engine != "local" or info.device is None:
+    if not info.traits.billed_by_device or info.device is None:
         return None
     if info.device.startswith("cpu"):
         return device_key("cpu")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from tokmagic.core.money import Rates, Tier
-from tokmagic.prices.money import plain
+from tokmagic.core.money import Rates, Tier, plain
 
 _TOKEN_RATES = ("input", "output", "cached", "cache_write")
 

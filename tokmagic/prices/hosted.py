@@ -45,7 +45,7 @@ def hosted_rates(model: str, at: datetime) -> Rates:
     named, _, query = model.partition("?")
     provider_id, slash, name = named.strip().partition("/")
     if not slash or not provider_id or not name:
-        raise PriceError(f"{model!r} names no hosted model; give PROVIDER/MODEL, such as openai/gpt-5-mini")
+        raise PriceError(f"{model!r} is not a hosted model; give PROVIDER/MODEL, such as openai/gpt-5-mini")
     provider = _provider(provider_id)
     info = _model(provider, name)
     moment = at.astimezone(UTC)
@@ -97,7 +97,7 @@ def _provider(name: str) -> Provider:
     known = _providers()
     if name.lower() not in known:
         raise PriceError(
-            f"no prices of a provider {name!r} are known{nearest(name.lower(), known)}; give one that is, such as "
+            f"no prices are known for provider {name!r}{nearest(name.lower(), known)}; give a known one, such as "
             "openai/gpt-5-mini, or set the rates with --input and --output"
         )
     return known[name.lower()]
@@ -117,12 +117,11 @@ def _model(provider: Provider, name: str) -> ModelInfo:
     if wanted.startswith("ft:"):
         base = wanted.removeprefix("ft:").partition(":")[0]
         raise PriceError(
-            f"{name!r} is a fine-tuned model with a price of its own, not that of {base}; "
-            "set its rates with --input and --output"
+            f"{name!r} is a fine-tuned model whose price is not that of {base}; set its rates with --input and --output"
         )
     elsewhere = [other for other in provider.fallback_model_providers or () if wanted in _names(other)]
     hint = f", but {elsewhere[0]}/{wanted} has one" if elsewhere else nearest(wanted, names)
-    raise PriceError(f"no price of {name!r} at {provider.id} is known{hint}; set its rates with --input and --output")
+    raise PriceError(f"no price is known for {name!r} at {provider.id}{hint}; set its rates with --input and --output")
 
 
 @cache
@@ -160,7 +159,7 @@ def _tariff(info: ModelInfo, query: str, moment: datetime) -> Mapping[str, str]:
     """What was asked for beside the standard tariff. Raises PriceError where the table does not have exactly that."""
     asked = dict(parse_qsl(query, keep_blank_values=True))
     if query and not asked:
-        raise PriceError(f"{query!r} names no tariff; give KEY=VALUE, such as processing=batch")
+        raise PriceError(f"{query!r} is not a tariff; give KEY=VALUE, such as processing=batch")
     variants = [
         variant.when
         for variant in info.price_variants or ()
@@ -169,7 +168,7 @@ def _tariff(info: ModelInfo, query: str, moment: datetime) -> Mapping[str, str]:
     met = [when for when in variants if when.items() <= asked.items()]
     if asked and {pair for when in met for pair in when.items()} != set(asked.items()):
         known = sorted({"&".join(f"{key}={value}" for key, value in when.items()) for when in variants})
-        has = f"it has {', '.join(known)}" if known else "it has the standard one alone"
+        has = f"it has {', '.join(known)}" if known else "it has only the standard one"
         raise PriceError(f"{info.id} has no tariff {query!r}; {has}")
     return asked
 
@@ -185,12 +184,12 @@ def _prices(model: str, prices: ModelPrice) -> dict[str, Any]:
         elif not _NOT_TEXT.fullmatch(key):
             raise PriceError(
                 f"{model} also bills {key.replace('_', ' ')}, which cannot be metered; "
-                "set rates of your own with --input and --output"
+                "set your own rates with --input and --output"
             )
     for needed in ("input", "output"):
         if needed not in found:
             raise PriceError(
-                f"the price table has no {needed} price of {model}; set rates of your own with --input and --output"
+                f"the price table has no {needed} price for {model}; set your own rates with --input and --output"
             )
     return found
 
@@ -207,7 +206,7 @@ def _at(model: str, prices: dict[str, Any], above: int) -> dict[str, Any]:
         try:
             found[name] = rate(_price(value, above))
         except PriceError as error:
-            raise PriceError(f"{model}: its {name} {error}; set rates of your own with --input and --output") from None
+            raise PriceError(f"{model}: its {name} {error}; set your own rates with --input and --output") from None
     return found
 
 

@@ -21,11 +21,11 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNO
 def rate(text: str | Decimal | int, *, what: str = "rate", per: int = 1_000_000) -> Decimal:
     """Parse a rate in USD for ``per`` tokens and return it for 1,000,000 tokens, exactly.
 
-    Raises PriceError for what is no number, is negative, or is finer than a picodollar a token.
+    Raises PriceError for anything that is not a number, is negative, or is finer than a picodollar per token.
     """
     value = _money(text, what)
     if not _is_multiple(value, per * _GRAIN):
-        raise PriceError(f"{what} {text} is finer than one picodollar a token; round it to $0.000001 per 1M tokens")
+        raise PriceError(f"{what} {text} is finer than one picodollar per token; round it to $0.000001 per 1M tokens")
     with localcontext(EXACT):
         value = value * MILLION / per
         if value > _HIGHEST_RATE:
@@ -37,7 +37,7 @@ def hourly(text: str | Decimal | int, *, what: str = "--gpu-hour") -> Decimal:
     """Parse a device rate in USD per hour. Raises PriceError."""
     value = _money(text, what)
     if not _is_multiple(value, _GRAIN):
-        raise PriceError(f"{what} {text} is finer than one picodollar an hour; round it")
+        raise PriceError(f"{what} {text} is finer than one picodollar per hour; round it")
     return value if value else Decimal(0)
 
 
@@ -76,11 +76,3 @@ def from_picodollars(amount: int | None) -> Decimal | None:
         return None
     with localcontext(EXACT):
         return (Decimal(amount) / PICODOLLARS).normalize() + Decimal(0)
-
-
-def plain(amount: Decimal | None) -> str | None:
-    """A decimal as it goes on the wire and into exports: ``"0.0000521"``, never ``5.21E-5``."""
-    if amount is None:
-        return None
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -37,8 +37,8 @@ class Spread:
 
     ``margin`` is half the width of the mean's 95 % confidence interval, in the number's own unit; None for a single
     run. It is t·s/√n, with s the sample's standard deviation over n runs and t the 97.5th percentile of Student's t
-    distribution with n − 1 degrees of freedom (NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.5.2). It supposes
-    that the runs are a fair sample of the calls, and that they are not few where their costs are far from normal.
+    distribution with n − 1 degrees of freedom (NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.5.2). It assumes
+    that the runs are a representative sample of the calls, and that there are many if their costs are far from normal.
     """
 
     least: Fraction
@@ -118,11 +118,11 @@ class Projection:
             "at the rates they ran with"
         )
         if self.left_out:
-            note += f"; {self.left_out} of another model, at other rates or without a price left out"
+            note += f"; {self.left_out} with another model, other rates or no price left out"
         if self.runs == 1:
             note += "; run the cell again for the spread of its answers"
         else:
-            note += "; ± is the mean's 95 % interval, if the runs are a fair sample of the calls"
+            note += "; ± is the mean's 95 % interval, if the runs are a representative sample of the calls"
         return Table(("", "least", "mean", "± 95 %", "most"), rows, note, exact=self._exact())
 
     def _exact(self) -> tuple[dict[str, Any], ...]:
@@ -141,7 +141,7 @@ class Projection:
 
 
 def project(records: Sequence[RunRecord], calls: str) -> Projection:
-    """Project a cell's whole runs to a number of calls, such as ``1e6/day``, at the model and rates of the latest.
+    """Project a cell's complete runs to a number of calls, such as ``1e6/day``, at the model and rates of the latest.
 
     Interrupted and cached runs say nothing of a call's cost and are left out, as are runs of another model or at other
     rates: their mean would be a price that nobody ever had. Raises UsageError.
@@ -149,7 +149,7 @@ def project(records: Sequence[RunRecord], calls: str) -> Projection:
     a_day = calls_a_day(calls)
     whole = [record for record in records if record.status == "ok"]
     if not whole:
-        raise UsageError("there is no whole run to project from; run the cell first")
+        raise UsageError("there is no complete run to project from; run the cell first")
     latest, rates = whole[-1].info.name, _charged(whole[-1].rates)
     same = [record for record in whole if record.info.name == latest and _charged(record.rates) == rates]
     priced = [record for record in same if record.reading.cost.usd is not None]

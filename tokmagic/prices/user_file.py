@@ -1,6 +1,6 @@
 """The user's own prices: a TOML file (docs/prices.md), read again whenever it changes.
 
-An error names the file, the line and the mend; the prices that were good before stay in force.
+An error names the file, the line and the fix; the prices that were good before stay in force.
 """
 
 from __future__ import annotations
@@ -78,19 +78,19 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 
 
 def parse(path: Path) -> UserPrices:
-    """Read a price file. Raises PriceError that names file, line and mend."""
+    """Read a price file. Raises PriceError that names file, line and fix."""
     try:
         if path.exists() and not path.is_file():
-            raise PriceError(f"{path} is no file; name your price file in TOKMAGIC_PRICES")
+            raise PriceError(f"{path} is not a file; name your price file in TOKMAGIC_PRICES")
         content = path.read_bytes()
         written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     except OSError as error:
-        raise PriceError(f"{path} cannot be read: {error.strerror or error}; mend TOKMAGIC_PRICES") from None
+        raise PriceError(f"{path} cannot be read: {error.strerror or error}; fix TOKMAGIC_PRICES") from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise PriceError(f"{path}, line {line}: this is no UTF-8 text; save the file as UTF-8") from None
+        raise PriceError(f"{path}, line {line}: this is not UTF-8 text; save the file as UTF-8") from None
     return _Reader(path, text, f"{written:%Y-%m-%d %H:%M} UTC").prices(_loaded(path, text))
 
 
@@ -101,8 +101,8 @@ def _loaded(path: Path, text: str) -> dict[str, Any]:
         reason = str(error).partition(" (at ")[0]
         found = re.search(r"at line (\d+), column \d+\)$", str(error))
         line = found[1] if found else len(text.splitlines()) or 1
-        mend = "keep one of the two" if re.search("twice|overwrite|mutate|redefine", reason) else "see docs/prices.md"
-        raise PriceError(f"{path}, line {line}: {reason[:1].lower()}{reason[1:]}; {mend}") from None
+        fix = "keep one of the two" if re.search("twice|overwrite|mutate|redefine", reason) else "see docs/prices.md"
+        raise PriceError(f"{path}, line {line}: {reason[:1].lower()}{reason[1:]}; {fix}") from None
 
 
 class _Reader:
@@ -133,7 +133,7 @@ class _Reader:
         values: dict[str, Any] = self._rates(given, where)
         if "per_1k" in given:
             if "input" in given or "output" in given:
-                self._fail((*where, "per_1k"), "per_1k is one rate for input and output; leave these out, or per_1k")
+                self._fail((*where, "per_1k"), "per_1k is one rate for input and output; remove them, or remove per_1k")
             both = self._rate(given["per_1k"], (*where, "per_1k"), per=1_000)
             values |= {"input": both, "output": both}
         hour = self._hour(given["gpu_hour"], (*where, "gpu_hour")) if "gpu_hour" in given else None
@@ -151,7 +151,7 @@ class _Reader:
 
     def _tiers(self, given: Any, base: Mapping[str, Decimal], where: lines.Path) -> tuple[Tier, ...]:
         if not isinstance(given, list) or (given and not base):
-            self._fail(where, "tiers is a list of tables, beside input and output")
+            self._fail(where, "tiers must be a list of tables, next to input and output")
         tiers: dict[int, Tier] = {}
         for index, table in enumerate(given):
             tier = self._tier(table, base, (*where, index))
@@ -162,20 +162,20 @@ class _Reader:
 
     def _tier(self, given: Any, base: Mapping[str, Decimal], where: lines.Path) -> Tier:
         if not isinstance(given, dict):
-            self._fail(where, "a tier is a table, such as {above_tokens = 200000, input = 2.50, output = 15}")
+            self._fail(where, "a tier must be a table, such as {above_tokens = 200000, input = 2.50, output = 15}")
         self._known(given, _TIER_KEYS, where)
         above = given.get("above_tokens")
         if isinstance(above, bool) or not isinstance(above, int) or not 0 < above < 2**53:
             said = "a tier has no above_tokens" if above is None else f"above_tokens is {_shown(above)}"
             self._fail(
                 (*where, *(["above_tokens"] if above is not None else [])),
-                f"{said}; give the input tokens above which it holds, such as 200000",
+                f"{said}; give the input tokens above which it applies, such as 200000",
             )
         values = self._rates(given, where)
         self._both(values, where, "a tier")
         for name in ("cached", "cache_write"):
             if (name in values) != (name in base):
-                self._fail(where, f"{name} must stand in the model and in each of its tiers, or in none")
+                self._fail(where, f"{name} must be given in the model and in each of its tiers, or in none")
         return Tier(above, **values)
 
     def _device(self, name: str, given: Any) -> Rates:

@@ -58,8 +58,8 @@ def render(body: str, variables: Mapping[str, Any], rewrite: Rewrite | None = No
         return text.replace(carriage_return, "\r")
     except TemplateSyntaxError as error:
         raise PromptError(
-            f"line {error.lineno} of the prompt: {error.message}; mend the template, "
-            "or use --literal where {{ and {% mean themselves"
+            f"line {error.lineno} of the prompt: {error.message}; fix the template, "
+            "or use --literal if {{ and {% are meant literally"
         ) from None
     except UndefinedError as error:
         raise PromptError(f"{error.message}; define it, or use --literal if {{{{ … }}}} is meant literally") from None
@@ -131,7 +131,7 @@ def build(
     if system is not None and "system" in roles:
         raise PromptError("the system message is given twice; keep --system or the '--- system' line")
     if any(message.role == "system" for message in history) and (system is not None or "system" in roles):
-        raise PromptError("this conversation has a system message already; start anew with --reset to change it")
+        raise PromptError("this conversation already has a system message; start again with --reset to change it")
     opening = (Message("system", system),) if system is not None else ()
     return Prompt((*opening, *history, *messages), sampling)
 
@@ -166,7 +166,7 @@ def check_sampling(sampling: Sampling) -> Sampling:
     if not isinstance(sampling.logprobs, bool):
         raise UsageError(f"logprobs is {sampling.logprobs!r}; give True or False")
     if any(not isinstance(text, str) for text in sampling.stop):
-        raise UsageError(f"--stop is {sampling.stop!r}; give texts")
+        raise UsageError(f"--stop is {sampling.stop!r}; give strings")
     if any(not text for text in sampling.stop):
         raise UsageError("--stop is empty; give the text at which the answer should stop")
     return sampling
@@ -180,7 +180,7 @@ def json_schema(given: object) -> str:
     except (TypeError, ValueError) as error:
         raise UsageError(f"the JSON schema cannot be read: {error}; give a dict, or JSON text") from None
     if not isinstance(schema, Mapping):
-        raise UsageError(f"{text} is no JSON schema; give an object such as {{'type': 'object'}}")
+        raise UsageError(f"{text} is not a JSON schema; give an object such as {{'type': 'object'}}")
     return text
 
 

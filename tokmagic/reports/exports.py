@@ -7,107 +7,48 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tokmagic.core.fields import AS_JSON, FIELDS, Layout
 from tokmagic.core.money import Rates
-from tokmagic.core.record import EngineInfo, RunRecord
+from tokmagic.core.record import RunRecord
 from tokmagic.errors import UsageError, nearest
-from tokmagic.prices import plain, rates_dict
+from tokmagic.prices import rates_dict
+
+
+def _rates(rates: Rates) -> dict[str, Any]:
+    """All rates, unknown ones as null."""
+    names = ("input", "output", "cached", "cache_write", "device_hour", "source", "version")
+    shadow = {} if rates.shadow is None else {"shadow": _rates(rates.shadow)}
+    return dict.fromkeys(names) | rates_dict(rates) | shadow
+
+
+_EXPORT = Layout({field.name: field for field in FIELDS if field.exported}, {**AS_JSON, "rates": _rates})
 
 
 def export_row(record: RunRecord) -> dict[str, Any]:
     """One run as ``tokmagic export`` prints it: money as decimal strings, unknown as null, times UTC ISO 8601."""
-    reading, usage, cost, info = record.reading, record.reading.usage, record.reading.cost, record.info
-    return {
-        "run_id": record.run_id,
-        "started_at": _iso(record.started_at),
-        "finished_at": _iso(record.finished_at) if record.finished_at else None,
-        "status": record.status,
-        "finish_reason": record.finish_reason,
-        "error": record.error,
-        "notebook": record.notebook,
-        "cell_id": record.cell_id,
-        "session": record.session,
-        "user": record.user,
-        "model": info.name,
-        "model_id": info.model_id,
-        "revision": info.revision,
-        "engine": info.engine,
-        "device": info.device,
-        "dtype": info.dtype,
-        "quant": info.quant,
-        "params": record.params,
-        "seed": record.params.get("seed"),
-        "prompt_sha256": record.prompt_sha256,
-        "input_tokens": usage.input_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "cache_write_input_tokens": usage.cache_write_input_tokens,
-        "output_tokens": usage.output_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "input_source": usage.input_source,
-        "output_source": usage.output_source,
-        "local_input_tokens": record.local_input_tokens,
-        "anomaly": cost.anomaly,
-        "ttft_s": reading.ttft_s,
-        "queue_s": reading.queue_s,
-        "latency_s": reading.latency_s,
-        "itl_mean_s": reading.itl_mean_s,
-        "itl_p50_s": reading.itl_p50_s,
-        "itl_p95_s": reading.itl_p95_s,
-        "output_tokens_per_s": reading.output_tokens_per_s,
-        "attempts": reading.attempts,
-        "device_seconds": reading.device_s,
-        "gpu_peak_bytes": reading.peak_bytes,
-        "energy_j": record.energy_j,
-        "rates": _rates(record.rates),
-        "cost_usd": plain(cost.usd),
-        "cost_source": cost.source,
-        "cost_bound": cost.bound,
-        "compute_cost_usd": plain(cost.compute_usd),
-        "saved_usd": plain(cost.saved_usd),
-        "replay_of": record.replay_of,
-        "tags": list(record.tags),
-        "env": record.env,
-    }
-
-
-def _rates(rates: Rates) -> dict[str, Any]:
-    return {
-        "input": plain(rates.input),
-        "output": plain(rates.output),
-        "cached": plain(rates.cached),
-        "cache_write": plain(rates.cache_write),
-        "device_hour": plain(rates.device_hour),
-        "source": rates.source,
-        "version": rates.version,
-        **({"tiers": rates_dict(rates)["tiers"]} if rates.tiers else {}),
-        **({"shadow_model": rates.shadow_model, "shadow": _rates(rates.shadow)} if rates.shadow else {}),
-    }
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return _EXPORT.row(record)
 
 
 FORMATS = ("jsonl", "csv", "parquet")
+_PORTION = 10_000
 
 
 def export_lines(records: Iterable[RunRecord], form: str) -> Iterator[str]:
     """Runs as lines of JSONL or CSV, one at a time; nested values are JSON in a CSV's field. Raises UsageError."""
     if form == "parquet":
         raise UsageError("parquet cannot be printed; name a file, such as runs.parquet")
-    if form not in FORMATS:
-        raise UsageError(f"format {form!r} is unknown{nearest(form, FORMATS)}; use {', '.join(FORMATS)}")
+    _check(form)
     return _csv(records) if form == "csv" else _jsonl(records)
 
 
-def export_text(records: Iterable[RunRecord], form: str) -> str:
-    """Runs as JSONL or CSV text. Raises UsageError."""
-    return "".join(export_lines(records, form))
+def _check(form: str) -> None:
+    if form not in FORMATS:
+        raise UsageError(f"format {form!r} is unknown{nearest(form, FORMATS)}; use {', '.join(FORMATS)}")
 
 
 def _jsonl(records: Iterable[RunRecord]) -> Iterator[str]:
@@ -117,7 +58,7 @@ def _jsonl(records: Iterable[RunRecord]) -> Iterator[str]:
 
 def _csv(records: Iterable[RunRecord]) -> Iterator[str]:
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(_EXPORT_COLUMNS), lineterminator="\n")
+    writer = csv.DictWriter(out, list(_EXPORT.fields), lineterminator="\n")
     writer.writeheader()
     for record in records:
         yield _taken(out)
@@ -138,8 +79,7 @@ def export_file(records: Iterable[RunRecord], path: Path, form: str | None = Non
     An export that fails leaves an earlier file as it was.
     """
     form = form or path.suffix.removeprefix(".")
-    if form not in FORMATS:
-        raise UsageError(f"format {form!r} is unknown{nearest(form, FORMATS)}; use {', '.join(FORMATS)}")
+    _check(form)
     part = path.with_name(f"{path.name}.part")
     try:
         if form == "parquet":
@@ -162,12 +102,13 @@ def dataframe(records: Iterable[RunRecord]) -> Any:
     except ImportError:
         raise UsageError("a DataFrame needs the package pandas; run: pip install 'tokmagic[report]'") from None
     rows = [export_row(record) for record in records]
-    frame = pandas.DataFrame(rows, columns=list(_EXPORT_COLUMNS))
-    for column in ("started_at", "finished_at"):
-        frame[column] = pandas.to_datetime(frame[column], utc=True)
-    for column in _MONEY:
-        exact = [None if row[column] is None else Decimal(row[column]) for row in rows]
-        frame[column] = pandas.Series(exact, dtype="object")
+    frame = pandas.DataFrame(rows, columns=list(_EXPORT.fields))
+    for name, field in _EXPORT.fields.items():
+        if field.kind == "time":
+            frame[name] = pandas.to_datetime(frame[name], utc=True)
+        elif field.kind == "money":
+            exact = [None if row[name] is None else Decimal(row[name]) for row in rows]
+            frame[name] = pandas.Series(exact, dtype="object")
     return frame
 
 
@@ -177,36 +118,15 @@ def _write_parquet(records: Iterable[RunRecord], path: Path) -> None:
         import pyarrow.parquet
     except ImportError:
         raise UsageError("parquet needs the package pyarrow; run: pip install 'tokmagic[parquet]'") from None
-    kinds = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
-    schema = pyarrow.schema([(name, kinds[_KINDS.get(name, str)]) for name in _EXPORT_COLUMNS])
+    # Money is exact text, and what is nested is JSON.
+    kinds = {"int": pyarrow.int64(), "float": pyarrow.float64()}
+    schema = pyarrow.schema([(name, kinds.get(it.kind, pyarrow.string())) for name, it in _EXPORT.fields.items()])
     with pyarrow.parquet.ParquetWriter(str(path), schema) as writer:
         rows = (export_row(record) for record in records)
         while portion := list(islice(rows, _PORTION)):
-            columns = {name: [_flat(row[name]) for row in portion] for name in _EXPORT_COLUMNS}
+            columns = {name: [_flat(row[name]) for row in portion] for name in _EXPORT.fields}
             writer.write_table(pyarrow.table(columns, schema=schema))
 
 
 def _flat(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
-
-
-_PORTION = 10_000
-_EXPORT_COLUMNS = tuple(export_row(RunRecord("", datetime.now(UTC), "ok", EngineInfo("", "", ""), "", {})))
-_MONEY = ("cost_usd", "compute_cost_usd", "saved_usd")
-# Columns that hold numbers; money is exact text, and what is nested is JSON.
-_KINDS: dict[str, type] = {
-    **dict.fromkeys(
-        (
-            *("seed", "input_tokens", "cached_input_tokens", "cache_write_input_tokens", "output_tokens"),
-            *("reasoning_tokens", "local_input_tokens", "attempts", "gpu_peak_bytes"),
-        ),
-        int,
-    ),
-    **dict.fromkeys(
-        (
-            *("ttft_s", "queue_s", "latency_s", "itl_mean_s", "itl_p50_s", "itl_p95_s", "output_tokens_per_s"),
-            *("device_seconds", "energy_j"),
-        ),
-        float,
-    ),
-}

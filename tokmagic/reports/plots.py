@@ -85,7 +85,7 @@ def _against_latency(altair: Any, points: list[Point]) -> Any:
     drawn = by_latency(points)
     timed = sum(point.latency_s is not None for point in points)
     thinned = len(drawn) < timed
-    note = f"{timed:,} runs as {len(drawn):,} means of near ones" if thinned else ""
+    note = f"{timed:,} runs as {len(drawn):,} means of nearby runs" if thinned else ""
     size = {"size": altair.Size("runs:Q", title="runs")} if thinned else {}
     return (
         altair.Chart(altair.Data(values=drawn), title=altair.Title("Cost against latency", subtitle=note))

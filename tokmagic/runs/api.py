@@ -59,14 +59,14 @@ def generate(
     """
     labels = _texts("tags", tags)
     if system is not None and not isinstance(system, str):
-        raise UsageError(f"system is {system!r}; give a text")
+        raise UsageError(f"system is {system!r}; give a string")
     if not isinstance(prompt, Prompt):
         prompt = build(messages(prompt), _sampling(sampling), system=system, completion=completion)
         prompt = replace(prompt, stream=bool(stream))
     elif sampling or system is not None or completion:
-        raise UsageError("a Prompt brings its own sampling and system message; give a text to set them here")
+        raise UsageError("a Prompt has its own sampling and system message; give a string to set them here")
     elif not isinstance(prompt.messages, tuple) or any(not _is_message(message) for message in prompt.messages):
-        raise UsageError(f"{prompt.messages!r} are no messages; give a tuple of Message(role, text)")
+        raise UsageError(f"{prompt.messages!r} are not messages; give a tuple of Message(role, text)")
     if cache not in (None, True, False) or refresh not in (True, False):
         raise UsageError(f"cache is {cache!r} and refresh {refresh!r}; give True or False")
     if cache is False and refresh:
@@ -81,7 +81,7 @@ def generate(
 def generate_many(prompts: Iterable[Any], model: str | None = None, **options: Any) -> list[Generation]:
     """Run several prompts one after another; see :func:`generate`."""
     if isinstance(prompts, str) or not isinstance(prompts, Iterable):
-        raise UsageError(f"{prompts!r} are no prompts; give a list of them")
+        raise UsageError(f"{prompts!r} are not prompts; give a list of them")
     return [generate(prompt, model, **options) for prompt in prompts]
 
 
@@ -104,7 +104,7 @@ def messages(prompt: str | Sequence[Mapping[str, str] | Message]) -> list[Messag
     if isinstance(prompt, str):
         return [Message("user", prompt)]
     if not isinstance(prompt, Iterable) or isinstance(prompt, Mapping):
-        raise UsageError(f"{prompt!r} is no prompt; give a text, or a list of messages")
+        raise UsageError(f"{prompt!r} is not a prompt; give a string, or a list of messages")
     return [_message(message) for message in prompt]
 
 
@@ -112,7 +112,7 @@ def _message(given: Mapping[str, str] | Message) -> Message:
     if isinstance(given, Mapping):
         given = Message(cast(Role, given.get("role")), cast(str, given.get("content")))
     if not _is_message(given):
-        raise UsageError(f"{given!r} is no message; give {{'role': 'user', 'content': 'text'}}")
+        raise UsageError(f"{given!r} is not a message; give {{'role': 'user', 'content': 'text'}}")
     return given
 
 
@@ -129,10 +129,10 @@ def _model(given: str | None) -> str | None:
 
 def _texts(what: str, given: Iterable[str]) -> tuple[str, ...]:
     if isinstance(given, str) or not isinstance(given, Iterable):
-        raise UsageError(f"{what} is {given!r}; give a list of texts")
+        raise UsageError(f"{what} is {given!r}; give a list of strings")
     texts = tuple(given)
     if any(not isinstance(text, str) for text in texts):
-        raise UsageError(f"{what} is {list(texts)!r}; give a list of texts")
+        raise UsageError(f"{what} is {list(texts)!r}; give a list of strings")
     return texts
 
 

@@ -16,6 +16,7 @@ from tokmagic.errors import BudgetError, LedgerError, ModelError
 from tokmagic.formatting import numbers
 from tokmagic.prices import bound_usd
 from tokmagic.prices.budgets import near, refusal
+from tokmagic.runs.recorder import Teller
 
 if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger
@@ -33,53 +34,56 @@ class BudgetWarning(UserWarning):
 
 
 class BudgetGuard:
-    """What one run may spend. ``open`` lets it in, ``covers`` watches it while it streams."""
+    """What one run may spend. ``admit`` lets it in, ``covers`` watches it while it streams."""
 
-    def __init__(self, held: Sequence[Budget], own: Sequence[Budget], confirm: Confirm | None) -> None:
+    def __init__(
+        self,
+        ledger: Callable[[], Ledger],
+        held: Sequence[Budget],
+        own: Sequence[Budget],
+        *,
+        teller: Teller,
+        confirm: Confirm | None = None,
+    ) -> None:
         """``held`` are all budgets that apply, ``own`` those among them that stand in no ledger."""
-        self.held = tuple(held)
+        self._ledger = ledger
+        self._held = tuple(held)
         self._own = tuple(own)
+        self._teller = teller
         self._confirm = confirm
         self._limit: Decimal | None = None
-        self._final = self._elsewhere = False
-        self.standings: tuple[Standing, ...] = ()
+        self._final = False
+        self._standings: tuple[Standing, ...] = ()
         self.hold: Hold | None = None
 
-    def open(self, ledger: Callable[[], Ledger], record: RunRecord, prompt: Prompt, engine: Engine) -> None:
-        """Count the prompt, set the most it can cost aside, and insert its row as running.
+    def admit(self, record: RunRecord, prompt: Prompt, engine: Engine) -> bool:
+        """Let a run in and say whether its row was inserted, as running, with the most it can cost set aside.
 
-        Raises BudgetError where it does not fit, PromptError where it cannot be counted, and LedgerError where no
-        budget needs the ledger and its row could not be written.
+        It was not where no budget applies, nor where those that do need no ledger and that could not be written.
+        Raises BudgetError where it does not fit, and PromptError where it cannot be counted.
         """
+        if not self._held:
+            return False
         tokens, estimated = _input_tokens(engine, prompt)
-        # A server may not keep to the limit that it was given.
-        self._elsewhere = engine.info.engine == "endpoint"
         self._ask(tokens)
-        self.hold = _hold(ledger, record, prompt, tokens, estimated=estimated)
+        self.hold = _hold(self._ledger, record, prompt, tokens, estimated=estimated)
         try:
-            admission = ledger().admit(record, prompt.messages, self.hold, self._own, datetime.now())
+            admission = self._ledger().admit(record, prompt.messages, self.hold, self._held, datetime.now())
         except LedgerError as error:
-            admission = self._without_ledger(error)
-            if admission.refused is None:
-                raise
+            admission, self._final = self._without_ledger(error, self.hold), True
         if admission.refused is not None:
             raise BudgetError(admission.refused)
-        self.standings = admission.standings
-        capped = any(budget.usd is not None for budget in self.held)
-        self._limit = (self.hold.usd or Decimal(0)) if capped and self._watched else None
+        self._standings = admission.standings
+        caps = [budget.usd for budget in self._held if budget.usd is not None]
+        # What is held may be no bound: a server may not keep to the limit that it was given, for one.
+        unbound = self.hold.usd is None or self.hold.estimated or engine.info.traits.remote
+        if caps and unbound:
+            # Without a ledger what was set aside cannot grow, and the caps themselves are all that there is.
+            self._limit = min(caps) if self._final else self.hold.usd or Decimal(0)
+        self._teller.tell(dict(self._causes(record)))
+        return not self._final
 
-    @property
-    def _watched(self) -> bool:
-        """Whether what is held is no bound, so that the run could use more."""
-        return self.hold is not None and (self.hold.usd is None or self.hold.estimated or self._elsewhere)
-
-    def let_go(self) -> None:
-        """There is no ledger to ask, and no budget that needs one: what was set aside is the only cap."""
-        self._final = True
-        caps = [budget.usd for budget in self.held if budget.usd is not None]
-        self._limit = min(caps) if caps and self._watched else None
-
-    def covers(self, cost: Callable[[], Decimal | None], ledger: Callable[[], Ledger], record: RunRecord) -> bool:
+    def covers(self, cost: Callable[[], Decimal | None], record: RunRecord) -> bool:
         """Whether the run may go on, now that it has cost so much. Its hold grows with it, as far as caps allow."""
         if self._limit is None:
             return True
@@ -90,7 +94,7 @@ class BudgetGuard:
         if not self._final and spent >= self._limit * Decimal("0.8"):
             wanted = 2 * spent
             try:
-                self._limit = ledger().extend(record, wanted, self._own, datetime.now())
+                self._limit = self._ledger().extend(record, wanted, self._own, datetime.now())
             except LedgerError:
                 self._final = True
             self._final = self._final or self._limit < wanted
@@ -98,41 +102,41 @@ class BudgetGuard:
 
     def stopped(self, cost: Cost) -> BudgetError:
         """What to raise for a run that was stopped."""
-        caps = [f"{it.budget.scope} {numbers.usd(it.budget.usd)}" for it in self.standings if it.budget.usd is not None]
+        budgets = [it.budget for it in self._standings]
+        caps = [f"{budget.scope} {numbers.usd(budget.usd)}" for budget in budgets if budget.usd is not None]
         return BudgetError(
             f"stopped at {numbers.cost(cost)}: a budget is used up ({', '.join(caps)}); its text and its cost are "
             "kept, raise the budget to go on"
         )
 
-    def warnings(self, record: RunRecord) -> Iterable[tuple[str, str]]:
+    def _causes(self, record: RunRecord) -> Iterable[tuple[str, str]]:
         """What to warn of: keys, by which each is told once, and texts."""
         model = record.info.name
         if self._limit is not None and record.rates.input is None and record.rates.device_hour is None:
-            unknown = f"what {model} costs is not known, so no budget in USD can count or stop it"
+            unknown = f"the price of {model} is unknown, so no budget in USD can count or stop it"
             yield f"unpriced {model}", f"{unknown}; set rates with %price, or make the budget --strict"
-        for it in self.standings:
+        for it in self._standings:
             if it.budget.scope != "cell" and it.share >= it.budget.warn_at:
                 yield it.budget.scope, near(it)
 
     def _ask(self, tokens: int) -> None:
-        limits = [budget.tokens for budget in self.held if budget.scope == "cell" and budget.tokens is not None]
+        limits = [budget.tokens for budget in self._held if budget.scope == "cell" and budget.tokens is not None]
         if not limits or tokens <= min(limits):
             return
         size = numbers.counted(tokens, "token")
-        text = f"the prompt has {size}, more than the {min(limits):,} that a cell may have unasked"
+        text = f"the prompt has {size}, more than the {min(limits):,} allowed without confirmation"
         answer = self._confirm(f"{text}. Run it?") if self._confirm is not None else None
         if answer is None:
-            raise BudgetError(f"{text}, and nobody is here to ask; --yes confirms it")
+            raise BudgetError(f"{text}, and nobody can be asked; --yes confirms it")
         if not answer:
             raise BudgetError(f"{text}, and it was not confirmed; nothing was run")
 
-    def _without_ledger(self, error: LedgerError) -> Admission:
+    def _without_ledger(self, error: LedgerError, hold: Hold) -> Admission:
         """What can be decided though the ledger cannot be asked: a run's own cap; a sum can not."""
-        assert self.hold is not None
-        for budget in self.held:
+        for budget in self._held:
             if budget.scope != "cell":
-                return Admission(f"the {budget.scope}'s budget cannot be held, nothing was run: {error}")
-        return Admission(refusal([Standing(budget) for budget in self.held], self.hold))
+                return Admission(f"the {budget.scope}'s budget cannot be enforced, nothing was run: {error}")
+        return Admission(refusal([Standing(budget) for budget in self._held], hold))
 
 
 def _input_tokens(engine: Engine, prompt: Prompt) -> tuple[int, bool]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _VERSION = 2
 """Of the key and of what is kept: raised with each change, so that older answers are not found."""
-_WHOLE = frozenset({"stop", "length"})
+_COMPLETE = frozenset({"stop", "length"})
 _KEPT_INFO = ("model_id", "engine", "revision", "device", "dtype", "quant", *INFO_IN_ENV)
 
 
@@ -80,15 +80,6 @@ class Answer:
     choices: tuple[Choice, ...]
 
 
-def answer_of(generation: Generation) -> Answer | None:
-    """What to keep of a run; None where it did not end well."""
-    whole = all(choice.finish_reason in _WHOLE for choice in generation.choices)
-    if generation.status != "ok" or not generation.choices or not whole:
-        return None
-    record = generation.record
-    return Answer(record.run_id, record.info, record.reading.usage, record.reading.device_s, generation.choices)
-
-
 def dump(key: str, answer: Answer) -> str:
     """An answer as text that any database takes, with a digest that also binds it to its key."""
     body = {
@@ -103,7 +94,7 @@ def dump(key: str, answer: Answer) -> str:
 
 
 def parse(key: str, run_id: str, kept: str) -> Answer | None:
-    """The inverse of :func:`dump`; None for anything that is not whole."""
+    """The inverse of :func:`dump`; None for anything that is damaged or incomplete."""
     # A file's column may hold anything, whatever its type is called.
     digest, _, text = kept.partition(" ") if isinstance(kept, str) else ("", "", "")
     if digest != _digest(key, text):
@@ -139,7 +130,7 @@ class Cache:
 
     def __init__(self, settings: TokMagic, ledger: Callable[[], Ledger]) -> None:
         self._settings = settings
-        self._ledger = ledger
+        self.ledger = ledger
 
     @property
     def on(self) -> bool:
@@ -152,91 +143,83 @@ class Cache:
         With ``refresh`` it is not read, only renewed. Raises UsageError.
         """
         asked = wanted if wanted is not None else refresh or repeatable(prompt.sampling)
-        used = self.on and asked
-        # Asked for here, so that a limit that is none is told before anything is generated.
-        limit_bytes = self._settings.cache_bytes if used else 0
-        return Place(self, engine, prompt, limit_bytes if used else None, read=not refresh)
+        # Asked for here, so that an invalid limit is told before anything is generated.
+        limit_bytes = self._settings.cache_bytes if self.on and asked else None
+        return Place(self, engine, prompt, limit_bytes, limit_bytes is not None and not refresh)
 
     def find(self, key: str) -> Answer | None:
         """Return the answer kept under ``key``; a damaged one is removed."""
         with suppress(LedgerError):
-            found = self._ledger().answer(key)
-            if found is None:
-                return None
-            answer = parse(key, *found)
-            if answer is None:
-                self._ledger().drop_answer(key)
-            return answer
+            ledger = self.ledger()
+            if (found := ledger.answer(key)) is not None:
+                answer = parse(key, *found)
+                if answer is None:
+                    ledger.drop_answer(key)
+                return answer
         return None
-
-    def keep(self, key: str, answer: Answer, limit_bytes: int) -> None:
-        """Keep an answer, if it fits."""
-        kept = dump(key, answer)
-        # A text in which two halves of a character stand apart would come back joined.
-        if parse(key, answer.run_id, kept) == replace(answer, info=_kept(answer.info)):
-            with suppress(LedgerError):
-                self._ledger().keep_answer(key, answer.run_id, kept, limit_bytes)
-
-    def touch(self, key: str) -> None:
-        """Note that an answer was used."""
-        with suppress(LedgerError):
-            self._ledger().use_answer(key)
 
     def clear(self) -> int:
         """Remove all answers and return how many there were. Raises LedgerError."""
-        return self._ledger().clear_answers()
+        return self.ledger().clear_answers()
 
     def status(self) -> CacheStatus:
         """What is kept, and what it was good for. Raises LedgerError."""
-        return self._ledger().cache_status()
+        return self.ledger().cache_status()
 
 
-def _kept(info: EngineInfo) -> EngineInfo:
-    return EngineInfo(name="", **{name: getattr(info, name) for name in _KEPT_INFO})
-
-
+@dataclass(slots=True)
 class Place:
-    """Where one run's answer is kept, or will be."""
+    """Where one run's answer is kept, or will be. ``limit_bytes`` None: the run has nothing to do with the cache."""
 
-    def __init__(self, cache: Cache, engine: Engine, prompt: Prompt, limit_bytes: int | None, *, read: bool) -> None:
-        """``limit_bytes`` None: the run has nothing to do with the cache."""
-        self._cache = cache
-        self._engine = engine
-        self._prompt = prompt
-        self._limit_bytes = limit_bytes
-        self._unread = read and limit_bytes is not None
-        self._found = ""
+    cache: Cache
+    engine: Engine
+    prompt: Prompt
+    limit_bytes: int | None
+    unread: bool
+    identity: EngineInfo | None = None
+    key: str = ""
 
     def find(self) -> Answer | None:
         """Return the answer, if there is one. Until the model is known by its files this may be asked again."""
-        if not self._unread:
+        if not self.unread:
             return None
         try:
             key = self._key()
         except KeyboardInterrupt:
-            raise GenerationInterrupted("looking into the cache was interrupted; nothing was generated") from None
+            raise GenerationInterrupted("the cache lookup was interrupted; nothing was generated") from None
         if key is None:
             return None
-        self._unread, self._found = False, key
-        return self._cache.find(key)
+        self.unread = False
+        return self.cache.find(key)
 
     def keep(self, generation: Generation) -> None:
-        """Keep what a run gave, if it ended well and belongs into the cache."""
-        answer = answer_of(generation)
-        if self._limit_bytes is None or answer is None:
+        """Keep what a run gave, if it ended well, belongs into the cache and fits."""
+        record, choices = generation.record, generation.choices
+        complete = bool(choices) and all(choice.finish_reason in _COMPLETE for choice in choices)
+        if self.limit_bytes is None or record.status != "ok" or not complete:
             return
         # Asked anew: files without a revision may have changed between the look and the loading.
         key = self._key()
-        if key is not None:
-            self._cache.keep(key, answer, self._limit_bytes)
+        if key is None:
+            return
+        info = EngineInfo(name="", **{name: getattr(record.info, name) for name in _KEPT_INFO})
+        answer = Answer(record.run_id, info, record.reading.usage, record.reading.device_s, choices)
+        text = dump(key, answer)
+        # A text in which the halves of a surrogate pair stand apart would come back joined.
+        if parse(key, answer.run_id, text) == answer:
+            with suppress(LedgerError):
+                self.cache.ledger().keep_answer(key, answer.run_id, text, self.limit_bytes)
 
     def touch(self) -> None:
         """Note that the answer that was found was used."""
-        self._cache.touch(self._found)
+        with suppress(LedgerError):
+            self.cache.ledger().use_answer(self.key)
 
     def _key(self) -> str | None:
         # What is wrong with a model is told when it is loaded.
         with suppress(TokmagicError):
-            identity = self._engine.identity()
-            return None if identity is None else key(identity, self._prompt)
+            identity = self.engine.identity()
+            if identity != self.identity and identity is not None:
+                self.identity, self.key = identity, key(identity, self.prompt)
+            return None if identity is None else self.key
         return None

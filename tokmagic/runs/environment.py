@@ -1,7 +1,8 @@
-"""What each row says of where it ran: versions that could explain a number."""
+"""What each row says of where it ran: versions that could explain a number, whose run it is, in which notebook."""
 
 from __future__ import annotations
 
+import getpass
 import importlib.metadata
 import importlib.util
 import os
@@ -54,3 +55,28 @@ def torch_cuda() -> str | None:
         if found := re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE):
             return found[1]
     return None
+
+
+def resolve_notebook(known: str | None, server_path: str) -> str:
+    """Join what the kernel knew of its notebook's path with the path the sidebar sees.
+
+    The kernel's name is fixed at its start and absolute; the sidebar's follows renames and is
+    relative to the server's root. Where the folders agree the absolute form is kept.
+    """
+    if known is None:
+        return server_path
+    if known.endswith(f"/{server_path}") or known == server_path:
+        return known
+    folder, _, name = server_path.rpartition("/")
+    known_folder = known.rpartition("/")[0]
+    if not folder or known_folder == folder or known_folder.endswith(f"/{folder}"):
+        return f"{known_folder}/{name}" if known_folder else name
+    return server_path
+
+
+def user_name() -> str | None:
+    """Who runs this process, as the operating system says."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's uid without a name
+        return str(os.getuid())

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC
 from typing import Any, Protocol
 
 from tokmagic.core.budget import Standing
-from tokmagic.core.money import Uncertainty
+from tokmagic.core.fields import AS_JSON, FIELDS, Layout
 from tokmagic.core.record import EngineInfo, RunRecord
-from tokmagic.core.sums import Totals
+from tokmagic.core.sums import Sum
 from tokmagic.errors import TokmagicError
 from tokmagic.formatting.numbers import list_price
 from tokmagic.prices import plain
@@ -38,7 +37,7 @@ class ModelView:
     detail: str | None = None
     progress: float | None = None
     notice: str | None = None
-    """What is amiss with the model, in one line."""
+    """A problem with the model, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +46,8 @@ class View:
 
     notebook: str | None
     model: ModelView | None
-    notebook_totals: Totals | None
-    day_totals: Totals | None
+    notebook_totals: Sum | None
+    day_totals: Sum | None
     rows: tuple[RunRecord, ...]
     budgets: tuple[Standing, ...] = ()
 
@@ -73,33 +72,14 @@ class Source(Protocol):
         ...
 
 
+_ROW = Layout({field.name: field for field in FIELDS if field.sent}, AS_JSON)
+
+
 def row_wire(record: RunRecord) -> dict[str, Any]:
     """One run as the sidebar gets it, and as a cell's output keeps it in ``metadata.tokmagic``."""
-    reading, usage, cost = record.reading, record.reading.usage, record.reading.cost
-    return {
-        "run_id": record.run_id,
-        "cell_id": record.cell_id,
-        "status": record.status,
-        "model": record.info.name,
-        "started_at": record.started_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "input_tokens": usage.input_tokens,
-        "input_source": usage.input_source,
-        "output_tokens": usage.output_tokens,
-        "output_source": usage.output_source,
-        "cost_usd": plain(cost.usd),
-        "cost_source": cost.source,
-        "cost_bound": cost.bound,
-        "saved_usd": plain(cost.saved_usd),
-        "shadow_usd": plain(cost.shadow_usd),
-        "shadow_model": record.rates.shadow_model,
-        "list_price": list_price(cost, record.rates),
-        "ttft_s": reading.ttft_s,
-        "itl_mean_s": reading.itl_mean_s,
-        "latency_s": reading.latency_s,
-        "spark_ms": list(reading.spark_ms),
+    return _ROW.row(record) | {
+        "list_price": list_price(record.reading.cost, record.rates),
         "max_tokens": record.params.get("max_tokens"),
-        "finish_reason": record.finish_reason,
-        "error": record.error,
     }
 
 
@@ -139,7 +119,7 @@ def _model_wire(model: ModelView) -> dict[str, Any]:
     }
 
 
-def _totals_wire(totals: Totals | None) -> dict[str, Any] | None:
+def _totals_wire(totals: Sum | None) -> dict[str, Any] | None:
     if totals is None:
         return None
     return {
@@ -299,22 +279,3 @@ class Channel:
             self._source.draft(control.comm_id, request, control.send)
             return None
         return _error_wire(f"this kernel's tokmagic does not know {kind!r}; reload the page")
-
-
-def add_running(base: Totals | None, running: Iterable[RunRecord]) -> Totals | None:
-    """Sums of finished runs plus what the running ones have used so far."""
-    if base is None:
-        return None
-    cost, runs, unpriced, uncertainty = base.cost_usd, base.runs, base.unpriced_runs, base.uncertainty
-    input_tokens, output_tokens = base.input_tokens, base.output_tokens
-    for record in running:
-        usage, usd = record.reading.usage, record.reading.cost.usd
-        runs += 1
-        input_tokens += usage.input_tokens or 0
-        output_tokens += usage.output_tokens or 0
-        if usd is None:
-            unpriced += 1
-        else:
-            cost = usd if cost is None else cost + usd
-        uncertainty += Uncertainty.of(record.reading.cost)
-    return Totals(cost, input_tokens, output_tokens, runs, unpriced, uncertainty)

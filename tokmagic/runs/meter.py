@@ -52,9 +52,9 @@ class Meter:
             self._finished = event
 
     def _token(self, token: Token) -> None:
+        if not token.has_content:
+            return
         if token.id is None:
-            if not token.text and not token.reasoning:
-                return  # a role-only chunk is no content, so it stops no clock
             self._pieces += 1
             self._so_far = token.usage
             self._thoughts = self._thoughts or bool(token.reasoning)
@@ -86,25 +86,18 @@ class Meter:
         """
         usage = self._usage()
         started, finished = self._started, self._finished
-        t0 = started.submitted_ns if started else None
-        first, last = self._first_ns, self._last_ns
+        t0, prefill = (started.submitted_ns, started.prefill_ns) if started else (None, None)
         intervals = self._intervals() if final else []
-        mean = self._itl_mean(usage)
         device_s = self._device_s()
-        ttft = None if t0 is None or first is None else (first - t0) / 1e9
-        p50 = _percentile(intervals, 0.50)
-        p95 = _percentile(intervals, 0.95)
         return Reading(
             usage=usage,
             cost=self._cost(usage, device_s),
-            ttft_s=ttft,
-            queue_s=None
-            if started is None or started.prefill_ns is None
-            else (started.prefill_ns - started.submitted_ns) / 1e9,
-            latency_s=None if t0 is None or last is None else (last - t0) / 1e9,
-            itl_mean_s=mean,
-            itl_p50_s=p50,
-            itl_p95_s=p95,
+            ttft_s=_seconds(t0, self._first_ns),
+            queue_s=_seconds(t0, prefill),
+            latency_s=_seconds(t0, self._last_ns),
+            itl_mean_s=self._itl_mean(usage),
+            itl_p50_s=_percentile(intervals, 0.50),
+            itl_p95_s=_percentile(intervals, 0.95),
             output_tokens_per_s=self._speed(usage),
             device_s=device_s,
             peak_bytes=finished.peak_bytes if finished else None,
@@ -169,9 +162,7 @@ class Meter:
     def _device_s(self) -> float | None:
         if self._finished is not None:
             return self._finished.device_s
-        if self._started is None or self._started.prefill_ns is None or self._last_ns is None:
-            return None
-        return (self._last_ns - self._started.prefill_ns) / 1e9
+        return None if self._started is None else _seconds(self._started.prefill_ns, self._last_ns)
 
     def _spark(self) -> tuple[float, ...]:
         """The first choice's ITL in milliseconds as at most 32 means of equal spans, oldest first."""
@@ -182,6 +173,10 @@ class Meter:
         points = min(_SPARK_POINTS, steps)
         edges = [round(point * steps / points) for point in range(points + 1)]
         return tuple(round((stamps[b] - stamps[a]) / (b - a) / 1e6, 3) for a, b in pairwise(edges))
+
+
+def _seconds(from_ns: int | None, to_ns: int | None) -> float | None:
+    return None if from_ns is None or to_ns is None else (to_ns - from_ns) / 1e9
 
 
 def _percentile(values: list[float], share: float) -> float | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import Reading, RunRecord, Status
 from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Token
 from tokmagic.engines.base import Engine, Stream
@@ -19,7 +19,6 @@ from tokmagic.errors import (
     BudgetError,
     EndpointError,
     GenerationInterrupted,
-    LedgerError,
     ModelError,
     PromptError,
     TokmagicError,
@@ -27,13 +26,10 @@ from tokmagic.errors import (
 )
 from tokmagic.formatting import numbers
 from tokmagic.runs.budget_guard import BudgetGuard
-from tokmagic.runs.cache import Place
+from tokmagic.runs.cache import Answer, Place, replayed
 from tokmagic.runs.generation import Choice, Generation, answers_sha256
-from tokmagic.runs.live import Channel
 from tokmagic.runs.meter import Meter
-
-if TYPE_CHECKING:
-    from tokmagic.ledgers import Ledger
+from tokmagic.runs.recorder import Recorder
 
 CHECKPOINT_S = 1.0
 """How often a running row is brought up to date: what a killed process can lose."""
@@ -48,76 +44,45 @@ class Watcher(Protocol):
         ...
 
 
-class _Silent:
-    def token(self, text: str) -> None:
-        """Show nothing."""
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What a run works with beside its engine and prompt: where it is kept, and who is told how it goes."""
+
+    recorder: Recorder
+    place: Place
+    watcher: Watcher | None
+    began: Callable[[Run], None]
+    changed: Callable[[], None]
+    ended: Callable[[RunRecord], None]
 
 
-SILENT: Watcher = _Silent()
+@dataclass(slots=True)
+class _Parts:
+    """What arrived of one choice."""
 
-
-class Host(Protocol):
-    """What a run needs of the session that it belongs to."""
-
-    @property
-    def channel(self) -> Channel:
-        """What is told that something changed."""
-        ...
-
-    def ledger(self) -> Ledger:
-        """Where budgets are asked. Raises LedgerError."""
-        ...
-
-    def record(self, write: Callable[[Ledger], None]) -> bool:
-        """Write to the ledger, and say whether it was written."""
-        ...
-
-    def settle(self, record: RunRecord, prompt: Sequence[Message], answer: str, *, begun: bool) -> bool:
-        """Write a run's end, now or later, and say whether it is in the ledger now."""
-        ...
-
-    def warn(self, room: str, told: Mapping[str, str]) -> None:
-        """Tell of what stands ill with budgets, each key once."""
-        ...
-
-    def began(self, run: Run) -> None:
-        """The run is under way."""
-        ...
-
-    def ended(self, record: RunRecord) -> None:
-        """The run is settled."""
-        ...
+    texts: list[str] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[Logprob] = field(default_factory=list)
 
 
 class Run:
     """One run from its first row to its last."""
 
     def __init__(
-        self,
-        session: Host,
-        engine: Engine,
-        prompt: Prompt,
-        record: RunRecord,
-        watcher: Watcher,
-        guard: BudgetGuard,
-        place: Place,
+        self, engine: Engine, prompt: Prompt, record: RunRecord, guard: BudgetGuard, context: RunContext
     ) -> None:
         self.record = record
-        self._session = session
         self._engine = engine
         self._prompt = prompt
-        self._watcher = watcher
         self._guard = guard
-        self._place = place
-        self._broke = False
+        self._context = context
+        self._watcher = context.watcher
         self._meter = Meter(record.rates)
         self._stream: Stream | None = None
-        self._begun = self._stopped = False
+        self._begun = self._stopped = self._broke = False
         self._error: TokmagicError | KeyboardInterrupt | None = None
         self._finished: Finished | None = None
-        self._texts: list[list[str]] = [[] for _ in range(prompt.sampling.n)]
-        self._ids: list[list[int]] = [[] for _ in range(prompt.sampling.n)]
-        self._logprobs: list[list[Logprob]] = [[] for _ in range(prompt.sampling.n)]
+        self._parts = [_Parts() for _ in range(prompt.sampling.n)]
         self._checkpoint_due = time.monotonic() + CHECKPOINT_S
 
     def execute(self) -> Generation:
@@ -125,7 +90,7 @@ class Run:
         status: Status = "failed"
         try:
             self._begin()
-            self._session.began(self)
+            self._context.began(self)
             self._stream = self._engine.stream(self._prompt)
             if self._stopped:
                 self._stream.close()
@@ -139,34 +104,22 @@ class Run:
             )
         except (PromptError, UsageError, BudgetError) as error:
             status, self._error = "refused", error
-        except TokmagicError as error:
-            # What shows the run may be what failed.
-            self._watcher = SILENT
-            self._drain()
-            self._error = error
         except Exception as error:
-            self._watcher = SILENT
+            # What shows the run may be what failed.
+            self._watcher = None
             self._drain()
-            # Not foreseen: the row is settled all the same, and the stack is kept for a report.
-            self._error = ModelError(f"{type(error).__name__}: {' '.join(str(error).split())}")
-            self._error.__cause__ = error
+            self._error = error if isinstance(error, TokmagicError) else _unforeseen(error)
         finally:
             with uninterrupted():
-                self._settle(status)
-        return self._generation()
+                generation = self._settle(status)
+        return generation
 
     def _begin(self) -> None:
         """Insert the row as running, if the budgets let the run in."""
-        if self._guard.held:
-            try:
-                self._guard.open(self._session.ledger, self.record, self._prompt, self._engine)
-                self._begun = True
-            except LedgerError:
-                self._guard.let_go()
-            self._session.warn("budgets", dict(self._guard.warnings(self.record)))
+        self._begun = self._guard.admit(self.record, self._prompt, self._engine)
         if not self._begun:
-            hold = self._guard.hold
-            self._begun = self._session.record(lambda ledger: ledger.begin(self.record, self._prompt.messages, hold))
+            messages, hold = self._prompt.messages, self._guard.hold
+            self._begun = self._context.recorder.write(lambda ledger: ledger.begin(self.record, messages, hold))
 
     def stop(self) -> None:
         """Stop as the sidebar asks to; any thread."""
@@ -185,13 +138,14 @@ class Run:
     def _take(self, event: Event) -> None:
         self._meter.fold(event)
         if isinstance(event, Token):
-            self._texts[event.choice].append(event.text)
+            parts = self._parts[event.choice]
+            parts.texts.append(event.text)
             if event.id is not None:
-                self._ids[event.choice].append(event.id)
-            self._logprobs[event.choice] += event.logprobs
-            if event.choice == 0 and event.text:
-                self._watcher.token(event.text)
-            if not self._broke and not self._guard.covers(self._meter.cost_usd, self._session.ledger, self.record):
+                parts.ids.append(event.id)
+            parts.logprobs += event.logprobs
+            if event.choice == 0:
+                self._show(event.text)
+            if not self._broke and not self._guard.covers(self._meter.cost_usd, self.record):
                 self._broke = True
                 if self._stream is not None:
                     self._stream.close()
@@ -199,15 +153,18 @@ class Run:
                 self._checkpoint()
         elif isinstance(event, Finished):
             self._finished = event
-            for texts, tail in zip(self._texts, event.tails, strict=False):
-                texts.append(tail)
-            if event.tails and event.tails[0]:
-                self._watcher.token(event.tails[0])
-        self._session.channel.touch()
+            for parts, tail in zip(self._parts, event.tails, strict=False):
+                parts.texts.append(tail)
+            self._show(event.tails[0] if event.tails else "")
+        self._context.changed()
+
+    def _show(self, text: str) -> None:
+        if text and self._watcher is not None:
+            self._watcher.token(text)
 
     def _checkpoint(self) -> None:
         snapshot = self.snapshot()
-        written = self._session.record(lambda ledger: ledger.progress(snapshot))
+        written = self._context.recorder.write(lambda ledger: ledger.progress(snapshot))
         # A ledger that does not answer may take long to say so.
         self._checkpoint_due = time.monotonic() + (CHECKPOINT_S if written else _RETRY_S)
 
@@ -221,18 +178,18 @@ class Run:
             self._consume(self._stream)
 
     def _ended_as(self) -> Status:
-        reasons = self._finished.reasons if self._finished else ()
-        if self._finished is not None and self._finished.error is not None:
-            self._error = EndpointError(self._finished.error)
+        finished = self._finished
+        if finished is not None and finished.error is not None:
+            self._error = EndpointError(finished.error)
             return "failed"
-        if "interrupted" not in reasons:
+        if finished is None or "interrupted" not in finished.reasons:
             return "ok"
         if self._broke:
             self._error = self._guard.stopped(self._meter.reading().cost)
-            return "interrupted"
-        self._error = GenerationInterrupted(
-            f"the generation was stopped after {self._tokens()}; its text and its cost are kept"
-        )
+        else:
+            self._error = GenerationInterrupted(
+                f"the generation was stopped after {self._tokens()}; its text and its cost are kept"
+            )
         return "interrupted"
 
     def _tokens(self) -> str:
@@ -240,24 +197,27 @@ class Run:
         noun = "token" if usage.output_tokens == 1 else "tokens"
         return f"{numbers.tokens(usage.output_tokens, usage.output_source)} {noun}"
 
-    def _settle(self, status: Status) -> None:
+    def _settle(self, status: Status) -> Generation:
+        choices, env, refused = self._choices(), self.record.env, status == "refused"
+        if not refused:
+            # Of the answers that there are, as a replay has them: an engine may give fewer than asked for.
+            env = env | {"answer_sha256": answers_sha256(choice.text for choice in choices)}
         self.record = replace(
             self.record,
             status=status,
             info=self._engine.info,
             finished_at=datetime.now(UTC),
             finish_reason=self._finish_reason(status),
-            error=str(self._error) if self._error and (self._broke or status in ("failed", "refused")) else None,
-            reading=self._meter.reading(final=True) if status != "refused" else Reading(),
+            error=str(self._error) if self._error and (self._broke or status == "failed" or refused) else None,
+            reading=Reading() if refused else self._meter.reading(final=True),
             local_input_tokens=self._finished.local_input_tokens if self._finished is not None else None,
+            env=env,
         )
-        if status != "refused":
-            # Of the answers that there are, as a replay has them: an engine may give fewer than asked for.
-            self.record.env["answer_sha256"] = answers_sha256(it.text for it in self._generation().choices)
-        answer = "".join(self._texts[0])
-        if self._session.settle(self.record, self._prompt.messages, answer, begun=self._begun):
-            self._place.keep(self._generation())
-        self._session.ended(self.record)
+        generation = Generation(self._prompt, self.record, choices, error=self._error)
+        if self._context.recorder.settle(self.record, self._prompt.messages, generation.text, begun=self._begun):
+            self._context.place.keep(generation)
+        self._context.ended(self.record)
+        return generation
 
     def _finish_reason(self, status: Status) -> FinishReason | None:
         if self._broke and status == "interrupted":
@@ -267,13 +227,31 @@ class Run:
         reasons: dict[Status, FinishReason] = {"interrupted": "interrupted", "failed": "error"}
         return reasons.get(status)
 
-    def _generation(self) -> Generation:
-        reasons: Sequence[str | None] = self._finished.reasons if self._finished else [None] * len(self._texts)
-        choices = tuple(
-            Choice("".join(texts), tuple(ids), reason, tuple(logprobs))
-            for texts, ids, reason, logprobs in zip(self._texts, self._ids, reasons, self._logprobs, strict=False)
+    def _choices(self) -> tuple[Choice, ...]:
+        reasons = self._finished.reasons if self._finished is not None else (None,) * len(self._parts)
+        return tuple(
+            Choice("".join(parts.texts), tuple(parts.ids), reason, tuple(parts.logprobs))
+            for parts, reason in zip(self._parts, reasons, strict=False)
         )
-        return Generation(self._prompt, self.record, choices, error=self._error)
+
+
+def replay(prompt: Prompt, record: RunRecord, answer: Answer, context: RunContext) -> Generation:
+    """Show an answer of the cache, at once, as a run of its own that no budget is asked for."""
+    generation = Generation(prompt, replayed(record, answer), answer.choices)
+    with uninterrupted():
+        if context.recorder.settle(generation.record, prompt.messages, generation.text, begun=False):
+            context.place.touch()
+        context.ended(generation.record)
+    if generation.text and context.watcher is not None:
+        context.watcher.token(generation.text)
+    return generation
+
+
+def _unforeseen(error: Exception) -> ModelError:
+    """The row is settled all the same, and the stack is kept for a report."""
+    told = ModelError(f"{type(error).__name__}: {' '.join(str(error).split())}")
+    told.__cause__ = error
+    return told
 
 
 @contextmanager

@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.prompt import Message, Prompt, utf8
 from tokmagic.core.stream import Source
-from tokmagic.errors import ModelError, PromptError
+from tokmagic.errors import ModelError
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -65,7 +65,7 @@ def openai_encoding(model: str) -> Encoding:
         name = encoding_name_for_model(model.removeprefix("openai/"))
     except KeyError:
         raise ModelError(
-            f"the tokenizer of {model} is not known: it is no OpenAI model that tiktoken lists; count with a "
+            f"the tokenizer of {model} is not known: it is not an OpenAI model listed by tiktoken; count with a "
             "model whose tokenizer is in a folder"
         ) from None
     return _encoding(name, _folder(), model)
@@ -84,11 +84,7 @@ def count(encoding: Encoding, prompt: Prompt) -> tuple[int, Source]:
 
 def encode(encoding: Encoding, text: str) -> list[int]:
     """Return the ids of ``text``, in which the names of special tokens are plain text. Raises PromptError."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # tiktoken would put U+FFFD in its place.
-        raise PromptError("the prompt holds half of a character (a lone surrogate); mend where it was cut") from None
+    utf8(text)  # in a lone surrogate's place tiktoken would put U+FFFD
     ids: list[int] = encoding.encode(text, disallowed_special=())
     return ids
 
@@ -117,9 +113,9 @@ def _require_files(name: str, folder: Path | None, model: str) -> None:
             "model whose tokenizer is in a folder"
         )
     fetch = f"TIKTOKEN_CACHE_DIR=DIR python -c 'import tiktoken; tiktoken.get_encoding(\"{name}\")'"
-    mend = f"on a machine with a network run: {fetch}; then set TIKTOKEN_CACHE_DIR to a copy of DIR here"
+    fix = f"on a machine with a network run: {fetch}; then set TIKTOKEN_CACHE_DIR to a copy of DIR here"
     if folder is None:
-        raise ModelError(f"TIKTOKEN_CACHE_DIR is empty, so the encoding {name} of {model} has no file; {mend}")
+        raise ModelError(f"TIKTOKEN_CACHE_DIR is empty, so the encoding {name} of {model} has no file; {fix}")
     for path, sha256 in _FILES[name]:
         file = folder / hashlib.sha1((_AT + path).encode(), usedforsecurity=False).hexdigest()
         try:
@@ -128,10 +124,10 @@ def _require_files(name: str, folder: Path | None, model: str) -> None:
         except OSError as error:
             why = error.strerror or error
             raise ModelError(
-                f"the encoding {name} of {model} is not on this machine ({file}: {why}), and nothing is fetched; {mend}"
+                f"the encoding {name} of {model} is not on this machine ({file}: {why}), and nothing is fetched; {fix}"
             ) from None
         if found != sha256:
-            raise ModelError(f"{file} is damaged: it is not the file of the encoding {name}; {mend}")
+            raise ModelError(f"{file} is damaged: it is not the file of the encoding {name}; {fix}")
 
 
 def _folder() -> Path | None:

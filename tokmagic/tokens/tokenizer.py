@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.prompt import Message, Prompt, utf8
 from tokmagic.errors import ModelError, PromptError
 
 
@@ -41,7 +41,7 @@ class Tokenizer:
         except Exception as error:
             # transformers raises many types here; all of them mean that these files make no tokenizer.
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{folder} has no tokenizer that can be read: {reason}") from error
+            raise ModelError(f"{folder} has no readable tokenizer: {reason}") from error
         self._backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         self._encode = lru_cache(maxsize=4)(self._encode_uncached)
 
@@ -171,12 +171,7 @@ def rough_count_text(text: str) -> int:
 
 def _require_text(messages: Sequence[Message]) -> None:
     for message in messages:
-        try:
-            message.content.encode()
-        except UnicodeEncodeError:
-            raise PromptError(
-                "the prompt holds half of a character (a lone surrogate); mend where it was cut"
-            ) from None
+        utf8(message.content)
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -10,6 +10,7 @@ from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Source, Usage
 from tokmagic.engines.base import ModelSpec, parse_source
 from tokmagic.engines.endpoint.usage import Reported
+from tokmagic.engines.local.store import locate, pull_tokenizer
 from tokmagic.errors import ModelError, PromptError, TokmagicError
 from tokmagic.tokens import encodings
 from tokmagic.tokens.tokenizer import Tokenizer, rough_count, rough_count_text
@@ -53,7 +54,7 @@ class Counter:
         if self._encoding is not None:
             raise ModelError(f"the chat format of {self._name} is not public, so its tokens can only be estimated")
         raise ModelError(
-            f"no tokenizer of {self._spec.source} is on this machine, so tokens of {self._name} cannot be counted "
+            f"the tokenizer of {self._spec.source} is not on this machine, so tokens of {self._name} cannot be counted "
             "exactly; name one with %model add … --tokenizer FOLDER-or-ID"
         )
 
@@ -108,15 +109,13 @@ class Counter:
                     self._encoding = encodings.openai_encoding(self._spec.source)
 
     def _load(self) -> Tokenizer:
-        from tokmagic.engines.local.store import locate, pull_tokenizer
-
         if self._spec.tokenizer is not None:
             source, revision = parse_source(self._spec.tokenizer)
             folder = pull_tokenizer(ModelSpec(source, revision=revision), self._settings, lambda _doing, _share: None)
         else:
             located = locate(ModelSpec(self._spec.source), self._settings)
             if located is None:
-                raise ModelError(f"no tokenizer of {self._spec.source} is on this machine")
+                raise ModelError(f"the tokenizer of {self._spec.source} is not on this machine")
             folder = located.folder
         return Tokenizer(folder)
 
@@ -130,9 +129,10 @@ class Tally:
     most_output: int
     reported: Usage | None = None
     anomaly: str | None = None
+    answer_bytes: int = 0
+    """The answer's length in UTF-8, reasoning included."""
     _pieces: int = 0
     _since: int = 0
-    _answer_bytes: int = 0
 
     def __post_init__(self) -> None:
         tokens, source = self.counter.input(self.prompt, load=False)
@@ -144,7 +144,7 @@ class Tally:
         self._said[choice].append(text)
         self._since += 1
         self._pieces += self.counter.piece(text)
-        self._answer_bytes += len(text.encode("utf-8", "replace"))
+        self.answer_bytes += len(text.encode("utf-8", "replace"))
 
     def report(self, reported: Reported) -> None:
         """The server gave its counts, or something that cannot be."""
@@ -189,11 +189,6 @@ class Tally:
         """This process' own exact count of the prompt; None without the model's tokenizer."""
         tokens, source = self.counter.input(self.prompt, load=True)
         return tokens if source == "counted" else None
-
-    @property
-    def answer_bytes(self) -> int:
-        """The answer's length in UTF-8, reasoning included."""
-        return self._answer_bytes
 
     @property
     def prompt_bytes(self) -> int:

@@ -9,22 +9,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import threading
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from tokmagic.core.prompt import Prompt
+from tokmagic.core.prompt import Prompt, utf8
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import EngineState, ModelSpec, Progress
 from tokmagic.engines.endpoint.counting import Counter, Tally
-from tokmagic.engines.endpoint.http import Connection, Target, target_of
+from tokmagic.engines.endpoint.http import Connections, target_of
 from tokmagic.engines.endpoint.reader import Limits, Request
 from tokmagic.engines.endpoint.servers import SERVERS, server_of
 from tokmagic.engines.endpoint.stream import EndpointStream
 from tokmagic.engines.endpoint.wire import path_of, request_of
-from tokmagic.errors import PromptError, UsageError, nearest
+from tokmagic.errors import UsageError, nearest
 from tokmagic.prices import provider_of
 
 if TYPE_CHECKING:
@@ -33,18 +32,18 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPENAI = "https://api.openai.com/v1"
-_KEPT_CONNECTIONS = 4
 
 
 class EndpointEngine:
     """One model at one server."""
 
     def __init__(self, name: str, spec: ModelSpec, settings: TokMagic) -> None:
-        """Nothing is connected yet. Raises UsageError for a base URL or a server's name that is none."""
+        """Nothing is connected yet. Raises UsageError for an invalid base URL or an unknown kind of server."""
         self._name = name
         self._spec = spec
         self._settings = settings
         self._target = target_of(spec.api_base or _OPENAI)
+        self._connections = Connections(self._target)
         if spec.server is not None and spec.server not in SERVERS:
             raise UsageError(
                 f"--server {spec.server!r} is unknown{nearest(spec.server, SERVERS)}; use one of {', '.join(SERVERS)}"
@@ -56,10 +55,6 @@ class EndpointEngine:
                 "--api-key-name takes the name of an environment variable that holds the key, such as OPENAI_API_KEY, "
                 "not the key"
             )
-        self._idle: list[Connection] = []
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._parents: list[Connection] = []
 
     @cached_property
     def _provider(self) -> str | None:
@@ -106,20 +101,14 @@ class EndpointEngine:
         submitted_ns = time.perf_counter_ns()
         server = server_of(self._spec.server, self._provider)
         body = json.dumps(request_of(self._model, prompt, server), ensure_ascii=False)
-        try:
-            request = Request(path_of(prompt), body.encode(), self._key(), prompt.sampling.n, self.limits)
-        except UnicodeEncodeError:
-            raise PromptError(
-                "the prompt holds half of a character (a lone surrogate); mend where it was cut"
-            ) from None
+        given = self._settings
+        limits = Limits(given.connect_timeout_s, given.first_token_timeout_s, given.silence_timeout_s, given.attempts)
+        request = Request(path_of(prompt), utf8(body), self._key(), prompt.sampling.n, limits)
         tally = Tally(self._counter, prompt, prompt.sampling.max_tokens * prompt.sampling.n)
-        return EndpointStream(self, request, tally, submitted_ns, hidden_output=server.hidden_output)
+        return EndpointStream(self._connections, request, tally, submitted_ns, hidden_output=server.hidden_output)
 
     def close(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
+        self._connections.close()
 
     def _key(self) -> str | None:
         name = self._spec.api_key_name
@@ -134,40 +123,6 @@ class EndpointEngine:
             )
         if not key.isascii() or not key.isprintable() or key != key.strip():
             raise UsageError(
-                f"the key in {name} holds a line break, a blank or another character that no key has; set it anew"
+                f"the key in {name} contains a line break, a space or another character that no key has; set it again"
             )
         return key
-
-    # What a stream asks of its engine
-
-    @property
-    def limits(self) -> Limits:
-        """How long to wait, and how often to ask. Raises UsageError for a setting that is none."""
-        given = self._settings
-        return Limits(given.connect_timeout_s, given.first_token_timeout_s, given.silence_timeout_s, given.attempts)
-
-    @property
-    def target(self) -> Target:
-        """The server."""
-        return self._target
-
-    def connection(self) -> Connection:
-        """Return a connection for one run. Raises AttemptError."""
-        if self._pid != os.getpid():
-            # A forked child shares its parent's sockets: it may neither use nor close them.
-            self._parents += self._idle
-            self._idle, self._lock, self._pid = [], threading.Lock(), os.getpid()
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        limits = self.limits
-        return Connection(self._target, limits.connect_s, max(limits.first_token_s, limits.silence_s))
-
-    def give_back(self, connection: Connection) -> None:
-        """Keep a connection for the next run, if it is still good."""
-        with self._lock:
-            keep = connection.usable and len(self._idle) < _KEPT_CONNECTIONS
-            if keep:
-                self._idle.append(connection)
-        if not keep:
-            connection.close()

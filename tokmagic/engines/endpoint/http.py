@@ -5,8 +5,10 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import json
+import os
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +25,7 @@ from tokmagic.errors import EndpointError, UsageError
 MOST_EVENT = 4 * 2**20
 """Bytes of one server-sent event: no token needs a thousandth of it."""
 MOST_BODY = 32 * 2**20
+_KEPT_CONNECTIONS = 4
 _MOST_ERROR = 64 * 2**10
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 
@@ -55,10 +58,10 @@ def target_of(api_base: str) -> Target:
         parts, host, port = urlsplit(""), None, None
     if parts.scheme not in ("http", "https") or not host or any(ord(letter) <= 32 for letter in api_base):
         shown = api_base.partition("?")[0] if "@" not in api_base else "what is given"
-        raise UsageError(f"--api-base: {shown!r} is no URL of a server; give one such as http://localhost:8000/v1")
+        raise UsageError(f"--api-base: {shown!r} is not a server URL; give one such as http://localhost:8000/v1")
     if parts.username is not None or parts.password is not None:
         raise UsageError(
-            "--api-base holds a user or a password; put the key into an environment variable and name that with "
+            "--api-base contains a user or a password; put the key into an environment variable and name that with "
             "--api-key-name"
         )
     name = f"[{host}]" if ":" in host else host
@@ -83,7 +86,7 @@ class Connection:
     """One connection to a server, kept for the next run."""
 
     def __init__(self, target: Target, connect_timeout_s: float, read_timeout_s: float) -> None:
-        """Raises AttemptError where the environment names a proxy that is none, or certificates that are none."""
+        """Raises AttemptError where the environment names an invalid proxy or invalid certificates."""
         timeout = httpx2.Timeout(read_timeout_s, connect=connect_timeout_s)
         limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30.0)
         try:
@@ -91,7 +94,7 @@ class Connection:
             self._client = httpx2.Client(timeout=timeout, limits=limits, trust_env=not target.loopback)
         except (ValueError, httpx2.InvalidURL, OSError, ImportError) as error:
             raise AttemptError(
-                f"the environment's proxy or certificates cannot be used: {error}; mend HTTPS_PROXY, HTTP_PROXY, "
+                f"the environment's proxy or certificates cannot be used: {error}; fix HTTPS_PROXY, HTTP_PROXY, "
                 "ALL_PROXY or SSL_CERT_FILE"
             ) from None
         self._target = target
@@ -142,6 +145,44 @@ class Connection:
     def close(self) -> None:
         """Let go of it."""
         self._client.close()
+
+
+class Connections:
+    """The connections to one server: each run has one for itself, and leaves it to the next."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._parents: list[Connection] = []
+
+    def take(self, connect_timeout_s: float, read_timeout_s: float) -> Connection:
+        """Return a connection for one run. Raises AttemptError."""
+        if self._pid != os.getpid():
+            # A forked child shares its parent's sockets: it may neither use nor close them.
+            self._parents += self._idle
+            self._idle, self._lock, self._pid = [], threading.Lock(), os.getpid()
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return Connection(self.target, connect_timeout_s, read_timeout_s)
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection for the next run, if it is still good."""
+        with self._lock:
+            keep = connection.usable and len(self._idle) < _KEPT_CONNECTIONS
+            if keep:
+                self._idle.append(connection)
+        if not keep:
+            connection.close()
+
+    def close(self) -> None:
+        """Close those that no run uses."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
 
 def redacted(text: str | None, key: str | None) -> str | None:
@@ -266,19 +307,19 @@ def _mapped(target: Target) -> Iterator[None]:
     except httpx2.ConnectError as error:
         raise AttemptError(f"{name} cannot be reached: {_connect_reason(error)}") from None
     except httpx2.ProxyError as error:
-        raise AttemptError(f"the proxy to {name} refuses: {error}; mend HTTPS_PROXY or NO_PROXY") from None
+        raise AttemptError(f"the proxy to {name} refuses: {error}; fix HTTPS_PROXY or NO_PROXY") from None
     except httpx2.ReadTimeout:
         raise AttemptError(f"{name} sent nothing for too long", reached=True) from None
     except httpx2.SSEError:
         raise AttemptError(
-            f"{name} sent an event of more than {MOST_EVENT // 2**20} MiB; that is no answer of a model", reached=True
+            f"{name} sent an event of more than {MOST_EVENT // 2**20} MiB; that is not a model's answer", reached=True
         ) from None
     except (httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.WriteError, httpx2.WriteTimeout) as error:
         garbled = "malformed" in str(error).lower() or "illegal" in str(error).lower()
-        text = "speaks no HTTP" if garbled else "broke off before the answer's end"
+        text = "does not speak HTTP" if garbled else "broke off before the answer's end"
         raise AttemptError(f"{name} {text}", again=not garbled, reached=True) from None
     except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.StreamError, ValueError) as error:
-        raise AttemptError(f"{name} cannot be asked: {error}", reached=True) from None
+        raise AttemptError(f"{name} cannot be queried: {error}", reached=True) from None
 
 
 def _connect_reason(error: httpx2.ConnectError) -> str:
@@ -287,13 +328,13 @@ def _connect_reason(error: httpx2.ConnectError) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"its certificate cannot be trusted ({cause.verify_message}); "
-                "for a certificate of your own set SSL_CERT_FILE"
+                "for your own certificate set SSL_CERT_FILE"
             )
         if isinstance(cause, ssl.SSLError):
-            return f"it does not speak TLS as it should ({cause.reason or cause}); is it an http:// address?"
+            return f"it does not speak TLS correctly ({cause.reason or cause}); is it an http:// address?"
         if isinstance(cause, ConnectionRefusedError):
             return "nothing listens there; start the server, or check --api-base"
         if isinstance(cause, socket.gaierror):
-            return "its name is unknown; check --api-base and the network"
+            return "its name cannot be resolved; check --api-base and the network"
         cause = cause.__cause__ or cause.__context__
     return str(error)

@@ -7,11 +7,10 @@ import random
 import threading
 import time
 from dataclasses import dataclass
-from typing import Protocol
 
 from httpx2 import EventSource, Response
 
-from tokmagic.engines.endpoint.http import MOST_EVENT, AttemptError, Connection, Target, body_of, parse_json
+from tokmagic.engines.endpoint.http import MOST_EVENT, AttemptError, Connection, Connections, body_of, parse_json
 from tokmagic.engines.endpoint.wire import Answer, read_answer
 from tokmagic.errors import TokmagicError
 
@@ -28,6 +27,11 @@ class Limits:
     silence_s: float
     attempts: int
 
+    @property
+    def longest_s(self) -> float:
+        """How long a server may be silent at most, whatever it is asked."""
+        return max(self.first_token_s, self.silence_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -38,14 +42,6 @@ class Request:
     key: str | None
     choices: int
     limits: Limits
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """What a chunk, or a whole answer, brought; ``at_ns`` is when it reached this process."""
-
-    at_ns: int
-    answer: Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +62,16 @@ class End:
     hung_up: bool = False
 
 
-Arrivals = queue.SimpleQueue[Arrived | Waiting | End]
-
-
-class Connections(Protocol):
-    """What the reader needs of its engine."""
-
-    @property
-    def target(self) -> Target:
-        """The server."""
-        ...
-
-    def connection(self) -> Connection:
-        """Return a connection for one run. Raises AttemptError."""
-        ...
-
-    def give_back(self, connection: Connection) -> None:
-        """Keep a connection for the next run, if it is still good."""
-        ...
+Arrivals = queue.SimpleQueue[Answer | Waiting | End]
 
 
 class Reader:
     """Reads one run from the network on a thread of its own, attempt after attempt."""
 
-    def __init__(self, engine: Connections, request: Request, arrivals: Arrivals) -> None:
+    def __init__(self, connections: Connections, request: Request, arrivals: Arrivals) -> None:
         self.attempts = 0
-        self.name = engine.target.shown
-        self._engine = engine
+        self.name = connections.target.shown
+        self._connections = connections
         self._request = request
         self._arrivals = arrivals
         self._begun = self._ended = self._working = False
@@ -153,7 +132,8 @@ class Reader:
         return f"{error}{tried}"
 
     def _attempt(self) -> None:
-        connection = self._connection = self._engine.connection()
+        limits = self._request.limits
+        connection = self._connection = self._connections.take(limits.connect_s, limits.longest_s)
         if self._closed.is_set():
             connection.hang_up()
         good = False
@@ -168,7 +148,7 @@ class Reader:
         finally:
             self._connection = None
             if good:
-                self._engine.give_back(connection)
+                self._connections.give_back(connection)
             else:
                 connection.close()
 
@@ -182,10 +162,9 @@ class Reader:
                 self._arrive(parse_json(data))
 
     def _arrive(self, given: object) -> None:
-        at_ns = time.perf_counter_ns()
-        answer = read_answer(given, self._request.choices)
-        self._begun = self._begun or any(piece.text or piece.reasoning for piece in answer.pieces)
-        self._arrivals.put(Arrived(at_ns, answer))
+        answer = read_answer(given, self._request.choices, time.perf_counter_ns())
+        self._begun = self._begun or any(piece.token.has_content for piece in answer.pieces)
+        self._arrivals.put(answer)
 
 
 def _backoff_s(attempt: int) -> float:

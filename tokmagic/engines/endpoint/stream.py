@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import queue
 import time
+from dataclasses import replace
 
-from tokmagic.core.stream import Event, Finished, FinishReason, Started, Token, Usage
+from tokmagic.core.stream import Event, Finished, FinishReason, Started, Usage
 from tokmagic.engines.endpoint.counting import Tally
-from tokmagic.engines.endpoint.http import redacted
-from tokmagic.engines.endpoint.reader import Arrivals, Arrived, Connections, End, Reader, Request, Waiting
+from tokmagic.engines.endpoint.http import Connections, redacted
+from tokmagic.engines.endpoint.reader import Arrivals, End, Reader, Request, Waiting
 from tokmagic.engines.endpoint.usage import implausible, read_usage
+from tokmagic.engines.endpoint.wire import Answer
 
 _LAST_WORD_S = 5.0
 
@@ -18,7 +20,7 @@ class EndpointStream:
     """One run at a server."""
 
     def __init__(
-        self, engine: Connections, request: Request, tally: Tally, submitted_ns: int, *, hidden_output: bool
+        self, connections: Connections, request: Request, tally: Tally, submitted_ns: int, *, hidden_output: bool
     ) -> None:
         self._tally = tally
         self._limits = request.limits
@@ -31,7 +33,7 @@ class EndpointStream:
         self._done = False
         # Until when something of the answer must come; None: the wait for it has yet to begin.
         self._deadline: float | None = None
-        self._reader = Reader(engine, request, self._arrivals)
+        self._reader = Reader(connections, request, self._arrivals)
 
     def __iter__(self) -> EndpointStream:
         return self
@@ -50,7 +52,7 @@ class EndpointStream:
         self._arrivals.put(End(time.perf_counter_ns(), reached=self._reader.reached, hung_up=True))
         self._reader.hang_up()
 
-    def _next_arrival(self) -> Arrived | Waiting | End:
+    def _next_arrival(self) -> Answer | End:
         begun = self._tally.begun
         limit = self._limits.silence_s if begun else self._limits.first_token_s
         if begun and None not in self._reasons:
@@ -68,30 +70,23 @@ class EndpointStream:
                 return arrival
             self._deadline = time.monotonic() + arrival.seconds + limit
 
-    def _take(self, arrival: Arrived | Waiting | End) -> list[Event]:
+    def _take(self, arrival: Answer | End) -> list[Event]:
         if isinstance(arrival, End):
             return [self._finish(arrival)]
-        assert isinstance(arrival, Arrived)
-        for piece in arrival.answer.pieces:
+        for piece in arrival.pieces:
+            token = piece.token
             if piece.reason is not None:
-                if self._reasons[piece.choice] is None:
+                if self._reasons[token.choice] is None:
                     self._deadline = None
-                self._reasons[piece.choice] = piece.reason
-            if piece.text or piece.reasoning:
-                self._tally.take(piece.choice, piece.reasoning + piece.text)
+                self._reasons[token.choice] = piece.reason
+            if token.has_content:
+                self._tally.take(token.choice, token.reasoning + token.text)
         # After the pieces: a chunk's usage counts what it carries.
-        if arrival.answer.usage is not None:
-            self._report(arrival.answer.usage)
+        if arrival.usage is not None:
+            self._tally.report(read_usage(arrival.usage, hidden_output=self._hidden_output))
         usage = self._tally.so_far()
-        return [
-            Token(arrival.at_ns, piece.text, None, piece.choice, piece.reasoning, usage, piece.logprobs)
-            for piece in arrival.answer.pieces
-            if piece.text or piece.reasoning or piece.logprobs
-        ]
-
-    def _report(self, given: object) -> None:
-        reported = read_usage(given, hidden_output=self._hidden_output)
-        self._tally.report(reported)
+        tokens = (piece.token for piece in arrival.pieces)
+        return [replace(token, usage=usage) for token in tokens if token.has_content or token.logprobs]
 
     def _finish(self, end: End) -> Finished:
         tally = self._tally
@@ -104,23 +99,12 @@ class EndpointStream:
             if end.hung_up:
                 ended = "interrupted"
             else:
-                how = "ended the answer without a word of it" if end.said else "broke off before the answer's end"
+                how = "ended without sending any of the answer" if end.said else "broke off before the answer's end"
                 error = f"{self._reader.name} {how}"
         # An attempt that the server may have worked on can be billed, whatever became of it.
         reached = end.reached or self._reader.reached_before
-        if not reached and not tally.begun:
-            # Nothing was asked of the model, so nothing is billed.
-            usage = Usage(
-                input_tokens=0,
-                output_tokens=0,
-                cached_input_tokens=0,
-                cache_write_input_tokens=0,
-                reasoning_tokens=0,
-                input_source="measured",
-                output_source="measured",
-            )
-        else:
-            usage = tally.final(whole=whole)
+        # Where nothing was asked of the model nothing is billed.
+        usage = tally.final(whole=whole) if reached or tally.begun else Usage.measured(0, 0, 0)
         finished = Finished(
             end.at_ns,
             tuple(self._reason(choice, ended) for choice in range(len(self._reasons))),

@@ -33,7 +33,7 @@ def read_usage(given: object, *, hidden_output: bool = False) -> Reported:
     ``hidden_output`` what ``total_tokens`` exceeds the sum by is reasoning that ``completion_tokens`` leave out.
     """
     if not isinstance(given, Mapping):
-        return Reported(None, f"the server's usage is {_shown(given)}, no object")
+        return Reported(None, f"the server's usage is {_shown(given)}, not an object")
     try:
         usage = _openai(given, hidden_output) if "prompt_tokens" in given else _anthropic(given)
     except _AbsurdError as error:

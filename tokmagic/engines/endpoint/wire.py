@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokmagic.core.prompt import Prompt
-from tokmagic.core.stream import FinishReason, Logprob
+from tokmagic.core.stream import FinishReason, Logprob, Token
 from tokmagic.engines.endpoint.servers import Server
 from tokmagic.errors import EndpointError, UsageError
 
@@ -27,13 +27,10 @@ _REASONS: Mapping[str, FinishReason] = {
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one chunk, or a whole answer, brought for one choice."""
+    """What one chunk, or a complete answer, brought for one choice."""
 
-    choice: int
-    text: str
-    reasoning: str
+    token: Token
     reason: FinishReason | None
-    logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
         if getattr(sampling, name) is None:
             continue
         if name not in server.extras:
-            raise UsageError(f"this server does not take --{name.replace('_', '-')}; leave it out")
+            raise UsageError(f"this server does not accept --{name.replace('_', '-')}; leave it out")
         body[server.extras[name]] = getattr(sampling, name)
     ignored = {
         "-n": sampling.n > 1 and not server.samples,
@@ -98,8 +95,11 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
     return body
 
 
-def read_answer(given: object, choices: int) -> Answer:
-    """Read a chunk or a whole answer that should have so many choices. Raises EndpointError for anything else."""
+def read_answer(given: object, choices: int, at_ns: int) -> Answer:
+    """Read a chunk or a complete answer that should have so many choices, and that arrived at ``at_ns``.
+
+    Raises EndpointError for anything else.
+    """
     if not isinstance(given, Mapping):
         raise EndpointError(f"it sent {_short(given)} where an object should be")
     if given.get("error") is not None:
@@ -108,22 +108,23 @@ def read_answer(given: object, choices: int) -> Answer:
     if listed is None:
         listed = []
         if not any(name in given for name in ("usage", "object", "id")):
-            raise EndpointError(f"it sent {_short(given)}, which is no answer of an OpenAI-compatible server")
+            raise EndpointError(f"it sent {_short(given)}, which is not an answer of an OpenAI-compatible server")
     if not isinstance(listed, list) or not all(isinstance(choice, Mapping) for choice in listed):
         raise EndpointError(f"its choices are {_short(listed)}")
-    return Answer(tuple(_piece(choice, choices) for choice in listed), given.get("usage"))
+    return Answer(tuple(_piece(choice, choices, at_ns) for choice in listed), given.get("usage"))
 
 
-def _piece(choice: Mapping[str, Any], choices: int) -> Piece:
+def _piece(choice: Mapping[str, Any], choices: int, at_ns: int) -> Piece:
     index = choice.get("index", 0)
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < choices:
-        raise EndpointError(f"it sent choice {_short(index)}, {choices} were asked for")
+        raise EndpointError(f"it sent choice {_short(index)}, {choices} were requested")
     said = next((choice[name] for name in ("delta", "message") if isinstance(choice.get(name), Mapping)), choice)
     text = _text(said.get("content")) or _text(said.get("text")) or _text(said.get("refusal"))
     reasoning = _text(said.get("reasoning_content")) or _text(said.get("reasoning"))
     reason = choice.get("finish_reason")
     known = None if reason is None else _REASONS.get(str(reason), "other")
-    return Piece(index, text, reasoning, known, _logprobs(choice.get("logprobs")))
+    logprobs = _logprobs(choice.get("logprobs"))
+    return Piece(Token(at_ns, text, None, index, reasoning, logprobs=logprobs), known)
 
 
 def _logprobs(given: object) -> tuple[Logprob, ...]:

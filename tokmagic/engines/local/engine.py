@@ -20,10 +20,9 @@ from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Finished, Source, Started, Usage
 from tokmagic.engines.base import EngineState, ModelSpec, Progress
 from tokmagic.engines.local.load import declared_dtype, device_name, free_memory, load_model, map_error, pick_device
-from tokmagic.engines.local.logprobs import LogprobTap
 from tokmagic.engines.local.schema import SchemaTokenizer
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
-from tokmagic.engines.local.stream import Cancelled, LocalStream, TokenTap
+from tokmagic.engines.local.stream import Cancelled, LocalStream, LogprobTap, TokenTap
 from tokmagic.engines.local.worker import Worker
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.formatting.numbers import counted
@@ -125,13 +124,13 @@ class LocalEngine:
         # Progress is reported on the caller's thread: front ends tie output to the thread that runs the cell.
         updates: queue.SimpleQueue[tuple[str, float | None] | None] = queue.SimpleQueue()
         job = self._ready_worker().submit(
-            lambda: self._load(lambda doing, share: updates.put((doing, share)), cancelled),
-            on_end=lambda: updates.put(None),
+            lambda: self._load(lambda doing, share: updates.put((doing, share)), cancelled)
         )
+        job.add_done_callback(lambda _job: updates.put(None))
         try:
             for doing, share in iter(updates.get, None):
                 progress(doing, share)
-            job.wait()
+            job.result()
         except KeyboardInterrupt:
             # The load cannot be left in the middle; what it loads is dropped as soon as it is done.
             cancelled.set()
@@ -143,14 +142,15 @@ class LocalEngine:
             self.load(_no_progress)
             submitted_ns = time.perf_counter_ns()
         stream = LocalStream()
-        self._ready_worker().submit(lambda: self._generate(prompt, stream, submitted_ns), stream.fail)
+        job = self._ready_worker().submit(lambda: self._generate(prompt, stream, submitted_ns))
+        job.add_done_callback(stream.end)
         return stream
 
     def close(self) -> None:
         with self._lock:
             worker, self._worker = self._worker, None
         if worker is not None:
-            worker.submit(self._unload).wait()
+            worker.submit(self._unload).result()
             worker.stop()
 
     # Everything below runs on the inference thread.
@@ -194,14 +194,7 @@ class LocalEngine:
         limit = _room(len(ids), prompt.sampling.max_tokens, _context_tokens(model), self._name)
         config = _generation_config(model, prompt.sampling, limit, self._spec.compile)
         constraints = self._constraints(prompt.sampling, tokenizer, model, config, len(ids))
-        usage = Usage(
-            input_tokens=len(ids),
-            output_tokens=0,
-            cached_input_tokens=0,
-            cache_write_input_tokens=0,
-            input_source="measured",
-            output_source="measured",
-        )
+        usage = Usage.measured(len(ids), 0)
         prefill_ns = time.perf_counter_ns()
         stream.put(Started(submitted_ns, usage, prefill_ns))
         if len(ids) > _PREFILL_CHUNK:

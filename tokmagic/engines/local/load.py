@@ -120,11 +120,11 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
 def map_error(
     error: Exception, doing: str, spec: ModelSpec, device: torch.device, weights_bytes: int | None = None
 ) -> ModelError:
-    """Turn what torch, transformers or safetensors raised into tokmagic's own error, with its mend."""
+    """Turn what torch, transformers or safetensors raised into tokmagic's own error, with its fix."""
     if isinstance(error, ModelError):
         return error
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if is_out_of_memory(error):
+    if _is_out_of_memory(error):
         advice = (
             _what_fits(spec, device, weights_bytes) if weights_bytes else "shorten the prompt or lower --max-tokens"
         )
@@ -134,12 +134,11 @@ def map_error(
             f"{doing}: a weights file is broken or truncated ({text}); fetch it again: tokmagic pull --force"
         )
     if "trust_remote_code" in str(error):
-        return ModelError(f"{doing}: it needs code of its own; add it with --trust-remote-code if you trust its author")
+        return ModelError(f"{doing}: it needs its own code; add it with --trust-remote-code if you trust its author")
     return ModelError(f"{doing}: {text}")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or the operating system ran out of memory."""
+def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error)
@@ -182,10 +181,6 @@ def _weights_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
 
 
-def _stored_dtype(folder: Path) -> str:
-    return _configured_dtype(folder) or "float32"
-
-
 def _configured_dtype(folder: Path) -> str | None:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -204,7 +199,7 @@ def _require_memory(folder: Path, spec: ModelSpec, device: torch.device, weights
     free = available_bytes(device)
     if free is None:
         return
-    stored = _stored_dtype(folder)
+    stored = _configured_dtype(folder) or "float32"
     parameters = weights_bytes / _DTYPE_BYTES.get(stored, 2.0)
     asked = pick_dtype(spec.dtype)
     dtype = stored if asked == "auto" else str(asked).removeprefix("torch.")

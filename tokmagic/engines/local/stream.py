@@ -1,19 +1,19 @@
-"""The local engine's events, and the stopping criterion that makes them at each step."""
+"""The local engine's events, and what makes them at each step: a stopping criterion, with stop strings and logprobs."""
 
 from __future__ import annotations
 
 import queue
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import torch
-from transformers import StoppingCriteria
+from transformers import LogitsProcessor, StoppingCriteria
 
 from tokmagic.core.prompt import Sampling
 from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Token
-from tokmagic.engines.local.logprobs import LogprobTap
-from tokmagic.engines.local.stopping import StopFilter
 from tokmagic.errors import TokmagicError
 from tokmagic.tokens.tokenizer import Decoder
 
@@ -57,8 +57,65 @@ class LocalStream:
     def put(self, event: Event) -> None:
         self._events.put(event)
 
-    def fail(self, error: TokmagicError) -> None:
-        self._events.put(error)
+    def end(self, job: Future[None]) -> None:
+        """The work is over; where it failed that is the last thing that is told."""
+        error = job.exception()
+        if isinstance(error, TokmagicError):
+            self._events.put(error)
+
+
+class LogprobTap(LogitsProcessor):  # type: ignore[misc]
+    """Looks at each step's logits: after penalties, before temperature and the other limits of sampling."""
+
+    def __init__(self) -> None:
+        self._last: Any = None
+
+    def __call__(self, _input_ids: Any, scores: Any) -> Any:
+        # One step is kept: those of a whole answer would take as much memory as the model.
+        self._last = torch.log_softmax(scores.float(), dim=-1)
+        return scores
+
+    def of(self, row: Sequence[int]) -> list[float]:
+        """The log probability of the token that each choice drew in the newest step."""
+        drawn = torch.tensor(row, device=self._last.device).unsqueeze(1)
+        values: list[float] = self._last.gather(1, drawn).squeeze(1).tolist()
+        return values
+
+
+class StopFilter:
+    """Passes text on until a stop string appears, which it leaves out.
+
+    Text that may yet turn out to be the beginning of a stop string is held back.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, piece: str) -> str:
+        """Take a piece in and return what is certain to belong to the answer."""
+        if not self._stops or self.stopped:
+            return "" if self.stopped else piece
+        text = self._held + piece
+        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped = True
+            self._held = ""
+            return text[: min(found)]
+        keep = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """Return what was held back; nothing after a stop."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` with which ``stop`` begins."""
+    return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)
 
 
 class TokenTap(StoppingCriteria):  # type: ignore[misc]

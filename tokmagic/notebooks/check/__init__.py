@@ -1,23 +1,21 @@
-"""``tokmagic check``: a notebook's saved numbers against limits, and against an earlier version of it.
+"""``tokmagic check``: what a notebook's saved runs cost, against limits and an earlier version (docs/gate.md).
 
-Only the notebook file is read: no kernel, no ledger, nothing is run. docs/gate.md says what is compared.
+The door: ``read`` and ``earlier`` give a Notebook, ``check`` a Verdict, ``table`` and ``as_dict`` show it.
+It reads notebook files alone: nothing is run, no kernel, ledger or model is asked, nothing is written.
 """
 
 from tokmagic.notebooks.check.earlier import earlier
-from tokmagic.notebooks.saved import Figures, Notebook, PromptCell, cells, read
+from tokmagic.notebooks.check.figures import Figures, Notebook, read
 from tokmagic.notebooks.check.show import as_dict, table
-from tokmagic.notebooks.check.verdict import Growth, Limits, Pair, Verdict, check, limits
+from tokmagic.notebooks.check.verdict import Growth, Limits, Verdict, check, limits
 
 __all__ = [
     "Figures",
     "Growth",
     "Limits",
     "Notebook",
-    "Pair",
-    "PromptCell",
     "Verdict",
     "as_dict",
-    "cells",
     "check",
     "earlier",
     "limits",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokmagic.core.files import read_file
 from tokmagic.errors import UsageError
-from tokmagic.notebooks.saved import Notebook, read
+from tokmagic.notebooks.check.figures import Notebook, read
 
 _GIT = "git:"
 _OF_A_REPOSITORY = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"}
@@ -27,8 +27,10 @@ def earlier(against: str, path: str) -> Notebook | None:
     file = Path(path).resolve()
     inside = _git(file.parent, "rev-parse", "--git-dir")
     if inside.returncode != 0:
-        says = inside.stderr.decode("utf-8", "replace").strip().split("\n")[0]
-        raise UsageError(f"--against {against}: git cannot be asked about {path}: {says}; give an earlier file instead")
+        message = inside.stderr.decode("utf-8", "replace").strip().split("\n")[0]
+        raise UsageError(
+            f"--against {against}: git cannot be asked about {path}: {message}; give an earlier file instead"
+        )
     if _git(file.parent, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").returncode != 0:
         raise UsageError(f"--against {against}: git knows no revision {revision!r} here; fetch it, or name another")
     entry = f"{revision}:./{file.name}"

@@ -7,62 +7,41 @@ from fractions import Fraction
 from typing import Any
 
 from tokmagic.formatting import numbers
-from tokmagic.notebooks.saved import Figures, PromptCell
+from tokmagic.formatting.tables import Table
+from tokmagic.notebooks.check.figures import UNKNOWN, Figures, PromptCell
 from tokmagic.notebooks.check.verdict import Growth, Pair, Verdict, percent
 from tokmagic.prices import plain
-from tokmagic.formatting.tables import Table
 
 
 def table(verdict: Verdict) -> Table:
     """The cells that run prompts, a line each, and their sum; beside the earlier version where there is one."""
-    note = "; ".join(verdict.notes)
+    note, now = "; ".join(verdict.notes), verdict.notebook
     if verdict.against is None:
-        rows = [_one(cell) for cell in verdict.notebook.cells]
-        return Table(("cell", "model", "in", "out", "cost"), (*rows, _one_total(verdict)), note)
+        rows = [(_label(it), ", ".join(it.models) or numbers.UNKNOWN, *_figures(it.figures)) for it in now.cells]
+        return Table(("cell", "model", "in", "out", "cost"), (*rows, ("total", "", *_figures(now.total))), note)
     columns = ("cell", "tokens before", "tokens", "cost before", "cost", "change")
-    before, after = verdict.against.total, verdict.notebook.total
-    total = ("total", *_two(before, after), _percent(verdict.total_growth))
+    total = ("total", *_two(verdict.against.total, now.total), _percent(verdict.total_growth))
     return Table(columns, (*(_pair(pair) for pair in verdict.pairs), total), note)
 
 
-def _one(cell: PromptCell) -> tuple[str, ...]:
-    figures = cell.figures or _UNKNOWN
-    return (
-        _label(cell),
-        ", ".join(cell.models) or numbers.UNKNOWN,
-        numbers.tokens(figures.input_tokens),
-        numbers.tokens(figures.output_tokens),
-        numbers.usd_marked(figures.cost_usd, figures.precision),
-    )
-
-
-def _one_total(verdict: Verdict) -> tuple[str, ...]:
-    it = verdict.notebook.total
-    counts = (numbers.tokens(it.input_tokens), numbers.tokens(it.output_tokens))
-    return ("total", "", *counts, numbers.usd_marked(it.cost_usd, it.precision))
+def _figures(figures: Figures) -> tuple[str, ...]:
+    return numbers.tokens(figures.input_tokens), numbers.tokens(figures.output_tokens), _usd(figures)
 
 
 def _pair(pair: Pair) -> tuple[str, ...]:
-    before, after = pair.before, pair.after
-    shown = after or before
+    shown = pair.after or pair.before
     assert shown is not None
-    if after is None:
-        change = "gone"
-    elif before is None:
-        change = "new"
-    else:
-        change = _percent(pair.growth)
-    figures = [cell.figures if cell and cell.figures else _UNKNOWN for cell in (before, after)]
-    return (_label(shown), *_two(*figures), change)
+    change = "gone" if pair.after is None else "new" if pair.before is None else _percent(pair.growth)
+    before, after = (cell.figures if cell else UNKNOWN for cell in (pair.before, pair.after))
+    return (_label(shown), *_two(before, after), change)
 
 
 def _two(before: Figures, after: Figures) -> tuple[str, ...]:
-    return (
-        numbers.tokens(before.tokens),
-        numbers.tokens(after.tokens),
-        numbers.usd_marked(before.cost_usd, before.precision),
-        numbers.usd_marked(after.cost_usd, after.precision),
-    )
+    return numbers.tokens(before.tokens), numbers.tokens(after.tokens), _usd(before), _usd(after)
+
+
+def _usd(figures: Figures) -> str:
+    return numbers.usd_marked(figures.cost_usd, figures.precision)
 
 
 def _percent(growth: Growth | None) -> str:
@@ -73,9 +52,6 @@ def _percent(growth: Growth | None) -> str:
 
 def _label(cell: PromptCell) -> str:
     return cell.name.removeprefix("cell ")
-
-
-_UNKNOWN = Figures(None, None, None)
 
 
 def as_dict(verdict: Verdict) -> dict[str, Any]:
@@ -109,7 +85,7 @@ def _cell_dict(cell: PromptCell | None) -> dict[str, Any] | None:
         "models": list(cell.models),
         "cached": cell.cached,
         "missing": cell.missing or None,
-        **_figures_dict(cell.figures or _UNKNOWN),
+        **_figures_dict(cell.figures),
     }
 
 

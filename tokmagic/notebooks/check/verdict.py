@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from math import ceil, floor
+from operator import itemgetter
 
 from tokmagic.errors import UsageError
-from tokmagic.notebooks.saved import Figures, Notebook, PromptCell
-from tokmagic.formatting.numbers import UNKNOWN, counted
+from tokmagic.formatting.numbers import UNKNOWN, counted, tokens
+from tokmagic.notebooks.align import align
+from tokmagic.notebooks.check.figures import Figures, Notebook, PromptCell
 from tokmagic.prices import plain
 
 _NUMBER = r"(\d{1,9}(?:\.\d{0,12})?|\.\d{1,12})"
 _USD = re.compile(rf"\$?\s*{_NUMBER}(?:\s*USD)?", re.ASCII)
 _PERCENT = re.compile(rf"{_NUMBER}\s*%?", re.ASCII)
-_TOKENS = re.compile(r"\d{1,3}(_\d{3}){1,5}|\d{1,18}", re.ASCII)
+_TOKENS = re.compile(r"(\d{1,3}(?:_\d{3}){1,5}|\d{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +38,21 @@ class Limits:
 
 def limits(max_cost: str | None, max_tokens: str | None, max_increase: str | None) -> Limits:
     """Limits as the command takes them: ``0.10``, ``1000``, ``10%``. Raises UsageError."""
+    tokens = _number(max_tokens, _TOKENS, "--max-tokens", "a whole number of tokens, 0 or more, such as 2000")
     return Limits(
-        cost_usd=_decimal(max_cost, _USD, "--max-cost", "an amount of USD, 0 or more, such as 0.10"),
-        tokens=_tokens(max_tokens),
-        increase=_decimal(max_increase, _PERCENT, "--max-increase", "percent, 0 or more, such as 10%"),
+        cost_usd=_number(max_cost, _USD, "--max-cost", "an amount of USD, 0 or more, such as 0.10"),
+        tokens=None if tokens is None else int(tokens),
+        increase=_number(max_increase, _PERCENT, "--max-increase", "percent, 0 or more, such as 10%"),
     )
 
 
-def _decimal(text: str | None, form: re.Pattern[str], option: str, mend: str) -> Decimal | None:
+def _number(text: str | None, form: re.Pattern[str], option: str, example: str) -> Decimal | None:
     if text is None:
         return None
     match = form.fullmatch(text.strip())
     if match is None:
-        raise UsageError(f"{option} is {text!r}; give {mend}")
+        raise UsageError(f"{option} is {text!r}; give {example}")
     return Decimal(match[1])
-
-
-def _tokens(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not _TOKENS.fullmatch(text.strip()):
-        raise UsageError(f"--max-tokens is {text!r}; give a whole number of tokens, 0 or more, such as 2000")
-    return int(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +85,7 @@ class Pair:
     @property
     def growth(self) -> Growth | None:
         """How it changed; None where either side is unknown."""
-        if self.before is None or self.after is None:
-            return None
-        if self.before.figures is None or self.after.figures is None:
-            return None
-        return growth(self.before.figures, self.after.figures)
+        return growth(self.before.figures, self.after.figures) if self.before and self.after else None
 
 
 def growth(before: Figures, after: Figures) -> Growth | None:
@@ -132,7 +123,7 @@ def check(notebook: Notebook, wanted: Limits, against: Notebook | None = None, *
 
     Without limits nothing but having numbers at all is asked of it.
     """
-    pairs = _pairs(against, notebook)
+    pairs = tuple(Pair(*it) for it in align(against.cells if against else (), notebook.cells))
     problems: list[str] = []
     if not notebook.measured and (wanted.any or against is None or not against.measured):
         problems.append("there is nothing to check: no cell holds the numbers of a run")
@@ -152,47 +143,32 @@ def check(notebook: Notebook, wanted: Limits, against: Notebook | None = None, *
     return Verdict(notebook, against, pairs, tuple(problems), tuple(notes))
 
 
-def _pairs(against: Notebook | None, notebook: Notebook) -> tuple[Pair, ...]:
-    """Cells side by side: by id where all have one and the versions share any, else by their order."""
-    before = list(against.cells) if against else []
-    after = list(notebook.cells)
-    by_id = all(cell.id for cell in (*before, *after)) and {cell.id for cell in before} & {cell.id for cell in after}
-    if by_id:
-        known = {cell.id: cell for cell in before}
-        pairs = [Pair(known.pop(cell.id, None), cell) for cell in after]
-        return (*pairs, *(Pair(cell, None) for cell in known.values()))
-    longest = max(len(before), len(after))
-    places = [(*cells, *[None] * (longest - len(cells))) for cells in (before, after)]
-    return tuple(Pair(one, other) for one, other in zip(*places, strict=True))
-
-
 def _beyond_sums(notebook: Notebook, wanted: Limits) -> Iterator[str]:
-    known = [cell for cell in notebook.cells if cell.figures is not None]
     if wanted.cost_usd is not None:
-        priced = {cell: cell.figures.cost_usd for cell in known if cell.figures and cell.figures.cost_usd is not None}
-        for cell in known:
-            if cell not in priced:
+        costs = [(cell.figures.cost_usd, cell) for cell in notebook.measured]
+        for usd, cell in costs:
+            if usd is None:
                 yield f"{cell.name} has no price; set one with %price and run it again, or check --max-tokens"
             elif cell.lower_bound:
-                yield f"{cell.name} may have cost more than the {_usd(priced[cell])} that are known; run it again"
-        total = sum(priced.values(), Decimal(0))
+                yield f"{cell.name} may have cost more than the {_usd(usd)} that are known; run it again"
+        priced = [(usd, cell) for usd, cell in costs if usd is not None]
+        total = sum((usd for usd, _ in priced), Decimal(0))
         if total > wanted.cost_usd:
-            dearest = max(priced, key=lambda cell: priced[cell])
+            highest, cell = max(priced, key=itemgetter(0))
             yield (
                 f"it costs {_usd(total)}, more than {_usd(wanted.cost_usd)}; "
-                f"the dearest is {dearest.name} with {_usd(priced[dearest])}"
+                f"the highest is {cell.name} with {_usd(highest)}"
             )
     if wanted.tokens is not None:
-        for cell in known:
-            if cell.figures is not None and cell.figures.tokens is None:
-                yield f"{cell.name} has no token count; run it again"
-        tokens = {cell: cell.figures.tokens for cell in known if cell.figures and cell.figures.tokens is not None}
-        took = sum(tokens.values())
+        counts = [(cell.figures.tokens or 0, cell) for cell in notebook.measured]
+        uncounted = [cell for cell in notebook.measured if cell.figures.tokens is None]
+        yield from (f"{cell.name} has no token count; run it again" for cell in uncounted)
+        took = sum(count for count, _ in counts)
         if took > wanted.tokens:
-            longest = max(tokens, key=lambda cell: tokens[cell])
+            longest, cell = max(counts, key=itemgetter(0))
             yield (
                 f"it takes {counted(took, 'token')}, more than {wanted.tokens:,}; "
-                f"the longest is {longest.name} with {tokens[longest]:,}"
+                f"the longest is {cell.name} with {longest:,}"
             )
 
 
@@ -202,32 +178,29 @@ def _beyond_increase(
     if not against.measured:
         yield f"there is nothing to compare with: no cell of {against.name} holds the numbers of a run"
         return
-    complete = True
-    for pair in pairs:
-        before, after = pair.before, pair.after
-        if before is not None and before.missing and after is not None:
-            complete = False
+    in_both = [(pair.before, pair.after) for pair in pairs if pair.before is not None and pair.after is not None]
+    for before, after in in_both:
+        if before.missing:
             yield f"{after.name} cannot be compared: in {against.name} {before.name} {before.missing}"
-        if before is None or after is None or before.figures is None or after.figures is None:
-            continue
-        if pair.growth is None:
-            yield f"{after.name} cannot be compared: of one version neither price nor tokens are known"
-        elif pair.growth.beyond(increase):
-            yield f"{after.name} grew {_grew(pair.growth, increase)}: {change(before.figures, after.figures)}"
+        elif not after.missing:
+            yield from _growth_beyond(after.name, before.figures, after.figures, increase)
     # A sum that lacks a cell says nothing, and that cell is told of already.
-    if complete and len(notebook.measured) == len(notebook.cells):
-        old, new = against.total, notebook.total
-        whole = growth(old, new)
-        if whole is None:
-            yield "the whole notebook cannot be compared: neither all its prices nor all its tokens are known"
-        elif whole.beyond(increase):
-            yield f"the whole notebook grew {_grew(whole, increase)}: {change(old, new)}"
+    if not any(before.missing for before, _ in in_both) and not any(cell.missing for cell in notebook.cells):
+        yield from _growth_beyond(None, against.total, notebook.total, increase)
 
 
-def _grew(it: Growth, increase: Decimal) -> str:
-    of = "" if it.of == "cost" else " in tokens"
-    by = "from 0" if it.percent is None else f"by {percent(it).removeprefix('+')}"
-    return f"{by}{of} (at most {increase.normalize():f} %)"
+def _growth_beyond(cell: str | None, before: Figures, after: Figures, increase: Decimal) -> Iterator[str]:
+    """How a cell grew, or the whole notebook, where it is beyond the limit or not known."""
+    it = growth(before, after)
+    if it is None and cell is None:
+        yield "the whole notebook cannot be compared: neither all its prices nor all its tokens are known"
+    elif it is None:
+        yield f"{cell} cannot be compared: of one version neither price nor tokens are known"
+    elif it.beyond(increase):
+        of = "" if it.of == "cost" else " in tokens"
+        by = "from 0" if it.percent is None else f"by {percent(it).removeprefix('+')}"
+        limit = f"(at most {increase.normalize():f} %)"
+        yield f"{cell or 'the whole notebook'} grew {by}{of} {limit}: {_change(before, after)}"
 
 
 def percent(it: Growth) -> str:
@@ -239,13 +212,10 @@ def percent(it: Growth) -> str:
     return f"{Decimal(tenths) / 10:+.1f} %" if tenths else "0 %"
 
 
-def change(before: Figures, after: Figures) -> str:
+def _change(before: Figures, after: Figures) -> str:
     """``$0.001 → $0.00125, 12 → 15 tokens``."""
-    return f"{_usd(before.cost_usd)} → {_usd(after.cost_usd)}, {_told(before)} → {_told(after)} tokens"
-
-
-def _told(figures: Figures) -> str:
-    return UNKNOWN if figures.tokens is None else f"{figures.tokens:,}"
+    costs, counts = [_usd(it.cost_usd) for it in (before, after)], [tokens(it.tokens) for it in (before, after)]
+    return f"{' → '.join(costs)}, {' → '.join(counts)} tokens"
 
 
 def _usd(amount: Decimal | None) -> str:

@@ -4,35 +4,23 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokmagic.formatting import numbers
+from tokmagic.core.files import read_file
+from tokmagic.core.record import RunRecord
 from tokmagic.core.version import __version__
 from tokmagic.errors import LedgerError, NotebookError, UsageError
-from tokmagic.core.record import RunRecord
-from tokmagic.notebooks.freeze import frozen
-from tokmagic.notebooks import cells as notebook
-from tokmagic.notebooks.kept import Frozen, CellSnapshot, RunSnapshot
-from tokmagic.runs.session import Session
+from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
+from tokmagic.notebooks import saved
+from tokmagic.notebooks.freeze import frozen_file
+from tokmagic.notebooks.snapshots import CellSnapshot, NotebookSnapshot, RunSnapshot
+from tokmagic.runs.session import Session
 
 if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a frozen notebook is written, and the notebook's own file where it is found."""
-
-    file: Path
-    notebook: Path | None
-
-    @property
-    def beside(self) -> Path | None:
-        """Where the frozen file is looked for when none is named."""
-        return None if self.notebook is None else frozen.beside(self.notebook)
 
 
 def freeze(session: Session, name: str | None = None, *, texts: bool = False) -> Table:
@@ -41,44 +29,33 @@ def freeze(session: Session, name: str | None = None, *, texts: bool = False) ->
     ``name`` is the file to write, or the notebook's own file where it is not known from here; with ``texts`` the
     answers' texts are written too. Raises UsageError and LedgerError.
     """
-    place = _place(session, name)
-    numbers_by_id, notes = _numbers(place.notebook)
+    try:
+        file, notebook = _place(_found(session.notebook), name)
+    except OSError as error:
+        raise UsageError(f"{name} cannot be written: {error.strerror or error}; name another file") from error
+    numbers_by_id, notes = _numbers_by_id(notebook)
     cells, left = _cells(session, numbers_by_id, texts=texts)
     if not cells:
         raise UsageError("no run of this notebook is recorded, so there is nothing to freeze; run its cells first")
-    title = _title(place)
-    frozen.write(Frozen(title, __version__, tuple(cells)), place.file)
+    title = notebook.name if notebook is not None else frozen_file.notebook_of(file)
+    frozen_file.write(NotebookSnapshot(title, __version__, tuple(cells)), file)
     if left:
         notes.append(f"left out: {numbers.counted(left, 'cell')} that the notebook no longer has")
     words = ["tokmagic", "reproduce", title or "NOTEBOOK.ipynb"]
-    if place.file.name != frozen.beside(Path(words[-1])).name or (place.notebook and place.file != place.beside):
-        words += ["--frozen", str(place.file)]
-    return _table(cells, "\n".join([f"{place.file} was written; compare with: {shlex.join(words)}", *notes]))
+    if file != frozen_file.beside(notebook or file.with_name(words[-1])):  # where it is looked for by itself
+        words += ["--frozen", str(file)]
+    return _table(cells, "\n".join([f"{file} was written; compare with: {shlex.join(words)}", *notes]))
 
 
-def _title(place: Place) -> str:
-    """The notebook's name, else the one that its frozen file's name tells; empty where that is another one."""
-    if place.notebook is not None:
-        return place.notebook.name
-    stem = place.file.name.removesuffix(frozen.ENDING)
-    return f"{stem}.ipynb" if stem != place.file.name else ""
-
-
-def _place(session: Session, name: str | None) -> Place:
-    try:
-        return _chosen(_found(session.notebook), name)
-    except OSError as error:
-        raise UsageError(f"{name} cannot be written: {error.strerror or error}; name another file") from error
-
-
-def _chosen(found: Path | None, name: str | None) -> Place:
+def _place(found: Path | None, name: str | None) -> tuple[Path, Path | None]:
+    """Where to write, and the notebook's own file where it is known. Raises UsageError, OSError."""
     if name is None:
         if found is None:
             raise UsageError(
                 "this notebook's file is not known from here; name it: %tokmagic freeze NOTEBOOK.ipynb, "
                 "or the file to write"
             )
-        return Place(frozen.beside(found), found)
+        return frozen_file.beside(found), found
     given = Path(name).expanduser()
     if given.suffix == ".ipynb":
         if not given.is_file():
@@ -86,22 +63,22 @@ def _chosen(found: Path | None, name: str | None) -> Place:
         if found is not None and not found.samefile(given):
             # Else that notebook's frozen file would get this one's runs.
             raise UsageError(f"this notebook is {found.name}, and {name} is another one; leave its name out")
-        return Place(frozen.beside(given), given)
+        return frozen_file.beside(given), given
     if given.is_dir():
         raise UsageError(f"{given} is a folder; name the file to write, such as {given / 'nb.tokmagic.json'}")
     if given.exists():
         _require_frozen(given)
-    return Place(given, found)
+    return given, found
 
 
 def _require_frozen(file: Path) -> None:
     """A slip of the pen must not cost a file that somebody needs. Raises UsageError."""
     try:
         if not file.is_file():  # reading a pipe would wait for ever
-            raise NotebookError(f"{file} is no file")
-        frozen.read(file)
+            raise NotebookError(f"{file} is not a file")
+        frozen_file.read(file)
     except NotebookError:
-        raise UsageError(f"{file} is there already and is no frozen notebook; name another file") from None
+        raise UsageError(f"{file} already exists and is not a frozen notebook; name another file") from None
 
 
 def _found(path: str | None) -> Path | None:
@@ -111,20 +88,20 @@ def _found(path: str | None) -> Path | None:
     return next((it for it in (Path(path), Path.cwd() / Path(path).name) if it.is_file()), None)
 
 
-def _numbers(path: Path | None) -> tuple[dict[str, int] | None, list[str]]:
+def _numbers_by_id(path: Path | None) -> tuple[dict[str, int] | None, list[str]]:
     """The places of the file's cells by id; None where the file does not tell."""
     if path is None:
         return None, []
     try:
-        saved = notebook.read(path)
+        cells = saved.read(read_file(str(path)), str(path)).cells
     except (UsageError, NotebookError) as error:
         return None, [f"the cells' places are not known: {error}"]
-    return {cell.id: cell.number for cell in saved.cells if cell.id is not None}, []
+    return {cell.id: cell.number for cell in cells if cell.id is not None and cell.number is not None}, []
 
 
 def _cells(session: Session, places: dict[str, int] | None, *, texts: bool) -> tuple[list[CellSnapshot], int]:
     """Each cell's latest runs in the order of the notebook, and how many cells are gone from it."""
-    ledger, kept, left = session.ledger(), [], 0
+    ledger, found, left = session.ledger(), [], 0
     for latest in ledger.latest_by_cell(session.selection):
         number = (places or {}).get(latest.cell_id or "")
         # A cell of this kernel that the file lacks may only not be saved yet.
@@ -135,9 +112,9 @@ def _cells(session: Session, places: dict[str, int] | None, *, texts: bool) -> t
         if runs:
             # Where a front end names no cells a request stands for one, which says nothing to anybody later.
             its_id = None if latest.cell_id == latest.env.get("execution") else latest.cell_id
-            kept.append(CellSnapshot(its_id, number, tuple(_kept(ledger, it, texts=texts) for it in runs)))
+            found.append(CellSnapshot(its_id, number, tuple(_snapshot(ledger, it, texts=texts) for it in runs)))
     # Sorting is stable: cells whose place is not known stay in the order in which they ran.
-    return sorted(kept, key=lambda cell: (cell.number is None, cell.number or 0)), left
+    return sorted(found, key=lambda cell: (cell.number is None, cell.number or 0)), left
 
 
 def _execution(session: Session, ledger: Ledger, latest: RunRecord) -> Iterable[RunRecord]:
@@ -149,7 +126,7 @@ def _execution(session: Session, ledger: Ledger, latest: RunRecord) -> Iterable[
     return [it for it in ledger.stream(same) if it.env.get("execution") == execution]
 
 
-def _kept(ledger: Ledger, record: RunRecord, *, texts: bool) -> RunSnapshot:
+def _snapshot(ledger: Ledger, record: RunRecord, *, texts: bool) -> RunSnapshot:
     if record.replay_of is not None and (original := ledger.run(record.replay_of)) is not None:
         # The versions that explain an answer are those it was generated with, not those it was replayed with.
         record = replace(record, env={**original.env, "answer_sha256": record.env.get("answer_sha256")})
@@ -170,7 +147,7 @@ def _table(cells: Iterable[CellSnapshot], note: str) -> Table:
         (
             numbers.UNKNOWN if cell.number is None and cell.id is None else cell.name.removeprefix("cell "),
             run.info.name,
-            run.drawn or numbers.UNKNOWN,
+            run.decoding or numbers.UNKNOWN,
             run.status,
             numbers.tokens(run.usage.input_tokens, run.usage.input_source),
             numbers.tokens(run.usage.output_tokens, run.usage.output_source),

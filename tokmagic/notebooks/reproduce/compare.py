@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tokmagic.formatting.markdown import plain_text
-from tokmagic.formatting.numbers import UNKNOWN, marked
-from tokmagic.prices import plain
-from tokmagic.notebooks import align
+from tokmagic.formatting.numbers import UNKNOWN, marked, tokens
+from tokmagic.notebooks.align import align, align_runs
 from tokmagic.notebooks.reproduce.differences import CACHED, OF_COSTS, Difference, differences, meaning
-from tokmagic.notebooks.kept import Decoding, CellSnapshot, RunSnapshot
+from tokmagic.notebooks.snapshots import CellSnapshot, Decoding, RunSnapshot
+from tokmagic.prices import plain
 
 Kind = Literal["text", "tokens", "cost", "finish", "runs"]
 """What can change: the answer, its counts, its cost, why it ended, and whether a run is there at all."""
@@ -45,9 +45,9 @@ class Comparison:
     why: str = ""
 
     @property
-    def drawn(self) -> Decoding | None:
+    def decoding(self) -> Decoding | None:
         """How it was drawn; where that is not known, how it is drawn now."""
-        return (self.before.drawn if self.before else None) or (self.now.drawn if self.now else None)
+        return (self.before.decoding if self.before else None) or (self.now.decoding if self.now else None)
 
     @property
     def name(self) -> str:
@@ -55,30 +55,48 @@ class Comparison:
         return self.cell + (f", run {self.run} of {self.runs}" if self.runs > 1 else "")
 
 
-def compare(before: Sequence[CellSnapshot], now: Sequence[align.RanCell]) -> tuple[Comparison, ...]:
+@dataclass(frozen=True, slots=True)
+class RanCell(CellSnapshot):
+    """A cell of the notebook as it was run again. ``shown`` are the runs that its outputs told of before.
+
+    ``ended``: whether it came to its end, or the notebook failed in or before it.
+    """
+
+    shown: frozenset[str] = frozenset()
+    ended: bool = True
+
+
+def compare(before: Sequence[CellSnapshot], now: Sequence[RanCell]) -> tuple[Comparison, ...]:
     """Compare all runs, in the order of the notebook; see :func:`tokmagic.notebooks.align.align`."""
-    return tuple(it for pair in align.align(before, now) for it in _pair(pair))
+    # A cell whose place is not known may be one that the notebook did not come to.
+    failed = not all(cell.ended for cell in now)
+    return tuple(it for pair in align(before, now, [cell.shown for cell in now]) for it in _pair(*pair, failed))
 
 
-def _pair(pair: align.Pair) -> Iterator[Comparison]:
-    found = list(align.runs(pair))
-    for place, (before, now) in enumerate(found, 1):
-        state, changes, reasons, why = _compared(pair, before, now)
-        yield Comparison(pair.name, place, len(found), before, now, state, changes, reasons, why)
+def _pair(before: CellSnapshot | None, now: RanCell | None, failed: bool) -> Iterator[Comparison]:
+    shown = now or before
+    assert shown is not None
+    cut_short = not now.ended if now is not None else failed and shown.number is None
+    gone = "the notebook no longer has this cell" if now is None else "the cell did not run this prompt now"
+    found = list(align_runs(before.runs if before else (), now.runs if now else ()))
+    for place, (was, run) in enumerate(found, 1):
+        yield Comparison(shown.name, place, len(found), was, run, *_compared(was, run, gone, cut_short))
 
 
 _Compared = tuple[State, tuple[Change, ...], tuple[Difference, ...], str]
 
 
-def _compared(pair: align.Pair, before: RunSnapshot | None, now: RunSnapshot | None) -> _Compared:
+def _compared(before: RunSnapshot | None, now: RunSnapshot | None, gone: str, cut_short: bool) -> _Compared:
     if before is None:
         return "new", (), (), "it was not there when the notebook was frozen"
-    if before.drawn == "sampled" or (before.drawn is None and now is not None and now.drawn == "sampled"):
+    if before.decoding == "sampled" or (before.decoding is None and now is not None and now.decoding == "sampled"):
         return "not compared", (), (), "sampled without a seed"
     if not before.ended_well:
         return "not compared", (), (), f"it had not ended well then ({before.status})"
+    if now is None and cut_short:
+        return "not compared", (), (), "the notebook failed before it"
     if now is None:
-        return _missing(pair, before)
+        return "changed", (Change("runs", "run", before.status, UNKNOWN),), (), gone
     if not now.ended_well:
         change = Change("runs", "status", before.status, now.status)
         # A run without an answer has no cached input, which explains nothing.
@@ -94,20 +112,13 @@ def _compared(pair: align.Pair, before: RunSnapshot | None, now: RunSnapshot | N
     return "changed", changes, reasons, meaning(before, now, reasons, answer_changed=answer_changed)
 
 
-def _missing(pair: align.Pair, before: RunSnapshot) -> _Compared:
-    if pair.cut_short:
-        return "not compared", (), (), "the notebook failed before it"
-    why = "the notebook no longer has this cell" if pair.now is None else "the cell did not run this prompt now"
-    return "changed", (Change("runs", "run", before.status, UNKNOWN),), (), why
-
-
 def _changes(before: RunSnapshot, now: RunSnapshot) -> Iterator[Change]:
     if before.answer_sha256 is not None and before.answer_sha256 != now.answer_sha256:
         yield Change("text", "text", _short(before.answer_sha256), _short(now.answer_sha256), _where(before, now))
     for what in ("input_tokens", "output_tokens"):
         one, other = getattr(before.usage, what), getattr(now.usage, what)
         if one != other:
-            yield Change("tokens", what.replace("_", " "), _count(one), _count(other))
+            yield Change("tokens", what.replace("_", " "), tokens(one), tokens(other))
     if before.usd != now.usd and not _is_a_measurement(before, now):
         yield Change("cost", "cost", _usd(before), _usd(now))
     if before.finish_reason != now.finish_reason:
@@ -142,10 +153,6 @@ def _around(text: str, at: int) -> str:
 
 def _short(digest: str | None) -> str:
     return UNKNOWN if digest is None else digest[:12]
-
-
-def _count(count: int | None) -> str:
-    return UNKNOWN if count is None else f"{count:,}"
 
 
 def _usd(run: RunSnapshot) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokmagic.formatting.numbers import UNKNOWN
+from tokmagic.notebooks.snapshots import RunSnapshot
 from tokmagic.prices import rates_dict
-from tokmagic.notebooks.kept import RunSnapshot
 
 PROMPT, RATES, CACHED = "the prompt", "the rates", "input tokens that the server had cached"
 OF_COSTS = (RATES, CACHED)
@@ -55,7 +55,7 @@ def _differences(before: RunSnapshot, now: RunSnapshot) -> Iterator[Difference]:
     if before.prompt_sha256 is not None and before.prompt_sha256 != now.prompt_sha256:
         yield Difference(PROMPT, before.prompt_sha256[:_DIGEST_SHOWN], (now.prompt_sha256 or UNKNOWN)[:_DIGEST_SHOWN])
     if before.prompt_sha256 is not None:
-        yield from _of(before.params, now.params, {name: name for name in _names(before.params, now.params)})
+        yield from _of(before.params, now.params)
         yield from _of(_info(before), _info(now), _INFO)
     # A run that was refused or failed may have none, which explains nothing.
     known = before.rates is not None or before.prompt_sha256 is not None
@@ -65,19 +65,18 @@ def _differences(before: RunSnapshot, now: RunSnapshot) -> Iterator[Difference]:
     if before.rates is not None and cached[0] != cached[1]:
         yield Difference(CACHED, _shown(cached[0]), _shown(cached[1]))
     if before.env:
-        yield from _of(before.env, now.env, {name: name for name in _names(before.env, now.env)})
-
-
-def _names(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    return list(dict.fromkeys((*one, *other)))
+        yield from _of(before.env, now.env)
 
 
 def _info(run: RunSnapshot) -> dict[str, Any]:
     return {name: getattr(run.info, name) for name in _INFO}
 
 
-def _of(before: Mapping[str, Any], now: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[Difference]:
-    for name, told in names.items():
+def _of(
+    before: Mapping[str, Any], now: Mapping[str, Any], names: Mapping[str, str] | None = None
+) -> Iterator[Difference]:
+    """What differs of these values, or of those that have ``names``, by which they are told."""
+    for name, told in (names or {name: name for name in (*before, *now)}).items():
         one, other = before.get(name), now.get(name)
         if one != other:
             yield Difference(told, *_both(name, one, other))
@@ -118,19 +117,19 @@ def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...]
         return "the prompt itself changed: everything else follows from it"
     if not answer_changed:
         return ""
-    if now.info.engine == "endpoint":
+    if now.info.traits.remote:
         return (
-            "a server makes no promise: behind the same name the model, its version or what shares its batch may "
+            "a server guarantees nothing: the model behind the name, its version or the other requests in its batch may "
             "have changed"
         )
-    if before.drawn == "seeded" and _draws_anew(before, now):
-        return "a seed draws the same only with the same torch and kind of device, so this was to be expected"
+    if before.decoding == "seeded" and _draws_anew(before, now):
+        return "a seed gives the same answer only with the same torch and kind of device, so this is expected"
     if before.prompt_sha256 is None:
-        return "more is not kept in the notebook's outputs; %tokmagic freeze keeps what could explain it"
+        return "the notebook's outputs record nothing else; %tokmagic freeze records what could explain it"
     if not found:
         return (
-            "nothing that is recorded differs: a variable that only the notebook knows may, or the order in which a "
-            "kernel adds, which the number of threads, the machine's load and the processor decide"
+            "nothing recorded differs: the cause may be a variable that only the notebook knows, or the order in which a "
+            "kernel adds, which depends on the number of threads, the machine's load and the processor"
         )
     return ""
 

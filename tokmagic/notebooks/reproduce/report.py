@@ -6,22 +6,24 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
-from tokmagic.formatting import numbers
+from tokmagic.core.files import read_file
+from tokmagic.core.money import Uncertainty
 from tokmagic.errors import LedgerError, NotebookError, UsageError
-from tokmagic.core.money import Bound, Cost, Uncertainty, Rates
-from tokmagic.core.record import EngineInfo, Status
-from tokmagic.core.stream import Source, Usage
-from tokmagic.runs.generation import answers_sha256
-from tokmagic.notebooks.freeze import frozen
-from tokmagic.notebooks import cells as notebook
-from tokmagic.notebooks.reproduce.compare import Comparison, Kind, compare
-from tokmagic.notebooks.reproduce.execute import Executed, Progress, execute, write_document
+from tokmagic.formatting import numbers
+from tokmagic.notebooks import saved
 from tokmagic.notebooks.freeze.freezing import text_of
-from tokmagic.notebooks.kept import CellSnapshot, RunSnapshot
+from tokmagic.notebooks.freeze.frozen_file import beside
+from tokmagic.notebooks.freeze.frozen_file import read as read_frozen
+from tokmagic.notebooks.reproduce.compare import Comparison, Kind, compare
+from tokmagic.notebooks.reproduce.execute import Executed, Executor, Progress, execute, write_document
+from tokmagic.notebooks.reproduce.kernel import in_kernel
+from tokmagic.notebooks.saved import SavedNotebook
+from tokmagic.notebooks.snapshots import CellSnapshot, RunSnapshot
+from tokmagic.runs.generation import answers_sha256
 from tokmagic.runs.session import Session
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Report:
         if self.error or self.compared:
             return found
         if any(it.before and not it.before.ended_well for it in self.comparisons):
-            why = "no run had ended well; run the notebook's cells, then %tokmagic freeze in it"
+            why = "no run had completed; run the notebook's cells, then %tokmagic freeze in it"
         else:
             why = "no run of it is greedy or seeded; give --temperature 0 or --seed N"
         return (*found, f"nothing was compared: {why}")
@@ -80,86 +82,83 @@ def reproduce(
     budget_usd: str | None = None,
     allowed: Iterable[Kind] = (),
     progress: Progress = lambda _doing: None,
+    executor: Executor | None = None,
 ) -> Report:
     """Run the notebook at ``path`` again and compare each greedy and each seeded run.
 
     ``session`` only gives the ledger that may hold the earlier texts; nothing is written to it. With ``out`` the
-    notebook is written there with its new outputs. Raises UsageError, NotebookError and KeyboardInterrupt.
+    notebook is written there with its new outputs. ``executor`` runs the cells; None: a new kernel named ``kernel``,
+    where each cell may take ``timeout_s``. Raises UsageError, NotebookError and KeyboardInterrupt.
     """
-    saved = notebook.read(Path(path))
-    ledger = _ledger(session)
-    against, before, notes = _before(saved, frozen_file, ledger)
+    notebook = saved.read(read_file(path), str(Path(path)))
+    against, before, notes = _before(notebook, frozen_file, _ledger(session))
     if out is not None:
-        _check_output(Path(out), saved.path)
-    executed = execute(saved, kernel=kernel, timeout_s=timeout_s, budget_usd=budget_usd, progress=progress)
-    unwritten = None if out is None else _written(executed, Path(out))
+        _check_output(Path(out), Path(path))
+    executed = execute(notebook, executor or in_kernel(kernel, timeout_s), budget_usd=budget_usd, progress=progress)
+    unwritten = None if out is None else write_document(executed.document, Path(out))
     if executed.strays:
-        notes.append(f"{numbers.counted(executed.strays, 'run')} of no cell, a thread's for instance, not compared")
+        notes.append(f"{numbers.counted(executed.strays, 'run')} outside any cell, such as in a thread, not compared")
     notes += _billed(executed)
     found = compare(before, executed.cells)
     return Report(path, against, found, executed.error, frozenset(allowed), tuple(notes), unwritten)
 
 
-def _written(executed: Executed, out: Path) -> str | None:
-    """Write the notebook, and say why where that fails: what was found, and maybe paid for, is told all the same."""
-    try:
-        write_document(executed.document, out)
-    except (OSError, ValueError) as error:
-        return f"-o {out} cannot be written: {getattr(error, 'strerror', None) or error}"
-    return None
-
-
-def _check_output(out: Path, saved: Path) -> None:
+def _check_output(out: Path, notebook: Path) -> None:
     """Raises UsageError for a file that could not be written, before anything runs and bills."""
-    if out.exists() and out.samefile(saved):
-        raise UsageError(f"-o {out} is the notebook itself, which is left as it is; name another file")
+    if out.exists() and out.samefile(notebook):
+        raise UsageError(f"-o {out} is the notebook itself, which is never overwritten; name another file")
     if out.is_dir() or not os.access(out if out.exists() else out.resolve().parent, os.W_OK):
-        raise UsageError(f"-o {out} cannot be written; name a file in a folder that is there and that you may write to")
+        raise UsageError(f"-o {out} cannot be written; name a file in an existing folder that you can write to")
     if out.is_file() and out.stat().st_size:
         try:
-            notebook.read(out)
+            saved.read(read_file(str(out)), str(out))
         except NotebookError:
             # A slip of the pen must not cost the frozen file, or another that somebody needs.
-            raise UsageError(f"-o {out} is there already and is no notebook; name another file") from None
+            raise UsageError(f"-o {out} already exists and is not a notebook; name another file") from None
 
 
 def _before(
-    saved: notebook.SavedNotebook, frozen_file: str | None, ledger: Ledger | None
+    notebook: SavedNotebook, frozen: str | None, ledger: Ledger | None
 ) -> tuple[str, Sequence[CellSnapshot], list[str]]:
     """What to compare with, and what it is called: the frozen file, else the outputs with the ledger."""
-    file = Path(frozen_file).expanduser() if frozen_file is not None else frozen.beside(saved.path)
+    path = Path(notebook.name)
+    file = Path(frozen).expanduser() if frozen is not None else beside(path)
     # A folder or a link to nowhere in its place is told, not passed over.
-    if frozen_file is not None or os.path.lexists(file):
-        kept = frozen.read(file)
-        cells = [replace(cell, runs=tuple(_with_text(run, ledger) for run in cell.runs)) for cell in kept.cells]
+    if frozen is not None or os.path.lexists(file):
+        found = read_frozen(file).cells
+        cells = [replace(cell, runs=tuple(_with_text(run, ledger) for run in cell.runs)) for cell in found]
         if not any(cell.runs for cell in cells):
-            raise NotebookError(f"{file} holds no run; run the notebook's cells, then %tokmagic freeze in it")
+            raise NotebookError(f"{file} contains no run; run the notebook's cells, then %tokmagic freeze in it")
         return str(file), cells, []
-    cells = [CellSnapshot(it.id, it.number, tuple(_of_row(row, ledger) for row in it.rows)) for it in saved.cells]
-    cells = [cell for cell in cells if cell.runs]
+    cells = [
+        replace(cell, runs=tuple(_with_row(run, ledger) for run in cell.runs)) for cell in notebook.cells if cell.runs
+    ]
     if not cells:
         raise NotebookError(
-            f"{saved.path} has no frozen file ({file.name}) and keeps no numbers in its outputs; "
+            f"{path} has no frozen file ({file.name}) and keeps no numbers in its outputs; "
             "run %tokmagic freeze in the notebook first"
         )
-    known = sum(run.prompt_sha256 is not None for cell in cells for run in cell.runs)
-    runs = sum(len(cell.runs) for cell in cells)
+    known = [run.prompt_sha256 is not None for cell in cells for run in cell.runs]
     note = (
         f"there is no {file.name}: compared with the notebook's outputs, "
-        f"{known} of {numbers.counted(runs, 'run')} with a row in the ledger"
+        f"{sum(known)} of {numbers.counted(len(known), 'run')} with a row in the ledger"
     )
     return "its outputs", cells, [note]
 
 
 def _billed(executed: Executed) -> list[str]:
     """What running it again cost at endpoints, which is money spent."""
-    runs = [run for cell in executed.cells for run in cell.runs if run.info.engine == "endpoint"]
+    runs = [run for cell in executed.cells for run in cell.runs if run.info.traits.remote]
     costs = [run.cost for run in runs if run.status != "refused"]  # that one was never sent
     if not costs:
         return []
     known = [cost.usd for cost in costs if cost.usd is not None]
     uncertainty = sum((Uncertainty.of(cost) for cost in costs), Uncertainty())
-    spent = numbers.usd_marked(sum(known, Decimal(0)), uncertainty.precision(len(costs) - len(known))) if known else "not known"
+    spent = (
+        numbers.usd_marked(sum(known, Decimal(0)), uncertainty.precision(len(costs) - len(known)))
+        if known
+        else "not known"
+    )
     return [f"real runs at endpoints: {len(costs)}, cost: {spent}"]
 
 
@@ -178,51 +177,14 @@ def _with_text(run: RunSnapshot, ledger: Ledger | None) -> RunSnapshot:
     if run.answer is not None or ledger is None:
         return run
     text = text_of(ledger, run.run_id)
-    whole = text is not None and (run.params.get("n", 1) != 1 or answers_sha256([text]) == run.answer_sha256)
-    return replace(run, answer=text) if whole else run
+    its_own = text is not None and (run.params.get("n", 1) != 1 or answers_sha256([text]) == run.answer_sha256)
+    return replace(run, answer=text) if its_own else run
 
 
-def _of_row(row: dict[str, Any], ledger: Ledger | None) -> RunSnapshot:
-    """A run as the outputs show it; the ledger's row says more, where it is there."""
-    if ledger is not None:
-        with suppress(LedgerError):
-            record = ledger.run(row["run_id"])
-            if record is not None:
-                return RunSnapshot.of(record, text_of(ledger, record.run_id))
-    name = str(row.get("model") or "")
-    reason = row.get("finish_reason")
-    return RunSnapshot(
-        run_id=row["run_id"],
-        status=_word(row.get("status"), get_args(Status), "failed"),
-        info=EngineInfo(name, name, ""),
-        usage=Usage(
-            input_tokens=_whole(row.get("input_tokens")),
-            output_tokens=_whole(row.get("output_tokens")),
-            input_source=_word(row.get("input_source"), get_args(Source), "unknown"),
-            output_source=_word(row.get("output_source"), get_args(Source), "unknown"),
-        ),
-        finish_reason=reason if isinstance(reason, str) else None,
-        cost=Cost(
-            _amount(row.get("cost_usd")),
-            _word(row.get("cost_source"), get_args(Source), "unknown"),
-            _word(row.get("cost_bound"), get_args(Bound), "exact"),
-            saved_usd=_amount(row.get("saved_usd")),
-        ),
-        # A list price is that of the device's time: the row does not keep the rate.
-        rates=Rates(device_hour=Decimal(0), source="list price") if row.get("list_price") else None,
-    )
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < frozen.HIGHEST else None
-
-
-def _word(value: Any, known: tuple[Any, ...], otherwise: Any) -> Any:
-    return value if value in known else otherwise
-
-
-def _amount(value: Any) -> Decimal | None:
-    with suppress(InvalidOperation):
-        amount = Decimal(value) if isinstance(value, str) else None
-        return amount if amount is not None and frozen.sane(amount) else None
-    return None
+def _with_row(run: RunSnapshot, ledger: Ledger | None) -> RunSnapshot:
+    """A run that an output shows, as the ledger's row has it, which says more, where it is there."""
+    with suppress(LedgerError):
+        record = None if ledger is None else ledger.run(run.run_id)
+        if ledger is not None and record is not None:
+            return RunSnapshot.of(record, text_of(ledger, run.run_id))
+    return run

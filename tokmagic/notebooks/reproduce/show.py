@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from tokmagic.formatting import numbers
 from tokmagic.formatting.markdown import plain_text
-from tokmagic.prices import plain
-from tokmagic.notebooks.reproduce.compare import Change, Comparison, by_time
-from tokmagic.notebooks.reproduce.differences import Difference
-from tokmagic.notebooks.kept import RunSnapshot
-from tokmagic.notebooks.reproduce.report import Report
 from tokmagic.formatting.tables import Table
+from tokmagic.notebooks.reproduce.compare import Change, Comparison, by_time
+from tokmagic.notebooks.reproduce.report import Report
+from tokmagic.notebooks.snapshots import RunSnapshot
+from tokmagic.prices import plain
 
-_NO_PROMISE = "at an endpoint, which makes no promise"
+_NO_PROMISE = "at an endpoint, which guarantees nothing"
 
 
 def table(report: Report) -> Table:
@@ -32,7 +32,7 @@ def _row(it: Comparison) -> tuple[str, ...]:
     return (
         it.name.removeprefix("cell "),
         run.info.name,
-        it.drawn or numbers.UNKNOWN,
+        it.decoding or numbers.UNKNOWN,
         _text(it),
         _figure(changes.get("input tokens"), numbers.tokens(run.usage.input_tokens, run.usage.input_source)),
         _figure(changes.get("output tokens"), numbers.tokens(run.usage.output_tokens, run.usage.output_source)),
@@ -60,7 +60,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _about(it)
     yield from report.notes
     if any(_is_timed(it) for it in report.comparisons):
-        yield "costs by the device's time are measurements, which differ each time: they are shown, not compared"
+        yield "costs from device time are measurements and differ each time: they are shown, not compared"
     if report.compared:
         yield _verdict(report)
 
@@ -75,7 +75,7 @@ def _about(it: Comparison) -> Iterator[str]:
     """What there is to say of a run: nothing where all is the same."""
     if it.state == "same":
         return
-    there = it.now is not None and it.now.info.engine == "endpoint" and it.now.status != "refused"
+    there = it.now is not None and it.now.info.traits.remote and it.now.status != "refused"
     where = f" ({_NO_PROMISE})" if it.state == "changed" and there else ""
     told = "; ".join(_told(change) for change in it.changes) or f"{it.state}: {it.why}"
     yield f"{it.name}: {told}{where}"
@@ -87,10 +87,8 @@ def _about(it: Comparison) -> Iterator[str]:
 
 
 def _told(change: Change) -> str:
-    return f"the text changed {change.where}".rstrip() if change.kind == "text" else _arrow(change)
-
-
-def _arrow(change: Change) -> str:
+    if change.kind == "text":
+        return f"the text changed {change.where}".rstrip()
     return f"{change.what} {change.was} → {change.now}"
 
 
@@ -125,23 +123,18 @@ def _comparison_dict(it: Comparison) -> dict[str, Any]:
         "cell": it.cell,
         "run": it.run,
         "of": it.runs,
-        "drawn": it.drawn,
+        "drawn": it.decoding,
         "state": it.state,
         "why": it.why or None,
         "changes": [_change_dict(change) for change in it.changes],
-        "differences": [_difference_dict(reason) for reason in it.reasons],
+        "differences": [asdict(reason) for reason in it.reasons],
         "before": _run_dict(it.before),
         "now": _run_dict(it.now),
     }
 
 
 def _change_dict(change: Change) -> dict[str, Any]:
-    where = {"where": change.where} if change.where else {}
-    return {"kind": change.kind, "what": change.what, "was": change.was, "now": change.now, **where}
-
-
-def _difference_dict(it: Difference) -> dict[str, Any]:
-    return {"what": it.what, "was": it.was, "now": it.now}
+    return {name: value for name, value in asdict(change).items() if name != "where" or value}
 
 
 def _run_dict(run: RunSnapshot | None) -> dict[str, Any] | None:

@@ -81,7 +81,7 @@ class CountMethods:
             then()
 
     def _way(self, name: str, spec: ModelSpec) -> CountMethod:
-        named = spec if spec.kind == "local" else _named_tokenizer(spec)
+        named = spec if spec.traits.has_weights else _named_tokenizer(spec)
         if named is not None and locate(named, self._settings) is None:
             return CountMethod(reason=f"the tokenizer of {name} is not on this machine yet; the first run fetches it")
         engine = self._models.engine(name)
@@ -94,7 +94,7 @@ class CountMethods:
                 raise
         # Whatever the engine itself needs for its estimate is read now rather than at the first keystroke.
         _, source = engine.estimate(Prompt((Message("user", "?"),)))
-        reason = f"the chat format of {name} is not public, or no tokenizer of it is on this machine"
+        reason = f"the chat format of {name} is not public, or its tokenizer is not on this machine"
         return CountMethod(engine=engine, reason=reason if source == "estimated" else None)
 
     def _is_read(self, name: str) -> bool:

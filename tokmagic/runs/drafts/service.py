@@ -17,11 +17,9 @@ from tokmagic.engines.registry import Models
 from tokmagic.errors import PriceError, PromptError, TokmagicError, UsageError
 from tokmagic.prices import span
 from tokmagic.prompts.template import build
-from tokmagic.runs.drafts.cells import Asked, read
+from tokmagic.runs.drafts.cells import Asked, fill, read
 from tokmagic.runs.drafts.counting import CountMethod, CountMethods
-from tokmagic.runs.drafts.filling import fill
-from tokmagic.runs.drafts.texts import Text
-from tokmagic.runs.drafts.wire import Draft, Edit, State, draft_wire, parse
+from tokmagic.runs.drafts.wire import Draft, Edit, State, Text, draft_wire, parse
 from tokmagic.tokens.counter import LiveCounter
 from tokmagic.tokens.tokenizer import rough_count
 
@@ -43,7 +41,6 @@ class DraftContext:
 
     models: Models
     settings: TokMagic
-    info: Callable[[str], EngineInfo]
     rates: Callable[[EngineInfo], Rates]
     chats: Mapping[str, Sequence[Message]]
     variables: Callable[[], Mapping[str, Any]]
@@ -64,12 +61,12 @@ class _Cell:
         if way.tokenizer is None:
             if way.engine is None:
                 return rough_count(prompt), "estimated", False
-            return *way.engine.estimate(prompt), _is_long(sum(len(it.content) for it in prompt.messages))
+            return *way.engine.estimate(prompt), sum(len(it.content) for it in prompt.messages) > _LONG_CHARS
         text = way.tokenizer.text(prompt)
         if way.tokenizer.backend is None:
-            return way.tokenizer.count(prompt), "counted", _is_long(len(text))
+            return way.tokenizer.count(prompt), "counted", len(text) > _LONG_CHARS
         counter = self._counter_for(way.tokenizer, prompt.completion)
-        return counter.update(text), "counted", not counter.incremental and _is_long(len(text))
+        return counter.update(text), "counted", not counter.incremental and len(text) > _LONG_CHARS
 
     def _counter_for(self, tokenizer: Tokenizer, completion: bool) -> LiveCounter:
         if self.counter is None or self.counter[:2] != (tokenizer, completion):
@@ -138,15 +135,15 @@ class DraftService:
         try:
             asked = read(str(cell.text))
             if asked is None:
-                raise UsageError("this cell holds no prompt")
+                raise UsageError("this cell contains no prompt")
             name, spec = self._model(asked)
             draft = Draft(name, max_output_tokens=asked.max_output_tokens)
-            way = _method_of_unnamed(name) if spec is None else self._methods.find(name, spec)
+            way = _method_of_unused(name) if spec is None else self._methods.find(name, spec)
             draft = self._counted(draft, cell, asked, way or CountMethod())
             if not asked.model_known:
                 draft = replace(draft, model=None)
             elif spec is not None:
-                draft = self._priced(draft, self._around.info(name), runs=asked.runs)
+                draft = self._priced(draft, self._around.models.info(name), runs=asked.runs)
             return draft, (name, spec) if spec is not None and way is None else None
         except TokmagicError as error:
             return replace(draft, reason=str(error)), None
@@ -176,7 +173,7 @@ class DraftService:
         messages, exact = fill(asked.body, self._around.variables(), literal=asked.literal)
         doubt = asked.doubt
         if not exact:
-            doubt = doubt or "the template holds more than {{ name }} of a text or a number, which only a run fills in"
+            doubt = doubt or "the template holds more than {{ name }} of a string or number, which only a run fills in"
         history = self._around.chats.get(asked.chat, ()) if asked.chat else ()
         try:
             prompt = build(messages, Sampling(), system=asked.system, history=history, completion=asked.completion)
@@ -196,9 +193,5 @@ class DraftService:
         return replace(draft, low=low, high=high) if known else replace(draft, low=low)
 
 
-def _method_of_unnamed(name: str) -> CountMethod:
-    return CountMethod(reason=f"{name} was not used in this session yet; its first run reads its tokenizer")
-
-
-def _is_long(chars: int) -> bool:
-    return chars > _LONG_CHARS
+def _method_of_unused(name: str) -> CountMethod:
+    return CountMethod(reason=f"{name} has not been used in this session yet; its first run reads its tokenizer")

@@ -1,7 +1,8 @@
-"""The draft's messages (docs/wire.md): what the sidebar tells of a cell's text, and what it is answered."""
+"""The draft's messages (docs/wire.md): changes of a cell's text, the text that they make, and what is answered."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,8 +11,9 @@ from tokmagic.core.money import Cost
 from tokmagic.core.stream import Source
 from tokmagic.errors import UsageError
 from tokmagic.prices import plain
-from tokmagic.runs.drafts.texts import Change
 from tokmagic.runs.live import VERSION
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 State = Literal["counted", "counting", "lost"]
 
@@ -36,6 +38,15 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """At ``offset`` so many code units are replaced by ``inserted``; both are counted in UTF-16."""
+
+    offset: int
+    deleted: int
+    inserted: str
+
+
+@dataclass(frozen=True, slots=True)
 class Edit:
     """One request: ``change`` turns the text of request ``base`` (None: no text) into that of request ``seq``."""
 
@@ -51,7 +62,7 @@ def parse(request: Mapping[str, Any]) -> Edit:
     numbers = [request.get(name) for name in ("seq", "offset", "deleted")]
     whole = [type(it) is int for it in (*numbers, 0 if base is None else base)]
     if not isinstance(cell_id, str) or not isinstance(text, str) or not all(whole):
-        raise UsageError("this 'draft' is no message of the live protocol; reload the page")
+        raise UsageError("this 'draft' is not a message of the live protocol; reload the page")
     seq, offset, deleted = (int(number or 0) for number in numbers)
     return Edit(cell_id, seq, base, Change(offset, deleted, text))
 
@@ -75,3 +86,40 @@ def draft_wire(draft: Draft, *, cell_id: str, seq: int, state: State) -> dict[st
         "reason": draft.reason,
         "costly": draft.costly,
     }
+
+
+class Text:
+    """One text. Each of its code units is a character of ``_units``, so that a change is a slice."""
+
+    def __init__(self) -> None:
+        self._units = ""
+        # Once there was one, each look pays for putting pairs together; without, a look costs nothing.
+        self._surrogates = False
+
+    def apply(self, change: Change) -> bool:
+        """Make a change and say whether it lies within the text; one that does not is not made."""
+        end = change.offset + change.deleted
+        if not 0 <= change.offset <= end <= len(self._units):
+            return False
+        inserted = change.inserted if change.inserted.isascii() else _units(change.inserted)
+        self._surrogates = self._surrogates or bool(not inserted.isascii() and _SURROGATE.search(inserted))
+        self._units = self._units[: change.offset] + inserted + self._units[end:]
+        return True
+
+    def __str__(self) -> str:
+        """The text; an incomplete character stays one."""
+        return _characters(self._units) if self._surrogates else self._units
+
+
+def _units(text: str) -> str:
+    """Each UTF-16 code unit as a character of its own."""
+    return re.sub("[\U00010000-\U0010ffff]", _pair, text)
+
+
+def _pair(match: re.Match[str]) -> str:
+    above = ord(match[0]) - 0x10000
+    return chr(0xD800 + (above >> 10)) + chr(0xDC00 + (above & 0x3FF))
+
+
+def _characters(units: str) -> str:
+    return units.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

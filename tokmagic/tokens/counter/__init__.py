@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tokmagic.errors import PromptError
+from tokmagic.core.prompt import utf8
 from tokmagic.tokens.counter.cuts import Cuts, NoCuts
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class LiveCounter:
     def update(self, text: str) -> int:
         """Take the whole text as it is now and return its number of tokens.
 
-        Raises PromptError for half of a character, and keeps what it knew.
+        Raises PromptError for an incomplete character, and keeps what it knew.
         """
         if self._cuts is None or self._bounded:
             return self._count(text, self._add_special_tokens)
@@ -99,11 +99,9 @@ class LiveCounter:
     def _count(self, text: str, add_special_tokens: bool) -> int:
         try:
             return len(self._backend.encode(text, add_special_tokens=add_special_tokens))
-        except TypeError as error:
-            # A str that cannot be written as UTF-8 is none to the library.
-            raise PromptError(
-                "the prompt holds half of a character (a lone surrogate); mend where it was cut"
-            ) from error
+        except TypeError:
+            utf8(text)  # a str that cannot be written as UTF-8 is none to the library
+            raise
 
 
 def _cut(text: str, piece_chars: int, cuts: Cuts) -> Iterator[str]:

@@ -170,7 +170,7 @@ def _check_model(backend: Tokenizer) -> None:
     if kind not in ("BPE", "WordPiece", "WordLevel"):
         raise NoCuts(f"a model of the kind {kind}")
     if getattr(backend.model, "dropout", None):
-        raise NoCuts("a model that draws lots")
+        raise NoCuts("a model with dropout")
 
 
 def _check_processor(spec: dict[str, Any] | None) -> None:

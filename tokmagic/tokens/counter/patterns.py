@@ -254,12 +254,12 @@ class _Reader:
                 raise UnreadPattern("a range that ends in a set")
             high = self._character()
         if self._folds and not (low + high).isascii():
-            raise UnreadPattern("a letter of either case outside ASCII")
+            raise UnreadPattern("a case-insensitive letter outside ASCII")
         return _either_case(_range(low, high)) if self._folds else _range(low, high)
 
     def _escape(self) -> CharSet:
         if self._folds:
-            raise UnreadPattern("a set of either case")
+            raise UnreadPattern("a case-insensitive set")
         named = _PROPERTY.match(self._rest)
         if named is not None:
             self._rest = self._rest[named.end() :]
@@ -273,7 +273,7 @@ class _Reader:
     def _character(self) -> str:
         self._took("\\")
         if not self._rest:
-            raise UnreadPattern("an end within a character")
+            raise UnreadPattern("a pattern that ends within a character")
         char, self._rest = self._rest[0], self._rest[1:]
         return char
 

@@ -1,0 +1,157 @@
+"""Exports: documented fields in their order, money exact, unknown unknown, every field in every format."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from tests.reports.test_tables import FULL, START, TINY, run
+from tokmagic.core.money import Cost
+from tokmagic.core.sums import Selection
+from tokmagic.errors import UsageError
+from tokmagic.ledgers import Ledger
+from tokmagic.reports.exports import FORMATS, dataframe, export_file, export_lines, export_row
+
+FIELDS = re.findall(
+    r"\w+",
+    """run_id started_at finished_at status finish_reason error notebook cell_id session user model model_id revision
+    engine device dtype quant params seed prompt_sha256 input_tokens cached_input_tokens cache_write_input_tokens
+    output_tokens reasoning_tokens input_source output_source local_input_tokens anomaly ttft_s queue_s latency_s
+    itl_mean_s itl_p50_s itl_p95_s output_tokens_per_s attempts device_seconds gpu_peak_bytes energy_j rates cost_usd
+    cost_source cost_bound compute_cost_usd saved_usd replay_of tags env""",
+)
+
+
+def test_an_export_has_the_documented_fields_in_order() -> None:
+    row = export_row(FULL)
+    assert list(row) == FIELDS
+    assert row["started_at"] == "2026-11-24T09:15:02.120000Z"
+    assert row["finished_at"] == "2026-11-24T09:15:04.120000Z"
+    assert (row["cost_usd"], row["compute_cost_usd"], row["saved_usd"]) == (
+        "123.456789012345",
+        "0.000000000001",
+        "0.0001",
+    )
+    assert (row["cost_source"], row["cost_bound"]) == ("measured", "exact")
+    unsure = replace(FULL, reading=replace(FULL.reading, cost=Cost(Decimal(1), "estimated", "at_least")))
+    assert [export_row(unsure)[name] for name in ("cost_source", "cost_bound")] == ["estimated", "at_least"]
+    assert (row["seed"], row["tags"], row["gpu_peak_bytes"], row["attempts"]) == (7, ["a", "b,c"], 2**40, 2)
+    assert row["rates"]["input"] == "0.15"
+    assert row["rates"]["cached"] is None
+    bare = export_row(run("x"))
+    assert list(bare) == FIELDS
+    assert [bare[name] for name in ("cost_usd", "saved_usd", "finished_at", "seed", "energy_j")] == [None] * 5
+    local = replace(FULL, started_at=FULL.started_at.astimezone(tz=datetime.now().astimezone().tzinfo))
+    assert export_row(local)["started_at"] == row["started_at"]
+
+
+def test_jsonl_is_one_object_a_run_and_unknown_is_null() -> None:
+    lines = "".join(export_lines([FULL, run("x")], "jsonl")).splitlines()
+    assert [json.loads(line) for line in lines] == [export_row(FULL), export_row(run("x"))]
+    assert "eins, zwei" in lines[0]
+    assert "é" in lines[0], "text is kept as text"
+    assert "".join(export_lines([], "jsonl")) == ""
+
+
+def unflat(row: dict[str, Any]) -> dict[str, Any]:
+    nested = {"params", "rates", "tags", "env"}
+    return {name: json.loads(value) if name in nested else value for name, value in row.items()}
+
+
+def test_csv_round_trips() -> None:
+    rows = list(csv.DictReader(io.StringIO("".join(export_lines([FULL, run("x")], "csv")), newline="")))
+    assert len(rows) == 2
+    for row, record in zip(rows, (FULL, run("x")), strict=True):
+        flat = unflat(row)
+        for name, value in export_row(record).items():
+            kept = flat[name]
+            assert kept == (value if isinstance(value, dict | list) else "" if value is None else str(value)), name
+    assert list(csv.reader(io.StringIO("".join(export_lines([], "csv"))))) == [FIELDS]
+
+
+def test_parquet_round_trips(tmp_path: Path) -> None:
+    path = tmp_path / "runs.parquet"
+    export_file([FULL, run("x")], path)
+    read = pyarrow.parquet.read_table(str(path)).to_pylist()
+    assert [unflat(row) for row in read] == [export_row(FULL), export_row(run("x"))]
+    export_file([], path)
+    assert pyarrow.parquet.read_table(str(path)).column_names == FIELDS
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_the_ledger_gives_back_is_exported_alike(ledger: Ledger, tmp_path: Path, form: str) -> None:
+    priced = replace(FULL, reading=replace(FULL.reading, cost=Cost(Decimal("0.0000521"), "measured", saved_usd=TINY)))
+    ledger.settle(priced)
+    path = tmp_path / f"out.{form}"
+    export_file(ledger.runs(Selection()), path)
+    if form == "parquet":
+        (row,) = pyarrow.parquet.read_table(str(path)).to_pylist()
+    elif form == "csv":
+        (row,) = csv.DictReader(path.open(encoding="utf-8", newline=""))
+    else:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    assert (row["cost_usd"], row["saved_usd"]) == ("0.0000521", "0.000000000001")
+    if form == "jsonl":
+        assert row == export_row(priced)
+
+
+def test_formats_and_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"'jsonk' is unknown \(did you mean jsonl\?\); use jsonl, csv, parquet"):
+        export_file([], tmp_path / "out.jsonk")
+    with pytest.raises(UsageError, match=r"parquet cannot be printed; name a file, such as runs.parquet"):
+        "".join(export_lines([], "parquet"))
+    for form in FORMATS:
+        with pytest.raises(UsageError, match=r"cannot be written: .*No such file or directory"):
+            export_file([FULL], tmp_path / "none" / "out", form)
+        with pytest.raises(UsageError, match=r"cannot be written: .*directory"):
+            export_file([FULL], tmp_path, form)
+    export_file([FULL], tmp_path / "out.txt", "jsonl")
+    assert json.loads((tmp_path / "out.txt").read_text(encoding="utf-8")) == export_row(FULL)
+
+
+def test_an_export_that_fails_leaves_the_earlier_file(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    export_file([FULL], path)
+    before = path.read_bytes()
+
+    def failing() -> Any:
+        yield FULL
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UsageError, match="cannot be written: No space left"):
+        export_file(failing(), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_parquet_keeps_numbers_as_numbers(tmp_path: Path) -> None:
+    export_file([FULL], tmp_path / "runs.parquet")
+    schema = pyarrow.parquet.read_schema(str(tmp_path / "runs.parquet"))
+    kinds = {name: str(schema.field(name).type) for name in ("input_tokens", "ttft_s", "cost_usd", "tags", "seed")}
+    assert kinds == {
+        "input_tokens": "int64",
+        "ttft_s": "double",
+        "cost_usd": "string",
+        "tags": "string",
+        "seed": "int64",
+    }
+
+
+def test_a_data_frame_keeps_money_exact() -> None:
+    frame = dataframe([FULL, run("x")])
+    assert list(frame.columns) == FIELDS
+    assert frame["cost_usd"][0] == Decimal("123.456789012345")
+    assert frame["cost_usd"][1] is None
+    assert frame["started_at"][0].to_pydatetime() == START
+    assert frame["input_tokens"].sum() == 422
+    assert len(dataframe([])) == 0

@@ -1,0 +1,162 @@
+"""What a notebook's runs cost and took, cell by cell, as the file tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from tokmagic.core.money import CERTAIN, Precision, Uncertainty
+from tokmagic.errors import NotebookError
+from tokmagic.formatting.markdown import plain_text
+from tokmagic.notebooks import saved
+from tokmagic.notebooks.saved import SavedCell
+from tokmagic.notebooks.snapshots import CellSnapshot, RunSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What runs cost (USD) and took (tokens). None is unknown, never 0."""
+
+    cost_usd: Decimal | None = Decimal(0)
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
+    uncertainty: Uncertainty = CERTAIN
+
+    @classmethod
+    def of(cls, run: RunSnapshot) -> Figures:
+        """A run's figures. A hit costs nothing; what would come back without the cache is what it saved."""
+        return cls(run.usd, run.usage.input_tokens, run.usage.output_tokens, run.uncertainty)
+
+    @property
+    def precision(self) -> Precision:
+        """Whether the cost is only an estimate, and what it bounds."""
+        return self.uncertainty.precision(0)
+
+    @property
+    def tokens(self) -> int | None:
+        """Input and output together."""
+        return _sum(self.input_tokens, self.output_tokens)
+
+    def __add__(self, other: Figures) -> Figures:
+        # At most 21 digits each, so the sum of any number of cells that fits a file is exact.
+        cost = None if self.cost_usd is None or other.cost_usd is None else self.cost_usd + other.cost_usd
+        given, made = _sum(self.input_tokens, other.input_tokens), _sum(self.output_tokens, other.output_tokens)
+        return Figures(cost, given, made, self.uncertainty + other.uncertainty)
+
+
+def _sum(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else one + other
+
+
+UNKNOWN = Figures(None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptCell(CellSnapshot):
+    """A cell that runs prompts. ``missing``: why the file does not tell its figures, and how to fix it; else empty."""
+
+    missing: str = ""
+
+    @property
+    def runs_prompts(self) -> bool:
+        """It does, though its runs may be missing."""
+        return True
+
+    @property
+    def figures(self) -> Figures:
+        """The sum of its runs; unknown where the file does not tell it."""
+        return UNKNOWN if self.missing else sum(map(Figures.of, self.runs), Figures())
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the models that answered."""
+        return tuple(dict.fromkeys(plain_text(run.info.name) for run in self.runs))
+
+    @property
+    def cached(self) -> bool:
+        """Whether an answer came from the cache: its figures are then what it would have cost."""
+        return any(run.status == "cached" for run in self.runs)
+
+    @property
+    def lower_bound(self) -> bool:
+        """Whether it may have cost more."""
+        return any(run.cost.bound == "at_least" for run in self.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class Notebook:
+    """A notebook's cells that run prompts, in order."""
+
+    name: str
+    cells: tuple[PromptCell, ...]
+
+    @property
+    def measured(self) -> tuple[PromptCell, ...]:
+        """The cells that have figures."""
+        return tuple(cell for cell in self.cells if not cell.missing)
+
+    @property
+    def total(self) -> Figures:
+        """The sum over all cells that have figures; unknown where none of those that run prompts has any."""
+        if self.cells and not self.measured:
+            return UNKNOWN
+        return sum((cell.figures for cell in self.measured), Figures())
+
+
+def read(data: bytes, name: str) -> Notebook:
+    """Read a notebook file's bytes. ``name`` is what errors call it.
+
+    Raises NotebookError for what is no notebook, and for numbers that cannot be read.
+    """
+    cells = [cell for cell in saved.read(data, name).cells if cell.runs_prompts or cell.problem]
+    for cell in cells:
+        if cell.problem:
+            raise NotebookError(
+                f"{name}: {cell.name} has numbers that cannot be read: {cell.problem}; run the cell again"
+            )
+    _refuse_duplicates(cells, name)
+    owners = _owners(cells)
+    return Notebook(name, tuple(_prompt_cell(cell, owners) for cell in cells))
+
+
+def _refuse_duplicates(cells: Sequence[SavedCell], name: str) -> None:
+    seen: dict[str, SavedCell] = {}
+    for cell in cells:
+        if cell.id is not None and (other := seen.setdefault(cell.id, cell)) is not cell:
+            raise NotebookError(
+                f"{name}: cells {other.number} and {cell.number} have the same id "
+                f"{plain_text(cell.id)[:40]}; save the notebook once in Jupyter, which fixes it"
+            )
+
+
+def _owners(cells: Sequence[SavedCell]) -> dict[str, SavedCell]:
+    """The cell that ran a run: it names itself in the row; where none does, the copy stands further down."""
+    owners: dict[str, SavedCell] = {}
+    for cell in cells:
+        for run_id, ran_in in cell.ran_in.items():
+            if run_id not in owners or (cell.id is not None and cell.id == ran_in):
+                owners[run_id] = cell
+    return owners
+
+
+def _prompt_cell(cell: SavedCell, owners: Mapping[str, SavedCell]) -> PromptCell:
+    ended_well = all(run.ended_well for run in cell.runs)
+    return PromptCell(cell.id, cell.number, cell.runs if ended_well else (), _missing(cell, owners))
+
+
+def _missing(cell: SavedCell, owners: Mapping[str, SavedCell]) -> str:
+    # A copied cell still carries the run of the cell it was copied from: that says nothing of its own prompt.
+    others = [owners[run.run_id] for run in cell.runs if owners[run.run_id] is not cell]
+    if others:
+        return f"carries the run of cell {others[0].number}, from which it was copied; run it"
+    unfinished = [run.status for run in cell.runs if not run.ended_well]
+    if unfinished:
+        return f"has a run that did not end well ({unfinished[0]}); run it again"
+    if cell.runs:
+        return ""
+    if "error" in cell.output_types:
+        return "ended in an error and has no numbers; fix and run it"
+    if cell.output_types:
+        return "has outputs but no numbers; run it again without --quiet and with TOKMAGIC_NOTEBOOK_METADATA on"
+    return "has no numbers: it was not run, or its output was cleared or quiet; run it without --quiet"

@@ -1,0 +1,51 @@
+"""Fields of JSON that anybody may have written: each is of its kind, or a ValueError names it in one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+from typing import Any
+
+_KINDS = {str: "a text", int: "a whole number from 0 on", bool: "true or false", list: "a list", dict: "an object"}
+_HIGHEST = 10**12
+# What tokmagic writes: no sign, no exponent, nothing finer than a picodollar.
+_AMOUNT = re.compile(r"\d{1,9}(\.\d{1,12})?", re.ASCII)
+
+
+def take(body: Any, field: str, kind: type, *, needed: bool = False) -> Any:
+    """The value of a field; None where it is missing and not needed. Raises ValueError."""
+    if not isinstance(body, dict):
+        raise ValueError("a JSON object is needed")
+    value: Any = body.get(field)
+    if value is None and not needed:
+        return None
+    wrong = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
+    if wrong or (kind is int and not 0 <= value <= _HIGHEST):
+        raise ValueError(f"{field} is {shown(value)}, and {_KINDS[kind]} is needed")
+    return value
+
+
+def one_of(body: Any, field: str, known: tuple[Any, ...], otherwise: Any = None) -> Any:
+    """A text that is one of those known; ``otherwise`` where it is missing. Raises ValueError."""
+    value = take(body, field, str)
+    value = otherwise if value is None else value
+    if value not in known:
+        raise ValueError(f"{field} is {shown(value)}")
+    return value
+
+
+def amount(body: Any, field: str) -> Decimal | None:
+    """An amount of USD, which JSON holds as a text. Raises ValueError."""
+    value = body.get(field)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
+        raise ValueError(f"{field} is {shown(value)}, which is no amount of USD")
+    return Decimal(value)
+
+
+def shown(value: Any) -> str:
+    """A value as JSON, cut where it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

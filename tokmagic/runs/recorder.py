@@ -1,0 +1,115 @@
+"""What a run writes to: the ledger, never in the run's way. What cannot be written now is kept, and written later."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tokmagic.core.prompt import Message
+from tokmagic.core.record import RunRecord
+from tokmagic.errors import LedgerError
+
+if TYPE_CHECKING:
+    from tokmagic.core.config import TokMagic
+    from tokmagic.ledgers import Ledger, Outbox
+
+
+_LOST = "this run is NOT being recorded"
+
+
+class LedgerWarning(UserWarning):
+    """Runs are not being recorded."""
+
+
+class Teller:
+    """Warns of each cause once, until it has gone away."""
+
+    def __init__(self, category: type[UserWarning]) -> None:
+        self._category = category
+        self._told: set[str] = set()
+
+    def tell(self, causes: Mapping[str, str]) -> None:
+        """Warn of these causes, by their keys; one that is missing has gone away."""
+        for key, text in causes.items():
+            if key not in self._told:
+                # With a registry of its own each cause is told again when it comes back.
+                warnings.warn_explicit(text, self._category, "tokmagic", 0, registry={})
+        self._told = set(causes)
+
+
+class Recorder:
+    """A session's ledger, opened when it is first needed, and what is owed to it."""
+
+    def __init__(self, settings: TokMagic) -> None:
+        self._settings = settings
+        self._ledger: Ledger | None = None
+        self._outbox: Outbox | None = None
+        self._owed: deque[Callable[[Ledger], None]] = deque()
+        self._lock = threading.Lock()
+        self._warnings = Teller(LedgerWarning)
+        settings.observe(lambda _change: self.close(), ["ledger", "store_text"])
+
+    def ledger(self) -> Ledger:
+        """Return the ledger. Raises LedgerError."""
+        # Imported here: SQLAlchemy takes 0.2 s, and loading the extension should not pay for it.
+        from tokmagic.ledgers import Ledger, Outbox
+
+        given = self._settings
+        with self._lock:
+            if self._ledger is None:
+                if not given.ledger.startswith("sqlite"):
+                    self._outbox = Outbox(given.home_path / "undelivered.sqlite", store_text=given.store_text)
+                self._ledger = Ledger(given.ledger, store_text=given.store_text)
+            return self._ledger
+
+    def close(self) -> None:
+        """Let go of the ledger; it is opened anew when it is needed again."""
+        with self._lock:
+            if self._ledger is not None:
+                self._ledger.close()
+            self._ledger = self._outbox = None
+
+    def write(self, write: Callable[[Ledger], None], otherwise: str = _LOST) -> bool:
+        """Write to the ledger and say whether it was written; where not, a warning says so once and nothing stops."""
+        try:
+            ledger = self.ledger()
+            while self._owed:
+                self._owed[0](ledger)
+                self._owed.popleft()
+            if self._outbox:
+                self._outbox.deliver(ledger)
+            write(ledger)
+        except LedgerError as error:
+            return self._not_written(f"{otherwise}: {error}")
+        self._warnings.tell({})
+        return True
+
+    def settle(self, record: RunRecord, prompt: Sequence[Message], answer: str, *, begun: bool) -> bool:
+        """Write a run's end and say whether it is in the ledger now; where that cannot be reached it will be later.
+
+        A server's runs are kept in a file meanwhile. A file's are owed in memory, and only where their beginning is in
+        the ledger, so that no run goes on for ever.
+        """
+
+        def write(ledger: Ledger) -> None:
+            ledger.settle(record, prompt, answer)
+
+        if self._outbox is None:
+            written = self.write(write)
+            if not written and begun:
+                self._owed.append(write)
+            return written
+        if self.write(write, "this run is kept on this machine and delivered when its ledger can be reached again"):
+            return True
+        try:
+            self._outbox.keep(record, prompt, answer)
+        except LedgerError as error:
+            self._not_written(f"{_LOST}: {error}")
+        return False
+
+    def _not_written(self, why: str) -> bool:
+        self._warnings.tell({why: why})
+        return False

@@ -32,7 +32,8 @@ def load(shell: InteractiveShell) -> None:
     if session.settings not in configurables:
         configurables.append(session.settings)
     _formatter(shell).for_type(Generation, magics.show)
-    session.channel.open()
+    shell.events.register("pre_execute", magics.announce)
+    session.channel.open(heard=magics.in_front_end())
 
 
 def unload(shell: InteractiveShell) -> None:
@@ -41,7 +42,8 @@ def unload(shell: InteractiveShell) -> None:
     for kind, names in TokMagics.magics.items():
         for name in names:
             shell.magics_manager.magics[kind].pop(name, None)
-    shell.magics_manager.registry.pop("TokMagics", None)
+    if magics := shell.magics_manager.registry.pop("TokMagics", None):
+        shell.events.unregister("pre_execute", magics.announce)
     configurables: list[Any] = shell.configurables
     configurables[:] = [configurable for configurable in configurables if configurable is not session.settings]
     _formatter(shell).pop(Generation, None)

@@ -251,13 +251,25 @@ class TokMagics(Magics):
 
     def cell_id(self) -> str | None:
         """The id of the cell that runs now; nbclient sends none, so there the request itself is the cell."""
-        cell_id = self._request().get("metadata", {}).get("cellId")
-        return str(cell_id) if cell_id else self.execution()
+        return self._named_cell() or self.execution()
+
+    def in_front_end(self) -> bool:
+        """Whether the request that runs now names its cell, as JupyterLab's do."""
+        return self._named_cell() is not None
+
+    def announce(self) -> None:
+        """Let the sidebar hear of the runs, where one may be there; called before each cell."""
+        if self.in_front_end():
+            self._session.channel.announce()
 
     def execution(self) -> str | None:
         """The id of the request that runs now; None in a terminal."""
         request = self._request().get("header", {}).get("msg_id")
         return str(request) if request else None
+
+    def _named_cell(self) -> str | None:
+        cell_id = self._request().get("metadata", {}).get("cellId")
+        return str(cell_id) if cell_id else None
 
     def _request(self) -> dict[str, Any]:
         get_parent = getattr(self._shell, "get_parent", None)

@@ -158,17 +158,16 @@ class Channel:
         self._next_at = 0.0
         self._open = False
         self._thread: threading.Thread | None = None
-        self._send: Callable[[dict[str, Any]], None] = lambda _message: None
+        self._data: Any = None
         self._unregister: Callable[[], None] = lambda: None
         self._controls: list[Any] = []
 
-    def open(self) -> None:
-        """Open the data comm and answer sidebars. Does nothing outside a kernel."""
+    def open(self, *, heard: bool = True) -> None:
+        """Answer sidebars, and where they may be ``heard`` send to them. Does nothing outside a kernel."""
         import comm
 
         if self._open or comm.create_comm is comm._create_comm:
             return
-        data = comm.create_comm(target_name=DATA_TARGET, data={"v": VERSION, "type": "open", "session": self._session})
         manager = comm.get_comm_manager()
         manager.register_target(CONTROL_TARGET, self._on_control_open)
 
@@ -177,12 +176,28 @@ class Channel:
             for control in self._controls:
                 control.close()
             self._controls.clear()
-            data.close()
+            if self._data is not None:
+                self._data.close()
+                self._data = None
 
-        self._send, self._unregister = (lambda message: data.send(message)), unregister
+        self._unregister = unregister
         self._open = True
+        if heard:
+            self.announce()
         self._thread = threading.Thread(target=self._pump, name="tokmagic-live", daemon=True)
         self._thread.start()
+
+    def announce(self) -> None:
+        """Open the data comm, if it is not open yet: a front end may be there to hear it.
+
+        Not before: nbconvert and papermill warn of each comm that they do not know.
+        """
+        import comm
+
+        with self._state:
+            if self._open and self._data is None:
+                about = {"v": VERSION, "type": "open", "session": self._session}
+                self._data = comm.create_comm(target_name=DATA_TARGET, data=about)
 
     def close(self) -> None:
         """Send what is left and stop."""
@@ -215,7 +230,8 @@ class Channel:
             except Exception as error:
                 # The next look may well succeed; a sidebar that stands still must say why.
                 message = _error_wire(f"{type(error).__name__}: {error}")
-            self._send(message)
+            if self._data is not None:
+                self._data.send(message)
             with self._state:
                 self._next_at = time.monotonic() + INTERVAL_S
                 self._sending = False
@@ -237,6 +253,7 @@ class Channel:
             return snapshot_wire(view, session=self._session, seq=self._seq, complete=complete)
 
     def _on_control_open(self, control: Any, _message: Any) -> None:
+        self.announce()
         self._controls.append(control)
         control.on_close(lambda _message: self._controls.remove(control))
         control.on_msg(lambda message: self._on_control(control, message["content"]["data"]))

@@ -15,6 +15,21 @@ PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
 DIST := dist
 LAB_FLAGS := $(if $(filter 0,$(shell id -u)),--allow-root)
 
+# What `system` installs with one call of apt-get; browser, postgres and image-tools each install their own part.
+BROWSER_PACKAGES := chromium fonts-noto-color-emoji
+POSTGRES_PACKAGES := postgresql
+IMAGE_PACKAGES := buildah podman runc catatonit uidmap mmdebstrap netavark aardvark-dns iptables
+
+# $(call quietly,WHAT,COMMANDS): one line says what is done; what the commands write is shown if they fail.
+quietly = @echo "$(1)"; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	{ $(2); } > "$$log" 2>&1 || { status=$$?; cat "$$log" >&2; exit $$status; }
+
+# Two workers, a thread of torch's each: on two cores more threads wait for each other. A worker takes a file or a group
+# of tests at a time (tests/conftest.py), the longest first.
+PYTEST := OMP_NUM_THREADS=1 TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q
+TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+ELSEWHERE := not slow and not gpu and not postgres and not outside and not image
+
 # The image is built with the first of these that is here; buildah and podman need to be asked for HEALTHCHECK.
 ENGINE ?= $(firstword $(notdir $(shell command -v docker podman buildah 2>/dev/null)))
 IMAGE ?= tokmagic
@@ -29,16 +44,17 @@ help: ## list the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "tokmagic needs Python 3.11 or newer; name one: make PYTHON=python3.12 …" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt pip
-	TOKMAGIC_SKIP_LABEXTENSION=1 $(BIN)/python -m pip install -q -c constraints.txt -e '.[all]' --group test --group dev
+	$(call quietly,Installing tokmagic and what it needs into $(VENV) (minutes the first time) …,\
+		$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install -qq -c constraints.txt pip && \
+		TOKMAGIC_SKIP_LABEXTENSION=1 $(BIN)/python -m pip install -qq -c constraints.txt -e '.[all]' --group test --group dev)
 	@touch $@
 
 install: $(INSTALLED) ## make the virtual environment
 
 $(BUILT): $(EXTENSION) | $(INSTALLED)
 	@command -v npm >/dev/null || { echo "the sidebar is built with node (20 or newer) and npm; install them" >&2; exit 1; }
-	cd labextension && npm ci --ignore-scripts && PATH="$(CURDIR)/$(BIN):$$PATH" npm run build:prod
+	$(call quietly,Building the sidebar …,\
+		cd labextension && npm ci --ignore-scripts --no-audit --no-fund && PATH="$(CURDIR)/$(BIN):$$PATH" npm run build:prod)
 	@touch $@
 
 $(LINKED): $(BUILT)
@@ -47,39 +63,44 @@ $(LINKED): $(BUILT)
 build: $(INSTALLED) $(BUILT) $(LINKED) ## build the JupyterLab extension into the environment
 
 lab: build ## open JupyterLab on the quickstart notebook
-	$(BIN)/tokmagic pull
-	$(BIN)/jupyter lab $(LAB_FLAGS) notebooks/01_quickstart.ipynb
+	@$(BIN)/tokmagic pull
+	@$(BIN)/jupyter lab $(LAB_FLAGS) notebooks/01_quickstart.ipynb
 
 demo: $(INSTALLED) ## run the quickstart without a browser and show what each cell cost
 	@rm -rf $(DEMO) && mkdir -p $(DEMO)
-	$(BIN)/tokmagic pull
-	TOKMAGIC_LEDGER=sqlite:///$(DEMO)/ledger.sqlite $(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute \
-		--output-dir $(DEMO) notebooks/01_quickstart.ipynb
+	@$(BIN)/tokmagic pull
+	@echo "Running notebooks/01_quickstart.ipynb; its copy with the answers goes to $(DEMO) …"
+	@# Encrypted, since a kernel warns of sockets that are not.
+	@TOKMAGIC_LEDGER=sqlite:///$(DEMO)/ledger.sqlite $(BIN)/jupyter nbconvert --log-level=WARN --to notebook --execute \
+		--KernelManager.transport_encryption=auto --output-dir $(DEMO) notebooks/01_quickstart.ipynb
 	@TOKMAGIC_LEDGER=sqlite:///$(DEMO)/ledger.sqlite $(BIN)/tokmagic report --by cell
 
-# Two workers, a thread of torch's each: on two cores more threads wait for each other.
 test: build browser ## Python, TypeScript, notebooks and the browser
-	$(MAKE) --no-print-directory test-ts
-	OMP_NUM_THREADS=1 TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -n 2 --dist loadfile \
-		-m "not slow and not gpu and not postgres and not outside and not ui and not image"
-	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "ui and not slow and not gpu and not postgres"
+	@$(MAKE) --no-print-directory -j2 test-ts test-py
+
+.PHONY: test-py slowest
+test-py: build
+	@$(PYTEST) $(TWO) -m "$(ELSEWHERE)"
+
+slowest: build browser ## the slowest twenty tests of make test, for the table in CONTRIBUTING.md
+	@$(PYTEST) $(TWO) --durations=20 -m "$(ELSEWHERE)"
 
 test-ts: build ## the TypeScript tests alone
-	cd labextension && npm test --silent
+	@cd labextension && npm test --silent
 
 test-long: build browser postgres peers ## what takes long: the ledger on PostgreSQL, servers of others, fault hunts
-	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m "(slow or postgres or outside) and not gpu"
+	@$(PYTEST) $(TWO) -m "(slow or postgres or outside) and not gpu"
 
 test-gpu: $(INSTALLED) ## what needs a CUDA device
-	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m gpu tests/gpu
+	@TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m gpu tests/gpu
 
 image: ## build the container image, with docker, podman or buildah (ENGINE=…, IMAGE=…, BUILD_FLAGS=…)
 	@[ -n "$(ENGINE)" ] || { echo "building the image needs docker, podman or buildah; install one" >&2; exit 1; }
 	$(ENGINE) build $(if $(filter docker,$(ENGINE)),,--format docker) $(BUILD_FLAGS) -t $(IMAGE) -f docker/Dockerfile \
 		--build-arg IMAGE=$(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
 
-image-test: build browser image-tools $(PEERS)/jupyterhub/.installed ## build the image over a small base and run it; skipped where podman cannot run
-	TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m image tests/image
+image-test: build browser image-tools hub ## build the image over a small base and run it; skipped where podman cannot run
+	@$(PYTEST) $(TWO) -m image tests/image
 
 test-all: test test-long image-test ## everything
 
@@ -138,18 +159,28 @@ check-tag: ## fail unless a tag names the version that is here: make check-tag T
 browser:
 	@command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-noto-color-emoji; \
+		$(MAKE) --no-print-directory system PACKAGES="$(BROWSER_PACKAGES)"; \
 	else \
 		echo "the browser tests need Chrome or Chromium; install one (Debian: apt-get install chromium)" >&2; exit 1; \
 	fi
 
-# Debian's package would start a server of its own; the tests start theirs.
+# Debian's package of PostgreSQL would start a server of its own; the tests start theirs.
+NO_CLUSTER := /etc/postgresql-common/createcluster.conf
+.PHONY: system
+system: PACKAGES ?= $(BROWSER_PACKAGES) $(POSTGRES_PACKAGES) $(IMAGE_PACKAGES)
+system: ## as root on Debian: the packages that the tests need, all at once
+	$(call quietly,Installing $(PACKAGES) …,\
+		dpkg -s $(PACKAGES) > /dev/null 2>&1 || { \
+			$(if $(findstring postgresql,$(PACKAGES)),mkdir -p $(dir $(NO_CLUSTER)) && \
+				{ [ -e $(NO_CLUSTER) ] || echo "create_main_cluster = false" > $(NO_CLUSTER); } && )\
+			apt-get update -qq && \
+			DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGES); \
+		})
+
 postgres:
 	@if ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		conf=/etc/postgresql-common/createcluster.conf; mkdir -p $$(dirname $$conf); \
-		[ -e $$conf ] || echo "create_main_cluster = false" > $$conf; \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; \
+		$(MAKE) --no-print-directory system PACKAGES="$(POSTGRES_PACKAGES)"; \
 	else \
 		echo "the ledger's tests need a PostgreSQL server; install one (Debian: apt-get install postgresql)" >&2; exit 1; \
 	fi
@@ -160,31 +191,34 @@ image-tools:
 	[ -x /usr/lib/podman/netavark ] || [ -x /usr/libexec/podman/netavark ] || missing=1; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-			buildah podman runc catatonit uidmap mmdebstrap netavark aardvark-dns iptables; \
+		$(MAKE) --no-print-directory system PACKAGES="$(IMAGE_PACKAGES)"; \
 	else \
 		echo "the image's tests need root, podman, buildah, runc, netavark, aardvark-dns, iptables and mmdebstrap (Debian: apt-get install)" >&2; \
 	fi
 
 peers: $(PEERS)/litellm/.installed $(PEERS)/transformers/.installed ## install the servers of others that tests talk to
+hub: $(PEERS)/jupyterhub/.installed
+.PHONY: hub
 
 # The hub's proxy is a node program.
 $(PEERS)/jupyterhub/.installed: tests/peers/jupyterhub.txt | $(INSTALLED)
-	$(BIN)/python -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install -q -r $< -c constraints.txt -c docker/requirements.txt
-	npm install --silent --no-save --ignore-scripts --prefix $(@D) configurable-http-proxy@5.3.0
+	$(call quietly,Installing JupyterHub into $(@D) …,\
+		$(BIN)/python -m venv --clear $(@D) && \
+		$(@D)/bin/python -m pip install -qq -r $< -c constraints.txt -c docker/requirements.txt && \
+		npm install --no-save --ignore-scripts --prefix $(@D) configurable-http-proxy@5.3.0)
 	@touch $@
 
 $(PEERS)/litellm/.installed: tests/peers/litellm.txt | $(INSTALLED)
-	$(BIN)/python -m venv --clear $(@D)
-	$(@D)/bin/python -m pip install -q -r $<
+	$(call quietly,Installing LiteLLM into $(@D) …,\
+		$(BIN)/python -m venv --clear $(@D) && $(@D)/bin/python -m pip install -qq -r $<)
 	@touch $@
 
 # It sees the project's environment, so that torch is not there twice, and adds what serving needs.
 $(PEERS)/transformers/.installed: tests/peers/transformers.txt $(INSTALLED)
-	$(BIN)/python -m venv --clear $(@D)
-	$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/project.pth"
-	$(@D)/bin/python -m pip install -q -r $< -c constraints.txt
+	$(call quietly,Installing transformers serve into $(@D) …,\
+		$(BIN)/python -m venv --clear $(@D) && \
+		$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/project.pth" && \
+		$(@D)/bin/python -m pip install -qq -r $< -c constraints.txt)
 	@touch $@
 
 lock: ## pin what is installed now, as constraints.txt

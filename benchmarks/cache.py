@@ -1,4 +1,4 @@
-"""How long a cached answer takes: a whole run of a session, from the prompt to its Generation, its row written.
+"""How long a cached answer takes: a complete run of a session, from the prompt to its Generation, its row written.
 
 ``python -m benchmarks.cache [ROUNDS]``: the default model must have been pulled. It generates one answer of 500 tokens
 (greedily), which is then replayed; the ledger holds 10,000 other runs of the same notebook and day.

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -57,6 +57,14 @@ def model_home() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_home(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder where ``smollm2`` is a stand-in that answers in a moment: see tests/tiny_model.py."""
+    from tests.tiny_model import tiny_home
+
+    return tiny_home(tmp_path_factory.mktemp("tiny-home"), model_home)
+
+
+@pytest.fixture(scope="session")
 def tiktoken_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A TIKTOKEN_CACHE_DIR with the file of cl100k_base, taken from a package that carries it."""
     from tests.small_tokenizers import tiktoken_folder
@@ -98,11 +106,19 @@ def make_session(tmp_path: Path, ledger_url: str) -> Iterator[Callable[..., Sess
 
 
 @pytest.fixture(scope="session")
-def smollm(model_home: Path) -> Iterator[Engine]:
-    """The default model, loaded once."""
-    session = Session(TokMagic(home=str(model_home), ledger="sqlite://"))
-    yield session.load("smollm2")
+def smollm_session(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """A session that has the default model loaded, once for all tests that ask for it."""
+    ledger = tmp_path_factory.mktemp("smollm") / "ledger.sqlite"
+    session = Session(TokMagic(home=str(model_home), ledger=f"sqlite:///{ledger}"))
+    session.load("smollm2")
+    yield session
     session.close()
+
+
+@pytest.fixture(scope="session")
+def smollm(smollm_session: Session) -> Engine:
+    """The default model's engine, loaded."""
+    return smollm_session.models.engine("smollm2")
 
 
 @pytest.fixture(scope="session")
@@ -163,6 +179,36 @@ def _outside(server: AbstractContextManager[Peer]) -> Iterator[Peer]:
                 raise
             pytest.skip(str(missing))
         yield peer
+
+
+SHARED = ("browser", "transformers_serve", "smollm_session")
+"""What one worker starts for all tests that use it: these tests are a group."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that no worker is left with it in the end: the groups, then the models."""
+
+    def turn(item: pytest.Item) -> int:
+        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        if shared:
+            item.add_marker(pytest.mark.xdist_group(shared[0]))
+            return SHARED.index(shared[0])
+        return len(SHARED) + (item.get_closest_marker("model") is None)
+
+    items.sort(key=turn)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A worker takes a file at a time, or a group (``xdist_group``) whose tests share what is costly to start."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class FilesAndGroups(LoadGroupScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            group = super()._split_scope(nodeid)
+            return nodeid.split("::", 1)[0] if group == nodeid else group
+
+    return FilesAndGroups(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

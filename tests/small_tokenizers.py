@@ -11,7 +11,6 @@ from pathlib import Path
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["<|end|>", "<|role|>"]
 # Like most: roles and special tokens around each content, and the beginning of the answer.
@@ -39,6 +38,8 @@ def byte_level(learn_from: Sequence[str] = (), size: int = 300) -> tokenizers.To
 
 def save(folder: Path, made: tokenizers.Tokenizer, template: str | None = TEMPLATE, bos: str | None = None) -> Path:
     """Write a folder that holds a tokenizer alone: no weights, no configuration of a model."""
+    from transformers import PreTrainedTokenizerFast
+
     whole = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>", bos_token=bos, chat_template=template)
     whole.save_pretrained(str(folder))
     return folder

@@ -1,4 +1,4 @@
-"""What can go wrong, each with one line that says what is wrong and how to mend it.
+"""What can go wrong, each with one line that says what is wrong and how to fix it.
 
 ::
 
@@ -25,10 +25,10 @@ from collections.abc import Iterable
 
 
 class TokmagicError(Exception):
-    """Base of all errors meant for the person at the keyboard: one line, with its mend."""
+    """Base of all errors meant for the user: one line, with its fix."""
 
     def _render_traceback_(self) -> list[str]:
-        # IPython shows this instead of a traceback; the stack holds nothing the reader could mend.
+        # IPython shows this instead of a traceback; the stack holds nothing the reader could fix.
         return [f"{type(self).__name__}: {self}"]
 
 

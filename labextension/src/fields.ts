@@ -1,6 +1,6 @@
 /** Fields out of `unknown`: each is there and of its type, or a ProtocolError tells which is not. */
 
-/** What was received is no message of this protocol. */
+/** What was received is not a message of this protocol. */
 export class ProtocolError extends Error {}
 
 export type Fields = Record<string, unknown>;
@@ -11,14 +11,14 @@ export function isObject(value: unknown): value is Fields {
 
 export function object(value: unknown, what: string): Fields {
   if (!isObject(value)) {
-    throw new ProtocolError(`${what} is no object`);
+    throw new ProtocolError(`${what} is not an object`);
   }
   return value;
 }
 
 export function list(value: unknown, what: string): readonly unknown[] {
   if (!Array.isArray(value)) {
-    throw new ProtocolError(`${what} is no list`);
+    throw new ProtocolError(`${what} is not a list`);
   }
   return value;
 }
@@ -26,7 +26,7 @@ export function list(value: unknown, what: string): readonly unknown[] {
 export function text(fields: Fields, name: string): string {
   const value = fields[name];
   if (typeof value !== 'string') {
-    throw new ProtocolError(`${name} is no text`);
+    throw new ProtocolError(`${name} is not a string`);
   }
   return value;
 }
@@ -38,7 +38,7 @@ export function textOrNull(fields: Fields, name: string): string | null {
 export function number(fields: Fields, name: string): number {
   const value = fields[name];
   if (typeof value !== 'number') {
-    throw new ProtocolError(`${name} is no number`);
+    throw new ProtocolError(`${name} is not a number`);
   }
   return value;
 }
@@ -50,7 +50,7 @@ export function numberOrNull(fields: Fields, name: string): number | null {
 export function money(fields: Fields, name: string): string {
   const value = text(fields, name);
   if (!/^-?\d+(\.\d+)?$/.test(value)) {
-    throw new ProtocolError(`${name} is no decimal`);
+    throw new ProtocolError(`${name} is not a decimal`);
   }
   return value;
 }

@@ -18,7 +18,7 @@ export function BudgetMeter(props: {
   const filled = Math.min(100, use.share * 100);
   return (
     <div className="tm-Budget" data-level={use.level} data-share={use.share}>
-      <span title={trans.__('Spent, and held by what runs now')}>
+      <span title={trans.__('Spent, plus held by active runs')}>
         {amounts(use, trans)}
       </span>
       <div

@@ -67,7 +67,7 @@ export interface Row {
   /** What the same tokens would cost at `shadowModel`; part of no sum. */
   readonly shadowUsd: string | null;
   readonly shadowModel: string | null;
-  /** The device's list price that the cost, or what was saved, is reckoned at; null where it is another price. */
+  /** The device's list price that the cost, or what was saved, is calculated at; null if another price was used. */
   readonly listPrice: string | null;
   readonly ttftS: number | null;
   readonly itlMeanS: number | null;
@@ -112,7 +112,7 @@ export interface ModelState {
   readonly state: string;
   readonly detail: string | null;
   readonly progress: number | null;
-  /** What is amiss with the model, in one line; null where nothing is. */
+  /** A problem with the model, in one line; null if there is none. */
   readonly notice: string | null;
 }
 
@@ -246,7 +246,7 @@ export function parseRow(data: unknown): Row {
     latencyS: numberOrNull(row, 'latency_s'),
     sparkMs: list(row.spark_ms, 'spark_ms').map(value => {
       if (typeof value !== 'number') {
-        throw new ProtocolError('spark_ms holds something that is no number');
+        throw new ProtocolError('spark_ms has a value that is not a number');
       }
       return value;
     }),

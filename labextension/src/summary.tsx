@@ -215,7 +215,7 @@ function emptyText(
         <>
           {trans.__('To see what prompts cost, run this in a cell:')}
           <pre>%load_ext tokmagic</pre>
-          {trans.__('Where the kernel does not have it yet, run first:')}
+          {trans.__('If it is not installed in the kernel yet, first run:')}
           <pre>%pip install tokmagic</pre>
         </>
       );

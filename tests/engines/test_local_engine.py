@@ -1,4 +1,9 @@
-"""The local engine against the model itself: the same ids, exact counts, an end at once, memory given back."""
+"""The local engine against the model itself: the same ids, exact counts, an end at once, memory given back.
+
+Most of it is tried with the default model's stand-in of a few random layers (``tiny_home``), which answers in a moment
+and to which no rounding of 16-bit weights belongs; the default model itself is compared with at the beginning.
+torch and transformers are imported where they are used: each worker of the tests reads this file.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt, Sampling
@@ -33,13 +36,14 @@ SOME = [
     case for case in CASES if case["name"] in {"plain English", "Chinese, simplified", "emoji", "empty system message"}
 ]
 SOME += [case for case in CASES if case["name"] in {"Python", "a conversation", "special-token look-alikes"}]
+QUICK = {"plain English", "special-token look-alikes"}
 STORY = "Write a long story about a lighthouse keeper and the sea."
 
 
 @pytest.fixture(scope="module")
-def session(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def session(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     ledger = tmp_path_factory.mktemp("local") / "ledger.sqlite"
-    opened = Session(TokMagic(home=str(model_home), ledger=f"sqlite:///{ledger}"))
+    opened = Session(TokMagic(home=str(tiny_home), ledger=f"sqlite:///{ledger}"))
     yield opened
     opened.close()
 
@@ -49,10 +53,14 @@ def engine(session: Session) -> Engine:
     return session.load("smollm2")
 
 
-@pytest.fixture(scope="module")
-def folder(model_home: Path) -> Path:
-    (found,) = (model_home / "models").glob("*/config.json")
+def model_folder(home: Path) -> Path:
+    (found,) = (home / "models").glob("*/config.json")
     return found.parent
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_home: Path) -> Path:
+    return model_folder(tiny_home)
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +68,21 @@ def tokenizer(folder: Path) -> Tokenizer:
     return Tokenizer(folder)
 
 
+def load_bare(folder: Path) -> Any:
+    """The model as transformers loads it, without any of our code."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto").eval()
+
+
 @pytest.fixture(scope="module")
 def bare(folder: Path) -> Any:
-    """The model as transformers loads it, without any of our code."""
-    return AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto").eval()
+    return load_bare(folder)
+
+
+@pytest.fixture(scope="module")
+def bare_smollm(model_home: Path) -> Any:
+    return load_bare(model_folder(model_home))
 
 
 def ask(content: str, **sampling: Any) -> Prompt:
@@ -76,9 +95,11 @@ def of_case(case: dict[str, Any], **sampling: Any) -> Prompt:
 
 
 def bare_ids(
-    model: Any, tokenizer: Tokenizer, prompt: Prompt, seed: int | None = None, **options: Any
+    model: Any, tokenizer: Tokenizer, prompt: Prompt, seed: int | None = None, end: int = END, **options: Any
 ) -> list[list[int]]:
     """The ids ``generate`` adds to the prompt, for each returned sequence, up to its end."""
+    import torch
+
     ids = tokenizer.encode(prompt)
     if seed is not None:
         torch.manual_seed(seed)
@@ -91,7 +112,7 @@ def bare_ids(
             **options,
         )
     rows = [row[len(ids) :].tolist() for row in out]
-    return [row[: row.index(END) + 1] if END in row else row for row in rows]
+    return [row[: row.index(end) + 1] if end in row else row for row in rows]
 
 
 def ids_of(events: list[Event], choice: int = 0) -> list[int]:
@@ -115,11 +136,26 @@ def finished(events: list[Event]) -> Finished:
     return end
 
 
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[] if case["name"] in QUICK else pytest.mark.slow) for case in SOME],
+    ids=[case["name"] for case in SOME],
+)
+def test_greedy_ids_and_counts_are_the_default_models_own(
+    case: dict[str, Any], smollm: Engine, bare_smollm: Any, tokenizer: Tokenizer
+) -> None:
+    assert (smollm.info.device, smollm.info.dtype) == ("cpu", "bfloat16")
+    assert_greedy(smollm, bare_smollm, tokenizer, of_case(case, temperature=0))
+
+
 @pytest.mark.parametrize("case", SOME, ids=[case["name"] for case in SOME])
 def test_greedy_ids_and_counts_are_the_models_own(
     case: dict[str, Any], engine: Engine, bare: Any, tokenizer: Tokenizer
 ) -> None:
-    prompt = of_case(case, temperature=0)
+    assert_greedy(engine, bare, tokenizer, of_case(case, temperature=0))
+
+
+def assert_greedy(engine: Engine, bare: Any, tokenizer: Tokenizer, prompt: Prompt) -> None:
     events = list(engine.stream(prompt))
     (expected,) = bare_ids(bare, tokenizer, prompt, do_sample=False)
     assert ids_of(events) == expected
@@ -143,10 +179,10 @@ def test_stamps_run_forward_from_the_submission(engine: Engine) -> None:
     assert end.device_s == (end.at_ns - started.prefill_ns) / 1e9
 
 
-def test_the_end_of_sequence_is_an_output_token(engine: Engine, bare: Any, tokenizer: Tokenizer) -> None:
+def test_the_end_of_sequence_is_an_output_token(smollm: Engine, bare_smollm: Any, tokenizer: Tokenizer) -> None:
     prompt = ask("Answer with the one word yes.", max_tokens=60, temperature=0)
-    events = list(engine.stream(prompt))
-    assert ids_of(events) == bare_ids(bare, tokenizer, prompt, do_sample=False)[0]
+    events = list(smollm.stream(prompt))
+    assert ids_of(events) == bare_ids(bare_smollm, tokenizer, prompt, do_sample=False)[0]
     assert (ids_of(events)[-1], finished(events).reasons) == (END, ("stop",))
     assert "<|im_end|>" not in text_of(events)
 
@@ -168,22 +204,29 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another(engine: Engi
     def draw(seed: int) -> str:
         return text_of(list(engine.stream(ask(STORY, temperature=1.0, seed=seed))))
 
+    import torch
+
     before = torch.get_rng_state()
     assert draw(1) == draw(1)
     assert len({draw(seed) for seed in range(1, 5)}) > 1
     assert torch.equal(torch.get_rng_state(), before), "the notebook's own random state is left alone"
 
 
+def configured(folder: Path, copy: Path, **config: Any) -> str:
+    """The same weights with another generation config."""
+    for file in folder.iterdir():
+        if file.name not in {"generation_config.json", "tokmagic.json"}:
+            (copy / file.name).symlink_to(file)
+    (copy / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return str(copy)
+
+
 def test_values_not_given_are_the_models_own(
     session: Session, folder: Path, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    """The same weights, with a generation config that samples: that is what no options must mean."""
-    for file in folder.iterdir():
-        if file.name not in {"generation_config.json", "tokmagic.json"}:
-            (tmp_path / file.name).symlink_to(file)
+    """With a generation config that samples: that is what no options must mean."""
     config = {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": 0.92, "eos_token_id": END}
-    (tmp_path / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
-    model = AutoModelForCausalLM.from_pretrained(str(tmp_path), dtype="auto").eval()
+    model = load_bare(Path(configured(folder, tmp_path, **config)))
     engine = session.load(str(tmp_path), keep_others=True)
     default, cooler = ask(STORY, seed=3), ask(STORY, seed=3, temperature=0.2)
     assert ids_of(list(engine.stream(default))) == bare_ids(model, tokenizer, default, seed=3)[0]
@@ -193,18 +236,26 @@ def test_values_not_given_are_the_models_own(
     session.models.unload(str(tmp_path))
 
 
-def test_several_samples_are_one_run(engine: Engine, bare: Any, tokenizer: Tokenizer, session: Session) -> None:
+def test_several_samples_are_one_run(
+    engine: Engine, bare: Any, tokenizer: Tokenizer, session: Session, folder: Path, tmp_path: Path
+) -> None:
     prompt = ask("Say yes or no.", temperature=1.2, seed=5, n=2, max_tokens=24)
-    generation = session.generate(prompt, "smollm2")
     options = {"do_sample": True, "temperature": 1.2, "num_return_sequences": 2}
-    expected = bare_ids(bare, tokenizer, prompt, seed=5, **options)
+    # One answer ends before the other: with an id that it was going to have.
+    end = bare_ids(bare, tokenizer, prompt, seed=5, **options)[0][6]
+    model = configured(folder, tmp_path, eos_token_id=end)
+    expected = bare_ids(load_bare(tmp_path), tokenizer, prompt, seed=5, end=end, **options)
+    assert [len(ids) for ids in expected] == [7, 24]
+    session.load(model, keep_others=True)
+    generation = session.generate(prompt, model)
     assert [list(choice.tokens) for choice in generation.choices] == expected
     assert generation.usage.output_tokens == sum(map(len, expected))
     assert generation.usage.input_tokens == len(tokenizer.encode(prompt))
     assert [choice.text for choice in generation.choices] == [tokenizer.decode(ids) for ids in expected]
     assert [choice.finish_reason for choice in generation.choices] == [
-        "stop" if ids[-1] == END else "length" for ids in expected
+        "stop" if ids[-1] == end else "length" for ids in expected
     ]
+    session.models.unload(model)
     with pytest.raises(UsageError, match="add --temperature"):
         list(engine.stream(ask("Hi", n=2)))
 
@@ -213,6 +264,8 @@ def test_log_probabilities_are_the_models_own_before_temperature(
     session: Session, engine: Engine, bare: Any, tokenizer: Tokenizer
 ) -> None:
     prompt = ask("Name two seas.", max_tokens=8, temperature=0.8, seed=4, n=2, logprobs=True)
+    import torch
+
     generation = session.generate(prompt, "smollm2")
     asked = list(tokenizer.encode(prompt))
     for choice in generation.choices:
@@ -220,8 +273,7 @@ def test_log_probabilities_are_the_models_own_before_temperature(
             logits = bare(torch.tensor([asked + list(choice.tokens)])).logits[0, len(asked) - 1 : -1].float()
         expected = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor(choice.tokens).unsqueeze(1)).squeeze(1)
         assert len(choice.logprobs) == len(choice.tokens)
-        # In bfloat16 a step of a whole text and a step at a time differ in their last bits.
-        assert [it.logprob for it in choice.logprobs] == pytest.approx(expected.tolist(), abs=0.15)
+        assert [it.logprob for it in choice.logprobs] == pytest.approx(expected.tolist(), abs=1e-3)
         assert "".join(it.text for it in choice.logprobs).startswith(choice.text.rstrip("\ufffd"))
     (plain,) = session.generate(ask("Hi", max_tokens=2, temperature=0.0), "smollm2", cache=False).choices
     assert plain.logprobs == ()
@@ -285,15 +337,15 @@ def test_closing_in_mid_stream_ends_it_and_the_next_run_is_whole(
 ) -> None:
     events = closed_after(engine, ask(STORY, max_tokens=2000), 5)
     assert finished(events).reasons == ("interrupted",)
-    assert 5 <= len(ids_of(events)) < 100
+    assert 5 <= len(ids_of(events)) < 500
     assert text_of(events) == tokenizer.decode(ids_of(events))
     prompt = ask(STORY, temperature=0)
     assert ids_of(list(engine.stream(prompt))) == bare_ids(bare, tokenizer, prompt, do_sample=False)[0]
 
 
-def test_closing_during_a_long_prefill_ends_it_before_the_first_token(engine: Engine) -> None:
+def test_closing_during_a_long_prefill_ends_it_before_the_first_token(smollm: Engine) -> None:
     prompt = Prompt((Message("user", "word " * 5000),), Sampling(max_tokens=50), completion=True)
-    events = closed_after(engine, prompt, 0)
+    events = closed_after(smollm, prompt, 0)
     assert (finished(events).reasons, ids_of(events)) == (("interrupted",), [])
 
 
@@ -338,4 +390,4 @@ def test_unloading_frees_the_model_and_it_loads_again(session: Session, engine: 
     assert engine.state == "unloaded"
     assert session.generate(ask(STORY, temperature=0), "smollm2", cache=False).text == generation.text
     assert engine.info.context_tokens == 8192
-    assert (engine.info.device, engine.info.dtype) == ("cpu", "bfloat16")
+    assert (engine.info.device, engine.info.dtype) == ("cpu", "float32")

@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nbconvert.filters.markdown import markdown2html
 
 from tokmagic.formatting.markdown import code_block, plain_text, safe_markdown
 
@@ -26,6 +25,8 @@ class Page(HTMLParser):
     """Rendered Markdown: what the reader sees, and everything that could do something."""
 
     def __init__(self, source: str) -> None:
+        from nbconvert.filters.markdown import markdown2html  # takes seconds to import
+
         super().__init__(convert_charrefs=False)
         self.source = source
         self.text = ""

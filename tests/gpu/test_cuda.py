@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt, Sampling
@@ -36,6 +35,8 @@ def ask(content: str = STORY, **sampling: Any) -> Prompt:
 
 
 def held_bytes() -> int:
+    import torch
+
     gc.collect()
     return int(torch.cuda.memory_allocated())
 
@@ -57,6 +58,8 @@ def test_the_device_and_its_readings(session: Session) -> None:
 
 
 def test_greedy_ids_are_those_of_the_model_itself(session: Session) -> None:
+    import torch
+
     engine: Any = session.load()
     prompt = ask(temperature=0, max_tokens=64)
     ids = torch.tensor([engine._tokenizer.encode(prompt)], device="cuda:0")
@@ -97,6 +100,8 @@ def interrupted(session: Session) -> None:
 
 
 def out_of_memory(session: Session) -> None:
+    import torch
+
     session.load()
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
@@ -122,6 +127,8 @@ def test_memory_is_given_back(session: Session, ending: Callable[[Session], None
 
 
 def test_a_model_that_does_not_fit_is_refused_and_what_fits_is_named(session: Session, tmp_path: Path) -> None:
+    import torch
+
     free, _ = torch.cuda.mem_get_info()
     taken = torch.empty(free - 150 * 2**20, dtype=torch.uint8, device="cuda:0")
     try:
@@ -143,6 +150,8 @@ def test_the_doctor_finds_the_gpu_and_its_kernels(session: Session) -> None:
 
 
 def test_the_rows_name_cuda_and_driver(session: Session) -> None:
+    import torch
+
     env = session.generate(ask()).record.env
     assert env["cuda"] == torch.version.cuda
     assert env["driver"] == gpu.look().driver

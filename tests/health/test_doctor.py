@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.conftest import ROOT
+from tests.probes import ON_CPU
+from tokmagic import health
 from tokmagic.cli import main
 from tokmagic.core.config import TokMagic
 from tokmagic.engines import gpu
@@ -27,8 +29,6 @@ from tokmagic.prices.devices import cpus
 from tokmagic.runs import api
 
 ALWAYS = ["torch", "transformers", "bitsandbytes", "gpu", "attention", "model", "ledger", "disk", "sidebar"]
-ON_CPU = Probe(attention=("flash", "math"), bitsandbytes={"nf4": None, "int8": None})
-"""What a CPU build of torch gives, as test_what_torch_really_does_here asks it."""
 Look = Callable[..., Diagnosis]
 
 
@@ -441,6 +441,7 @@ def test_the_commands_json(
     status: int,
 ) -> None:
     monkeypatch.setattr(api, "_session", None)
+    monkeypatch.setattr(health, "probe", lambda: ON_CPU)
     monkeypatch.setenv("TOKMAGIC_HOME", str(tmp_path))
     monkeypatch.setenv("TOKMAGIC_MODEL", model)
     assert main(["doctor", "--json"]) == status

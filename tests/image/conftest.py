@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,7 +14,8 @@ import pytest
 from tests.image import store
 from tests.image.containers import Container, running
 
-NETWORK = "tokmagic-test"
+# Each worker of the tests has its own.
+NETWORK = f"tokmagic-test-{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}"
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +31,12 @@ def engine() -> None:
 @pytest.fixture(scope="session")
 def image(engine: None) -> str:
     """The image of the real Dockerfile, with the default model in it."""
-    return store.tokmagic_image()
+    # The database's image takes its time too, and needs none of this one.
+    with ThreadPoolExecutor() as beside:
+        database = beside.submit(store.postgres_image)
+        built = store.tokmagic_image()
+        database.result()
+    return built
 
 
 @pytest.fixture(scope="session")

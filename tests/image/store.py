@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -28,17 +31,30 @@ class UnavailableError(Exception):
     """Containers cannot run here; says why in one line."""
 
 
+@cache
+def _storage() -> Path:
+    storage, places = CACHE / "storage.conf", f'graphroot = "{CACHE / "storage"}"\nrunroot = "{CACHE / "run"}"\n'
+    with _alone("storage"):
+        if not storage.is_file():
+            storage.write_text(f'[storage]\ndriver = "overlay"\n{places}', encoding="utf-8")
+    return storage
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Keep the other worker of the tests out meanwhile: it would build the same."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def environment() -> dict[str, str]:
     """The environment that podman, buildah and podman-compose run in."""
-    storage = CACHE / "storage.conf"
-    if not storage.is_file():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        places = f'graphroot = "{CACHE / "storage"}"\nrunroot = "{CACHE / "run"}"\n'
-        storage.write_text(f'[storage]\ndriver = "overlay"\n{places}', encoding="utf-8")
     return {
         **os.environ,
         "CONTAINERS_CONF": str(HERE / "containers.conf"),
-        "CONTAINERS_STORAGE_CONF": str(storage),
+        "CONTAINERS_STORAGE_CONF": str(_storage()),
         "BUILDAH_ISOLATION": "chroot",
     }
 
@@ -98,11 +114,11 @@ def tokmagic_image() -> str:
         "IMAGE": "tokmagic",
         "REVISION": commit.stdout.strip() or "unknown",
     }
-    _build(
-        f"{IMAGE}:test", ROOT / "docker" / "Dockerfile", ROOT, [f"--build-arg={k}={v}" for k, v in arguments.items()]
-    )
-    # Layers of earlier builds are the cache of the next one for a day, and then only take space.
-    call("podman", "image", "prune", "--force", "--filter=until=24h", check=False)
+    options = [f"--build-arg={k}={v}" for k, v in arguments.items()]
+    with _alone("tokmagic"):
+        _build(f"{IMAGE}:test", ROOT / "docker" / "Dockerfile", ROOT, options)
+        # Layers of earlier builds are the cache of the next one for a day, and then only take space.
+        call("podman", "image", "prune", "--force", "--filter=until=24h", check=False)
     return f"{IMAGE}:test"
 
 
@@ -110,26 +126,24 @@ def _stand_in(name: str, recipe: Path, packages: list[str], arguments: list[str]
     """Build an image over a Debian made by mmdebstrap; its tag is the recipe's digest, so a change makes it anew."""
     key = [recipe.read_text(encoding="utf-8"), packages, arguments]
     tag = f"{name}:{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]}"
-    if call("podman", "image", "exists", tag, check=False).returncode:
-        context = CACHE / recipe.stem
-        context.mkdir(parents=True, exist_ok=True)
-        for file in (HERE / "standin").iterdir():
-            shutil.copy(file, context)
-        tar = context / "debian.tar"
-        command = ["mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(packages)}", "bookworm", str(tar)]
-        _logged(recipe.stem, command)
-        _build(tag, recipe, context, arguments)
-        tar.unlink()
+    with _alone(recipe.stem):
+        if call("podman", "image", "exists", tag, check=False).returncode:
+            context = CACHE / recipe.stem
+            context.mkdir(parents=True, exist_ok=True)
+            for file in (HERE / "standin").iterdir():
+                shutil.copy(file, context)
+            tar, debian = context / "debian.tar", f"--include={','.join(packages)}"
+            _logged(recipe.stem, ["mmdebstrap", "--quiet", "--variant=apt", debian, "bookworm", str(tar)])
+            _build(tag, recipe, context, arguments)
+            tar.unlink()
     return tag
 
 
 def _build(tag: str, recipe: Path, context: Path, arguments: list[str]) -> None:
-    options = build_options(CACHE / "registries")
+    name = tag.rpartition("/")[2].partition(":")[0]
+    options = build_options(CACHE / "registries" / name)
     started = time.monotonic()
-    _logged(
-        tag.rpartition("/")[2].partition(":")[0],
-        ["buildah", *BUILD, *options, *arguments, "-t", tag, "-f", str(recipe), str(context)],
-    )
+    _logged(name, ["buildah", *BUILD, *options, *arguments, "-t", tag, "-f", str(recipe), str(context)])
     took = f"built {tag} in {time.monotonic() - started:.0f} s\n"
     sys.stderr.write(took)
 

@@ -125,4 +125,4 @@ def test_a_started_container_answers_with_the_baked_model(start: Start, capsys: 
     assert json.loads(said.splitlines()[-1])["output_tokens"] == 4
     finished = time.time()
     with capsys.disabled():
-        sys.stdout.write(f"\nimage: from `podman run` to a metered answer of 4 tokens {finished - began:.1f} s\n")
+        sys.stderr.write(f"\nimage: from `podman run` to a metered answer of 4 tokens {finished - began:.1f} s\n")

@@ -22,7 +22,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.reports import test_tables as test_report
@@ -140,22 +140,22 @@ def test_unknown_comes_back_as_unknown_and_zero_as_zero(ledger: Ledger) -> None:
 MONEY = st.decimals(0, 9_000_000, places=12) | st.integers(0, 9_000_000).map(Decimal)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(MONEY, min_size=1, max_size=4))
 @example([Decimal("9000000"), Decimal("9000000")])
 @example([Decimal("9223372.036854775807"), TINY])
 @example([Decimal("1E+6"), Decimal("1E-12")])
-def test_money_survives_and_adds_up_exactly(tmp_path_factory: pytest.TempPathFactory, amounts: list[Decimal]) -> None:
-    with closing(Ledger(f"sqlite:///{tmp_path_factory.getbasetemp()}/money.sqlite")) as ledger:
-        session = uuid.uuid4().hex
-        for usd in amounts:
-            cost = Cost(usd, "measured", "exact", usd, usd, usd)
-            ledger.settle(run(reading=Reading(Usage(), cost), session=session))
-        kept = [record.reading.cost for record in ledger.runs(Selection(session=session))]
-        assert [cost.usd for cost in kept] == amounts
-        for cost in kept:
-            assert cost.token_usd == cost.compute_usd == cost.saved_usd == cost.usd
-            assert "E" not in str(cost.usd) or cost.usd < 1, "a bill is printed in plain digits"
-        assert ledger.totals(Selection(session=session)).cost_usd == sum(amounts)
+def test_money_survives_and_adds_up_exactly(ledger: Ledger, amounts: list[Decimal]) -> None:
+    session = uuid.uuid4().hex  # marks an example's runs, since the ledger is one for all
+    for usd in amounts:
+        cost = Cost(usd, "measured", "exact", usd, usd, usd)
+        ledger.settle(run(reading=Reading(Usage(), cost), session=session))
+    kept = [record.reading.cost for record in ledger.runs(Selection(session=session))]
+    assert [cost.usd for cost in kept] == amounts
+    for cost in kept:
+        assert cost.token_usd == cost.compute_usd == cost.saved_usd == cost.usd
+        assert "E" not in str(cost.usd) or cost.usd < 1, "a bill is printed in plain digits"
+    assert ledger.totals(Selection(session=session)).cost_usd == sum(amounts)
 
 
 def test_totals_count_what_has_no_price_and_leave_out_what_runs(ledger: Ledger) -> None:

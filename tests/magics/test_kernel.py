@@ -28,9 +28,9 @@ def ledger_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def kernel(model_home: Path, ledger_url: str) -> Iterator[Kernel]:
+def kernel(tiny_home: Path, ledger_url: str) -> Iterator[Kernel]:
     with running_kernel(
-        TOKMAGIC_HOME=str(model_home), TOKMAGIC_LEDGER=ledger_url, JPY_SESSION_NAME="/tmp/books/one.ipynb"
+        TOKMAGIC_HOME=str(tiny_home), TOKMAGIC_LEDGER=ledger_url, JPY_SESSION_NAME="/tmp/books/one.ipynb"
     ) as running:
         loaded = running.run("%load_ext tokmagic\n%price smollm2 --input 0.15 --output 0.60")
         assert loaded.ok, loaded.error
@@ -47,11 +47,11 @@ def rows(url: str, cell_id: str) -> list[RunRecord]:
 
 @pytest.mark.model
 def test_a_cell_streams_and_its_numbers_agree_everywhere(kernel: Kernel, ledger_url: str) -> None:
-    ran = kernel.run(f"%%generate --max-tokens 40 --into out\n{LONG}", cell_id="cell-a", linger_s=0.3)
+    ran = kernel.run(f"%%generate --max-tokens 400 --into out\n{LONG}", cell_id="cell-a", linger_s=0.3)
     assert ran.ok, ran.error
     (record,) = rows(ledger_url, "cell-a")
     usage = record.reading.usage
-    assert (record.status, usage.output_tokens, usage.output_source) == ("ok", 40, "measured")
+    assert (record.status, usage.output_tokens, usage.output_source) == ("ok", 400, "measured")
     assert record.notebook == "/tmp/books/one.ipynb"
 
     wire = [row for snapshot in ran.snapshots for row in snapshot["rows"] if row["run_id"] == record.run_id]
@@ -59,7 +59,7 @@ def test_a_cell_streams_and_its_numbers_agree_everywhere(kernel: Kernel, ledger_
     assert counts == sorted(counts)
     assert len(set(counts)) > 5
     last = wire[-1]
-    assert (last["status"], last["input_tokens"], last["output_tokens"]) == ("ok", usage.input_tokens, 40)
+    assert (last["status"], last["input_tokens"], last["output_tokens"]) == ("ok", usage.input_tokens, 400)
     assert Decimal(last["cost_usd"]) == record.reading.cost.usd
     assert (last["ttft_s"], last["itl_mean_s"]) == (record.reading.ttft_s, record.reading.itl_mean_s)
 
@@ -68,7 +68,7 @@ def test_a_cell_streams_and_its_numbers_agree_everywhere(kernel: Kernel, ledger_
     assert "text/markdown" in final["data"]
     assert len(ran.displays) > 3, "the answer was not streamed"
     assert ran.results == [], "streamed once, it must not be shown a second time"
-    assert kernel.value("out.usage.output_tokens, len(out.tokens), _ is None") == "(40, 40, False)"
+    assert kernel.value("out.usage.output_tokens, len(out.tokens), _ is None") == "(400, 400, False)"
     shown = kernel.run("out")
     assert shown.displays[-1]["data"]["text/plain"].startswith(kernel.run("print(out.text)").stdout[:20])
 
@@ -255,9 +255,9 @@ def test_loading_is_light_and_can_be_undone(tmp_path: Path, ledger_url: str) -> 
 
 
 @pytest.mark.model
-def test_a_killed_kernel_leaves_its_run_interrupted(model_home: Path, tmp_path: Path) -> None:
+def test_a_killed_kernel_leaves_its_run_interrupted(tiny_home: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.sqlite"
-    with running_kernel(TOKMAGIC_HOME=str(model_home), TOKMAGIC_LEDGER=url) as kernel:
+    with running_kernel(TOKMAGIC_HOME=str(tiny_home), TOKMAGIC_LEDGER=url) as kernel:
         kernel.run("%load_ext tokmagic")
         kernel.run("%%generate --max-tokens 3\nHi", cell_id="before")
         kernel.send(f"%%generate --max-tokens 2000\n{LONG}", cell_id="killed")

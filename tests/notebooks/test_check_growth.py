@@ -68,7 +68,7 @@ def test_beyond_is_what_the_definition_says(before: Decimal, after: Decimal, inc
         assert grown.beyond(increase) == (grown.percent > Fraction(increase))
 
 
-UNFINISHED = "cell 2 (b) has a run that did not end well (failed); run it again"
+UNFINISHED = "cell 2 (b) has an incomplete run (failed); run it again"
 WHOLE = "the whole notebook cannot be compared: neither all its prices nor all its tokens are known"
 HIT = one("0", status="cached", saved_usd="0.002")
 
@@ -104,7 +104,7 @@ HIT = one("0", status="cached", saved_usd="0.002")
             [one(None, (80, None))],
             [one("0.1", (80, 31))],
             "10%",
-            ["cell 1 (a) cannot be compared: of one version neither price nor tokens are known", WHOLE],
+            ["cell 1 (a) cannot be compared: one version has neither price nor tokens", WHOLE],
         ),
         ([one("0.001")], [one("1", (None, None), id="b"), one(None)], "10%", [WHOLE]),
         # A new cell has no growth, and counts in the whole.
@@ -274,7 +274,7 @@ def test_what_git_cannot_answer(check: Command, git: Callable[..., None], monkey
         assert "names no revision" in error(against)
     assert not Path("x").exists()
     shutil.rmtree(".git")
-    assert "git cannot be asked about nb.ipynb: fatal: not a git repository" in error("git:HEAD")
+    assert "git cannot read nb.ipynb: fatal: not a git repository" in error("git:HEAD")
     monkeypatch.setenv("PATH", "")
     assert "needs git, which is not installed" in error("git:HEAD")
 

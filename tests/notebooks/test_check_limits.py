@@ -44,7 +44,7 @@ def test_a_limit_holds_for_the_sum_of_all_cells(check: Command, words: tuple[str
 FAILED, SHOWN = {"output_type": "error", "ename": "E"}, {"output_type": "stream", "text": "x"}
 CLEARED = "has no numbers: it was not run, or its output was cleared or quiet; run it without --quiet"
 NO_NUMBERS = "has outputs but no numbers; run it again without --quiet and with TOKMAGIC_NOTEBOOK_METADATA on"
-UNFINISHED = "cell 1 (a) has a run that did not end well ({}); run it again"
+UNFINISHED = "cell 1 (a) has an incomplete run ({}); run it again"
 COPIED = "carries the run of cell {}, from which it was copied; run it"
 
 
@@ -56,7 +56,7 @@ COPIED = "carries the run of cell {}, from which it was copied; run it"
             [TEXT, one("0.1", (900, 100)), one("0.000000000001", id="b")],
             ("--max-cost", "0.1", "--max-tokens", "1000"),
             [
-                "it costs $0.100000000001, more than $0.1; the highest is cell 2 (a) with $0.1",
+                "it costs $0.100000000001, more than $0.1; the most expensive is cell 2 (a) with $0.1",
                 "it takes 1,012 tokens, more than 1,000; the longest is cell 2 (a) with 1,000",
             ],
         ),
@@ -72,7 +72,7 @@ COPIED = "carries the run of cell {}, from which it was copied; run it"
         (
             [one("0.001", cost_bound="at_least")],
             ("--max-cost", "1"),
-            ["cell 1 (a) may have cost more than the $0.001 that are known; run it again"],
+            ["cell 1 (a) may have cost more than the $0.001 that is known; run it again"],
         ),
         ([one("0.001", cost_bound="at_most")], ("--max-cost", "1"), []),
         ([one("0", status="cached")], ("--max-cost", "1"), None),

@@ -75,15 +75,15 @@ def test_another_prompt_is_named_first_and_as_what_the_rest_follows_from() -> No
 def test_a_seed_is_expected_to_draw_anew_elsewhere(change: dict[str, Any], expected: bool) -> None:
     before = run(decoding="seeded", params={"seed": 1, "temperature": 1.0})
     found = compared(before, replace(before, answer_sha256="x", **change))
-    assert ("this was to be expected" in found.why) is expected
+    assert ("this is expected" in found.why) is expected
     greedy = compared(run(), replace(run(), answer_sha256="x", **change))
     assert "expected" not in greedy.why
 
 
 def test_where_nothing_differs_that_is_said() -> None:
-    assert compared(run(), OTHER).why.startswith("nothing that is recorded differs: ")
+    assert compared(run(), OTHER).why.startswith("nothing recorded differs: ")
     far = replace(INFO, engine="endpoint")
-    assert compared(run(info=far), replace(OTHER, info=far)).why.startswith("a server makes no promise: ")
+    assert compared(run(info=far), replace(OTHER, info=far)).why.startswith("a server guarantees nothing: ")
 
 
 def test_a_text_is_shown_from_its_first_difference() -> None:
@@ -135,7 +135,7 @@ def test_a_cost_alone_is_explained_by_rates_and_the_servers_cache_alone() -> Non
     [
         (run(decoding="sampled"), OTHER, "not compared", "sampled without a seed"),
         (run(decoding=None), replace(OTHER, decoding="sampled"), "not compared", "sampled without a seed"),
-        (run(status="interrupted"), OTHER, "not compared", "it had not ended well then (interrupted)"),
+        (run(status="interrupted"), OTHER, "not compared", "it was incomplete then (interrupted)"),
         (run(), replace(OTHER, status="failed"), "changed", ""),
     ],
 )

@@ -77,7 +77,7 @@ def test_freeze_says_in_one_line_what_it_cannot_do(empty: Desk) -> None:
         "%tokmagic freeze --text": "unknown option '--text' (did you mean --texts?)",
         "%%generate --seed 1\nHi": "",
         f"%tokmagic freeze {missing}": f"{missing} cannot be written: No such file or directory; name another file",
-        f"%tokmagic freeze {others}": f"{others} is there already and is no frozen notebook; name another file",
+        f"%tokmagic freeze {others}": f"{others} already exists and is not a frozen notebook; name another file",
         f"%tokmagic freeze {empty.folder}": f"{empty.folder} is a folder; name the file to write",
         f"%tokmagic freeze --texts {mine}": "",
         f"%tokmagic freeze --texts  {mine}": "",  # its own file may be written again

@@ -99,10 +99,10 @@ def test_a_damaged_file_is_told_in_one_line(text: str, says: str) -> None:
     ("change", "says"),
     [
         ({"status": "well"}, 'status is "well"'),
-        ({"model": {"name": "s"}}, "model_id is null, and a text is needed"),
-        ({"cost": {"usd": "NaN"}}, 'usd is "NaN", which is no amount of USD'),
-        ({"cost": {"usd": 1}}, "usd is 1, which is no amount of USD"),
-        ({"cost": {"usd": "1E+9999999"}}, 'usd is "1E+9999999", which is no amount of USD'),
+        ({"model": {"name": "s"}}, "model_id is null, and a string is needed"),
+        ({"cost": {"usd": "NaN"}}, 'usd is "NaN", which is not an amount in USD'),
+        ({"cost": {"usd": 1}}, "usd is 1, which is not an amount in USD"),
+        ({"cost": {"usd": "1E+9999999"}}, 'usd is "1E+9999999", which is not an amount in USD'),
         ({"usage": {"input_tokens": True}}, "input_tokens is true, and a whole number from 0 on is needed"),
         ({"usage": {"input_tokens": -1}}, "input_tokens is -1, and a whole number from 0 on is needed"),
         ({"usage": {"input_tokens": 10**400}}, f"input_tokens is {10**39}…, and a whole number from 0 on is needed"),
@@ -117,7 +117,7 @@ def test_a_run_that_makes_no_sense_is_told(change: dict[str, Any], says: str) ->
     with pytest.raises(NotebookError) as error:
         frozen_file.parse(json.dumps(body).encode(), "x.json")
     assert str(error.value) == (
-        f"x.json is no frozen notebook: {says}; restore it, or write it anew with %tokmagic freeze"
+        f"x.json is not a frozen notebook: {says}; restore it, or write it again with %tokmagic freeze"
     )
 
 

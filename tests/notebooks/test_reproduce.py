@@ -76,7 +76,7 @@ def test_another_answer_is_told_with_its_first_difference(desk: Desk, reproduce:
         "cell 3 (c2): the text changed from character 15 on: “In spring the cherries bloom.” → “In spring the plums "
         "bloom too.”; output tokens 5 → 6; cost $0.00000435 → $0.00000495"
     )
-    assert told[at + 1].startswith("  nothing that is recorded differs: ")
+    assert told[at + 1].startswith("  nothing recorded differs: ")
     assert told[-1] == "5 of 5 compared runs changed (against nb.tokmagic.json)"
 
 
@@ -222,7 +222,7 @@ def test_an_endpoints_answers_are_compared_and_marked(
         done = reproduce(empty)
         assert done.status == 1
         assert "(at an endpoint, which guarantees nothing)" in done.out
-        assert "  a server makes no promise: behind the same name" in done.out
+        assert "  a server guarantees nothing: behind the same name" in done.out
         # Without its key it is not asked at all: nothing is billed, and it broke no promise.
         monkeypatch.delenv("MY_KEY")
         done = reproduce(empty)

@@ -84,7 +84,7 @@ def test_a_cell_that_hangs_ends_at_the_timeout_and_its_kernel_with_it(desk: Desk
     done = reproduce_in_kernel(desk, "--timeout", "3")
     assert (done.status, done.err) == (1, "")
     assert done.out.splitlines()[-1] == (
-        "nb.ipynb: cell 1 (c0) did not end within 3 s; fix it, or give it more with --timeout"
+        "nb.ipynb: cell 1 (c0) did not end within 3 s; fix it, or allow more time with --timeout"
     )
     assert is_gone(int((desk.folder / "pid").read_text()))
 

@@ -126,9 +126,9 @@ def test_a_ledger_that_a_cell_chooses_is_not_written_to(desk: Desk, reproduce: C
 
 def test_a_damaged_frozen_file_is_told_in_one_line(desk: Desk, reproduce: Command) -> None:
     desk.frozen.write_text("{}", encoding="utf-8")
-    assert reproduce(desk).error(1).startswith("nb.tokmagic.json is no frozen notebook: format is null")
+    assert reproduce(desk).error(1).startswith("nb.tokmagic.json is not a frozen notebook: format is null")
     desk.refreeze({"format": 1, "tokmagic": "1", "notebook": "n", "cells": []})
-    assert reproduce(desk).error(1).startswith("nb.tokmagic.json holds no run; run the notebook's cells")
+    assert reproduce(desk).error(1).startswith("nb.tokmagic.json contains no run; run the notebook's cells")
     desk.frozen.unlink()
     desk.frozen.mkdir()
     assert reproduce(desk).error(2) == "nb.tokmagic.json cannot be read: Is a directory"
@@ -146,7 +146,7 @@ def test_a_damaged_frozen_file_is_told_in_one_line(desk: Desk, reproduce: Comman
         (("-o", "same.ipynb"), "-o same.ipynb is the notebook itself"),
         (("-o", "nowhere/out.ipynb"), "-o nowhere/out.ipynb cannot be written; "),
         (("-o", "."), "-o . cannot be written; "),
-        (("-o", "nb.tokmagic.json"), "-o nb.tokmagic.json is there already and is no notebook; name another file"),
+        (("-o", "nb.tokmagic.json"), "-o nb.tokmagic.json already exists and is not a notebook; name another file"),
     ],
 )
 def test_wrong_words_are_told_in_one_line_before_anything_runs(
@@ -165,9 +165,9 @@ def test_wrong_words_are_told_in_one_line_before_anything_runs(
     [
         ({"cell_type": None}, "has no cell_type"),
         ({"source": 5}, "has no text as its source"),
-        ({"source": "x = '\ud800'"}, "holds an incomplete character (a lone surrogate)"),
+        ({"source": "x = '\ud800'"}, "contains an incomplete character (a lone surrogate)"),
         ({"metadata": {"tags": 5}}, "has tags that are not a list"),
-        ({"metadata": {"execution": 5}}, "has metadata that are no object"),
+        ({"metadata": {"execution": 5}}, "has metadata that is not an object"),
     ],
 )
 def test_a_cell_that_cannot_be_run_is_told(desk: Desk, reproduce: Command, change: dict[str, Any], says: str) -> None:
@@ -182,7 +182,7 @@ def test_what_is_no_notebook_is_told_in_one_line(desk: Desk, reproduce: Command)
     desk.notebook.write_text(json.dumps({**body, "nbformat_minor": "x"}), encoding="utf-8")
     assert reproduce(desk).error(1).startswith("nb.ipynb cannot be run: ")
     desk.notebook.write_text("{}", encoding="utf-8")
-    assert reproduce(desk).error(1).startswith("nb.ipynb is no notebook: it has no nbformat")
+    assert reproduce(desk).error(1).startswith("nb.ipynb is not a notebook: it has no nbformat")
     desk.notebook.unlink()
     assert reproduce(desk).error(2).startswith("nb.ipynb cannot be read: No such file or directory")
 

@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from tokmagic.cli import main
 from tokmagic.core.money import Cost, Rates, Tier
-from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
 from tokmagic.core.stream import Usage
 from tokmagic.core.sums import Selection, Sum
@@ -424,9 +424,9 @@ def test_what_a_dry_run_estimates_is_marked(magics: TokMagics, session: Session)
 
 
 @pytest.mark.model
-def test_the_first_run_of_the_default_model_has_a_cost_and_says_whose(make_session: Make, model_home: Path) -> None:
-    session = make_session(home=str(model_home))
-    done = session.generate(Prompt((Message("user", "Hi"),)), "smollm2")
+def test_the_first_run_of_the_default_model_has_a_cost_and_says_whose(make_session: Make, tiny_home: Path) -> None:
+    session = make_session(home=str(tiny_home))
+    done = session.generate(Prompt((Message("user", "Hi"),), Sampling(max_tokens=20)), "smollm2")
     seconds, rates = done.reading.device_s, done.record.rates
     assert seconds
     assert rates.source.startswith("list price: ")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.probes import ON_CPU
 from tokmagic.core.money import Rates, Tier
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import EngineInfo
@@ -283,13 +284,15 @@ def test_a_bad_file_stops_a_run_before_anything_else(
     with pytest.raises(PriceError, match="line 1: smollm2 has no output rate"):
         session.generate(Prompt((Message("user", "Hi"),)), "scripted:/no/such/script")
     assert session.ledger().runs() == []
-    (finding,) = [it for it in doctor(session.settings).findings if it.name == "prices"]
+    (finding,) = [it for it in doctor(session.settings, ON_CPU).findings if it.name == "prices"]
     assert (finding.ok, finding.vital) == (False, False)
     assert "line 1: smollm2 has no output rate" in finding.message
     write("[models.scripted]\ninput = 1\noutput = 2")
     assert session.generate(Prompt((Message("user", "Hi"),))).record.rates.source == "file our prices.toml"
-    assert ("prices", True, str(path)) in [(it.name, it.ok, it.message) for it in doctor(session.settings).findings]
-    assert "prices" not in [it.name for it in doctor(make_session(model="scripted").settings).findings]
+    assert ("prices", True, str(path)) in [
+        (it.name, it.ok, it.message) for it in doctor(session.settings, ON_CPU).findings
+    ]
+    assert "prices" not in [it.name for it in doctor(make_session(model="scripted").settings, ON_CPU).findings]
 
 
 def test_another_file_begins_anew(write: Write, tmp_path: Path) -> None:

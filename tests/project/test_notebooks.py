@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import papermill
 import pytest
 
 from tests.conftest import ROOT
@@ -28,9 +27,16 @@ RUNS = {
 
 
 @pytest.fixture
-def environment(model_home: Path, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TOKMAGIC_HOME", str(model_home))
+def environment(tiny_home: Path, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where ``smollm2`` is a stand-in of random weights."""
+    monkeypatch.setenv("TOKMAGIC_HOME", str(tiny_home))
     monkeypatch.setenv("TOKMAGIC_LEDGER", ledger_url)
+
+
+@pytest.fixture
+def default_model(model_home: Path, environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is itself."""
+    monkeypatch.setenv("TOKMAGIC_HOME", str(model_home))
 
 
 def outputs(notebook: Path) -> list[dict[str, Any]]:
@@ -65,17 +71,35 @@ def test_the_notebooks_are_saved_without_outputs() -> None:
         assert outputs(notebook) == [], f"{notebook.name}: clear its outputs before committing it"
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "notebook",
+    [NOTEBOOKS[0], *(pytest.param(it, marks=pytest.mark.slow) for it in NOTEBOOKS[1:])],
+    ids=lambda path: path.stem,
+)
+def test_nbconvert_executes_a_notebook_with_the_default_model(
+    notebook: Path, default_model: None, ledger: Ledger, tmp_path: Path
+) -> None:
+    assert_executed(notebook, ledger, tmp_path)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS[1:], ids=lambda path: path.stem)
 def test_nbconvert_executes_a_notebook(notebook: Path, environment: None, ledger: Ledger, tmp_path: Path) -> None:
+    assert_executed(notebook, ledger, tmp_path)
+
+
+def assert_executed(notebook: Path, ledger: Ledger, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute"]
     done = subprocess.run(
         [*command, "--output-dir", str(tmp_path), str(notebook)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert "comm target" not in done.stderr, "there is no front end that would know the sidebar's"
     assert_recorded(tmp_path / notebook.name, ledger, notebook.stem)
 
 
 def test_papermill_executes_the_quickstart(environment: None, ledger: Ledger, tmp_path: Path) -> None:
+    import papermill  # takes seconds to import
+
     notebook = NOTEBOOKS[0]
     papermill.execute_notebook(notebook, tmp_path / "out.ipynb", progress_bar=False, kernel_name="python3")
     assert_recorded(tmp_path / "out.ipynb", ledger, notebook.stem)

@@ -256,6 +256,15 @@ def test_options_in_front_of_an_expression(line: str, options: str, rest: str) -
     assert PARSERS["tokens"]().leading(line) == (options, rest)
 
 
+def test_options_may_stand_between_words() -> None:
+    model_ = model.parser().parse_args(words("add --quant nf4 big --device cuda:1 org/model"))
+    assert (model_.action, model_.name, model_.spec, model_.quant) == ("add", "big", "org/model", "nf4")
+    freeze = PARSERS["tokmagic"]().parse_args(words("freeze --texts out.json"))
+    assert (freeze.action, freeze.file, freeze.texts) == ("freeze", "out.json", True)
+    assert PARSERS["tokens"]().parse_args(words("-m a --show 0 -m b")).model == ["a", "b"]
+    assert "-m/--model: expected one argument" in fails("hello -m")
+
+
 # %model
 
 

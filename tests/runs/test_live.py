@@ -419,6 +419,23 @@ def test_outside_a_kernel_a_channel_stays_shut(numbers: Numbers) -> None:
     quiet.close()
 
 
+@pytest.mark.parametrize("how", ["announced", "asked"])
+def test_nothing_is_sent_before_a_front_end_may_listen(wire: Wire, numbers: Numbers, how: str) -> None:
+    quiet = Channel("s", lambda: numbers)
+    quiet.open(heard=False)
+    quiet.touch()
+    quiet.flush(PATIENCE_S)
+    assert wire.sent == []
+    if how == "announced":
+        quiet.announce()
+    else:
+        assert wire.ask({"v": 1, "type": "hello", "path": "one.ipynb", "widgets": False})
+    quiet.touch()
+    quiet.flush(PATIENCE_S)
+    assert wire.messages()
+    quiet.close()
+
+
 def test_a_session_shows_its_runs_as_the_ledger_keeps_them(wire: Wire, make_session: Callable[..., Session]) -> None:
     session = make_session(model="scripted")
     session.notebook = "/home/ada/books/one.ipynb"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.probes import ON_CPU
 from tests.servers import chunk, serve, streams, usage_chunk
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt
@@ -64,7 +65,7 @@ def test_the_sidebar_and_the_doctor_tell(make_session: Make, model_home: Path, s
         return model.notice
 
     def told() -> list[str]:
-        found = doctor(TokMagic(home=str(model_home), ledger=sqlite_url)).findings
+        found = doctor(TokMagic(home=str(model_home), ledger=sqlite_url), ON_CPU).findings
         return [it.message for it in found if it.name == "tokens of org/m"]
 
     assert ask(own) is None

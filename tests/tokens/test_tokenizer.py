@@ -12,7 +12,6 @@ import tokenizers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.engines.base import Engine
@@ -50,6 +49,8 @@ def smollm_tokens(folder: Path) -> Tokenizer:
 @pytest.fixture(scope="module")
 def reference(folder: Path) -> Any:
     """What transformers itself makes of the same folder."""
+    from transformers import AutoTokenizer
+
     return AutoTokenizer.from_pretrained(str(folder))
 
 
@@ -168,6 +169,8 @@ def sentencepiece_like() -> tokenizers.Tokenizer:
 
 
 def saved(folder: Path, template: str | None, made: tokenizers.Tokenizer | None = None) -> Tokenizer:
+    from transformers import PreTrainedTokenizerFast
+
     PreTrainedTokenizerFast(
         tokenizer_object=made or sentencepiece_like(),
         bos_token="<s>",
@@ -227,6 +230,8 @@ def test_a_template_without_one_gets_none(tmp_path: Path) -> None:
     tokenizer = saved(tmp_path, CHATML)
     ids = tokenizer.encode(prompt([{"role": "user", "content": "ab"}]))
     assert ids.count(1) == 0
+    from transformers import AutoTokenizer
+
     reference = AutoTokenizer.from_pretrained(str(tmp_path))
     chat = [{"role": "user", "content": "ab"}]
     assert list(ids) == reference.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
@@ -265,6 +270,8 @@ def test_the_digest_tells_tokenizers_and_templates_apart(tmp_path: Path) -> None
 
 
 def test_a_tokenizer_written_in_python_is_streamed_too(tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
     ByT5Tokenizer(extra_ids=0).save_pretrained(str(tmp_path))
     tokenizer = Tokenizer(tmp_path)
     assert tokenizer.backend is None

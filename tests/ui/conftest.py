@@ -1,12 +1,13 @@
-"""One server and one browser for all browser tests; a fresh kernel, workspace and profile for each."""
+"""One server and one browser for all browser tests; a fresh kernel, workspace and page for each."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext
+from playwright.sync_api import Browser, BrowserContext, Page
 
 from tests.ui.lab import Lab, Notebook, chromium, running_lab
 from tokmagic.ledgers import Ledger
@@ -14,15 +15,18 @@ from tokmagic.ledgers import Ledger
 SHOTS = Path(__file__).resolve().parents[2] / ".test-results"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lab")
 
 
-@pytest.fixture(scope="module")
-def lab(model_home: Path, lab_folder: Path) -> Iterator[Lab]:
+@pytest.fixture(scope="session")
+def lab(tiny_home: Path, lab_folder: Path) -> Iterator[Lab]:
+    """JupyterLab, where ``smollm2`` is a stand-in and ``scripted:slow.json`` goes on for half a minute."""
     ledger = f"sqlite:///{lab_folder}/ledger.sqlite"
-    with running_lab(lab_folder / "server", TOKMAGIC_HOME=str(model_home), TOKMAGIC_LEDGER=ledger) as running:
+    with running_lab(lab_folder / "server", TOKMAGIC_HOME=str(tiny_home), TOKMAGIC_LEDGER=ledger) as running:
+        script = {"pieces": ["word "] * 600, "ttft_s": 0.05, "itl_s": 0.05, "pace": 1}
+        (running.root / "slow.json").write_text(json.dumps(script), encoding="utf-8")
         yield running
 
 
@@ -33,28 +37,33 @@ def ui_ledger(lab_folder: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     with chromium() as running:
         yield running
 
 
+@pytest.fixture(scope="session")
+def context(browser: Browser) -> BrowserContext:
+    """One profile, whose cache keeps what JupyterLab consists of."""
+    return browser.new_context(viewport={"width": 1400, "height": 900})
+
+
 @pytest.fixture
 def open_notebook(
-    lab: Lab, browser: Browser, shots: Path, request: pytest.FixtureRequest
+    lab: Lab, context: BrowserContext, shots: Path, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Notebook]]:
     """Open notebooks; afterwards a picture is taken, and their kernels and pages are ended."""
-    contexts: list[BrowserContext] = []
+    pages: list[Page] = []
 
     def open_one(name: str, *, workspace: str | None = None) -> Notebook:
-        context = browser.new_context(viewport={"width": 1400, "height": 900})
-        contexts.append(context)
-        return Notebook(context.new_page(), lab, name, workspace=workspace)
+        pages.append(context.new_page())
+        return Notebook(pages[-1], lab, name, workspace=workspace)
 
     yield open_one
-    for number, context in enumerate(contexts):
-        context.pages[0].screenshot(path=shots / f"{request.node.name}-{number}.png")
-        context.close()
+    for number, page in enumerate(pages):
+        page.screenshot(path=shots / f"{request.node.name}-{number}.png")
+        page.close()
     lab.end_sessions()
 
 

@@ -69,7 +69,7 @@ def test_the_count_follows_what_is_typed_and_is_the_runs(
 
 
 def test_a_draft_is_counted_while_another_cell_generates(lab: Lab, open_notebook: Open) -> None:
-    long = "%%generate --max-tokens 2000\nWrite a very long story about a lighthouse keeper and the sea."
+    long = "%%generate --max-tokens 7000\nWrite a very long story about a lighthouse keeper and the sea."
     notebook = open_notebook(lab.notebook("busy.ipynb", [LOAD, long, PROMPT]))
     notebook.run(0)
     notebook.wait_connection("ready")

@@ -1,4 +1,4 @@
-"""What a prompt says twice, and blanks that it could do without. What each saves is counted, not reckoned."""
+"""What a prompt says twice, and spaces it does not need. What removing each saves is counted, not estimated."""
 
 from __future__ import annotations
 

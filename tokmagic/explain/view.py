@@ -47,7 +47,7 @@ class Counted:
         return input_usd(self.rates, self.tokens, calls, part=part)
 
     def saved_usd(self, tokens: int, calls: int = CALLS) -> Decimal | None:
-        """What leaving so many tokens out saves in so many calls; more where it leaves a dearer tier."""
+        """What leaving so many tokens out saves in so many calls; more where it leaves a more expensive tier."""
         before, after = self.usd(calls), input_usd(self.rates, self.tokens - tokens, calls)
         return None if before is None or after is None else before - after
 

@@ -26,10 +26,10 @@ def parser() -> Parser:
     told = "what to cap, cell being each single run; off removes your budgets; none: list them"
     add("scope", nargs="?", choices=("list", *SCOPES, "off"), default="list", help=told)
     add("usd", nargs="?", metavar="USD", help="the cap in USD, or off")
-    add("--tokens", type=integer, metavar="N", help="cap in tokens; for cell: the prompt's, above which it asks")
+    add("--tokens", type=integer, metavar="N", help="cap in tokens; for cell: the prompt length above which it asks")
     add("--warn", type=float, metavar="SHARE", default=0.8, help="share of the cap at which it warns (0.8)")
-    add("--strict", action="store_true", help="refuse what has no known price, rather than warn")
-    add("--everyone", action="store_true", help="cap each user of a shared ledger, not you alone")
+    add("--strict", action="store_true", help="refuse runs without a known price instead of warning")
+    add("--everyone", action="store_true", help="cap each user of a shared ledger, not only you")
     return made
 
 

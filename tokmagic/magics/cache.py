@@ -12,7 +12,7 @@ from tokmagic.runs.session import Session
 def parser() -> Parser:
     """The words of ``%cache``."""
     made = Parser("%cache")
-    told = "status (or none): what it holds and saved; on, off; clear: empty it"
+    told = "status (or none): its contents and savings; on, off; clear: empty it"
     made.add_argument("action", nargs="?", choices=("status", "on", "off", "clear"), default="status", help=told)
     return made
 

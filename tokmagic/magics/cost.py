@@ -36,7 +36,7 @@ def parser() -> Parser:
     add("value", nargs="?", help=f"{told}compare: an earlier .ipynb, or git:HEAD")
     add_tag_filter(made)
     add("--calls", metavar="N/UNIT", help="project: how often, such as 1e6/day (hour, day, week, month)")
-    add("--cell", metavar="CELL", help="project: the cell's number in %%cost, or its id (default: the latest that ran)")
+    add("--cell", metavar="CELL", help="project: the cell's number in %%cost, or its id (default: the one run last)")
     return made
 
 

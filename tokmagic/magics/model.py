@@ -28,14 +28,14 @@ def parser() -> Parser:
     add("name", nargs="?", help="the model's name in this session")
     add("spec", nargs="?", help="Hugging Face id, folder, or the name at an endpoint")
     add("--all", action="store_true", help="unload every model")
-    add("--keep", action="store_true", help="load beside the models that are loaded")
+    add("--keep", action="store_true", help="keep the models already loaded")
     add("--quant", choices=["nf4", "int8", "none"], help="quantise with bitsandbytes while loading")
     add("--dtype", metavar="TYPE", help="bf16, fp16 or fp32; default: the checkpoint's")
-    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: CUDA where there is one")
+    add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: CUDA if available")
     add("--compile", choices=["auto", "on", "off"], default="auto", help="torch.compile with a static cache")
     add("--revision", metavar="REV", help="branch, tag or commit on the hub")
     add_endpoint(made)
-    add("--trust-remote-code", action="store_true", help="let the model run code of its own")
+    add("--trust-remote-code", action="store_true", help="let the model run its own code")
     add("--allow-pickle", action="store_true", help="read pickled weights, which can run code")
     return made
 

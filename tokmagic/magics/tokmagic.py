@@ -19,9 +19,9 @@ def parser() -> Parser:
     made = Parser("%tokmagic")
     told = "what works here (or none); keep what this notebook ran with; which version this is"
     made.add_argument("action", nargs="?", choices=("doctor", "freeze", "version"), default="doctor", help=told)
-    told = "freeze: file to write, or the notebook where its name is not known here (NOTEBOOK.tokmagic.json beside it)"
+    told = "freeze: file to write, or the notebook if its name is not known here (NOTEBOOK.tokmagic.json next to it)"
     made.add_argument("file", nargs="?", help=told)
-    told = "freeze: write the answers' texts too, not their digests alone"
+    told = "freeze: write the answers' texts too, not only their digests"
     made.add_argument("--texts", action="store_true", help=told)
     return made
 

@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
-_KINDS = {str: "a text", int: "a whole number from 0 on", bool: "true or false", list: "a list", dict: "an object"}
+_KINDS = {str: "a string", int: "a whole number from 0 on", bool: "true or false", list: "a list", dict: "an object"}
 _HIGHEST = 10**12
 # What tokmagic writes: no sign, no exponent, nothing finer than a picodollar.
 _AMOUNT = re.compile(r"\d{1,9}(\.\d{1,12})?", re.ASCII)
@@ -41,7 +41,7 @@ def amount(body: Any, field: str) -> Decimal | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
-        raise ValueError(f"{field} is {shown(value)}, which is no amount of USD")
+        raise ValueError(f"{field} is {shown(value)}, which is not an amount in USD")
     return Decimal(value)
 
 

@@ -61,7 +61,7 @@ def _cells(data: bytes, name: str) -> list[dict[str, Any]]:
         notebook = json.loads(data)
     except (ValueError, RecursionError) as error:
         message = plain_text(str(error)).split("\n")[0]
-        raise NotebookError(f"{name} is damaged, it is no JSON: {message}; restore it") from None
+        raise NotebookError(f"{name} is damaged: it is not JSON: {message}; restore it") from None
     form = notebook.get("nbformat") if isinstance(notebook, dict) else None
     if not isinstance(form, int) or isinstance(form, bool):
         raise NotebookError(f"{name} is not a notebook: it has no nbformat; give an .ipynb file")
@@ -113,7 +113,7 @@ class _Row:
 
     def __init__(self, row: Any) -> None:
         self._row: dict[str, Any] = row if isinstance(row, dict) else {}
-        self.problem = "" if isinstance(row, dict) else "they are no JSON object"
+        self.problem = "" if isinstance(row, dict) else "they are not a JSON object"
         cell_id = self._row.get("cell_id")
         self.cell_id = cell_id if isinstance(cell_id, str) else None
         self.run = self._snapshot()
@@ -160,5 +160,5 @@ class _Row:
 def _name(row: dict[str, Any], field: str) -> str:
     name = take(row, field, str, needed=True)
     if not name:
-        raise ValueError(f'{field} is "", and a text is needed')
+        raise ValueError(f'{field} is "", and a string is needed')
     return str(name)

@@ -104,7 +104,7 @@ def _weakest(usage: Usage) -> Source:
 
 
 def _tier(rates: Rates, input_tokens: int) -> Rates | Tier:
-    """The rates that hold for a run with so many input tokens: the whole run is priced at the tier that it reaches."""
+    """The rates that hold for a run with so many input tokens: the complete run is priced at the tier it reaches."""
     found: Rates | Tier = rates
     above = -1
     for tier in rates.tiers:
@@ -139,7 +139,7 @@ def bound_usd(
 ) -> tuple[Decimal | None, bool]:
     """The most that a run can cost, and whether that is only an estimate; None where it cannot be known.
 
-    With token rates: every input token at the dearest rate that it may be billed at, and all output tokens. With a
+    With token rates: every input token at the highest rate that it may be billed at, and all output tokens. With a
     device rate alone: all output tokens at ``token_time_s``, seconds each, which bounds nothing.
     """
     if rates.input is not None and rates.output is not None:

@@ -50,7 +50,7 @@ class PriceBook:
         self._shadows.pop(model, None)
 
     def shadow(self, model: str, hosted: str | None) -> None:
-        """From now on reckon beside ``model``'s own cost what the hosted model ``PROVIDER/MODEL`` would cost.
+        """From now on calculate, next to ``model``'s own cost, what the hosted model ``PROVIDER/MODEL`` would cost.
 
         Raises PriceError where its price is not known.
         """
@@ -102,7 +102,7 @@ def _device_rates(info: EngineInfo, file: UserPrices) -> Rates:
 
 
 def _hosted(info: EngineInfo, moment: datetime) -> Rates | None:
-    if info.provider is None:
+    if not info.traits.remote or info.provider is None:
         return None
     with suppress(PriceError):
         return hosted_rates(f"{info.provider}/{info.model_id}", moment)

@@ -172,7 +172,7 @@ def project(records: Sequence[RunRecord], calls: str) -> Projection:
 
 
 def _charged(rates: Rates) -> Rates:
-    """What is charged, whoever says so and whatever is reckoned beside it."""
+    """What is charged, whoever says so and whatever is calculated next to it."""
     return replace(rates, source="", version=None, shadow_model=None, shadow=None)
 
 

@@ -41,9 +41,9 @@ _NUMBERS = (
     _Number("--max-tokens", "N", integer, 1, _MOST, "maximum output tokens (256)"),
     _Number("--temperature", "T", float, 0, _MOST, "0 is greedy; default: the model's own"),
     _Number("--top-p", "P", float, 0, 1, "nucleus sampling", above_low=True),
-    _Number("--top-k", "K", integer, 1, _MOST, "sample among the K likeliest"),
-    _Number("--min-p", "P", float, 0, 1, "drop tokens less likely than P times the likeliest"),
-    _Number("--repetition-penalty", "R", float, 0, _MOST, "above 1 repeats less", above_low=True),
+    _Number("--top-k", "K", integer, 1, _MOST, "sample among the K most likely tokens"),
+    _Number("--min-p", "P", float, 0, 1, "drop tokens less likely than P times the most likely"),
+    _Number("--repetition-penalty", "R", float, 0, _MOST, "above 1, repeats less", above_low=True),
     _Number("--seed", "N", integer, 0, 2**63 - 1, "the same seed gives the same answer"),
     _Number("-n", "N", integer, 1, 128, "how many answers to sample (1)"),
 )
@@ -65,7 +65,7 @@ def add_messages(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--system", metavar="TEXT", help="system message")
     add("--literal", action="store_true", help="no template and no role lines: all text is literal")
-    add("--completion", action="store_true", help="feed the text as it stands, without a chat template")
+    add("--completion", action="store_true", help="pass the text as is, without a chat template")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
@@ -78,9 +78,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add("--cache", action="store_true", help="replay an identical run even without a seed")
     add("--no-cache", action="store_true", help="bypass the cache for this run")
     add("--refresh", action="store_true", help="generate again and replace the cached answer")
-    add("--dry-run", action="store_true", help="count and price the prompt, run nothing")
+    add("--dry-run", action="store_true", help="count and price the prompt without running it")
     add("--budget", metavar="USD", help="maximum that this run may cost")
-    add("--yes", action="store_true", help="run a prompt longer than a budget allows without asking")
+    add("--yes", action="store_true", help="run a prompt longer than the cell's budget allows without asking")
     add("--tag", action="append", default=[], metavar="TEXT", help="label in the ledger (repeatable)")
     add("--quiet", action="store_true", help="show nothing")
 
@@ -97,7 +97,7 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
     add("--api-base", metavar="URL", help="an OpenAI-compatible server; the model is the one of that name there")
     add("--api-key-name", metavar="ENV", help="environment variable that holds the server's key")
     add("--server", metavar="KIND", help="the kind of server, such as openai, vllm or ollama")
-    add("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts locally for it")
+    add("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts locally for a server's model")
 
 
 def add_rates(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +109,7 @@ def add_rates(parser: argparse.ArgumentParser) -> None:
     add("--cache-write", metavar="USD", help="USD per 1M input tokens written to a cache")
     add("--per-1k", metavar="USD", help="one rate for input and output, in USD per 1,000 tokens")
     add("--gpu-hour", metavar="USD", help="USD per hour of the device")
-    told = "also calculate what a hosted model would cost; off: stop that"
+    told = "also calculate what a hosted model would cost; off ends this"
     add("--as", dest="shadow", metavar="PROVIDER/MODEL", help=told)
 
 
@@ -123,9 +123,9 @@ def generate_parser() -> Parser:
     """The options of ``%%generate``."""
     parser = Parser("%%generate")
     add = parser.add_argument
-    add("--into", metavar="NAME", help="variable that takes the Generation")
-    add("--chat", metavar="NAME", help="continue the conversation of this name")
-    add("--reset", action="store_true", help="start the conversation again")
+    add("--into", metavar="NAME", help="variable that stores the Generation")
+    add("--chat", metavar="NAME", help="continue the conversation with this name")
+    add("--reset", action="store_true", help="start the conversation again from the beginning")
     forms = ["markdown", "text", "code", "json"]
     add("--format", choices=forms, default="markdown", help="how to show the answer")
     add_run(parser)
@@ -137,11 +137,11 @@ def tokens_parser() -> Parser:
     parser = Parser(
         "%tokens",
         usage="%%tokens [options] EXPR, or %%%%tokens [options] over a cell that is a prompt",
-        epilog="EXPR gives a text, a list of {'role': …, 'content': …} messages, or a Generation (what it was asked)",
+        epilog="EXPR gives a text, a list of {'role': …, 'content': …} messages, or a Generation (its prompt)",
     )
     add_models(parser)
     add_messages(parser)
-    told = "maximum tokens whose boundaries are shown (500)"
+    told = "how many tokens to show with their boundaries (500)"
     parser.add_argument("--show", type=integer, metavar="N", default=500, help=told)
     return parser
 

@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         """
         # What stands behind a misspelt option is taken for a word: the option is what to tell of.
         self._unknown_value = ""
-        found, unknown = super().parse_known_args(self._joined(args), namespace)
+        found, unknown = super().parse_known_args(self._options_first(self._joined(args)), namespace)
         if unknown:
             is_option = unknown[0].startswith("-")
             near = nearest(unknown[0], [it for it in self._option_string_actions if it.startswith("--")])
@@ -103,6 +103,17 @@ class Parser(argparse.ArgumentParser):
             else:
                 joined.append(word)
         return joined
+
+    def _options_first(self, words: list[str]) -> list[str]:
+        """``freeze --texts FILE`` as ``--texts freeze FILE``: argparse takes optional words in one go or not at all."""
+        options: list[str] = []
+        others: list[str] = []
+        for before, word in zip(["", *words], words, strict=False):
+            of_option = before in options[-1:] and self._takes_word(before)
+            if word == "--" or (of_option and word.startswith("-")) or self._subparsers is not None:
+                return words
+            (options if of_option or (word.startswith("-") and word != "-") else others).append(word)
+        return words if self._takes_word((words or [""])[-1]) else [*options, *others]
 
     def leading(self, line: str) -> tuple[str, str]:
         """Split ``line`` into the options that it begins with and the rest as it stands, quotes and all."""

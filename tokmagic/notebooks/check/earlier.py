@@ -29,7 +29,7 @@ def earlier(against: str, path: str) -> Notebook | None:
     if inside.returncode != 0:
         message = inside.stderr.decode("utf-8", "replace").strip().split("\n")[0]
         raise UsageError(
-            f"--against {against}: git cannot be asked about {path}: {message}; give an earlier file instead"
+            f"--against {against}: git cannot read {path}: {message}; give an earlier file instead"
         )
     if _git(file.parent, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").returncode != 0:
         raise UsageError(f"--against {against}: git knows no revision {revision!r} here; fetch it, or name another")

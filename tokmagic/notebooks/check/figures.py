@@ -152,7 +152,7 @@ def _missing(cell: SavedCell, owners: Mapping[str, SavedCell]) -> str:
         return f"carries the run of cell {others[0].number}, from which it was copied; run it"
     unfinished = [run.status for run in cell.runs if not run.ended_well]
     if unfinished:
-        return f"has a run that did not end well ({unfinished[0]}); run it again"
+        return f"has an incomplete run ({unfinished[0]}); run it again"
     if cell.runs:
         return ""
     if "error" in cell.output_types:

@@ -142,14 +142,14 @@ def _beyond_sums(notebook: Notebook, wanted: Limits) -> Iterator[str]:
             if usd is None:
                 yield f"{cell.name} has no price; set one with %price and run it again, or check --max-tokens"
             elif cell.lower_bound:
-                yield f"{cell.name} may have cost more than the {_usd(usd)} that are known; run it again"
+                yield f"{cell.name} may have cost more than the {_usd(usd)} that is known; run it again"
         priced = [(usd, cell) for usd, cell in costs if usd is not None]
         total = sum((usd for usd, _ in priced), Decimal(0))
         if total > wanted.cost_usd:
             highest, cell = max(priced, key=itemgetter(0))
             yield (
                 f"it costs {_usd(total)}, more than {_usd(wanted.cost_usd)}; "
-                f"the highest is {cell.name} with {_usd(highest)}"
+                f"the most expensive is {cell.name} with {_usd(highest)}"
             )
     if wanted.tokens is not None:
         counts = [(cell.figures.tokens or 0, cell) for cell in notebook.measured]
@@ -187,7 +187,7 @@ def _growth_beyond(cell: str | None, before: Figures, after: Figures, increase: 
     if it is None and cell is None:
         yield "the whole notebook cannot be compared: neither all its prices nor all its tokens are known"
     elif it is None:
-        yield f"{cell} cannot be compared: of one version neither price nor tokens are known"
+        yield f"{cell} cannot be compared: one version has neither price nor tokens"
     elif it.beyond(increase):
         of = "" if it.of == "cost" else " in tokens"
         by = "from 0" if it.percent is None else f"by {percent(it).removeprefix('+')}"

@@ -136,7 +136,7 @@ def parse(data: bytes, name: str) -> NotebookSnapshot:
     except (ValueError, RecursionError) as error:
         message = plain_text(str(error)).split("\n")[0]
         raise NotebookError(
-            f"{name} is no frozen notebook: {message}; restore it, or write it anew with %tokmagic freeze"
+            f"{name} is not a frozen notebook: {message}; restore it, or write it again with %tokmagic freeze"
         ) from None
 
 

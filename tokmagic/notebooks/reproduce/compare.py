@@ -92,7 +92,7 @@ def _compared(before: RunSnapshot | None, now: RunSnapshot | None, gone: str, cu
     if before.decoding == "sampled" or (before.decoding is None and now is not None and now.decoding == "sampled"):
         return "not compared", (), (), "sampled without a seed"
     if not before.ended_well:
-        return "not compared", (), (), f"it had not ended well then ({before.status})"
+        return "not compared", (), (), f"it was incomplete then ({before.status})"
     if now is None and cut_short:
         return "not compared", (), (), "the notebook failed before it"
     if now is None:

@@ -122,7 +122,7 @@ def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...]
             "a server guarantees nothing: the model behind the name, its version or the other requests in its batch may "
             "have changed"
         )
-    if before.decoding == "seeded" and _draws_anew(before, now):
+    if before.decoding == "seeded" and _samples_differently(before, now):
         return "a seed gives the same answer only with the same torch and kind of device, so this is expected"
     if before.prompt_sha256 is None:
         return "the notebook's outputs record nothing else; %tokmagic freeze records what could explain it"
@@ -134,6 +134,6 @@ def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...]
     return ""
 
 
-def _draws_anew(before: RunSnapshot, now: RunSnapshot) -> bool:
+def _samples_differently(before: RunSnapshot, now: RunSnapshot) -> bool:
     kinds = [(run.info.device or "").partition(":")[0] for run in (before, now)]
     return kinds[0] != kinds[1] or before.env.get("torch") != now.env.get("torch")

@@ -115,13 +115,13 @@ def _problem(cell: Mapping[str, Any]) -> str | None:
     if not isinstance(source, str):
         return "has no text as its source"
     if not isinstance(metadata, dict) or not isinstance(metadata.get("execution", {}), dict):
-        return "has metadata that are no object"
+        return "has metadata that is not an object"
     if not isinstance(metadata.get("tags", []), list):
         return "has tags that are not a list"
     try:
         source.encode()
     except UnicodeEncodeError:
-        return "holds an incomplete character (a lone surrogate)"
+        return "contains an incomplete character (a lone surrogate)"
     return None
 
 

@@ -86,7 +86,7 @@ async def _start(
     except (RuntimeError, OSError, ValueError, TypeError, LookupError, TraitError) as error:
         # OSError: its Python is gone, such as a removed environment's; the others: its kernel.json is damaged.
         why = first_line(str(error))
-        message = f"the kernel {kernel} did not start: {why}; install it anew, or name another with --kernel"
+        message = f"the kernel {kernel} did not start: {why}; reinstall it, or name another with --kernel"
         raise NotebookError(plain_text(message)) from error
 
 
@@ -101,7 +101,7 @@ async def _cells(client: NotebookClient, task: Task, course: Course) -> None:
         except CellExecutionError as error:
             course.error = f"{name} failed: {error.ename}: {first_line(error.evalue)}"
         except CellTimeoutError:
-            course.error = f"{name} did not end within {client.timeout} s; fix it, or give it more with --timeout"
+            course.error = f"{name} did not end within {client.timeout} s; fix it, or allow more time with --timeout"
         except DeadKernelError:
             if (running := asyncio.current_task()) is not None and running.cancelling():
                 raise asyncio.CancelledError from None

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.version import __version__
@@ -26,28 +27,22 @@ __all__ = ["Generation", "__version__", "count", "generate", "generate_many", "l
 
 
 def __getattr__(name: str) -> Any:
-    # Looked up at first use, so that `import tokmagic` stays quick for %load_ext and the command line.
-    if name == "Generation":
-        from tokmagic.runs.generation import Generation
-
-        return Generation
-    if name in __all__:
-        from tokmagic.runs import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module 'tokmagic' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'tokmagic' has no attribute {name!r}")
+    room = "generation" if name == "Generation" else "api"
+    return getattr(import_module(f"tokmagic.runs.{room}"), name)  # start-up: %load_ext and --version need neither
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """``%load_ext tokmagic``."""
-    from tokmagic.magics import load
+    from tokmagic.magics import load  # start-up: IPython
 
     load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """``%unload_ext tokmagic``."""
-    from tokmagic.magics import unload
+    from tokmagic.magics import unload  # start-up: IPython
 
     unload(shell)
 

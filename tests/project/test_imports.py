@@ -2,18 +2,51 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 import tokmagic
+from tests.conftest import ROOT
+from tokmagic.cli.command import VERBS
+from tokmagic.magics.magics import TokMagics
 
 HEAVY = "torch transformers tokenizers sqlalchemy alembic jinja2 huggingface_hub bitsandbytes ipywidgets numpy pyarrow"
 HEAVY += " genai_prices pydantic pandas altair tiktoken"
+
+LAZY = {
+    ("tokmagic", "tokmagic.magics"): "IPython and the magics come with %load_ext",
+    (
+        "tokmagic",
+        "tokmagic.runs.{room}",
+    ): "a public name is looked up at its first use, so that --version imports nothing",
+    ("tokmagic.cli", "tokmagic.cli.command"): "--version needs no parser",
+    ("tokmagic.cli.command", "tokmagic.cli.{name}"): "a verb brings its machinery, so it is imported when it is called",
+    ("tokmagic.magics.magics", "tokmagic.magics.{magic}"): "a magic brings its machinery, as a verb does",
+    ("tokmagic.magics.magics", "tokmagic.magics.display"): "the first answer brings what shows it",
+    ("tokmagic.runs.api", "tokmagic.runs.session"): "the session imports nearly all; %load_ext does without it",
+    ("tokmagic.runs.recorder", "tokmagic.ledgers"): "SQLAlchemy takes longer than all of %load_ext",
+    ("tokmagic.notebooks.reproduce.execute", "tokmagic.ledgers"): "SQLAlchemy, for a notebook that cannot be run",
+    ("tokmagic.engines.registry", "tokmagic.engines.scripted"): "only the engine that is asked for is imported",
+    ("tokmagic.engines.registry", "tokmagic.engines.endpoint.engine"): "as above: the HTTP client",
+    ("tokmagic.engines.registry", "tokmagic.engines.local.engine"): "as above: torch and transformers",
+}
+"""Imports of our own within functions: from where, of what, and what start-up is spared by it. There are no others."""
+DYNAMIC = {
+    "tokmagic.runs.{room}": ("api", "generation"),
+    "tokmagic.cli.{name}": tuple(VERBS),
+    "tokmagic.magics.{magic}": tuple(name for kind in TokMagics.magics.values() for name in kind),
+}
+"""What the names in braces stand for."""
 
 REPORT = f"""
 import json, sys
@@ -46,7 +79,8 @@ LIGHT = {
     "load and list": f"{SHELL}run('%load_ext tokmagic')\nrun('%model')\nrun('%price')",
     "reload": f"{SHELL}run('%load_ext tokmagic')\nrun('%reload_ext tokmagic')\nrun('%unload_ext tokmagic')",
     "settings": f"{SHELL}run('%load_ext tokmagic')\nrun('%config TokMagic.model = \"scripted\"')",
-    "command's help": "from tokmagic.cli.command import parser\nparser().format_help()",
+    "command's help": "from tokmagic.cli import main\nassert main(['--help']) == 0",
+    "verb's help": "from tokmagic.cli import main\nassert main(['run', '--help']) == 0",
 }
 
 
@@ -59,6 +93,31 @@ def test_the_check_sees_what_is_imported(tmp_path: Path) -> None:
     """A scripted run needs the ledger and the templates, and still no model library."""
     code = f"{SHELL}run('%load_ext tokmagic')\nrun('%model use scripted')\nrun('%%generate\\nHi')"
     assert heavy_after(code, tmp_path) == ["alembic", "jinja2", "sqlalchemy"]
+
+
+OURS = """
+import json, sys
+print("\\n" + json.dumps(sorted(name for name in sys.modules if name.startswith("tokmagic") or name == "argparse")))
+"""
+
+
+def ours_after(code: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code + OURS], capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_the_version_needs_no_parser() -> None:
+    code = "from tokmagic.cli import main\nassert main(['--version']) == 0"
+    assert ours_after(code) == ["tokmagic", "tokmagic.cli", "tokmagic.core", "tokmagic.core.version"]
+
+
+def test_loading_makes_no_session_and_the_first_magic_does() -> None:
+    session, verb = "tokmagic.runs.session", "tokmagic.explain"
+    loaded = ours_after(f"{SHELL}run('%load_ext tokmagic')\nrun('%config TokMagic.model = \"scripted\"')")
+    assert not {session, verb, "tokmagic.core.record", "tokmagic.prices"} & set(loaded)
+    used = ours_after(f"{SHELL}run('%load_ext tokmagic')\nrun('%model')")
+    assert session in used
+    assert verb not in used, "what %tokens needs comes with %tokens"
 
 
 def test_nothing_is_written_by_loading(tmp_path: Path) -> None:
@@ -90,3 +149,77 @@ def test_the_ledger_can_be_asked_for_after_its_package_was_imported() -> None:
         "assert isinstance(tokmagic.ledger(), tokmagic.ledgers.Ledger)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Where our own modules are imported
+
+
+class Import(NamedTuple):
+    """One import of our own; ``told``: its line, and the comment above it."""
+
+    source: str
+    target: str
+    lazy: bool
+    told: str
+
+
+def module_of(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def modules() -> dict[str, Path]:
+    return {module_of(file): file for file in (ROOT / "tokmagic").rglob("*.py")}
+
+
+def targets(node: ast.AST) -> Iterator[str]:
+    """Which of our modules a node imports, by a statement or by ``import_module``."""
+    if isinstance(node, ast.Import):
+        yield from (name.name for name in node.names if name.name.split(".")[0] == "tokmagic")
+    elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tokmagic":
+        inside = [f"{node.module}.{name.name}" for name in node.names]
+        yield from dict.fromkeys(name if name in modules() else str(node.module) for name in inside)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        yield ast.unparse(node.args[0]).removeprefix("f").strip("'\"")
+
+
+def for_types_alone(tree: ast.AST) -> set[ast.AST]:
+    """What stands below ``if TYPE_CHECKING``, which is never run."""
+    blocks = [it for it in ast.walk(tree) if isinstance(it, ast.If) and ast.unparse(it.test) == "TYPE_CHECKING"]
+    return {inner for block in blocks for it in block.body for inner in ast.walk(it)}
+
+
+@cache
+def imports() -> list[Import]:
+    """All imports of our own that are ever run."""
+    found = []
+    for source, file in modules().items():
+        text = file.read_text(encoding="utf-8")
+        tree, lines = ast.parse(text), text.splitlines()
+        skipped = for_types_alone(tree)
+        functions = [it for it in ast.walk(tree) if isinstance(it, ast.FunctionDef | ast.AsyncFunctionDef)]
+        lazy = {inner for function in functions for it in function.body for inner in ast.walk(it)}
+        for node in set(ast.walk(tree)) - skipped:
+            for target in targets(node):
+                first = min(it.lineno for it in functions if node in set(ast.walk(it))) if node in lazy else 1
+                told = "\n".join(lines[first : node.lineno])  # type: ignore[attr-defined]
+                found.append(Import(source, target, node in lazy, told))
+    return found
+
+
+def test_our_own_modules_are_imported_within_functions_for_a_quick_start_alone() -> None:
+    lazy = [it for it in imports() if it.lazy]
+    assert {(it.source, it.target) for it in lazy} == set(LAZY)
+    assert [it for it in lazy if "# start-up: " not in it.told] == [], "a comment says what is spared"
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Counting what is imported within functions, and by a name that is put together."""
+    graph: dict[str, set[str]] = {name: set() for name in modules()}
+    for it in imports():
+        names = DYNAMIC.get(it.target)
+        stem = it.target.rpartition(".")[0]
+        reached = {it.target} if names is None else {f"{stem}.{name}" for name in names}
+        assert reached <= graph.keys(), f"{it.source} imports {it.target}, which is no module"
+        graph[it.source] |= reached
+    assert list(TopologicalSorter(graph).static_order()), "raises CycleError with the modules of a cycle"

@@ -181,7 +181,7 @@ def _is_source(text: str) -> bool:
 
 def open_engine(name: str, spec: ModelSpec, settings: TokMagic) -> Engine:
     """Return the engine for ``spec``; nothing is loaded yet. Raises ModelError, UsageError."""
-    # Each engine pulls in what it runs on, so only the one that is asked for is imported.
+    # start-up: each engine pulls in what it runs on, so only the one that is asked for is imported.
     if spec.kind == "scripted":
         from tokmagic.engines.scripted import ScriptedEngine
 

@@ -54,7 +54,7 @@ class Recorder:
 
     def ledger(self) -> Ledger:
         """Return the ledger. Raises LedgerError."""
-        # Imported here: SQLAlchemy takes 0.2 s, and loading the extension should not pay for it.
+        # start-up: SQLAlchemy takes 0.2 s, which a session without a run need not pay for.
         from tokmagic.ledgers import Ledger, Outbox
 
         given = self._settings

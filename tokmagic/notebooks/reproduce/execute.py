@@ -140,7 +140,7 @@ def _environment(path: Path, url: str, budget_usd: str | None) -> dict[str, str]
 
 def _runs(url: str, course: Course) -> tuple[dict[int, list[RunSnapshot]], int]:
     """The new ledger's runs by the places of their cells, and how many have none."""
-    # Imported here for a quick start: the ledger brings SQLAlchemy.
+    # start-up: the ledger brings SQLAlchemy, which a notebook that cannot be run need not wait for.
     from tokmagic.ledgers import Ledger
 
     found: dict[int, list[RunSnapshot]] = {}

@@ -50,7 +50,7 @@ class Session:
     def __init__(self, settings: TokMagic | None = None, channel: Channel | None = None) -> None:
         self.settings = settings or TokMagic()
         self.channel = channel or Channel(uuid.uuid4().hex, lambda: self)
-        self.session_id = self.channel.session
+        self.session_id = self.channel.session_id
         self.models = Models(self.settings)
         self.prices = PriceBook(lambda: self.settings.prices)
         self.chats: dict[str, list[Message]] = {}

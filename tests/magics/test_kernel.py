@@ -208,7 +208,7 @@ BAD = [
     ("%%generate --system 'open\nHi", "quotation"),
     ("%%generate --into 2x\nHi", "--into"),
     ("%model add gpu smollm2 --device cuda\n%model load gpu", "CUDA"),
-    ("%model add e gpt --api-base localhost:8000", "is no URL of a server"),
+    ("%model add e gpt --api-base localhost:8000", "is not a server URL"),
 ]
 
 

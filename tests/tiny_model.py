@@ -34,11 +34,17 @@ def tiny_home(folder: Path, model_home: Path) -> Path:
     config = json.loads((made / "config.json").read_text(encoding="utf-8"))
     config |= {**sizes, "dtype": "float32", "tie_word_embeddings": False}
     (made / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    _write_weights(made / "model.safetensors", int(config["vocab_size"]))
+    _write_weights(made / "model.safetensors", int(config["vocab_size"]), _blanks(made / "tokenizer.json"))
     return folder
 
 
-def _write_weights(path: Path, vocabulary: int) -> None:
+def _blanks(tokenizer: Path) -> list[int]:
+    """The ids of tokens that are blank: Ġ, Ċ, ĉ and č are how a byte-level vocabulary writes these characters."""
+    vocabulary: dict[str, int] = json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["vocab"]
+    return [number for token, number in vocabulary.items() if set(token) <= set("ĠĊĉč")]
+
+
+def _write_weights(path: Path, vocabulary: int, blanks: list[int]) -> None:
     # By numpy, since not every process that makes one would import torch.
     import numpy as np
     from safetensors.numpy import save_file
@@ -60,4 +66,6 @@ def _write_weights(path: Path, vocabulary: int) -> None:
         name: np.ones(shape, np.float32) if len(shape) == 1 else random.normal(0, SPREAD, shape).astype(np.float32)
         for name, shape in shapes.items()
     }
+    # A blank is seldom the likeliest, so that between the words of JSON, where any number may stand, it ends.
+    weights["lm_head.weight"][blanks] = 0
     save_file(weights, path, {"format": "pt"})

@@ -310,7 +310,8 @@ def test_a_quantised_model_answers_on_a_cpu(tiny: Path, quant: Any) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("quant", [pytest.param("nf4", marks=pytest.mark.slow), "int8"])
+@pytest.mark.slow
+@pytest.mark.parametrize("quant", ["nf4", "int8"])
 def test_the_default_model_quantised_answers_as_it_should(model_home: Path, quant: Any) -> None:
     settings = TokMagic(home=str(model_home), ledger="sqlite://")
     engine = opened(ModelSpec("smollm2", quant=quant, device="cpu"), settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -254,13 +255,13 @@ def test_loading_is_light_and_can_be_undone(tmp_path: Path, ledger_url: str) -> 
         assert kernel.run("%model").ok
 
 
-@pytest.mark.model
-def test_a_killed_kernel_leaves_its_run_interrupted(tiny_home: Path, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/ledger.sqlite"
-    with running_kernel(TOKMAGIC_HOME=str(tiny_home), TOKMAGIC_LEDGER=url) as kernel:
-        kernel.run("%load_ext tokmagic")
+def test_a_killed_kernel_leaves_its_run_interrupted(tmp_path: Path) -> None:
+    url, script = f"sqlite:///{tmp_path}/ledger.sqlite", tmp_path / "slow.json"
+    script.write_text(json.dumps({"pieces": ["word "] * 600, "itl_s": 0.02, "pace": 1}), encoding="utf-8")
+    with running_kernel(TOKMAGIC_HOME=str(tmp_path), TOKMAGIC_LEDGER=url) as kernel:
+        kernel.run(f"%load_ext tokmagic\n%model add s scripted:{script}\n%model use s")
         kernel.run("%%generate --max-tokens 3\nHi", cell_id="before")
-        kernel.send(f"%%generate --max-tokens 2000\n{LONG}", cell_id="killed")
+        kernel.send(f"%%generate --max-tokens 600\n{LONG}", cell_id="killed")
         deadline = time.monotonic() + 60
         streamed = 0
         while streamed < 30 and time.monotonic() < deadline:

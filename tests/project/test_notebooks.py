@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from tests.kernels import running_kernel
 from tests.terminal import Terminal
 from tokmagic.ledgers import Ledger
 
@@ -79,15 +80,7 @@ def test_the_notebooks_are_saved_without_outputs() -> None:
 def test_nbconvert_executes_a_notebook_with_the_default_model(
     notebook: Path, default_model: None, ledger: Ledger, tmp_path: Path
 ) -> None:
-    assert_executed(notebook, ledger, tmp_path)
 
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS[1:], ids=lambda path: path.stem)
-def test_nbconvert_executes_a_notebook(notebook: Path, environment: None, ledger: Ledger, tmp_path: Path) -> None:
-    assert_executed(notebook, ledger, tmp_path)
-
-
-def assert_executed(notebook: Path, ledger: Ledger, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute"]
     done = subprocess.run(
         [*command, "--output-dir", str(tmp_path), str(notebook)], capture_output=True, text=True, check=False
@@ -97,6 +90,29 @@ def assert_executed(notebook: Path, ledger: Ledger, tmp_path: Path) -> None:
     assert_recorded(tmp_path / notebook.name, ledger, notebook.stem)
 
 
+def test_a_kernel_runs_the_cells_of_the_others(environment: None, ledger: Ledger) -> None:
+    """As above, in one kernel, over the stand-in."""
+    with running_kernel() as kernel:
+        for notebook in NOTEBOOKS[1:]:
+            before = len(ledger.runs())
+            cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+            ran = [
+                kernel.run("".join(cell["source"]), cell_id=f"{notebook.stem}-{cell['id']}")
+                for cell in cells
+                if cell["cell_type"] == "code"
+            ]
+            assert [it.error for it in ran if not it.ok] == []
+            runs = ledger.runs()[before:]
+            assert [record.status for record in runs] == RUNS[notebook.stem]
+            rows = [shown["metadata"].get("tokmagic") for it in ran for shown in it.displays]
+            assert {row["run_id"]: (row["input_tokens"], row["output_tokens"]) for row in rows if row} == {
+                record.run_id: (record.reading.usage.input_tokens, record.reading.usage.output_tokens)
+                for record in runs
+                if record.status != "refused"
+            }
+
+
+@pytest.mark.slow
 def test_papermill_executes_the_quickstart(environment: None, ledger: Ledger, tmp_path: Path) -> None:
     import papermill  # takes seconds to import
 
@@ -109,11 +125,13 @@ def test_a_terminal_runs_the_magics(environment: None, ledger: Ledger) -> None:
     with_terminal = Terminal([sys.executable, *Terminal.IPYTHON])
     try:
         with_terminal.ask("%load_ext tokmagic")
-        with_terminal.ask("%price smollm2 --input 0.15 --output 0.60")
+        with_terminal.ask("%model add s scripted")
+        with_terminal.ask("%model use s")
+        with_terminal.ask("%price s --input 0.15 --output 0.60")
         with_terminal.ask('get_ipython().run_cell("%%generate --max-tokens 8 --into out\\nSay hello.");')
         shown = with_terminal.ask("print(out.usage.output_tokens, out.status)")
         assert re.search(r"^8 ok\r?$", shown, re.MULTILINE)
-        assert re.search(r"total +1 +33 +8 +\$0\.00000975 ", with_terminal.ask("%cost"))
+        assert re.search(r"total +1 +12 +8 +\$0\.0000066 ", with_terminal.ask("%cost"))
     finally:
         with_terminal.end()
     assert "tokens · $0.0000" in with_terminal.seen

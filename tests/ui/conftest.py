@@ -22,10 +22,10 @@ def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def lab(tiny_home: Path, lab_folder: Path) -> Iterator[Lab]:
-    """JupyterLab, where ``smollm2`` is a stand-in and ``scripted:slow.json`` goes on for half a minute."""
+    """JupyterLab, where ``smollm2`` is a stand-in and ``scripted:slow.json`` goes on for twelve seconds."""
     ledger = f"sqlite:///{lab_folder}/ledger.sqlite"
     with running_lab(lab_folder / "server", TOKMAGIC_HOME=str(tiny_home), TOKMAGIC_LEDGER=ledger) as running:
-        script = {"pieces": ["word "] * 600, "ttft_s": 0.05, "itl_s": 0.05, "pace": 1}
+        script = {"pieces": ["word "] * 600, "ttft_s": 0.05, "itl_s": 0.02, "pace": 1}
         (running.root / "slow.json").write_text(json.dumps(script), encoding="utf-8")
         yield running
 

@@ -30,6 +30,9 @@ PYTEST := OMP_NUM_THREADS=1 TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pyt
 TWO := -n 2 --dist loadgroup --no-loadscope-reorder
 ELSEWHERE := not slow and not gpu and not postgres and not outside and not image
 
+# Compiled files are kept, whatever the environment says: each process of the tests would compile all of it again.
+export PYTHONDONTWRITEBYTECODE :=
+
 # The image is built with the first of these that is here; buildah and podman need to be asked for HEALTHCHECK.
 ENGINE ?= $(firstword $(notdir $(shell command -v docker podman buildah 2>/dev/null)))
 IMAGE ?= tokmagic

@@ -12,7 +12,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from transformers import ByT5Tokenizer
 
 from tests.commands import command_in, environment
 from tests.kernels import Kernel, Ran, running_kernel
@@ -272,6 +271,8 @@ def test_a_snapshot_without_weights_is_enough_to_count(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_that_tells_no_boundaries_still_counts(kernel: Kernel, tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
     ByT5Tokenizer(extra_ids=0).save_pretrained(str(tmp_path))
     assert kernel.run(f"%model add python {tmp_path}").ok
     shown = text(kernel.run("%tokens -m python,bytes 'né!'"))

@@ -114,12 +114,17 @@ def kept(name: str) -> str:
     return (BEFORE / name).read_text(encoding="utf-8")
 
 
+SENTENCES = ("problems", "missing")
+"""Fields for people to read: they may be put in other words, but not come or go."""
+
+
 def lost(before: Any, now: Any, at: str = "", *, names: bool = False) -> list[str]:
     """What of ``before`` is not in ``now`` any more; there may be more fields, and in lists of ``names`` more names."""
     if isinstance(before, dict) and isinstance(now, dict):
         gone = [f"{at}/{key} is gone" for key in before if key not in now]
         there = [key for key in before if key in now]
-        return gone + [it for key in there for it in lost(before[key], now[key], f"{at}/{key}", names=names)]
+        told = [key for key in there if key not in SENTENCES or not before[key] or not now[key]]
+        return gone + [it for key in told for it in lost(before[key], now[key], f"{at}/{key}", names=names)]
     if isinstance(before, list) and isinstance(now, list):
         if names and before and all(isinstance(it, str) for it in before):
             rest = iter(now)

@@ -33,7 +33,7 @@ class Channel:
         self.session_id = session_id
         self._session = session
         self._seq = 0
-        self._seq_lock = threading.Lock()
+        self._looking = threading.Lock()
         self._state = threading.Condition()
         self._changed = self._sending = False
         self._next_at = 0.0
@@ -99,7 +99,7 @@ class Channel:
     def _pump(self) -> None:
         while self._wait_for_change():
             try:
-                message = self._message(self._session().changes(), complete=False)
+                message = self._message(lambda: self._session().changes(), complete=False)
             except Exception as error:
                 # The next look may well succeed; a sidebar that stands still must say why.
                 message = _error_wire(f"{type(error).__name__}: {error}")
@@ -120,10 +120,11 @@ class Channel:
             self._sending, self._changed = self._open, False
             return self._open
 
-    def _message(self, view: View, *, complete: bool) -> dict[str, Any]:
-        with self._seq_lock:
+    def _message(self, look: Callable[[], View], *, complete: bool) -> dict[str, Any]:
+        # One look at a time: of two messages, the one with the higher number never shows an older state.
+        with self._looking:
             self._seq += 1
-            return view.wire(session=self.session_id, seq=self._seq, complete=complete)
+            return look().wire(session=self.session_id, seq=self._seq, complete=complete)
 
     def _on_control_open(self, control: Any, _message: Any) -> None:
         self.announce()
@@ -142,9 +143,9 @@ class Channel:
     def _answer(self, control: Any, request: Any) -> dict[str, Any] | None:
         kind = request.get("type") if isinstance(request, dict) and request.get("v") == VERSION else None
         if kind == "hello":
-            path = request.get("path")
-            view = self._session().everything(path if isinstance(path, str) else None, request.get("widgets") is True)
-            return self._message(view, complete=True)
+            path = request.get("path") if isinstance(request.get("path"), str) else None
+            widgets = request.get("widgets") is True
+            return self._message(lambda: self._session().everything(path, widgets), complete=True)
         if kind == "stop":
             self._session().stop(str(request.get("run_id")))
             return None

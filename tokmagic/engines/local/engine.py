@@ -26,7 +26,7 @@ from tokmagic.engines.local.stream import Cancelled, LocalStream, LogprobTap, To
 from tokmagic.engines.local.worker import Worker
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.formatting.numbers import counted
-from tokmagic.tokens.tokenizer import Tokenizer
+from tokmagic.tokens.tokenizer import Decoder, Tokenizer
 
 if TYPE_CHECKING:
     from tokmagic.core.config import TokMagic
@@ -200,7 +200,7 @@ class LocalEngine:
         if len(ids) > _PREFILL_CHUNK:
             config.prefill_chunk_size = _PREFILL_CHUNK
         logprobs = LogprobTap() if prompt.sampling.logprobs else None
-        decoders = [tokenizer.decoder() for _ in range(prompt.sampling.n)]
+        decoders = [Decoder(tokenizer) for _ in range(prompt.sampling.n)]
         tap = TokenTap(stream, _eos_ids(config), decoders, prompt.sampling, logprobs)
         if logprobs is not None:
             constraints.insert(0, logprobs)  # before what a schema rules out

@@ -222,7 +222,7 @@ def test_an_endpoints_answers_are_compared_and_marked(
         done = reproduce(empty)
         assert done.status == 1
         assert "(at an endpoint, which guarantees nothing)" in done.out
-        assert "  a server guarantees nothing: behind the same name" in done.out
+        assert "  a server guarantees nothing: the model behind the name" in done.out
         # Without its key it is not asked at all: nothing is billed, and it broke no promise.
         monkeypatch.delenv("MY_KEY")
         done = reproduce(empty)

@@ -35,14 +35,14 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """``%load_ext tokmagic``."""
-    from tokmagic.magics import load  # start-up: IPython
+    from tokmagic.magics.magics import load  # start-up: IPython
 
     load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """``%unload_ext tokmagic``."""
-    from tokmagic.magics import unload  # start-up: IPython
+    from tokmagic.magics.magics import unload  # start-up: IPython
 
     unload(shell)
 

@@ -97,8 +97,8 @@ def _displays(published: list[dict[str, Any]]) -> Iterator[Any]:
 @contextmanager
 def running_shell(folder: Path | None = None, **env: str) -> Iterator[Shell]:
     """Start a shell with these environment variables and a session of its own, and end both afterwards."""
-    before, main, session = Path.cwd(), sys.modules["__main__"], api._session
-    api._session = None
+    before, main, made = Path.cwd(), sys.modules["__main__"], (api._session, api.furnish)
+    api._session = api.furnish = None
     with mock.patch.dict(os.environ, env):
         os.chdir(folder or before)
         shell = Shell.instance(config=Config(HistoryManager={"enabled": False}))
@@ -107,7 +107,7 @@ def running_shell(folder: Path | None = None, **env: str) -> Iterator[Shell]:
         finally:
             if api._session is not None:
                 api._session.close()
-            api._session = session
+            api._session, api.furnish = made
             shell.restore_sys_module_state()
             Shell.clear_instance()
             sys.modules["__main__"] = main

@@ -24,7 +24,7 @@ HEAVY = "torch transformers tokenizers sqlalchemy alembic jinja2 huggingface_hub
 HEAVY += " genai_prices pydantic pandas altair tiktoken"
 
 LAZY = {
-    ("tokmagic", "tokmagic.magics"): "IPython and the magics come with %load_ext",
+    ("tokmagic", "tokmagic.magics.magics"): "IPython and the magics come with %load_ext",
     (
         "tokmagic",
         "tokmagic.runs.{room}",

@@ -262,6 +262,8 @@ def test_options_may_stand_between_words() -> None:
     freeze = PARSERS["tokmagic"]().parse_args(words("freeze --texts out.json"))
     assert (freeze.action, freeze.file, freeze.texts) == ("freeze", "out.json", True)
     assert PARSERS["tokens"]().parse_args(words("-m a --show 0 -m b")).model == ["a", "b"]
+    budget = PARSERS["budget"]().parse_args(words("day --strict -5 --warn .5"))
+    assert (budget.scope, budget.usd, budget.strict, budget.warn) == ("day", "-5", True, 0.5)
     assert "-m/--model: expected one argument" in fails("hello -m")
 
 

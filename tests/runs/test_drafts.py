@@ -347,7 +347,7 @@ def test_the_first_answer_does_not_wait_for_a_tokenizer(session: Session) -> Non
 def test_nothing_is_imported_in_the_background_while_a_cell_runs(session: Session) -> None:
     """Two threads that import transformers at once may both fail, and one of them is the person's."""
     lock = ImportLock()
-    session.import_lock = lock
+    session.import_lock = lock.lock
     lock.begin()
     answers: list[dict[str, Any]] = []
     answered = threading.Event()
@@ -371,7 +371,7 @@ def test_a_cell_waits_for_what_the_background_imports() -> None:
     inside = threading.Event()
 
     def background() -> None:
-        with lock:
+        with lock.lock:
             inside.set()
             threading.Event().wait(0.2)
             order.append("background")
@@ -385,7 +385,7 @@ def test_a_cell_waits_for_what_the_background_imports() -> None:
     lock.end()
     thread.join()
     assert order == ["background", "cell"]
-    with lock:
+    with lock.lock:
         order.append("free again")
     assert order[-1] == "free again"
 

@@ -419,6 +419,32 @@ def test_outside_a_kernel_a_channel_stays_shut(numbers: Numbers) -> None:
     quiet.close()
 
 
+def test_an_answer_that_took_long_does_not_hide_what_came_meanwhile(
+    wire: Wire, numbers: Numbers, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, looked, answer = numbers.everything, threading.Event(), threading.Event()
+
+    def slowly(path: str | None, widgets: bool) -> View:
+        seen = look(path, widgets)
+        looked.set()
+        assert answer.wait(PATIENCE_S)
+        return seen
+
+    monkeypatch.setattr(numbers, "everything", slowly)
+    hello = {"v": 1, "type": "hello", "path": "one.ipynb", "widgets": False}
+    asking = threading.Thread(target=wire.ask, args=(hello,))
+    asking.start()
+    assert looked.wait(PATIENCE_S)
+    numbers.value = 7
+    channel.touch()
+    channel.flush(0.3)
+    answer.set()
+    asking.join()
+    channel.flush(PATIENCE_S)
+    newest = max([*wire.messages(), *wire.messages(CONTROL_TARGET)], key=lambda message: message["seq"])
+    assert [row["output_tokens"] for row in newest["rows"]] == [7]
+
+
 @pytest.mark.parametrize("how", ["announced", "asked"])
 def test_nothing_is_sent_before_a_front_end_may_listen(wire: Wire, numbers: Numbers, how: str) -> None:
     quiet = Channel("s", lambda: numbers)

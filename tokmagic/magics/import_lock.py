@@ -7,33 +7,24 @@ person's cell. So what the background has to import waits until no cell runs, an
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 
 _LONGEST_S = 30.0
 
 
 class ImportLock:
-    """The shell calls :meth:`begin` and :meth:`end` around each cell; the background enters it as a context."""
+    """The shell calls :meth:`begin` and :meth:`end` around each cell; the background enters ``lock``."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._cell_has_it = False
 
     def begin(self) -> None:
         """A cell begins: wait for the background, half a minute at most."""
         if not self._cell_has_it and threading.current_thread() is threading.main_thread():
-            self._cell_has_it = self._lock.acquire(timeout=_LONGEST_S)
+            self._cell_has_it = self.lock.acquire(timeout=_LONGEST_S)
 
     def end(self) -> None:
         """A cell has ended, if one had begun."""
         if self._cell_has_it and threading.current_thread() is threading.main_thread():
             self._cell_has_it = False
-            self._lock.release()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
+            self.lock.release()

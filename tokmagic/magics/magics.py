@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from tokmagic.runs.generation import Generation
     from tokmagic.runs.session import Session
 
+# By name, since the class is imported with the first run.
+_GENERATION = ("tokmagic.runs.generation", "Generation")
+
 
 @magics_class
 class TokMagics(Magics):
@@ -84,3 +87,25 @@ class TokMagics(Magics):
         from tokmagic.magics.display import show  # start-up: with the first answer
 
         show(self.at, generation)
+
+
+def load(shell: InteractiveShell) -> None:
+    """Register the magics in ``shell`` and open the live channel."""
+    magics = TokMagics(shell)
+    shell.register_magics(magics)
+    _formatter(shell).for_type_by_name(*_GENERATION, magics.show)
+    magics.at.open()
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Take the magics out again, free the models and close the channel."""
+    for kind, names in TokMagics.magics.items():
+        for name in names:
+            shell.magics_manager.magics[kind].pop(name, None)
+    _formatter(shell).pop(".".join(_GENERATION), None)
+    if magics := shell.magics_manager.registry.pop("TokMagics", None):
+        magics.at.close()
+
+
+def _formatter(shell: Any) -> Any:
+    return shell.display_formatter.ipython_display_formatter

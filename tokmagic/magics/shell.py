@@ -111,5 +111,5 @@ class Shell:
         path = self.variables.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
         session.notebook = session.notebook or (str(path) if path else None)
         session.cell_id, session.execution = self.cell_id, self.execution
-        session.variables, session.import_lock = (lambda: self.variables), self.import_lock
+        session.variables, session.import_lock = (lambda: self.variables), self.import_lock.lock
         return session

@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 from tokmagic.errors import UsageError, nearest
 
 _EXPRESSION = re.compile(r"\{[^{}]*\}")
-# Begins with a dash, but can be no option of ours: a rule of dashes, a negative number.
-_NO_OPTION = re.compile(r"-{3,}$|-[\d.]")
+# All that begins with a dash, but for what can be no option of ours: a dash, a rule of dashes, a negative number.
+_OPTION_WORD = re.compile(r"-(?!$|-{2,}$|[\d.])")
 _OPTION = re.compile(r"\s*(-{1,2}[A-Za-z][\w-]*)(=?)")
 _WORD = re.compile(r"""\s*(?:"[^"]*"|'[^']*'|\S)+""")
 
@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         """
         # What stands behind a misspelt option is taken for a word: the option is what to tell of.
         self._unknown_value = ""
-        found, unknown = super().parse_known_args(self._options_first(self._joined(args)), namespace)
+        found, unknown = super().parse_known_args(self._arranged(args), namespace)
         if unknown:
             is_option = unknown[0].startswith("-")
             near = nearest(unknown[0], [it for it in self._option_string_actions if it.startswith("--")])
@@ -94,26 +94,21 @@ class Parser(argparse.ArgumentParser):
         action = self._option_string_actions.get(option)
         return action is not None and action.nargs is None
 
-    def _joined(self, words: Sequence[str]) -> list[str]:
-        """``--stop ---`` as ``--stop=---``: argparse takes any word that begins with a dash for an option."""
+    def _arranged(self, words: Sequence[str]) -> list[str]:
+        """The words as argparse reads them.
+
+        It takes any word that begins with a dash for an option, so ``--stop ---`` becomes ``--stop=---``; and optional
+        words in one go or not at all, so ``freeze --texts FILE`` becomes ``--texts freeze FILE``.
+        """
         joined: list[str] = []
         for word in words:
-            if joined and self._takes_word(joined[-1]) and _NO_OPTION.match(word):
-                joined[-1] += ("=" if joined[-1].startswith("--") else "") + word
+            if joined and self._takes_word(joined[-1]) and not _is_option(word):
+                joined[-1] += f"={word}"
             else:
                 joined.append(word)
-        return joined
-
-    def _options_first(self, words: list[str]) -> list[str]:
-        """``freeze --texts FILE`` as ``--texts freeze FILE``: argparse takes optional words in one go or not at all."""
-        options: list[str] = []
-        others: list[str] = []
-        for before, word in zip(["", *words], words, strict=False):
-            of_option = before in options[-1:] and self._takes_word(before)
-            if word == "--" or (of_option and word.startswith("-")) or self._subparsers is not None:
-                return words
-            (options if of_option or (word.startswith("-") and word != "-") else others).append(word)
-        return words if self._takes_word((words or [""])[-1]) else [*options, *others]
+        if self._subparsers is not None or any(word == "--" or self._takes_word(word) for word in joined):
+            return joined
+        return sorted(joined, key=_is_option, reverse=True)
 
     def leading(self, line: str) -> tuple[str, str]:
         """Split ``line`` into the options that it begins with and the rest as it stands, quotes and all."""
@@ -123,6 +118,10 @@ class Parser(argparse.ArgumentParser):
             if (found[2] or self._takes_word(found[1])) and (word := _WORD.match(line, at)):
                 at = word.end()
         return line[:at], line[at:].strip()
+
+
+def _is_option(word: str) -> bool:
+    return _OPTION_WORD.match(word) is not None
 
 
 def split(line: str, expand: Callable[[str], str]) -> list[str]:

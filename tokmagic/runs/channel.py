@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from tokmagic.errors import TokmagicError
 
 if TYPE_CHECKING:
     from tokmagic.runs.live import View
+    from tokmagic.runs.session import Session
 
 VERSION = 1
 DATA_TARGET = "tokmagic.data"
@@ -25,41 +26,20 @@ INTERVAL_S = 0.1
 """The pause after each message: ten a second, half of what is allowed a kernel, is quick enough for the eye."""
 
 
-class Source(Protocol):
-    """What the channel shows and whom it obeys; called from the channel's own threads."""
-
-    def changes(self) -> View:
-        """Return the view with the rows that changed since the last call."""
-        ...
-
-    def everything(self, path: str | None, widgets: bool) -> View:
-        """A sidebar said hello: return the view with each cell's latest run. Raises TokmagicError."""
-        ...
-
-    def stop(self, run_id: str) -> None:
-        """Stop a run."""
-        ...
-
-    def draft(self, page: str, request: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
-        """The text of a cell changed on a page: answer with ``send``, now or later. Raises TokmagicError."""
-        ...
-
-
 class Channel:
     """The kernel's end. ``touch`` is what the pipeline calls, from the thread that generates: it only sets a flag."""
 
-    def __init__(self, session: str, source: Callable[[], Source]) -> None:
-        self.session = session
-        self._source = source
+    def __init__(self, session_id: str, session: Callable[[], Session]) -> None:
+        self.session_id = session_id
+        self._session = session
         self._seq = 0
-        self._seq_lock = threading.Lock()
+        self._looking = threading.Lock()
         self._state = threading.Condition()
         self._changed = self._sending = False
         self._next_at = 0.0
         self._open = False
         self._thread: threading.Thread | None = None
         self._data: Any = None
-        self._unregister: Callable[[], None] = lambda: None
         self._controls: list[Any] = []
 
     def open(self, *, heard: bool = True) -> None:
@@ -68,19 +48,7 @@ class Channel:
 
         if self._open or comm.create_comm is comm._create_comm:
             return
-        manager = comm.get_comm_manager()
-        manager.register_target(CONTROL_TARGET, self._on_control_open)
-
-        def unregister() -> None:
-            manager.unregister_target(CONTROL_TARGET, self._on_control_open)
-            for control in self._controls:
-                control.close()
-            self._controls.clear()
-            if self._data is not None:
-                self._data.close()
-                self._data = None
-
-        self._unregister = unregister
+        comm.get_comm_manager().register_target(CONTROL_TARGET, self._on_control_open)
         self._open = True
         if heard:
             self.announce()
@@ -96,11 +64,13 @@ class Channel:
 
         with self._state:
             if self._open and self._data is None:
-                about = {"v": VERSION, "type": "open", "session": self.session}
+                about = {"v": VERSION, "type": "open", "session": self.session_id}
                 self._data = comm.create_comm(target_name=DATA_TARGET, data=about)
 
     def close(self) -> None:
         """Send what is left and stop."""
+        import comm
+
         if not self._open or self._thread is None:
             return
         self.flush()
@@ -108,7 +78,10 @@ class Channel:
             self._open = False
             self._state.notify_all()
         self._thread.join()
-        self._unregister()
+        comm.get_comm_manager().unregister_target(CONTROL_TARGET, self._on_control_open)
+        for it in (*self._controls, *([self._data] if self._data is not None else [])):
+            it.close()
+        self._controls, self._data = [], None
 
     def touch(self) -> None:
         """Something changed: a message goes out within the interval."""
@@ -126,7 +99,7 @@ class Channel:
     def _pump(self) -> None:
         while self._wait_for_change():
             try:
-                message = self._message(self._source().changes(), complete=False)
+                message = self._message(lambda: self._session().changes(), complete=False)
             except Exception as error:
                 # The next look may well succeed; a sidebar that stands still must say why.
                 message = _error_wire(f"{type(error).__name__}: {error}")
@@ -147,10 +120,11 @@ class Channel:
             self._sending, self._changed = self._open, False
             return self._open
 
-    def _message(self, view: View, *, complete: bool) -> dict[str, Any]:
-        with self._seq_lock:
+    def _message(self, look: Callable[[], View], *, complete: bool) -> dict[str, Any]:
+        # One look at a time: of two messages, the one with the higher number never shows an older state.
+        with self._looking:
             self._seq += 1
-            return view.wire(session=self.session, seq=self._seq, complete=complete)
+            return look().wire(session=self.session_id, seq=self._seq, complete=complete)
 
     def _on_control_open(self, control: Any, _message: Any) -> None:
         self.announce()
@@ -169,14 +143,14 @@ class Channel:
     def _answer(self, control: Any, request: Any) -> dict[str, Any] | None:
         kind = request.get("type") if isinstance(request, dict) and request.get("v") == VERSION else None
         if kind == "hello":
-            path = request.get("path")
-            view = self._source().everything(path if isinstance(path, str) else None, request.get("widgets") is True)
-            return self._message(view, complete=True)
+            path = request.get("path") if isinstance(request.get("path"), str) else None
+            widgets = request.get("widgets") is True
+            return self._message(lambda: self._session().everything(path, widgets), complete=True)
         if kind == "stop":
-            self._source().stop(str(request.get("run_id")))
+            self._session().stop(str(request.get("run_id")))
             return None
         if kind == "draft":
-            self._source().draft(control.comm_id, request, control.send)
+            self._session().draft(control.comm_id, request, control.send)
             return None
         return _error_wire(f"this kernel's tokmagic does not know {kind!r}; reload the page")
 

@@ -50,7 +50,7 @@ class Session:
     def __init__(self, settings: TokMagic | None = None, channel: Channel | None = None) -> None:
         self.settings = settings or TokMagic()
         self.channel = channel or Channel(uuid.uuid4().hex, lambda: self)
-        self.session_id = self.channel.session
+        self.session_id = self.channel.session_id
         self.models = Models(self.settings)
         self.prices = PriceBook(lambda: self.settings.prices)
         self.chats: dict[str, list[Message]] = {}
@@ -79,6 +79,7 @@ class Session:
         self._running: dict[str, Run] = {}
         self._ended: list[RunRecord] = []
         self._lock = threading.Lock()
+        self._reading = threading.RLock()  # one at a time: what was read last must be kept last
         # Of ended runs alone: each view adds what runs.
         self._sums = View(None, None, None, None, ())
         self._loading: tuple[str, float | None] | None = None
@@ -253,23 +254,25 @@ class Session:
 
     def refresh_totals(self) -> None:
         """Read budgets and the sums of finished runs anew."""
-        with suppress(LedgerError, BudgetError):
-            self._read_budgets()
-        self._read_sums()
+        with self._reading:
+            with suppress(LedgerError, BudgetError):
+                self._read_budgets()
+            self._read_sums()
 
     def _read_sums(self, ended: RunRecord | None = None) -> None:
         """Read the sums of ended runs and how budgets stand; where the ledger does not tell those of before stay."""
-        sums = self._sums
-        with suppress(LedgerError):
-            ledger, today = self.ledger(), Selection(since=start_of_day(), user=self.user)
-            standings = tuple(ledger.standings(self._budgets, self.user, datetime.now()))
-            sums = View(None, None, ledger.totals(self.selection), ledger.totals(today), (), standings)
-        with self._lock:
-            self._sums = sums
-            if ended is not None:
-                # At once: a view in between would count the run twice, or not at all.
-                self._running.pop(ended.run_id, None)
-                self._ended.append(ended)
+        with self._reading:
+            sums = self._sums
+            with suppress(LedgerError):
+                ledger, today = self.ledger(), Selection(since=start_of_day(), user=self.user)
+                standings = tuple(ledger.standings(self._budgets, self.user, datetime.now()))
+                sums = View(None, None, ledger.totals(self.selection), ledger.totals(today), (), standings)
+            with self._lock:
+                self._sums = sums
+                if ended is not None:
+                    # At once: a view in between would count the run twice, or not at all.
+                    self._running.pop(ended.run_id, None)
+                    self._ended.append(ended)
 
     # What the live channel asks (it calls from its own threads)
 

@@ -96,10 +96,11 @@ def _per_token(count: int = 2000) -> dict[str, float]:
     from tokmagic.engines.local.stream import LocalStream, TokenTap
     from tokmagic.runs.api import session
     from tokmagic.runs.meter import Meter
+    from tokmagic.tokens.tokenizer import Decoder
 
     engine: Any = session().models.engine("smollm2")
     stream = LocalStream()
-    tap = TokenTap(stream, frozenset(), [engine._tokenizer.decoder()], Sampling())
+    tap = TokenTap(stream, frozenset(), [Decoder(engine._tokenizer)], Sampling())
     ids = torch.randint(1000, 20_000, (1, count))
     began = time.perf_counter()
     for end in range(1, count + 1):

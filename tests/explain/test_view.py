@@ -20,7 +20,7 @@ from tokmagic.explain.anatomy import parts, sections
 from tokmagic.explain.findings import REPEAT_TOKENS, Edit, Finding, edited, find, repeats
 from tokmagic.explain.origins import Origins, origins
 from tokmagic.explain.pieces import Pieces, Trace, cut_bytes
-from tokmagic.explain.readers import Reader, _Local
+from tokmagic.explain.readers import LocalReader, Reader
 from tokmagic.prompts.template import parse
 from tokmagic.tokens.tokenizer import Tokenizer
 
@@ -31,7 +31,7 @@ TEXTS = st.text(st.sampled_from("ab cd\n\t éß漢👩\u200d🚀<|>{}"), max_siz
 
 
 def local(folder: Path) -> Reader:
-    return _Local(Tokenizer(folder))
+    return LocalReader(Tokenizer(folder))
 
 
 @pytest.fixture(scope="module", params=["bytes", "learned", "trimming", "pieces"])
@@ -65,7 +65,7 @@ def plain(content: str) -> Prompt:
 
 
 def table(trace: Trace, prompt: Prompt, where: Origins | None = None) -> dict[str, int]:
-    found = parts(trace, prompt.messages, where, completion=prompt.completion)
+    found = parts(trace, prompt, where)
     assert found is not None
     return {it.section if it.variable is None else f"{it.section} {it.variable}": it.tokens for it in found}
 
@@ -254,7 +254,7 @@ def test_a_template_that_rewrites_the_messages_is_not_guessed_at(tmp_path: Path)
     prompt = chat("be kind", "hi", roles="su")
     trace = reader.trace(prompt)
     assert trace.contents is None
-    assert parts(trace, prompt.messages, None, completion=False) is None
+    assert parts(trace, prompt, None) is None
     assert trace.tokens == reader.count(prompt)
 
 
@@ -285,8 +285,8 @@ def test_a_repeated_stretch_is_found_and_its_saving_is_true(learned: Reader) -> 
 
 
 def learned_ids(reader: Reader, prompt: Prompt) -> tuple[int, ...]:
-    assert isinstance(reader, _Local)
-    return reader._tokenizer.encode(prompt)
+    assert isinstance(reader, LocalReader)
+    return reader.tokenizer.encode(prompt)
 
 
 def test_what_repeats_three_times_can_go_twice(of_bytes: Reader) -> None:

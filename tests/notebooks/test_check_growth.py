@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.notebooks.commands import Command, Desk, Done
 from tests.notebooks.saved_notebooks import TEXT, cell, one, row, write
-from tokmagic.notebooks.check import Growth
+from tokmagic.notebooks.check.verdict import Growth
 
 Cells = list[dict[str, Any]]
 Compare = Callable[..., Done]

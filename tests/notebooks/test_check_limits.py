@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT
 from tests.notebooks.commands import Command
 from tests.notebooks.saved_notebooks import SETUP, TEXT, cell, one, row, write
-from tokmagic.notebooks.check import Figures, read
+from tokmagic.notebooks.check.figures import Figures, read
 
 NOTHING = "there is nothing to check: no cell holds the numbers of a run"
 

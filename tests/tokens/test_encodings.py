@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.small_tokenizers import CL100K
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.errors import ModelError, PromptError
-from tokmagic.explain.readers import _Encoded
+from tokmagic.explain.readers import EncodingReader
 from tokmagic.tokens import encodings
 
 CASES: list[dict[str, Any]] = json.loads(
@@ -101,7 +101,7 @@ def test_half_a_character_is_refused(present: Path) -> None:
 def test_a_trace_covers_the_text(tiktoken_cache: Path, contents: list[str], completion: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIKTOKEN_CACHE_DIR", str(tiktoken_cache))
-        reader = _Encoded("gpt-4")
+        reader = EncodingReader("gpt-4")
     chosen = contents[:1] if completion else contents
     prompt = Prompt(tuple(Message("user", content) for content in chosen), completion=completion)
     trace = reader.trace(prompt)

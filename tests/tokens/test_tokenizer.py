@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.engines.base import Engine
 from tokmagic.errors import ModelError, PromptError
-from tokmagic.tokens.tokenizer import Tokenizer
+from tokmagic.tokens.tokenizer import Decoder, Tokenizer
 
 CASES: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "fixtures" / "prompts.json").read_text(encoding="utf-8")
@@ -84,20 +85,20 @@ def test_a_completion_has_the_ids_of_its_text(case: dict[str, Any], smollm_token
 def test_a_trace_and_a_count_are_of_the_ids_that_the_model_is_fed(smollm_tokens: Tokenizer, completion: bool) -> None:
     for case in CASES:
         asked = text(case["messages"][-1]["content"]) if completion else prompt(case["messages"])
-        found = smollm_tokens.trace(asked)
-        assert found.ids == smollm_tokens.encode(asked)
-        assert smollm_tokens.count(asked) == len(found.ids)
-        assert found.spans is not None
+        whole, ids, spans = smollm_tokens.trace(asked)
+        assert ids == smollm_tokens.encode(asked)
+        assert smollm_tokens.count(asked) == len(ids)
+        assert spans is not None
         # This tokenizer leaves no character out, and shares one only where it takes several tokens.
-        assert (found.spans[0][0], found.spans[-1][1]) == (0, len(found.text))
-        for (start, end), (following, _) in zip(found.spans, found.spans[1:], strict=False):
+        assert (spans[0][0], spans[-1][1]) == (0, len(whole))
+        for (start, end), (following, _) in pairwise(spans):
             assert following in (end, end - 1)
             assert start < end
-        own = [smollm_tokens.token_bytes(it) for it in found.ids if it not in smollm_tokens.special_ids]
-        special = sum(it in smollm_tokens.special_ids for it in found.ids)
+        own = [smollm_tokens.token_bytes(it) for it in ids if it not in smollm_tokens.special_ids]
+        special = sum(it in smollm_tokens.special_ids for it in ids)
         assert all(it is not None for it in own)
         if not special:
-            assert b"".join(it or b"" for it in own) == found.text.encode()
+            assert b"".join(it or b"" for it in own) == whole.encode()
 
 
 @pytest.mark.model
@@ -124,7 +125,7 @@ def test_a_character_of_several_tokens_comes_with_its_last_one(smollm_tokens: To
 
 
 def decoded(tokenizer: Tokenizer, ids: tuple[int, ...]) -> tuple[list[str], str]:
-    decoder = tokenizer.decoder()
+    decoder = Decoder(tokenizer)
     return [decoder.push(token_id) for token_id in ids], decoder.flush()
 
 
@@ -206,14 +207,14 @@ def test_a_template_with_a_beginning_of_sequence_gets_no_second_one(llama_like: 
 
 
 def test_what_the_tokenizer_adds_stands_for_no_character(llama_like: Tokenizer) -> None:
-    found = llama_like.trace(text("ab"))
-    assert found.spans is not None
-    assert (found.ids[0], found.spans[0]) == (1, (0, 0))
+    _, ids, spans = llama_like.trace(text("ab"))
+    assert spans is not None
+    assert (ids[0], spans[0]) == (1, (0, 0))
     assert llama_like.special_ids == {0, 1, 2}
-    assert llama_like.count(text("ab")) == len(found.ids) == len(llama_like.encode(text("ab")))
+    assert llama_like.count(text("ab")) == len(ids) == len(llama_like.encode(text("ab")))
     # "漢" is none of its pieces: three bytes.
-    found = llama_like.trace(text("漢"))
-    assert [llama_like.token_bytes(it) for it in found.ids[-3:]] == [b"\xe6", b"\xbc", b"\xa2"]
+    _, ids, _ = llama_like.trace(text("漢"))
+    assert [llama_like.token_bytes(it) for it in ids[-3:]] == [b"\xe6", b"\xbc", b"\xa2"]
     assert [llama_like.token_bytes(it) for it in llama_like.encode(text("ab"))] == [b"<s>", b" a", b"b"]
 
 
@@ -275,7 +276,7 @@ def test_a_tokenizer_written_in_python_is_streamed_too(tmp_path: Path) -> None:
     ByT5Tokenizer(extra_ids=0).save_pretrained(str(tmp_path))
     tokenizer = Tokenizer(tmp_path)
     assert tokenizer.backend is None
-    assert tokenizer.trace(text("né")).spans is None
+    assert tokenizer.trace(text("né"))[2] is None
     assert tokenizer.count(text("né")) == len(tokenizer.encode(text("né")))
     ids = tokenizer.encode(text("né 👩\u200d🚀!"))
     pieces, tail = decoded(tokenizer, ids)

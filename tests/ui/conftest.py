@@ -1,4 +1,7 @@
-"""One server and one browser for all browser tests; a fresh kernel, workspace and page for each."""
+"""One server and one browser for all browser tests; a fresh kernel, workspace and page for each.
+
+They end with the last of these tests: while playwright runs, nothing else in this process can run an event loop.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,12 @@ from tokmagic.ledgers import Ledger
 SHOTS = Path(__file__).resolve().parents[2] / ".test-results"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lab")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab(tiny_home: Path, lab_folder: Path) -> Iterator[Lab]:
     """JupyterLab, where ``smollm2`` is a stand-in and ``scripted:slow.json`` goes on for twelve seconds."""
     ledger = f"sqlite:///{lab_folder}/ledger.sqlite"
@@ -37,13 +40,13 @@ def ui_ledger(lab_folder: Path) -> Iterator[Ledger]:
     opened.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     with chromium() as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def context(browser: Browser) -> BrowserContext:
     """One profile, whose cache keeps what JupyterLab consists of."""
     return browser.new_context(viewport={"width": 1400, "height": 900})

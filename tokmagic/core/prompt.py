@@ -39,6 +39,12 @@ class Sampling:
     logprobs: bool = False
 
 
+DRAWING = ("temperature", "top_p", "top_k", "min_p")
+"""The options that say how a token is drawn from the model's probabilities; any of them asks for sampling."""
+PENALTIES = ("repetition_penalty",)
+"""The options that change these probabilities first, for greedy answers too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """What is asked, independent of any model's chat template.

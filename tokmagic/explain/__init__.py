@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Prompt
 from tokmagic.errors import TokmagicError
 from tokmagic.explain.anatomy import parts
@@ -30,13 +29,14 @@ def look(
     A model that cannot count it is told of beside the others. Raises ModelError or PromptError where none of them can,
     and UsageError for a name that is unknown.
     """
-    names = list(dict.fromkeys(session.models.resolve(name) for name in models))
     counted: list[tuple[Counted, Reader]] = []
     refused: dict[str, TokmagicError] = {}
-    for name in names:
+    for name in dict.fromkeys(session.models.resolve(name) for name in models):
         try:
             reader = reader_for(session.models, name)
-            counted.append((_counted(session, name, reader, prompt, origins), reader))
+            trace = reader.trace(prompt)
+            rates = session.rates(session.info(name))
+            counted.append((Counted(name, reader.label, trace, rates, parts(trace, prompt, origins)), reader))
         except TokmagicError as error:
             refused[name] = error
     if not counted:
@@ -44,14 +44,4 @@ def look(
     first, reader = counted[0]
     found, together = find(first.trace, prompt, reader.count)
     reasons = tuple((name, str(error)) for name, error in refused.items())
-    return TokenView(prompt, tuple(it for it, _ in counted), tuple(found), together, reasons, show)
-
-
-def _counted(session: Session, name: str, reader: Reader, prompt: Prompt, origins: Origins | None) -> Counted:
-    trace = reader.trace(prompt)
-    found = parts(trace, prompt.messages, origins, completion=prompt.completion)
-    return Counted(name, reader.label, trace, _rates(session, name), None if found is None else tuple(found))
-
-
-def _rates(session: Session, name: str) -> Rates:
-    return session.rates(session.info(name))
+    return TokenView(prompt, tuple(it for it, _ in counted), found, together, reasons, show)

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tokmagic.core.prompt import Message
+from tokmagic.core.prompt import Message, Prompt
 from tokmagic.explain.origins import Origins
 from tokmagic.explain.pieces import Trace
 
@@ -23,7 +23,7 @@ class Part:
     tokens: int
 
 
-def parts(trace: Trace, messages: Sequence[Message], origins: Origins | None, *, completion: bool) -> list[Part] | None:
+def parts(trace: Trace, prompt: Prompt, origins: Origins | None) -> tuple[Part, ...] | None:
     """Give each token to the part that holds its first character, in the order of the prompt, the overhead last.
 
     None where the trace does not tell where tokens or messages are.
@@ -31,7 +31,7 @@ def parts(trace: Trace, messages: Sequence[Message], origins: Origins | None, *,
     if trace.pieces is None or trace.contents is None:
         return None
     overhead: tuple[str, str | None] = (TEMPLATE, None)
-    names = ["text"] if completion else sections(messages)
+    names = ["text"] if prompt.completion else sections(prompt.messages)
     starts, owners = [0], [overhead]
 
     def begin(at: int, owner: tuple[str, str | None]) -> None:
@@ -57,7 +57,7 @@ def parts(trace: Trace, messages: Sequence[Message], origins: Origins | None, *,
         owner = overhead if at is None else owners[bisect_right(starts, at) - 1]
         tokens[owner] += 1
     tokens[overhead] = tokens.pop(overhead)
-    return [Part(section, variable, count) for (section, variable), count in tokens.items() if count]
+    return tuple(Part(section, variable, count) for (section, variable), count in tokens.items() if count)
 
 
 def sections(messages: Sequence[Message]) -> list[str]:

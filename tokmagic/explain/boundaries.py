@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import islice
 
 from tokmagic.explain.pieces import Piece, Trace
 from tokmagic.formatting.numbers import counted
@@ -34,7 +35,11 @@ def as_html(trace: Trace, limit: int) -> str:
     """The first ``limit`` tokens as HTML, each with its id as a tooltip. The text is escaped."""
     if trace.pieces is None:
         return ""
-    spans = [_span(trace, piece, index) for index, piece in enumerate(trace.pieces.first(limit))]
+    spans = []
+    for index, piece in enumerate(islice(trace.pieces, limit)):
+        style = _SPECIAL if piece.special else _TOKEN[index % 2]
+        title = "part of the chat format, not known exactly" if piece.id is None else f"id {piece.id}"
+        spans.append(f'<span style="{style}" title="{title}">{escape(visible(trace, piece))}</span>')
     left_out = _left_out(trace, limit)
     more = f"<p>{escape(left_out)}</p>" if left_out else ""
     return f'<div class="tex2jax_ignore mathjax_ignore" style="{_BOX}">{"".join(spans)}</div>{more}'
@@ -45,8 +50,8 @@ def as_text(trace: Trace, limit: int) -> str:
     if trace.pieces is None:
         return ""
     shown = _SEPARATOR.join(
-        f"⟦{text}⟧" if piece.special else text
-        for piece, text in ((piece, visible(trace, piece)) for piece in trace.pieces.first(limit))
+        f"⟦{visible(trace, piece)}⟧" if piece.special else visible(trace, piece)
+        for piece in islice(trace.pieces, limit)
     )
     return "\n".join(filter(None, [shown, _left_out(trace, limit)]))
 
@@ -60,7 +65,7 @@ def visible(trace: Trace, piece: Piece) -> str:
         return f"‹id {piece.id}›"
     if not text.strip(" "):
         return text.replace(" ", "·")
-    return "".join(_NAMED.get(it) or (_spelled_out(it) if _hidden(it) else it) for it in text)
+    return "".join(map(_visible, text))
 
 
 def from_the_text(trace: Trace) -> int:
@@ -72,20 +77,14 @@ def from_the_text(trace: Trace) -> int:
     return sum(index >= 0 and at < stretches[index].end for at, index in within)
 
 
-def _span(trace: Trace, piece: Piece, index: int) -> str:
-    style = _SPECIAL if piece.special else _TOKEN[index % 2]
-    title = "part of the chat format, not known exactly" if piece.id is None else f"id {piece.id}"
-    return f'<span style="{style}" title="{title}">{escape(visible(trace, piece))}</span>'
-
-
-def _spelled_out(character: str) -> str:
+def _visible(character: str) -> str:
+    if character in _NAMED:
+        return _NAMED[character]
+    if " " <= character <= "~" or unicodedata.category(character) not in _INVISIBLE:
+        return character
     code = ord(character)
     # What decoding made of a byte that is no character by itself.
     return f"‹{code - 0xDC00:02X}›" if 0xDC80 <= code <= 0xDCFF else f"‹U+{code:04X}›"
-
-
-def _hidden(character: str) -> bool:
-    return not " " <= character <= "~" and unicodedata.category(character) in _INVISIBLE
 
 
 def _left_out(trace: Trace, limit: int) -> str:
@@ -95,7 +94,7 @@ def _left_out(trace: Trace, limit: int) -> str:
 
 def legend(traces: Sequence[Trace], limit: int) -> str:
     """What the signs mean, of those alone that are shown."""
-    pieces = [piece for trace in traces if trace.pieces is not None for piece in trace.pieces.first(limit)]
+    pieces = [piece for trace in traces for piece in islice(trace.pieces or (), limit)]
     told = []
     if any("\ufffd" in piece.raw.decode("utf-8", "replace") for piece in pieces if piece.raw):
         told.append("‹F0› is a byte of a character that spans several tokens")

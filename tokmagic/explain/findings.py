@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from tokmagic.core.prompt import Message, Prompt
@@ -38,18 +38,25 @@ class Finding:
 
     kind: str
     edits: tuple[Edit, ...]
-    text: str
+    text: str = ""
     """The repeated text; empty for blanks."""
-    tokens: int
+    tokens: int = 0
     """What the prompt is shorter by without it."""
 
 
-def find(trace: Trace, prompt: Prompt, count: Callable[[Prompt], int]) -> tuple[list[Finding], int]:
+def find(trace: Trace, prompt: Prompt, count: Callable[[Prompt], int]) -> tuple[tuple[Finding, ...], int]:
     """Return what could go, what saves most first, and what leaving all of it out saves, in tokens.
 
     Of repeated stretches the longest few are looked at. ``count`` counts a prompt as the trace does.
     """
-    candidates = [*repeats(trace, prompt.messages)[:_MOST_REPEATS], *blanks(prompt.messages)]
+    candidates = repeats(trace, prompt.messages)[:_MOST_REPEATS]
+    for kind, (pattern, put) in _BLANKS.items():
+        edits = tuple(
+            Edit(at, match.start(), match.end(), put)
+            for at, message in enumerate(prompt.messages)
+            for match in pattern.finditer(message.content)
+        )
+        candidates += [Finding(kind, edits)] if edits else []
 
     def saved(edits: Sequence[Edit]) -> int:
         try:
@@ -57,23 +64,11 @@ def find(trace: Trace, prompt: Prompt, count: Callable[[Prompt], int]) -> tuple[
         except PromptError:  # a template may insist on what would be left out
             return 0
 
-    found = [Finding(it.kind, it.edits, it.text, saved(it.edits)) for it in candidates]
+    counted = [replace(it, tokens=saved(it.edits)) for it in candidates]
     # Blanks that the tokenizer joins to what follows cost nothing.
-    found = sorted((it for it in found if it.tokens > 0), key=lambda it: -it.tokens)
+    found = sorted((it for it in counted if it.tokens > 0), key=lambda it: -it.tokens)
     together = saved([edit for it in found for edit in it.edits]) if len(found) > 1 else sum(it.tokens for it in found)
-    return found, together
-
-
-def blanks(messages: Sequence[Message]) -> Iterator[Finding]:
-    """Runs of blank lines, blanks at the ends of lines, and runs of blanks within lines."""
-    for kind, (pattern, put) in _BLANKS.items():
-        edits = [
-            Edit(at, match.start(), match.end(), put)
-            for at, message in enumerate(messages)
-            for match in pattern.finditer(message.content)
-        ]
-        if edits:
-            yield Finding(kind, tuple(edits), "", 0)
+    return tuple(found), together
 
 
 def repeats(trace: Trace, messages: Sequence[Message]) -> list[Finding]:
@@ -109,7 +104,7 @@ def repeats(trace: Trace, messages: Sequence[Message]) -> list[Finding]:
         ended = edit
         at += length
     by_length = sorted(found.items(), key=lambda it: -len(it[0]) * len(it[1]))
-    return [Finding("repeated text", tuple(edits), text, 0) for text, edits in by_length]
+    return [Finding("repeated text", tuple(edits), text) for text, edits in by_length]
 
 
 def edited(prompt: Prompt, edits: Sequence[Edit]) -> Prompt:

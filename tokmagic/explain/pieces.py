@@ -7,12 +7,12 @@ import secrets
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import NamedTuple
 
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.stream import Source
 from tokmagic.errors import PromptError
+from tokmagic.tokens.tokenizer import Tokenizer
 
 
 class Piece(NamedTuple):
@@ -23,10 +23,13 @@ class Piece(NamedTuple):
     start: int
     end: int
     special: bool = False
-    added: bool = False
-    """Stands for no character of the text: the tokenizer or the chat's format added it."""
     raw: bytes | None = None
     """Its bytes where its characters are not its own: it stands for none, or shares them. Empty if unknown."""
+
+    @property
+    def added(self) -> bool:
+        """Whether it stands for no character of the text: the tokenizer or the chat's format added it."""
+        return self.start == self.end
 
 
 class Pieces:
@@ -41,31 +44,22 @@ class Pieces:
         self._starts = array("q")
         self._ends = array("q")
         self._special: set[int] = set()
-        self._added: set[int] = set()
         self._raw: dict[int, bytes] = {}
 
-    def add(self, token_id: int, start: int, end: int) -> None:
-        """Append a token that stands for characters of the text."""
-        self._ids.append(token_id)
+    def add(
+        self, token_id: int | None, start: int, end: int, *, special: bool = False, raw: bytes | None = None
+    ) -> None:
+        """Append a token; one that stands for no character ends where it starts."""
+        if special:
+            self._special.add(len(self))
+        if raw is not None:
+            self._raw[len(self)] = raw
+        self._ids.append(-1 if token_id is None else token_id)
         self._starts.append(start)
         self._ends.append(end)
 
-    def add_extra(self, token_id: int | None, at: int, *, special: bool, raw: bytes | None) -> None:
-        """Append a token that stands for none."""
-        index = len(self)
-        self.add(-1 if token_id is None else token_id, at, at)
-        self._added.add(index)
-        if special:
-            self.mark_special(index)
-        if raw is not None:
-            self.show_bytes(index, raw)
-
-    def mark_special(self, index: int) -> None:
-        """Tell that a token structures the text."""
-        self._special.add(index)
-
     def show_bytes(self, index: int, raw: bytes) -> None:
-        """Tell what a token's own bytes are."""
+        """Tell what the bytes of a token are that was appended before."""
         self._raw[index] = raw
 
     def __len__(self) -> int:
@@ -74,19 +68,15 @@ class Pieces:
     def __iter__(self) -> Iterator[Piece]:
         for index, (token_id, start, end) in enumerate(zip(self._ids, self._starts, self._ends, strict=True)):
             known = None if token_id < 0 else token_id
-            yield Piece(known, start, end, index in self._special, index in self._added, self._raw.get(index))
+            yield Piece(known, start, end, index in self._special, self._raw.get(index))
 
     def starts(self) -> Iterator[int | None]:
         """Iterate over the first characters alone, None for a token that stands for none."""
-        return (None if index in self._added else start for index, start in enumerate(self._starts))
+        return (None if start == end else start for start, end in zip(self._starts, self._ends, strict=True))
 
     def special_starts(self) -> list[int]:
         """Return where the text itself has special tokens."""
-        return [self._starts[index] for index in self._special - self._added]
-
-    def first(self, count: int) -> Iterator[Piece]:
-        """Iterate over the first ``count`` of them."""
-        return islice(self, count)
+        return [self._starts[index] for index in self._special if self._starts[index] != self._ends[index]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,28 +102,22 @@ class Trace:
     source: Source = "counted"
 
 
-def cut(
-    ids: Sequence[int],
-    spans: Sequence[tuple[int, int]],
-    special: frozenset[int],
-    token_bytes: Callable[[int], bytes | None],
-) -> Pieces:
-    """Make pieces of ids and of the characters that a tokenizer says they stand for.
+def cut(tokenizer: Tokenizer, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Pieces:
+    """Make pieces of ids and of the characters that their tokenizer says they stand for.
 
     Characters that it leaves out between two tokens, blanks mostly, belong to the later one.
     """
     pieces = Pieces()
     reached = 0
     for index, (token_id, (start, end)) in enumerate(zip(ids, spans, strict=True)):
+        special = token_id in tokenizer.special_ids
         if start == end:
-            pieces.add_extra(token_id, reached, special=token_id in special, raw=token_bytes(token_id) or b"")
+            pieces.add(token_id, reached, reached, special=special, raw=tokenizer.token_bytes(token_id) or b"")
             continue
+        pieces.add(token_id, min(start, reached), end, special=special)
         if start < reached:
             for sharing in (index - 1, index):
-                pieces.show_bytes(sharing, token_bytes(ids[sharing]) or b"")
-        pieces.add(token_id, min(start, reached), end)
-        if token_id in special:
-            pieces.mark_special(index)
+                pieces.show_bytes(sharing, tokenizer.token_bytes(ids[sharing]) or b"")
         reached = max(reached, end)
     return pieces
 
@@ -148,9 +132,7 @@ def cut_bytes(pieces: Pieces, ids: Sequence[int], parts: Sequence[bytes], base: 
             begins, whole = sum(byte & 0xC0 != 0x80 for byte in part), False
         start = begun if whole or part[0] & 0xC0 != 0x80 else begun - 1
         begun += begins
-        pieces.add(token_id, start, begun)
-        if not whole:
-            pieces.show_bytes(len(pieces) - 1, part)
+        pieces.add(token_id, start, begun, raw=None if whole else part)
 
 
 def place(text: str, prompt: Prompt, render: Callable[[Prompt], str]) -> tuple[Stretch, ...] | None:

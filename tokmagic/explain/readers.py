@@ -1,8 +1,6 @@
-"""The tokenizer of each kind of model, behind one interface."""
+"""The tokenizer of each kind of model: which one it is (``label``), prompts cut into tokens, and their number."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Protocol
 
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Source
@@ -11,26 +9,7 @@ from tokmagic.engines.registry import Models
 from tokmagic.errors import ModelError
 from tokmagic.explain.pieces import Pieces, Stretch, Trace, cut, cut_bytes, place
 from tokmagic.tokens import encodings
-
-if TYPE_CHECKING:
-    from tokmagic.tokens.tokenizer import Tokenizer
-
-
-class Reader(Protocol):
-    """Cuts prompts into tokens as one model does."""
-
-    @property
-    def label(self) -> str:
-        """Which tokenizer it is, in a few words."""
-        ...
-
-    def trace(self, prompt: Prompt) -> Trace:
-        """Cut a prompt up. Raises PromptError."""
-        ...
-
-    def count(self, prompt: Prompt) -> int:
-        """Return the tokens of a prompt, as many as :meth:`trace` tells of. Raises PromptError."""
-        ...
+from tokmagic.tokens.tokenizer import Tokenizer
 
 
 def reader_for(models: Models, name: str) -> Reader:
@@ -38,37 +17,34 @@ def reader_for(models: Models, name: str) -> Reader:
     spec, engine = models.spec(name), models.engine(name)
     if not isinstance(engine, Tokenized):
         raise ModelError(f"{name} has no tokenizer: it only plays back a fixed answer; name another model with -m")
-    if spec.traits.remote:
-        try:
-            return _Local(engine.tokenizer(), f"that of {spec.tokenizer or spec.source}")
-        except ModelError:
-            if spec.tokenizer is not None:
-                raise
-            return _Encoded(spec.source)
-    return _Local(engine.tokenizer())
+    if not spec.traits.remote:
+        return LocalReader(engine.tokenizer())
+    try:
+        return LocalReader(engine.tokenizer(), f"that of {spec.tokenizer or spec.source}")
+    except ModelError:
+        if spec.tokenizer is not None:
+            raise
+        return EncodingReader(spec.source)
 
 
-class _Local:
-    """A Hugging Face tokenizer with the model's own chat template."""
+class LocalReader:
+    """A Hugging Face tokenizer with the model's own chat template. Its methods raise PromptError."""
 
     def __init__(self, tokenizer: Tokenizer, label: str = "the model's own") -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.label = label
+        self.count = tokenizer.count
 
     def trace(self, prompt: Prompt) -> Trace:
-        found = self._tokenizer.trace(prompt)
-        pieces = None
-        if found.spans is not None:
-            pieces = cut(found.ids, found.spans, self._tokenizer.special_ids, self._tokenizer.token_bytes)
-        whole = (Stretch(0, 0, len(found.text)),)
-        contents = whole if prompt.completion else place(found.text, prompt, self._tokenizer.text)
-        return Trace(found.text, len(found.ids), pieces, contents)
-
-    def count(self, prompt: Prompt) -> int:
-        return self._tokenizer.count(prompt)
+        """Cut a prompt up."""
+        text, ids, spans = self.tokenizer.trace(prompt)
+        pieces = None if spans is None else cut(self.tokenizer, ids, spans)
+        whole = (Stretch(0, 0, len(text)),)
+        contents = whole if prompt.completion else place(text, prompt, self.tokenizer.text)
+        return Trace(text, len(ids), pieces, contents)
 
 
-class _Encoded:
+class EncodingReader:
     """An encoding of OpenAI's. What a chat's format adds is known in number only, and that by estimate."""
 
     def __init__(self, model: str) -> None:
@@ -76,6 +52,7 @@ class _Encoded:
         self.label: str = self._encoding.name
 
     def trace(self, prompt: Prompt) -> Trace:
+        """Cut a prompt up. Raises PromptError."""
         pieces = Pieces()
         contents: list[Stretch] = []
         text = ""
@@ -92,9 +69,13 @@ class _Encoded:
         return Trace(text, len(pieces), pieces, tuple(contents), source)
 
     def count(self, prompt: Prompt) -> int:
+        """Return the tokens of a prompt, as many as :meth:`trace` tells of. Raises PromptError."""
         return encodings.count(self._encoding, prompt)[0]
+
+
+Reader = LocalReader | EncodingReader
 
 
 def _add_unknown(pieces: Pieces, at: int, tokens: int) -> None:
     for _ in range(tokens):
-        pieces.add_extra(None, at, special=True, raw=None)
+        pieces.add(None, at, at, special=True)

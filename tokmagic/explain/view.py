@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
 
-from tokmagic.core.money import Rates
+from tokmagic.core.money import Precision, Rates
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.stream import Source
 from tokmagic.explain import boundaries
@@ -37,26 +37,9 @@ class Counted:
         """Tokens of the whole prompt, as the model is fed it."""
         return self.trace.tokens
 
-    @property
-    def source(self) -> Source:
-        """``counted`` by the model's own tokenizer, or ``estimated``."""
-        return self.trace.source
-
     def usd(self, calls: int = 1, part: int | None = None) -> Decimal | None:
         """What the input costs, or so many tokens of it, in USD; None where the model has no input rate."""
         return input_usd(self.rates, self.tokens, calls, part=part)
-
-    def saved_usd(self, tokens: int, calls: int = CALLS) -> Decimal | None:
-        """What leaving so many tokens out saves in so many calls; more where it leaves a more expensive tier."""
-        before, after = self.usd(calls), input_usd(self.rates, self.tokens - tokens, calls)
-        return None if before is None or after is None else before - after
-
-    def characters_per_token(self, characters: int) -> float | None:
-        """The messages' characters over their tokens, what the chat's format adds left out."""
-        own = self.tokens
-        if self.parts is not None:
-            own -= sum(part.tokens for part in self.parts if part.section == TEMPLATE)
-        return characters / own if own else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +60,15 @@ class TokenView:
         """Counts side by side, compared with the first model's."""
         first = self.models[0].tokens
         characters = sum(len(message.content) for message in self.prompt.messages)
-        rows = [_count_row(it, first, characters, compared=at > 0) for at, it in enumerate(self.models)]
-        unknown = numbers.UNKNOWN
-        rows += [(name, *[unknown] * 6) for name, _ in self.refused]
+        rows: list[tuple[str, ...]] = []
+        for at, it in enumerate(self.models):
+            difference = f"{it.tokens - first:+,} ({it.tokens / first - 1:+.1%})" if at and first else ""
+            # Characters over the messages' own tokens: what the chat's format adds is left out.
+            own = it.tokens - sum(part.tokens for part in it.parts or () if part.section == TEMPLATE)
+            per_token = f"{characters / own:.2f}" if own else numbers.UNKNOWN
+            tokens = numbers.tokens(it.tokens, it.trace.source)
+            rows.append((it.model, tokens, difference, per_token, _usd(it), _usd(it, CALLS), it.tokenizer))
+        rows += [(name, *[numbers.UNKNOWN] * 6) for name, _ in self.refused]
         columns = ("model", "tokens", "difference", "characters/token", "cost", f"{CALLS:,} calls", "tokenizer")
         return Table(columns, tuple(rows), "\n".join(self._notes()), words=("tokenizer",))
 
@@ -88,15 +77,15 @@ class TokenView:
         shown = [it for it in self.models if it.parts is not None]
         if not shown:
             return None
-        found = {(part.section, part.variable): None for it in shown for part in it.parts or ()}
-        order = sorted(found, key=lambda key: key[0] == TEMPLATE)
         taken = [{(part.section, part.variable): part.tokens for part in it.parts or ()} for it in shown]
         rows: list[tuple[str, ...]] = []
-        for key in order:
+        for part in sorted(dict.fromkeys(chain(*taken)), key=lambda part: part[0] == TEMPLATE):
+            section, variable = part
             # The messages themselves are counted exactly, whatever surrounds them.
-            source: Source | None = None if key[0] == TEMPLATE else "counted"
-            cells = (_cells(it, tokens.get(key, 0), source) for it, tokens in zip(shown, taken, strict=True))
-            rows.append((_part_name(*key), *chain.from_iterable(cells)))
+            source: Source | None = None if section == TEMPLATE else "counted"
+            cells = (_cells(it, tokens.get(part, 0), source) for it, tokens in zip(shown, taken, strict=True))
+            name = section if variable is None else f"{section} {{{{ {variable} }}}}"
+            rows.append((name, *chain.from_iterable(cells)))
         rows.append(("total", *(cell for it in shown for cell in _cells(it, it.tokens))))
         columns = ["part"]
         for it in shown:
@@ -109,31 +98,23 @@ class TokenView:
         if not self.findings:
             return None
         first = self.models[0]
-        rows = [
-            (
-                it.kind,
-                f"{len(it.edits):,}",
-                _where(it, self.prompt.messages),
-                *_saved(first, it.tokens),
-                _excerpt(it.text),
-            )
-            for it in self.findings
-        ]
+        rows = []
+        for it in self.findings:
+            where = _where(it, self.prompt.messages)
+            rows.append((it.kind, f"{len(it.edits):,}", where, *_saved(first, it.tokens), _excerpt(it.text)))
         if len(rows) > 1:
             rows.append(("all of it", "", "", *_saved(first, self.together), ""))
         columns = ("could go", "times", "in", "saves", f"{CALLS:,} calls", "text")
         note = f"counted again for {first.model} without that text; you decide whether it is needed"
         return Table(columns, tuple(rows), note, words=("in", "text"))
 
-    def _tables(self) -> Iterator[Table]:
-        for table in (self.counts(), self.anatomy(), self.savings()):
-            if table is not None:
-                yield table
+    def _tables(self) -> list[Table]:
+        return [table for table in (self.counts(), self.anatomy(), self.savings()) if table is not None]
 
     def _notes(self) -> Iterator[str]:
         if all(it.usd() is None for it in self.models):
             yield "no price per token is known: set one with %price MODEL --input USD --output USD"
-        if any(it.source == "estimated" for it in self.models):
+        if any(it.trace.source == "estimated" for it in self.models):
             yield "~ is an estimate: what the chat's format adds is not public"
         for it in self.models:
             if it.trace.pieces is None:
@@ -165,35 +146,19 @@ class TokenView:
         return boundaries.legend([it.trace for it in self.models], self.show)
 
 
-def _count_row(it: Counted, first: int, characters: int, *, compared: bool) -> tuple[str, ...]:
-    ratio = it.characters_per_token(characters)
-    difference = f"{it.tokens - first:+,} ({it.tokens / first - 1:+.1%})" if compared and first else ""
-    return (
-        it.model,
-        numbers.tokens(it.tokens, it.source),
-        difference,
-        numbers.UNKNOWN if ratio is None else f"{ratio:.2f}",
-        _usd(it, it.usd()),
-        _usd(it, it.usd(CALLS)),
-        it.tokenizer,
-    )
-
-
 def _cells(it: Counted, tokens: int, source: Source | None = None) -> tuple[str, str]:
-    return numbers.tokens(tokens, source or it.source), _usd(it, it.usd(CALLS, tokens), source)
+    source = source or it.trace.source
+    return numbers.tokens(tokens, source), _usd(it, CALLS, tokens, source)
 
 
 def _saved(it: Counted, tokens: int) -> tuple[str, str]:
-    return f"{tokens:,}", numbers.usd(it.saved_usd(tokens))
+    """What leaving so many tokens out saves; more where the input leaves a more expensive tier."""
+    before, after = it.usd(CALLS), input_usd(it.rates, it.tokens - tokens, CALLS)
+    return f"{tokens:,}", numbers.usd(None if before is None or after is None else before - after)
 
 
-def _usd(it: Counted, amount: Decimal | None, source: Source | None = None) -> str:
-    estimated = amount is not None and (source or it.source) == "estimated"
-    return f"{'~' if estimated else ''}{numbers.usd(amount)}"
-
-
-def _part_name(section: str, variable: str | None) -> str:
-    return section if variable is None else f"{section} {{{{ {variable} }}}}"
+def _usd(it: Counted, calls: int = 1, part: int | None = None, source: Source | None = None) -> str:
+    return numbers.usd_marked(it.usd(calls, part), Precision((source or it.trace.source) == "estimated"))
 
 
 def _where(found: Finding, messages: Sequence[Message]) -> str:

@@ -23,43 +23,36 @@ def align(
     ``shown`` are the runs that the outputs of each cell of now told of before it was run again, where it was. In the
     order of the notebook; cells that it no longer has come last. Cells without prompts, then and now, are left out.
     """
-    by_id = _by_id(before, now)
-    found = dict(by_id)
-    for i, j in _by_output(before, shown).items():
-        if i not in found and j not in found.values():
-            found[i] = j
+    found: dict[int, int] = {}
+    _by_key(found, *([[] if cell.id is None else [cell.id] for cell in cells] for cells in (before, now)))
     # An id that stood in the file then and is gone now belongs to a cell that was removed.
-    ids_tell = bool(by_id) and all(cell.id for cell in now)
+    ids_tell = bool(found) and all(cell.id for cell in now)
     removed = {i for i, cell in enumerate(before) if ids_tell and cell.id and cell.number}
+    # A kernel that was told no cell ids leaves the runs' ids in the outputs.
+    _by_key(found, [[run.run_id for run in cell.runs] for cell in before], shown)
     taken = set(found.values())
     left_before = [(i, cell) for i, cell in enumerate(before) if i not in found and i not in removed]
     left_now = [(j, cell) for j, cell in enumerate(now) if j not in taken and cell.runs_prompts]
-    found |= _by_order(left_before, left_now, (_asked, _prompts))
+    found |= _by_order(left_before, left_now, (_asked, _prompt))
     owners = {j: before[i] for i, j in found.items()}
     pairs = [(owners.get(j), cell) for j, cell in enumerate(now) if j in owners or cell.runs_prompts]
     return [*pairs, *((cell, None) for i, cell in enumerate(before) if i not in found)]
 
 
-def _by_id(before: Sequence[CellSnapshot], now: Sequence[CellSnapshot]) -> dict[int, int]:
-    places: dict[str | None, int] = {}
-    for j, cell in enumerate(now):
-        if cell.id is not None:
-            places.setdefault(cell.id, j)
-    # Each is taken once: of two cells that a hand gave the same id none may vanish behind the other.
-    return {i: places.pop(cell.id) for i, cell in enumerate(before) if cell.id in places}
+def _by_key(found: dict[int, int], before: Sequence[Collection[str]], now: Sequence[Collection[str]]) -> None:
+    """Pair what is left by a key that a cell of before shares with one of now, the first that has it."""
+    places: dict[str, int] = {}
+    for j, keys in enumerate(now):
+        for key in keys:
+            places.setdefault(key, j)
+    for i, keys in enumerate(before):
+        place = next((places[key] for key in keys if key in places), None)
+        # Each is taken once: of two cells that a hand gave the same id none may vanish behind the other.
+        if place is not None and i not in found and place not in found.values():
+            found[i] = place
 
 
-def _by_output(before: Sequence[CellSnapshot], shown: Sequence[Collection[str]]) -> dict[int, int]:
-    """A kernel that was told no cell ids leaves the runs' ids in the outputs."""
-    owners: dict[str, int] = {}
-    for j, run_ids in enumerate(shown):
-        for run_id in run_ids:
-            owners.setdefault(run_id, j)
-    places = {i: [owners[run.run_id] for run in cell.runs if run.run_id in owners] for i, cell in enumerate(before)}
-    return {i: its[0] for i, its in places.items() if its}
-
-
-def _by_order(before: _Places, now: _Places, keys: Sequence[Callable[[CellSnapshot], object]]) -> dict[int, int]:
+def _by_order(before: _Places, now: _Places, keys: Sequence[Callable[[RunSnapshot], str]]) -> dict[int, int]:
     """Cells of which the first key tells the same are the same, in order; what lies between them is told by the others.
 
     Where nothing tells them apart, and where as many cells lie between, which are the same ones, edited, the order
@@ -69,7 +62,7 @@ def _by_order(before: _Places, now: _Places, keys: Sequence[Callable[[CellSnapsh
         return {i: j for (i, _), (j, _) in zip(before, now, strict=False)}
     found: dict[int, int] = {}
     one = other = 0
-    was, told = ([keys[0](cell) for _, cell in cells] for cells in (before, now))
+    was, told = ([_told(cell, keys[0]) for _, cell in cells] for cells in (before, now))
     for i, j, size in SequenceMatcher(None, was, told, autojunk=False).get_matching_blocks():
         between = before[one:i], now[other:j]
         edited = len(between[0]) == len(between[1])
@@ -79,16 +72,16 @@ def _by_order(before: _Places, now: _Places, keys: Sequence[Callable[[CellSnapsh
     return found
 
 
-def _prompts(cell: CellSnapshot) -> object:
+def _told(cell: CellSnapshot, by: Callable[[RunSnapshot], str]) -> tuple[str, ...]:
     # Sorted, since several runs at once start in another order each time. What is not known tells nothing apart.
-    return tuple(sorted(run.prompt_sha256 for run in cell.runs if run.prompt_sha256 is not None))
+    return tuple(sorted(by(run) for run in cell.runs if run.prompt_sha256 is not None))
 
 
-def _asked(cell: CellSnapshot) -> object:
-    return tuple(sorted(_run_asked(run) for run in cell.runs if run.prompt_sha256 is not None))
+def _prompt(run: RunSnapshot) -> str:
+    return run.prompt_sha256 or ""
 
 
-def _run_asked(run: RunSnapshot) -> str:
+def _asked(run: RunSnapshot) -> str:
     return f"{run.prompt_sha256} {json.dumps(run.params, sort_keys=True)}"
 
 
@@ -101,8 +94,8 @@ def align_runs(
     cell that runs several at once starts them in another order each time.
     """
     found: dict[int, int] = {}
-    for of in (_run_asked, lambda run: run.prompt_sha256, lambda _run: None):
-        taken, waiting = {*found.values()}, defaultdict[str | None, deque[int]](deque)
+    for of in (_asked, _prompt, lambda _run: ""):
+        taken, waiting = {*found.values()}, defaultdict[str, deque[int]](deque)
         for i, run in enumerate(before):
             if i not in taken:
                 waiting[of(run)].append(i)

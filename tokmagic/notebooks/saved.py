@@ -36,11 +36,6 @@ class SavedCell(CellSnapshot):
     output_types: tuple[Any, ...] = ()
     problem: str = ""
 
-    @property
-    def runs_prompts(self) -> bool:
-        """Whether running the cell runs prompts."""
-        return self.generates or bool(self.runs)
-
 
 @dataclass(frozen=True, slots=True)
 class SavedNotebook:
@@ -98,14 +93,13 @@ def _cell(number: int, cell: dict[str, Any]) -> SavedCell:
 def _generates(source: Any) -> bool:
     text = "".join(line for line in source if isinstance(line, str)) if isinstance(source, list) else source
     match = _GENERATE.match(text) if isinstance(text, str) else None
-    return match is not None and not _RUNS_NOTHING & set(_words(match[1]))
-
-
-def _words(line: str) -> list[str]:
+    if match is None:
+        return False
     try:
-        return shlex.split(line)
+        words = shlex.split(match[1])
     except ValueError:
-        return line.split()
+        words = match[1].split()
+    return _RUNS_NOTHING.isdisjoint(words)
 
 
 class _Row:

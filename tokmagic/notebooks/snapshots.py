@@ -8,18 +8,18 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from tokmagic.core.money import Cost, Rates, Uncertainty
+from tokmagic.core.prompt import DRAWING
 from tokmagic.core.record import INFO_IN_ENV, RUN_IN_ENV, EngineInfo, RunRecord, Status
 from tokmagic.core.stream import Usage
 from tokmagic.formatting.markdown import plain_text
 
 Decoding = Literal["greedy", "seeded", "sampled"]
 """How an answer was drawn: the likeliest token each time, by a seed, or by chance."""
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p")
 
 
 def decoding(params: Mapping[str, Any], greedy: bool | None) -> Decoding:
     """How a run with these parameters is drawn, by a model of which ``greedy`` says what it does by itself."""
-    asked = any(params.get(name) is not None for name in _SAMPLING)
+    asked = any(params.get(name) is not None for name in DRAWING)
     if params.get("temperature") == 0 or (greedy and not asked):
         return "greedy"
     return "seeded" if params.get("seed") is not None else "sampled"

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +58,7 @@ def key(identity: EngineInfo, prompt: Prompt) -> str:
 
 def _canonical(sampling: Sampling) -> dict[str, Any]:
     """Sampling options, the same whichever way a number or a set of stop strings was written."""
-    floats = ("temperature", "top_p", "min_p", "repetition_penalty")
+    floats = [it.name for it in fields(Sampling) if it.type == "float | None"]
     given = asdict(sampling) | {"stop": sorted(set(sampling.stop))}
     # Added to 0.0 a negative zero becomes the other one.
     return given | {name: float(given[name]) + 0.0 for name in floats if given[name] is not None}

@@ -6,25 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from tokmagic.core.prompt import Message, Prompt, utf8
 from tokmagic.errors import ModelError, PromptError
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A prompt as a tokenizer cut it up."""
-
-    text: str
-    """What was tokenised: a chat in its template, or a completion as it stands."""
-    ids: tuple[int, ...]
-    spans: tuple[tuple[int, int], ...] | None
-    """For each id its characters in ``text`` (start, end): empty where the tokenizer added it, shared where a character
-    spans tokens. None for a tokenizer that does not tell."""
 
 
 class Tokenizer:
@@ -42,7 +29,8 @@ class Tokenizer:
             # transformers raises many types here; all of them mean that these files make no tokenizer.
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{folder} has no readable tokenizer: {reason}") from error
-        self._backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
+        self.backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
+        """The ``tokenizers.Tokenizer`` underneath, or ``None`` for a tokenizer written in Python."""
         self._encode = lru_cache(maxsize=4)(self._encode_uncached)
 
     def encode(self, prompt: Prompt) -> tuple[int, ...]:
@@ -55,28 +43,32 @@ class Tokenizer:
 
     def _encode_uncached(self, messages: tuple[Message, ...], completion: bool) -> tuple[int, ...]:
         if completion:
-            _require_text(messages)
+            utf8(messages[0].content)
             return tuple(self._tokenizer(messages[0].content)["input_ids"])
         return tuple(self._in_template(messages, return_dict=False))
 
     def text(self, prompt: Prompt) -> str:
         """Return what is tokenised: a chat in the model's template, a completion as it stands. Raises PromptError."""
         if prompt.completion:
-            _require_text(prompt.messages)
+            utf8(prompt.messages[0].content)
             return prompt.messages[0].content
         return str(self._in_template(prompt.messages, tokenize=False))
 
-    def trace(self, prompt: Prompt) -> Encoded:
-        """Return the ids of :meth:`encode` with the characters that each stands for. Raises PromptError."""
+    def trace(self, prompt: Prompt) -> tuple[str, tuple[int, ...], tuple[tuple[int, int], ...] | None]:
+        """Return :meth:`text`, the ids of :meth:`encode`, and for each id its characters in the text (start, end).
+
+        These are empty where the tokenizer added the id, and shared where a character spans tokens; None for a
+        tokenizer that does not tell. Raises PromptError.
+        """
         text = self.text(prompt)
-        if self._backend is None:
-            return Encoded(text, self.encode(prompt), None)
+        if self.backend is None:
+            return text, self.encode(prompt), None
         found = self.whole_backend().encode(text, add_special_tokens=prompt.completion)
-        return Encoded(text, tuple(found.ids), tuple(found.offsets))
+        return text, tuple(found.ids), tuple(found.offsets)
 
     def count(self, prompt: Prompt) -> int:
         """Return how many ids :meth:`encode` gives, a third sooner: nobody asks where they lie. Raises PromptError."""
-        if self._backend is None:
+        if self.backend is None:
             return len(self.encode(prompt))
         (found,) = self.whole_backend().encode_batch_fast([self.text(prompt)], add_special_tokens=prompt.completion)
         return len(found.ids)
@@ -102,19 +94,20 @@ class Tokenizer:
     @cached_property
     def _decoding(self) -> str:
         """How the vocabulary spells what is no plain text, as the backend tells it."""
-        return "" if self._backend is None else repr(self._backend.decoder)
+        return "" if self.backend is None else repr(self.backend.decoder)
 
     def whole_backend(self) -> Any:
         """The backend that cuts nothing off and fills nothing up: a tokenizer's file may say otherwise."""
         # As transformers sets it before each call of its own; only where it has to be, since other threads may encode.
-        if self._backend.truncation is not None:
-            self._backend.no_truncation()
-        if self._backend.padding is not None:
-            self._backend.no_padding()
-        return self._backend
+        if self.backend.truncation is not None:
+            self.backend.no_truncation()
+        if self.backend.padding is not None:
+            self.backend.no_padding()
+        return self.backend
 
     def _in_template(self, messages: Sequence[Message], **options: bool) -> Any:
-        _require_text(messages)
+        for message in messages:
+            utf8(message.content)
         if not self._tokenizer.chat_template:
             raise PromptError("this model has no chat template; use --completion to feed it plain text")
         chat = [{"role": message.role, "content": message.content} for message in messages]
@@ -133,24 +126,14 @@ class Tokenizer:
         """Return the text of generated ids, special tokens left out."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def decoder(self) -> Decoder:
-        """Return a fresh incremental decoder."""
-        return Decoder(self)
-
-    @property
-    def backend(self) -> Any:
-        """The ``tokenizers.Tokenizer`` underneath, or ``None`` for a tokenizer written in Python."""
-        return self._backend
-
     @cached_property
     def sha256(self) -> str:
         """Digest of the vocabulary, merges and chat template: two models with the same one count alike."""
-        content = (
-            self._backend.to_str()
-            if self._backend is not None
-            else json.dumps(self._tokenizer.get_vocab(), sort_keys=True)
-        )
         template = json.dumps(self._tokenizer.chat_template, sort_keys=True)
+        if self.backend is not None:
+            content = self.backend.to_str()
+        else:
+            content = json.dumps(self._tokenizer.get_vocab(), sort_keys=True)
         return hashlib.sha256(f"{content}\0{template}".encode()).hexdigest()
 
 
@@ -167,11 +150,6 @@ def rough_count(prompt: Prompt) -> int:
 def rough_count_text(text: str) -> int:
     """Tokens of a text by its length: at least one where there is any."""
     return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
-
-
-def _require_text(messages: Sequence[Message]) -> None:
-    for message in messages:
-        utf8(message.content)
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -201,27 +179,25 @@ class Decoder:
     def push(self, token_id: int) -> str:
         """Take one id in and return the text that became certain with it, often empty."""
         self._ids.append(token_id)
+        piece = ""
         if self._stream is not None:
             try:
                 piece = self._stream.step(self._tokenizer.backend, token_id) or ""
             except Exception:
                 # "Invalid prefix": the library gives up on some byte sequences. Decode in full from here on.
                 self._stream = None
-                piece = self._catch_up()
-        else:
-            piece = self._catch_up()
+        if self._stream is None:
+            piece = self._rest()
+            piece = "" if piece.endswith("�") else piece
         self._text += piece
         return piece
 
     def flush(self) -> str:
         """Return the text that was still held back, incomplete characters as U+FFFD."""
-        whole = self._tokenizer.decode(self._ids)
-        tail = whole[len(self._text) :] if whole.startswith(self._text) else ""
+        tail = self._rest()
         self._text += tail
         return tail
 
-    def _catch_up(self) -> str:
+    def _rest(self) -> str:
         whole = self._tokenizer.decode(self._ids)
-        if whole.endswith("�") or not whole.startswith(self._text):
-            return ""
-        return whole[len(self._text) :]
+        return whole[len(self._text) :] if whole.startswith(self._text) else ""

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-_EXTRAS: Mapping[str, str] = MappingProxyType(
-    {"top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repetition_penalty"}
-)
+from tokmagic.core.prompt import DRAWING, PENALTIES
+
+OWN = ("temperature", "top_p", "seed")
+"""OpenAI's own sampling options: every server takes them by these names."""
+_EXTRAS: Mapping[str, str] = MappingProxyType({it: it for it in (*DRAWING, *PENALTIES) if it not in OWN})
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tokmagic.core.prompt import Prompt
+from tokmagic.core.prompt import DRAWING, PENALTIES, Prompt
 from tokmagic.core.stream import FinishReason, Logprob, Token
-from tokmagic.engines.endpoint.servers import Server
+from tokmagic.engines.endpoint.servers import OWN, Server
 from tokmagic.errors import EndpointError, UsageError
 
 _REASONS: Mapping[str, FinishReason] = {
@@ -59,15 +59,13 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
     else:
         body["messages"] = [{"role": message.role, "content": message.content} for message in prompt.messages]
         body[server.max_tokens] = sampling.max_tokens
-    for name in ("temperature", "top_p", "seed"):
-        if getattr(sampling, name) is not None:
-            body[name] = getattr(sampling, name)
-    for name in ("top_k", "min_p", "repetition_penalty"):
-        if getattr(sampling, name) is None:
+    for name in (*DRAWING, *PENALTIES, "seed"):
+        if (value := getattr(sampling, name)) is None:
             continue
-        if name not in server.extras:
+        called = name if name in OWN else server.extras.get(name)
+        if called is None:
             raise UsageError(f"this server does not accept --{name.replace('_', '-')}; leave it out")
-        body[server.extras[name]] = getattr(sampling, name)
+        body[called] = value
     ignored = {
         "-n": sampling.n > 1 and not server.samples,
         "--json-schema": sampling.json_schema is not None and not server.schemas,

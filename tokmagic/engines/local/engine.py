@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from tokmagic.core.prompt import Prompt, Sampling
+from tokmagic.core.prompt import DRAWING, PENALTIES, Prompt, Sampling
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Finished, Source, Started, Usage
 from tokmagic.engines.base import EngineState, ModelSpec, Progress
@@ -26,7 +26,7 @@ from tokmagic.engines.local.stream import Cancelled, LocalStream, LogprobTap, To
 from tokmagic.engines.local.worker import Worker
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.formatting.numbers import counted
-from tokmagic.tokens.tokenizer import Tokenizer
+from tokmagic.tokens.tokenizer import Decoder, Tokenizer
 
 if TYPE_CHECKING:
     from tokmagic.core.config import TokMagic
@@ -200,7 +200,7 @@ class LocalEngine:
         if len(ids) > _PREFILL_CHUNK:
             config.prefill_chunk_size = _PREFILL_CHUNK
         logprobs = LogprobTap() if prompt.sampling.logprobs else None
-        decoders = [tokenizer.decoder() for _ in range(prompt.sampling.n)]
+        decoders = [Decoder(tokenizer) for _ in range(prompt.sampling.n)]
         tap = TokenTap(stream, _eos_ids(config), decoders, prompt.sampling, logprobs)
         if logprobs is not None:
             constraints.insert(0, logprobs)  # before what a schema rules out
@@ -308,13 +308,7 @@ def _generation_config(model: Any, sampling: Sampling, max_new_tokens: int, comp
     config = GenerationConfig.from_dict(model.generation_config.to_dict())
     config.max_length = None
     config.max_new_tokens = max_new_tokens
-    asked = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "min_p": sampling.min_p,
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
+    given = {name: value for name in DRAWING if (value := getattr(sampling, name)) is not None}
     if sampling.temperature == 0:
         config.do_sample = False
     elif given:
@@ -322,12 +316,11 @@ def _generation_config(model: Any, sampling: Sampling, max_new_tokens: int, comp
         config.update(**given)
     if not config.do_sample:
         # Left in place these would only make transformers warn that they have no effect.
-        config.update(temperature=None, top_p=None, top_k=None, min_p=None)
+        config.update(**dict.fromkeys(DRAWING))
     if sampling.n > 1 and not config.do_sample:
         raise UsageError(f"-n {sampling.n} needs sampling, greedy answers are all the same; add --temperature 0.7")
     config.num_return_sequences = sampling.n
-    if sampling.repetition_penalty is not None:
-        config.repetition_penalty = sampling.repetition_penalty
+    config.update(**{name: value for name in PENALTIES if (value := getattr(sampling, name)) is not None})
     if config.pad_token_id is None:
         eos = config.eos_token_id
         config.pad_token_id = eos if isinstance(eos, int) or eos is None else eos[0]

@@ -5,20 +5,8 @@ It reads notebook files alone: nothing is run, no kernel, ledger or model is ask
 """
 
 from tokmagic.notebooks.check.earlier import earlier
-from tokmagic.notebooks.check.figures import Figures, Notebook, read
+from tokmagic.notebooks.check.figures import read
 from tokmagic.notebooks.check.show import as_dict, table
-from tokmagic.notebooks.check.verdict import Growth, Limits, Verdict, check, limits
+from tokmagic.notebooks.check.verdict import Limits, check, limits
 
-__all__ = [
-    "Figures",
-    "Growth",
-    "Limits",
-    "Notebook",
-    "Verdict",
-    "as_dict",
-    "check",
-    "earlier",
-    "limits",
-    "read",
-    "table",
-]
+__all__ = ["Limits", "as_dict", "check", "earlier", "limits", "read", "table"]

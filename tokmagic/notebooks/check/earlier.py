@@ -28,9 +28,7 @@ def earlier(against: str, path: str) -> Notebook | None:
     inside = _git(file.parent, "rev-parse", "--git-dir")
     if inside.returncode != 0:
         message = inside.stderr.decode("utf-8", "replace").strip().split("\n")[0]
-        raise UsageError(
-            f"--against {against}: git cannot read {path}: {message}; give an earlier file instead"
-        )
+        raise UsageError(f"--against {against}: git cannot read {path}: {message}; give an earlier file instead")
     if _git(file.parent, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").returncode != 0:
         raise UsageError(f"--against {against}: git knows no revision {revision!r} here; fetch it, or name another")
     entry = f"{revision}:./{file.name}"

@@ -78,11 +78,6 @@ class PromptCell(CellSnapshot):
         """Whether an answer came from the cache: its figures are then what it would have cost."""
         return any(run.status == "cached" for run in self.runs)
 
-    @property
-    def lower_bound(self) -> bool:
-        """Whether it may have cost more."""
-        return any(run.cost.bound == "at_least" for run in self.runs)
-
 
 @dataclass(frozen=True, slots=True)
 class Notebook:
@@ -109,15 +104,18 @@ def read(data: bytes, name: str) -> Notebook:
 
     Raises NotebookError for what is no notebook, and for numbers that cannot be read.
     """
-    cells = [cell for cell in saved.read(data, name).cells if cell.runs_prompts or cell.problem]
+    cells = [cell for cell in saved.read(data, name).cells if cell.generates or cell.runs or cell.problem]
     for cell in cells:
         if cell.problem:
             raise NotebookError(
                 f"{name}: {cell.name} has numbers that cannot be read: {cell.problem}; run the cell again"
             )
     _refuse_duplicates(cells, name)
-    owners = _owners(cells)
-    return Notebook(name, tuple(_prompt_cell(cell, owners) for cell in cells))
+    owners, found = _owners(cells), []
+    for cell in cells:
+        runs = cell.runs if all(run.ended_well for run in cell.runs) else ()
+        found.append(PromptCell(cell.id, cell.number, runs, _missing(cell, owners)))
+    return Notebook(name, tuple(found))
 
 
 def _refuse_duplicates(cells: Sequence[SavedCell], name: str) -> None:
@@ -138,11 +136,6 @@ def _owners(cells: Sequence[SavedCell]) -> dict[str, SavedCell]:
             if run_id not in owners or (cell.id is not None and cell.id == ran_in):
                 owners[run_id] = cell
     return owners
-
-
-def _prompt_cell(cell: SavedCell, owners: Mapping[str, SavedCell]) -> PromptCell:
-    ended_well = all(run.ended_well for run in cell.runs)
-    return PromptCell(cell.id, cell.number, cell.runs if ended_well else (), _missing(cell, owners))
 
 
 def _missing(cell: SavedCell, owners: Mapping[str, SavedCell]) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from fractions import Fraction
 from typing import Any
 
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
 from tokmagic.notebooks.check.figures import UNKNOWN, Figures, PromptCell
-from tokmagic.notebooks.check.verdict import Growth, Pair, Verdict, percent
+from tokmagic.notebooks.check.verdict import Growth, Verdict, growth, percent
 from tokmagic.prices import plain
 
 
@@ -21,19 +20,19 @@ def table(verdict: Verdict) -> Table:
         return Table(("cell", "model", "in", "out", "cost"), (*rows, ("total", "", *_figures(now.total))), note)
     columns = ("cell", "tokens before", "tokens", "cost before", "cost", "change")
     total = ("total", *_two(verdict.against.total, now.total), _percent(verdict.total_growth))
-    return Table(columns, (*(_pair(pair) for pair in verdict.pairs), total), note)
+    return Table(columns, (*(_pair(*pair) for pair in verdict.pairs), total), note)
 
 
 def _figures(figures: Figures) -> tuple[str, ...]:
     return numbers.tokens(figures.input_tokens), numbers.tokens(figures.output_tokens), _usd(figures)
 
 
-def _pair(pair: Pair) -> tuple[str, ...]:
-    shown = pair.after or pair.before
+def _pair(before: PromptCell | None, after: PromptCell | None) -> tuple[str, ...]:
+    shown = after or before
     assert shown is not None
-    change = "gone" if pair.after is None else "new" if pair.before is None else _percent(pair.growth)
-    before, after = (cell.figures if cell else UNKNOWN for cell in (pair.before, pair.after))
-    return (_label(shown), *_two(before, after), change)
+    was, now = (cell.figures if cell else UNKNOWN for cell in (before, after))
+    change = "gone" if after is None else "new" if before is None else _percent(growth(was, now))
+    return (_label(shown), *_two(was, now), change)
 
 
 def _two(before: Figures, after: Figures) -> tuple[str, ...]:
@@ -63,7 +62,7 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
         "ok": verdict.ok,
         "problems": list(verdict.problems),
         "notes": list(verdict.notes),
-        "cells": [_pair_dict(pair) for pair in verdict.pairs],
+        "cells": [_pair_dict(*pair) for pair in verdict.pairs],
         "total": {
             "before": _figures_dict(against.total) if against else None,
             "after": _figures_dict(verdict.notebook.total),
@@ -72,8 +71,9 @@ def as_dict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _pair_dict(pair: Pair) -> dict[str, Any]:
-    return {"before": _cell_dict(pair.before), "after": _cell_dict(pair.after), "growth": _growth_dict(pair.growth)}
+def _pair_dict(before: PromptCell | None, after: PromptCell | None) -> dict[str, Any]:
+    grown = growth(before.figures, after.figures) if before and after else None
+    return {"before": _cell_dict(before), "after": _cell_dict(after), "growth": _growth_dict(grown)}
 
 
 def _cell_dict(cell: PromptCell | None) -> dict[str, Any] | None:
@@ -103,9 +103,5 @@ def _growth_dict(growth: Growth | None) -> dict[str, Any] | None:
     if growth is None:
         return None
     value = growth.percent
-    return {"of": growth.of, "percent": None if value is None else _decimal(value)}
-
-
-def _decimal(value: Fraction) -> str:
-    """A percentage in twelve decimals at most; growth itself is compared exactly."""
-    return plain(Decimal(round(value * 10**12)).scaleb(-12)) or "0"
+    # In twelve decimals at most; growth itself is compared exactly.
+    return {"of": growth.of, "percent": None if value is None else plain(Decimal(round(value * 10**12)).scaleb(-12))}

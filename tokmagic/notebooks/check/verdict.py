@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -67,17 +67,8 @@ class Growth:
         return Fraction(self.after) * 100 > Fraction(self.before) * (100 + Fraction(increase))
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A cell in both versions; None where one of them lacks it."""
-
-    before: PromptCell | None
-    after: PromptCell | None
-
-    @property
-    def growth(self) -> Growth | None:
-        """How it changed; None where either side is unknown."""
-        return growth(self.before.figures, self.after.figures) if self.before and self.after else None
+Pair = tuple[PromptCell | None, PromptCell | None]
+"""A cell before and now; None where one of the versions lacks it."""
 
 
 def growth(before: Figures, after: Figures) -> Growth | None:
@@ -115,7 +106,7 @@ def check(notebook: Notebook, wanted: Limits, against: Notebook | None = None, *
 
     Without limits nothing but having numbers at all is asked of it.
     """
-    pairs = tuple(Pair(*it) for it in align(against.cells if against else (), notebook.cells))
+    pairs = align(against.cells if against else (), notebook.cells)
     problems: list[str] = []
     if not notebook.measured and (wanted.any or against is None or not against.measured):
         problems.append("there is nothing to check: no cell holds the numbers of a run")
@@ -124,15 +115,13 @@ def check(notebook: Notebook, wanted: Limits, against: Notebook | None = None, *
         problems += _beyond_sums(notebook, wanted)
     if wanted.increase is not None and against is not None:
         problems += _beyond_increase(pairs, notebook, against, wanted.increase)
-    notes = []
-    if new:
-        notes.append("it is new: there is nothing to compare it with")
+    notes = ["it is new: there is nothing to compare it with"] if new else []
     without = len(notebook.cells) - len(notebook.measured)
     if without and notebook.measured:
         notes.append(f"{without} of its {counted(len(notebook.cells), 'prompt cell')} without numbers, in no sum")
     if any(cell.cached for version in (notebook, against) if version for cell in version.cells):
         notes.append("answers from the cache are counted at what they would have cost")
-    return Verdict(notebook, against, pairs, tuple(problems), tuple(notes))
+    return Verdict(notebook, against, tuple(pairs), tuple(problems), tuple(notes))
 
 
 def _beyond_sums(notebook: Notebook, wanted: Limits) -> Iterator[str]:
@@ -141,7 +130,7 @@ def _beyond_sums(notebook: Notebook, wanted: Limits) -> Iterator[str]:
         for usd, cell in costs:
             if usd is None:
                 yield f"{cell.name} has no price; set one with %price and run it again, or check --max-tokens"
-            elif cell.lower_bound:
+            elif any(run.cost.bound == "at_least" for run in cell.runs):
                 yield f"{cell.name} may have cost more than the {_usd(usd)} that is known; run it again"
         priced = [(usd, cell) for usd, cell in costs if usd is not None]
         total = sum((usd for usd, _ in priced), Decimal(0))
@@ -164,13 +153,11 @@ def _beyond_sums(notebook: Notebook, wanted: Limits) -> Iterator[str]:
             )
 
 
-def _beyond_increase(
-    pairs: tuple[Pair, ...], notebook: Notebook, against: Notebook, increase: Decimal
-) -> Iterator[str]:
+def _beyond_increase(pairs: Sequence[Pair], notebook: Notebook, against: Notebook, increase: Decimal) -> Iterator[str]:
     if not against.measured:
         yield f"there is nothing to compare with: no cell of {against.name} holds the numbers of a run"
         return
-    in_both = [(pair.before, pair.after) for pair in pairs if pair.before is not None and pair.after is not None]
+    in_both = [(before, after) for before, after in pairs if before is not None and after is not None]
     for before, after in in_both:
         if before.missing:
             yield f"{after.name} cannot be compared: in {against.name} {before.name} {before.missing}"
@@ -192,7 +179,9 @@ def _growth_beyond(cell: str | None, before: Figures, after: Figures, increase: 
         of = "" if it.of == "cost" else " in tokens"
         by = "from 0" if it.percent is None else f"by {percent(it).removeprefix('+')}"
         limit = f"(at most {increase.normalize():f} %)"
-        yield f"{cell or 'the whole notebook'} grew {by}{of} {limit}: {_change(before, after)}"
+        costs = " → ".join(_usd(side.cost_usd) for side in (before, after))
+        counts = " → ".join(tokens(side.tokens) for side in (before, after))
+        yield f"{cell or 'the whole notebook'} grew {by}{of} {limit}: {costs}, {counts} tokens"
 
 
 def percent(it: Growth) -> str:
@@ -202,12 +191,6 @@ def percent(it: Growth) -> str:
         return "from 0"
     tenths = ceil(value * 10) if value > 0 else floor(value * 10)
     return f"{Decimal(tenths) / 10:+.1f} %" if tenths else "0 %"
-
-
-def _change(before: Figures, after: Figures) -> str:
-    """``$0.001 → $0.00125, 12 → 15 tokens``."""
-    costs, counts = [_usd(it.cost_usd) for it in (before, after)], [tokens(it.tokens) for it in (before, after)]
-    return f"{' → '.join(costs)}, {' → '.join(counts)} tokens"
 
 
 def _usd(amount: Decimal | None) -> str:

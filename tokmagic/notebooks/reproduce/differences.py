@@ -119,8 +119,8 @@ def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...]
         return ""
     if now.info.traits.remote:
         return (
-            "a server guarantees nothing: the model behind the name, its version or the other requests in its batch may "
-            "have changed"
+            "a server guarantees nothing: the model behind the name, its version or the other requests in its batch "
+            "may have changed"
         )
     if before.decoding == "seeded" and _samples_differently(before, now):
         return "a seed gives the same answer only with the same torch and kind of device, so this is expected"
@@ -128,8 +128,8 @@ def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...]
         return "the notebook's outputs record nothing else; %tokmagic freeze records what could explain it"
     if not found:
         return (
-            "nothing recorded differs: the cause may be a variable that only the notebook knows, or the order in which a "
-            "kernel adds, which depends on the number of threads, the machine's load and the processor"
+            "nothing recorded differs: the cause may be a variable that only the notebook knows, or the order in which "
+            "a kernel adds, which depends on the number of threads, the machine's load and the processor"
         )
     return ""
 

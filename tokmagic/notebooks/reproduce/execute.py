@@ -166,7 +166,7 @@ def first_line(text: str) -> str:
 
 
 def write_document(document: NotebookNode, path: Path) -> str | None:
-    """Write the notebook with its new outputs, or say why not: what was found, and maybe paid for, is told then, too."""
+    """Write the notebook with its new outputs, or say why not: what was found, and maybe paid for, is told anyway."""
     # Imported here, as above.
     import nbformat
 

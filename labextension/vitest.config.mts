@@ -17,6 +17,8 @@ export default defineConfig({
   test: {
     environment: 'jsdom',
     include: ['test/**/*.test.{ts,tsx}'],
+    // Properties try hundreds of examples, and the Python tests run beside them.
+    testTimeout: 60_000,
     server: { deps: { inline: [/@jupyterlab\//, /@jupyter\//] } }
   }
 });

@@ -136,13 +136,9 @@ class Run:
             self._take(event)
 
     def _take(self, event: Event) -> None:
-        self._meter.fold(event)
+        with uninterrupted():  # what is counted is also kept
+            self._keep(event)
         if isinstance(event, Token):
-            parts = self._parts[event.choice]
-            parts.texts.append(event.text)
-            if event.id is not None:
-                parts.ids.append(event.id)
-            parts.logprobs += event.logprobs
             if event.choice == 0:
                 self._show(event.text)
             if not self._broke and not self._guard.covers(self._meter.cost_usd, self.record):
@@ -152,11 +148,21 @@ class Run:
             if time.monotonic() >= self._checkpoint_due:
                 self._checkpoint()
         elif isinstance(event, Finished):
+            self._show(event.tails[0] if event.tails else "")
+        self._context.changed()
+
+    def _keep(self, event: Event) -> None:
+        self._meter.fold(event)
+        if isinstance(event, Token):
+            parts = self._parts[event.choice]
+            parts.texts.append(event.text)
+            if event.id is not None:
+                parts.ids.append(event.id)
+            parts.logprobs += event.logprobs
+        elif isinstance(event, Finished):
             self._finished = event
             for parts, tail in zip(self._parts, event.tails, strict=False):
                 parts.texts.append(tail)
-            self._show(event.tails[0] if event.tails else "")
-        self._context.changed()
 
     def _show(self, text: str) -> None:
         if text and self._watcher is not None:

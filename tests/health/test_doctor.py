@@ -24,7 +24,7 @@ from tokmagic.cli import main
 from tokmagic.core.config import TokMagic
 from tokmagic.engines import gpu
 from tokmagic.formatting.numbers import counted
-from tokmagic.health import Diagnosis, Finding, Probe, doctor, network
+from tokmagic.health import Diagnosis, Finding, Probe, doctor
 from tokmagic.prices.devices import cpus
 from tokmagic.runs import api
 
@@ -412,7 +412,7 @@ def test_a_container_without_its_hosts_gpu(look: Look, monkeypatch: pytest.Monke
 
 
 def test_a_model_that_cannot_be_fetched_without_a_network(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "there", lambda: False)
+    monkeypatch.setattr(health, "has_network", lambda: False)
     found = finding(look(), "model")
     assert (found.ok, found.vital) == (False, True)
     assert "there is no network to fetch it" in found.message

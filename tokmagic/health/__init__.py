@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +16,18 @@ from tokmagic.engines import gpu
 from tokmagic.engines.local.store import check_folder, locate
 from tokmagic.engines.registry import Models
 from tokmagic.errors import TokmagicError
-from tokmagic.health import devices, network
+from tokmagic.health import devices
+from tokmagic.health.devices import Probe, probe
 from tokmagic.health.findings import Diagnosis, Finding
-from tokmagic.health.probe import Probe, probe
 from tokmagic.prices import PriceBook
 from tokmagic.runs.session import Session
 from tokmagic.tokens.reconciliation import disagreement
 
 __all__ = ["Diagnosis", "Finding", "Probe", "doctor", "probe"]
+
+_ROUTES = {Path("/proc/net/route"): 0, Path("/proc/net/ipv6_route"): -1}
+"""The kernel's routes, and the column with each one's device (proc(5))."""
+_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
 def doctor(settings: TokMagic, tried: Probe | None = None) -> Diagnosis:
@@ -97,15 +102,26 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
     except ImportError as error:
         yield Finding("model", False, f"needs {error.name}", "pip install 'tokmagic[local]'", vital=True)
         return
-    if located is None and not network.there():
-        message = f"{settings.model} is not here yet, and there is no network to fetch it"
-        yield Finding(
-            "model", False, message, "start once with a network, or put the model into the data folder", vital=True
-        )
-    elif located is None:
+    if located is not None:
+        yield Finding("model", True, f"{located.model_id} ({located.origin}) in {located.folder}")
+    elif has_network():
         yield Finding("model", False, f"{settings.model} is not here yet; it is fetched at first use", "tokmagic pull")
     else:
-        yield Finding("model", True, f"{located.model_id} ({located.origin}) in {located.folder}")
+        message = f"{settings.model} is not here yet, and there is no network to fetch it"
+        fix = "start once with a network, or put the model into the data folder"
+        yield Finding("model", False, message, fix, vital=True)
+
+
+def has_network() -> bool:
+    """Whether any device but the loopback has a route, or a proxy is set; True where that is unknown. Sends nothing."""
+    if any(os.environ.get(name) for name in _PROXIES):
+        return True
+    try:
+        tables = [(path.read_text(encoding="ascii"), column) for path, column in _ROUTES.items() if path.exists()]
+    except OSError:
+        return True
+    reached = {line.split()[column] for table, column in tables for line in table.splitlines() if line.strip()}
+    return not tables or bool(reached - {"lo", "Iface"})
 
 
 def _ledger(settings: TokMagic) -> Iterator[Finding]:
@@ -119,12 +135,8 @@ def _ledger(settings: TokMagic) -> Iterator[Finding]:
     home = settings.home_path
     where = next(path for path in (home, *home.parents) if path.exists())
     free = shutil.disk_usage(where).free
-    yield Finding(
-        "disk",
-        free > 2**30,
-        f"{free / 2**30:.1f} GiB free for {home}",
-        "" if free > 2**30 else "free some space",
-    )
+    ok = free > 2**30
+    yield Finding("disk", ok, f"{free / 2**30:.1f} GiB free for {home}", "" if ok else "free some space")
 
 
 def _prices(settings: TokMagic) -> Iterator[Finding]:
@@ -138,13 +150,11 @@ def _counts(settings: TokMagic) -> Iterator[Finding]:
         ledger = Session(settings).ledger()
     except TokmagicError:
         return  # told already
-    try:
+    with closing(ledger):
         for model in ledger.endpoint_models():
             found = disagreement(ledger.compared(model))
             if found is not None:
-                yield Finding(f"tokens of {model}", False, str(found), "name its own tokenizer with --tokenizer")
-    finally:
-        ledger.close()
+                yield Finding(f"tokens of {model}", False, found, "name its own tokenizer with --tokenizer")
 
 
 def _lab(_settings: TokMagic) -> Iterator[Finding]:

@@ -2,20 +2,65 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from tokmagic.engines import gpu
 from tokmagic.engines.gpu import Gpus
 from tokmagic.formatting.numbers import counted
 from tokmagic.health.findings import Finding
-from tokmagic.health.probe import Probe
 from tokmagic.prices.devices import cpus
 
 _RUN = "in a container: docker run --gpus all"
 _TOOLKIT = "start the container with --gpus all; the host needs NVIDIA's container toolkit for that"
 _NO_FUSED = "update torch; FlashAttention needs a GPU of compute capability 8.0 or newer"
 _FUSED = {"flash", "cuDNN", "memory-efficient"}
+_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What torch, its attention kernels and bitsandbytes did on the first device."""
+
+    cuda: str | None = None
+    """The CUDA version that torch was built for; None for a CPU build."""
+    devices: tuple[str, ...] = ()
+    """The names of the GPUs that torch can use."""
+    cuda_says: str = ""
+    """What torch said where it can use none."""
+    device: str = "cpu"
+    """``cuda`` or ``cpu``: where the kernels were tried."""
+    attention: tuple[str, ...] = ()
+    """The attention kernels that ran."""
+    bitsandbytes: Mapping[str, str | None] = field(default_factory=dict)
+    """Why a format failed, None if it worked."""
+    problem: str | None = None
+    """Why nothing could be tried, in one line."""
+
+
+def probe() -> Probe:
+    """Try the device's libraries; takes seconds, since torch is imported. Raises nothing."""
+    command = [sys.executable, "-P", "-m", "tokmagic.engines.local.probe"]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return Probe(problem=f"did not answer in {_TIMEOUT_S:.0f} s")
+    except OSError as error:
+        return Probe(problem=f"no process can be started: {error.strerror or error}")
+    said = done.stderr.decode("utf-8", "replace")
+    try:
+        # What native libraries write to stdout themselves comes before the answer.
+        found = json.loads(done.stdout.splitlines()[-1]) if not done.returncode else None
+    except (IndexError, ValueError):
+        found = None
+    if found is None:
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        return Probe(problem=lines[-1] if lines else f"its process ended with status {done.returncode}")
+    return Probe(**found | {"devices": tuple(found["devices"]), "attention": tuple(found["attention"])})
 
 
 def gpus(seen: Gpus, tried: Probe | None) -> Iterator[Finding]:
@@ -29,14 +74,13 @@ def gpus(seen: Gpus, tried: Probe | None) -> Iterator[Finding]:
             yield Finding(f"gpu {index}", True, name)
     if not seen.devices and not usable:
         yield _absent(seen)
-    elif tried is not None and tried.problem is None:
+    elif tried is not None:
         yield _cuda(seen, tried)
 
 
 def _absent(seen: Gpus) -> Finding:
     """Why NVML sees no GPU."""
     instead = f"models run on {counted(cpus(), 'CPU core')}"
-    here = gpu.host_has_driver()
     answers = {
         "mismatch": (
             "the driver's library does not match the version that the host's kernel has loaded",
@@ -46,14 +90,12 @@ def _absent(seen: Gpus) -> Finding:
         "no permission": ("this user may not open the GPU's device files", _TOOLKIT),
         "no binding": ("nvidia-ml-py is not installed, so GPUs cannot be detected", "pip install 'tokmagic[local]'"),
         "error": (f"the driver does not answer: {seen.says}", "on the host nvidia-smi must work; then " + _RUN),
-        "no library": ("the host has NVIDIA's driver, but no GPU was given to this container", _TOOLKIT)
-        if here
-        else None,
+        "no library": ("the host has NVIDIA's driver, but no GPU was given to this container", _TOOLKIT),
     }
-    answer = answers.get(seen.absence or "no device")
-    if answer is None:
+    why, fix = answers.get(seen.absence or "no device", ("", _RUN))
+    if not why or (seen.absence == "no library" and not gpu.host_has_driver()):
         return Finding("gpu", False, f"none; {instead}", _RUN)
-    return Finding("gpu", False, f"none: {answer[0]}; {instead}", answer[1])
+    return Finding("gpu", False, f"none: {why}; {instead}", fix)
 
 
 def _cuda(seen: Gpus, tried: Probe) -> Finding:
@@ -74,12 +116,8 @@ def _cuda(seen: Gpus, tried: Probe) -> Finding:
         message = f"the GPU's memory is full: {tried.cuda_says}; {instead}"
         return Finding("cuda", False, message, "nvidia-smi shows which processes use it: end those you do not need")
     message = f"torch cannot use the GPU: {tried.cuda_says or 'it finds none'}; {instead}"
-    return Finding(
-        "cuda",
-        False,
-        message,
-        "update NVIDIA's driver on the host, or install a torch that supports this GPU's generation",
-    )
+    fix = "update NVIDIA's driver on the host, or install a torch that supports this GPU's generation"
+    return Finding("cuda", False, message, fix)
 
 
 def _version(text: str) -> tuple[int, int]:

@@ -5,12 +5,11 @@ and nowhere else: what ``%price`` set, the user's file, the price package for ho
 """
 
 from tokmagic.core.money import plain
-from tokmagic.prices.bills import bill, bound_usd, input_usd, loaded_usd, replay, span
+from tokmagic.prices.bills import at_rates, bill, bound_usd, input_usd, loaded_usd, replay, reprice, span
 from tokmagic.prices.book import PriceBook
 from tokmagic.prices.frozen import rates_dict, rates_of
 from tokmagic.prices.hosted import provider_of
 from tokmagic.prices.money import PICODOLLARS, from_picodollars, hourly, rate, to_picodollars, usd
-from tokmagic.prices.repricing import at_rates, reprice
 
 __all__ = [
     "PICODOLLARS",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from decimal import ROUND_CEILING, Decimal, localcontext
 
 from tokmagic.core.money import Bound, Cost, Rates, Tier
+from tokmagic.core.record import RunRecord
 from tokmagic.core.stream import Source, Usage
+from tokmagic.prices.book import PriceBook
 from tokmagic.prices.money import EXACT, MILLION, PICODOLLARS
 
 _HOUR_NS = Decimal(3_600_000_000_000)
@@ -14,6 +17,7 @@ _HOUR_NS = Decimal(3_600_000_000_000)
 _HIGHEST_BILL = Decimal(9_000_000)
 # Thirty years.
 _LONGEST_S = 1e9
+_STRENGTH: tuple[Source, ...] = ("measured", "reported", "counted", "estimated", "unknown")
 
 
 def bill(usage: Usage, device_s: float | None, rates: Rates, *, cut: bool = False) -> Cost:
@@ -44,6 +48,30 @@ def replay(worth: Cost) -> Cost:
     """What a replay costs: nothing. Beside it stands what it saved, ``worth``, with that figure's source and bound."""
     source = "measured" if worth.usd is None else worth.source
     return Cost(Decimal(0), source, worth.bound, saved_usd=worth.usd, shadow_usd=worth.shadow_usd)
+
+
+def reprice(record: RunRecord, book: PriceBook, at: datetime | None = None) -> Cost:
+    """Return what a run would cost at the rates that ``book`` has for its model now, or had at another time.
+
+    It stands beside what is frozen in the run's row, never in its place. ``usd`` is None where there is no price today.
+    What was replayed from the cache cost nothing then and costs nothing now; what it saved is repriced. Raises
+    PriceError for an unreadable price file.
+    """
+    return at_rates(record, book.rates(record.info, at))
+
+
+def at_rates(record: RunRecord, rates: Rates) -> Cost:
+    """The same at rates that were looked up before, for many runs of one model."""
+    reading, frozen = record.reading, record.reading.cost
+    if record.status == "cached":
+        return replay(bill(reading.usage, reading.device_s, rates))
+    cut = False
+    if frozen.bound == "at_least" or frozen.source == "estimated":  # few, and there can be a million runs
+        # Its server may have billed more than was counted, which a row tells only by the marks of its cost. Where the
+        # rates of then leave the same marks anyway it cannot tell, and the run is taken for one that was cut off.
+        marked = bill(reading.usage, reading.device_s, record.rates, cut=True)
+        cut = (frozen.source, frozen.bound) == (marked.source, marked.bound)
+    return bill(reading.usage, reading.device_s, rates, cut=cut)
 
 
 def _anomaly(usage: Usage, device_s: float | None) -> str | None:
@@ -83,7 +111,8 @@ def _token_cost(usage: Usage, rates: Rates, cut: bool) -> tuple[Decimal | None, 
     unknown = [cached_rate] if usage.cached_input_tokens is None else []
     unknown += [write_rate] if usage.cache_write_input_tokens is None else []
     lower, higher = any(rate < tier.input for rate in unknown), cut or any(rate > tier.input for rate in unknown)
-    source = "estimated" if lower and higher else _weakest(usage)
+    weakest = max(usage.input_source, usage.output_source, key=_STRENGTH.index)
+    source = "estimated" if lower and higher else weakest
     bound: Bound = "exact" if lower == higher else "at_most" if lower else "at_least"
     return total / MILLION, bound, source
 
@@ -94,13 +123,6 @@ def _compute_cost(device_s: float | None, device_hour: Decimal | None) -> Decima
     nanoseconds = Decimal(round(device_s * 1e9))
     # Rounded up to a picodollar: device time has no natural grain, and a bill should not lose any.
     return (nanoseconds * device_hour / _HOUR_NS).quantize(Decimal(1) / PICODOLLARS, rounding=ROUND_CEILING)
-
-
-_STRENGTH: tuple[Source, ...] = ("measured", "reported", "counted", "estimated", "unknown")
-
-
-def _weakest(usage: Usage) -> Source:
-    return max((usage.input_source, usage.output_source), key=_STRENGTH.index)
 
 
 def _tier(rates: Rates, input_tokens: int) -> Rates | Tier:

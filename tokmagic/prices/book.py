@@ -12,7 +12,7 @@ from tokmagic.core.record import EngineInfo
 from tokmagic.errors import PriceError
 from tokmagic.prices.devices import device_of, list_rates
 from tokmagic.prices.hosted import hosted_rates
-from tokmagic.prices.user_file import PriceFile, UserPrices
+from tokmagic.prices.user_file import PriceFile
 
 
 class PriceBook:
@@ -67,7 +67,8 @@ class PriceBook:
         """
         moment = at or datetime.now(UTC)
         file = self._file.read(self._setting())
-        device = _device_rates(info, file)
+        key = device_of(info)
+        device = Rates() if key is None else file.devices.get(key) or list_rates(key)
         rates = self._set.get(info.name) or file.rates(info) or _hosted(info, moment) or device
         if rates.input is not None and rates.device_hour is None and device.device_hour is not None:
             # Beside the token cost stands what the machine's time is worth, and the source says whose rate that is.
@@ -92,13 +93,6 @@ class PriceBook:
     def __iter__(self) -> Iterator[tuple[str, Rates]]:
         """What was set, by model."""
         return iter(sorted(self._set.items()))
-
-
-def _device_rates(info: EngineInfo, file: UserPrices) -> Rates:
-    device = device_of(info)
-    if device is None:
-        return Rates()
-    return file.devices.get(device) or list_rates(device)
 
 
 def _hosted(info: EngineInfo, moment: datetime) -> Rates | None:

@@ -33,7 +33,7 @@ def device_of(info: EngineInfo) -> DeviceKey | None:
     return None if info.device_name is None else device_key(info.device_name)
 
 
-def list_rates(device: DeviceKey | None) -> Rates:
+def list_rates(device: DeviceKey) -> Rates:
     """Return the list price of a device; unknown for one that is not listed.
 
     A CPU counts with all virtual CPUs that this process may use.

@@ -29,18 +29,16 @@ def _amounts(of: Rates | Tier, names: tuple[str, ...]) -> dict[str, str]:
 
 def rates_of(values: dict[str, Any]) -> Rates:
     """The inverse of :func:`rates_dict`."""
-    known: dict[str, Any] = {name: Decimal(values[name]) for name in (*_TOKEN_RATES, "device_hour") if name in values}
     shadow = values.get("shadow")
     return Rates(
-        **known,
+        **_decimals(values, (*_TOKEN_RATES, "device_hour")),
         source=values["source"],
         version=values.get("version"),
-        tiers=tuple(_tier(tier) for tier in values.get("tiers", ())),
+        tiers=tuple(Tier(it["above_tokens"], **_decimals(it, _TOKEN_RATES)) for it in values.get("tiers", ())),
         shadow_model=values.get("shadow_model"),
         shadow=None if shadow is None else rates_of(shadow),
     )
 
 
-def _tier(values: dict[str, Any]) -> Tier:
-    known: dict[str, Any] = {name: Decimal(values[name]) for name in _TOKEN_RATES if name in values}
-    return Tier(values["above_tokens"], **known)
+def _decimals(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: Decimal(values[name]) for name in names if name in values}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
@@ -34,6 +34,7 @@ _NOT_TEXT = re.compile(
     r"(input|output|cache)_(audio|image|video|document|annotated_document)_\w+|audio_hours"
     r"|(web_searches|social_searches|storage_searches|code_executions)_kcount|cache_write_1h_mtok"
 )
+_version = cache(importlib.metadata.version)
 _DATED = re.compile(r"(.+)-(20\d\d)-?(\d\d)-?(\d\d)", re.ASCII)
 
 
@@ -52,11 +53,12 @@ def hosted_rates(model: str, at: datetime) -> Rates:
     tariff = _tariff(info, query, moment)
     label = f"{provider.id}/{info.id}{f'?{query}' if tariff else ''}"
     prices = _prices(label, info.get_prices(moment, tariff))
+    starts = {tier.start for value in prices.values() for tier in getattr(value, "tiers", ())}
     return Rates(
         **_at(label, prices, 0),
         source=f"genai-prices: {label}",
-        version=f"{_version()}, as of {moment:%Y-%m-%d}",
-        tiers=tuple(Tier(start, **_at(label, prices, start)) for start in _starts(prices)),
+        version=f"{_version('genai-prices')}, as of {moment:%Y-%m-%d}",
+        tiers=tuple(Tier(start, **_at(label, prices, start)) for start in sorted(starts)),
     )
 
 
@@ -78,11 +80,6 @@ def _stands_at(provider: Provider, host: str, path: str) -> bool:
         return re.fullmatch(pattern, host) is not None
     found = re.match(pattern, host + path)
     return found is not None and (found[0].endswith("/") or (host + path)[found.end() :][:1] in ("", "/"))
-
-
-@cache
-def _version() -> str:
-    return importlib.metadata.version("genai-prices")
 
 
 @cache
@@ -194,25 +191,13 @@ def _prices(model: str, prices: ModelPrice) -> dict[str, Any]:
     return found
 
 
-def _starts(prices: dict[str, Any]) -> list[int]:
-    tiers: Iterable[Any] = (tier for value in prices.values() for tier in getattr(value, "tiers", ()))
-    return sorted({tier.start for tier in tiers})
-
-
 def _at(model: str, prices: dict[str, Any], above: int) -> dict[str, Any]:
     """The rates in force above so many input tokens; 0 is the base."""
     found = {}
     for name, value in prices.items():
+        reached = [tier.price for tier in getattr(value, "tiers", ()) if above and tier.start <= above]
         try:
-            found[name] = rate(_price(value, above))
+            found[name] = rate(Decimal(reached[-1] if reached else getattr(value, "base", value)))
         except PriceError as error:
             raise PriceError(f"{model}: its {name} {error}; set your own rates with --input and --output") from None
     return found
-
-
-def _price(value: Any, above: int) -> Decimal:
-    tiers = getattr(value, "tiers", None)
-    if tiers is None:
-        return Decimal(value)
-    reached = [tier.price for tier in tiers if above and tier.start <= above]
-    return Decimal(reached[-1] if reached else value.base)

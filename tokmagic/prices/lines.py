@@ -11,52 +11,48 @@ Path = tuple[str | int, ...]
 """Keys from outside in; the index of a table in a list is a number."""
 
 
-class Lines:
-    """The lines of a text that tomllib has read without complaint."""
+def line_of(text: str, path: Path) -> int:
+    """Return the line, from 1 on, of a key of a text that tomllib has read without complaint.
 
-    def __init__(self, text: str) -> None:
-        self._lines = text.splitlines()
-        self._keys = list(self._scan())
+    It is that of what the key stands in where it has no line of its own.
+    """
+    lines = text.splitlines()
+    keys = list(_keys(lines))
+    inside = [number for key, number in keys if path == key[: len(path)]]
+    if inside:
+        return inside[0] + 1
+    around = [(key, number) for key, number in keys if key == path[: len(key)]]
+    if not around:
+        return 1
+    key, number = max(around, key=lambda found: len(found[0]))
+    # Inside a value that begins in that line, and may go on over several.
+    for part in path[len(key) :]:
+        mark = r"\{" if isinstance(part, int) else rf"(?<![\w-]){re.escape(part)}[\"']?\s*="
+        times = part + 1 if isinstance(part, int) else 1
+        for later in range(number, len(lines)):
+            times -= len(re.findall(mark, lines[later]))
+            if times <= 0:
+                number = later
+                break
+    return number + 1
 
-    def of(self, path: Path) -> int:
-        """Return the line, from 1 on, of a key, or of what it stands in where it has no line of its own."""
-        inside = [(key, number) for key, number in self._keys if path == key[: len(path)]]
-        if inside:
-            return inside[0][1] + 1
-        around = [(key, number) for key, number in self._keys if key == path[: len(key)]]
-        if not around:
-            return 1
-        key, number = max(around, key=lambda found: len(found[0]))
-        return self._within(path[len(key) :], number) + 1
 
-    def _scan(self) -> Iterator[tuple[Path, int]]:
-        table: Path = ()
-        seen: Counter[Path] = Counter()
-        for number, line in enumerate(self._lines):
-            text = line.strip()
-            if text.startswith("["):
-                header = _only_key(text)
-                if not header:
-                    continue
-                if text.startswith("[["):
-                    seen[header] += 1
-                    header = (*header, seen[header] - 1)
-                table = header
-                yield table, number
-            elif key := _key_of(text):
-                yield (*table, *key), number
-
-    def _within(self, path: Path, number: int) -> int:
-        """Where a key stands inside a value that begins in a line, which may go on over several."""
-        for key in path:
-            mark = r"\{" if isinstance(key, int) else rf"(?<![\w-]){re.escape(key)}[\"']?\s*="
-            times = key + 1 if isinstance(key, int) else 1
-            for later in range(number, len(self._lines)):
-                times -= len(re.findall(mark, self._lines[later]))
-                if times <= 0:
-                    number = later
-                    break
-        return number
+def _keys(lines: Sequence[str]) -> Iterator[tuple[Path, int]]:
+    table: Path = ()
+    seen: Counter[Path] = Counter()
+    for number, line in enumerate(lines):
+        text = line.strip()
+        if text.startswith("["):
+            header = _only_key(text)
+            if not header:
+                continue
+            if text.startswith("[["):
+                seen[header] += 1
+                header = (*header, seen[header] - 1)
+            table = header
+            yield table, number
+        elif key := _key_of(text):
+            yield (*table, *key), number
 
 
 def _key_of(text: str) -> Path:

@@ -50,9 +50,9 @@ class Spread:
     def of(cls, values: Sequence[int | Decimal]) -> Spread:
         exact = [Fraction(value) for value in values]
         mean = sum(exact, Fraction(0)) / len(exact)
-        margin = None
-        if len(exact) > 1:
-            margin = student_t(len(exact) - 1) * sqrt(variance(exact, mean) / len(exact))
+        if len(exact) == 1:
+            return cls(mean, mean, mean)
+        margin = student_t(len(exact) - 1) * sqrt(variance(exact, mean) / len(exact))
         return cls(min(exact), mean, max(exact), margin)
 
     def times(self, factor: Fraction) -> Spread:
@@ -104,13 +104,22 @@ class Projection:
 
     def table(self) -> Table:
         """Least, mean and most as measured, and the mean's 95 % interval: no forecast for other inputs."""
-        rows = (
-            ("tokens in", *_counts(self.input_tokens)),
-            ("tokens out", *_counts(self.output_tokens)),
-            ("a call", *_dollars(self.call_usd, self.precision)),
-            ("a day", *_dollars(self.day_usd, self.precision)),
-            (f"a month ({MONTH_DAYS} days)", *_dollars(self.month_usd, self.precision)),
-        )
+        rows: list[tuple[str, ...]] = []
+        exact: list[dict[str, Any]] = []
+        for name, label, spread in (
+            ("input_tokens", "tokens in", self.input_tokens),
+            ("output_tokens", "tokens out", self.output_tokens),
+        ):
+            rows.append((label, *_counts(spread)))
+            exact.append({"of": name, "runs": self.runs, **_bounds(spread)})
+        sure = {"cost_estimated": self.precision.estimated, "cost_bound": self.precision.bound}
+        for name, label, spread in (
+            ("call_usd", "a call", self.call_usd),
+            ("day_usd", "a day", self.day_usd),
+            ("month_usd", f"a month ({MONTH_DAYS} days)", self.month_usd),
+        ):
+            rows.append((label, *_dollars(spread, self.precision)))
+            exact.append({"of": name, "runs": self.runs, **_bounds(spread), **sure})
         calls = usd(self.calls_a_day).normalize()
         note = (
             f"{calls:,f} call{'' if calls == 1 else 's'} a day of {self.model}, "
@@ -123,21 +132,7 @@ class Projection:
             note += "; run the cell again for the spread of its answers"
         else:
             note += "; ± is the mean's 95 % interval, if the runs are a representative sample of the calls"
-        return Table(("", "least", "mean", "± 95 %", "most"), rows, note, exact=self._exact())
-
-    def _exact(self) -> tuple[dict[str, Any], ...]:
-        rows = {
-            "input_tokens": self.input_tokens,
-            "output_tokens": self.output_tokens,
-            "call_usd": self.call_usd,
-            "day_usd": self.day_usd,
-            "month_usd": self.month_usd,
-        }
-        sure = {"cost_estimated": self.precision.estimated, "cost_bound": self.precision.bound}
-        return tuple(
-            {"of": name, "runs": self.runs, **_bounds(it), **(sure if name.endswith("_usd") else {})}
-            for name, it in rows.items()
-        )
+        return Table(("", "least", "mean", "± 95 %", "most"), tuple(rows), note, exact=tuple(exact))
 
 
 def project(records: Sequence[RunRecord], calls: str) -> Projection:
@@ -201,22 +196,13 @@ def usd(amount: Fraction) -> Decimal:
 def _dollars(spread: Spread, precision: Precision) -> tuple[str, ...]:
     """The margin has no mark: it is of the costs as they are known."""
     margin = None if spread.margin is None else usd(Fraction(spread.margin))
-    return (
-        numbers.usd_marked(usd(spread.least), precision),
-        numbers.usd_marked(usd(spread.mean), precision),
-        numbers.usd(margin),
-        numbers.usd_marked(usd(spread.most), precision),
-    )
+    least, mean, most = (numbers.usd_marked(usd(it), precision) for it in (spread.least, spread.mean, spread.most))
+    return least, mean, numbers.usd(margin), most
 
 
 def _counts(spread: Spread) -> tuple[str, ...]:
-    mean, margin = _tenths(float(spread.mean)), spread.margin
-    return (
-        f"{int(spread.least):,}",
-        mean,
-        numbers.UNKNOWN if margin is None else _tenths(margin),
-        f"{int(spread.most):,}",
-    )
+    margin = numbers.UNKNOWN if spread.margin is None else _tenths(spread.margin)
+    return f"{int(spread.least):,}", _tenths(float(spread.mean)), margin, f"{int(spread.most):,}"
 
 
 def _tenths(value: float) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -122,7 +123,9 @@ class _Reader:
         for name, given in self._table(data, "devices").items():
             if device_key(name) in devices:
                 self._fail(("devices", name), f"{name} is listed above in another spelling; keep one of the two")
-            devices[device_key(name)] = self._device(name, given)
+            hour = self._amount(given, ("devices", name), hourly)
+            source = f"file {self._path.name}: {name}"
+            devices[device_key(name)] = Rates(device_hour=hour, source=source, version=self._version)
         return UserPrices({name: self._model(name, given) for name, given in models.items()}, devices)
 
     def _model(self, name: str, given: Any) -> Rates:
@@ -134,9 +137,9 @@ class _Reader:
         if "per_1k" in given:
             if "input" in given or "output" in given:
                 self._fail((*where, "per_1k"), "per_1k is one rate for input and output; remove them, or remove per_1k")
-            both = self._rate(given["per_1k"], (*where, "per_1k"), per=1_000)
+            both = self._amount(given["per_1k"], (*where, "per_1k"), partial(rate, per=1_000))
             values |= {"input": both, "output": both}
-        hour = self._hour(given["gpu_hour"], (*where, "gpu_hour")) if "gpu_hour" in given else None
+        hour = self._amount(given["gpu_hour"], (*where, "gpu_hour"), hourly) if "gpu_hour" in given else None
         if not values and hour is None:
             self._fail(where, f"{name} has no rate; give input and output, per_1k or gpu_hour")
         if values:
@@ -178,29 +181,19 @@ class _Reader:
                 self._fail(where, f"{name} must be given in the model and in each of its tiers, or in none")
         return Tier(above, **values)
 
-    def _device(self, name: str, given: Any) -> Rates:
-        hour = self._hour(given, ("devices", name))
-        return Rates(device_hour=hour, source=f"file {self._path.name}: {name}", version=self._version)
-
     def _rates(self, given: Mapping[str, Any], where: lines.Path) -> dict[str, Decimal]:
-        return {name: self._rate(given[name], (*where, name)) for name in _RATES if name in given}
+        return {name: self._amount(given[name], (*where, name), rate) for name in _RATES if name in given}
 
     def _both(self, values: Mapping[str, Decimal], where: lines.Path, what: str) -> None:
         for name in ("input", "output"):
             if name not in values:
                 self._fail(where, f"{what} has no {name} rate; a bill needs input and output (0 if it is free)")
 
-    def _rate(self, given: Any, where: lines.Path, *, per: int = 1_000_000) -> Decimal:
-        return self._amount(given, where, lambda text: rate(text, what=str(where[-1]), per=per))
-
-    def _hour(self, given: Any, where: lines.Path) -> Decimal:
-        return self._amount(given, where, lambda text: hourly(text, what=str(where[-1])))
-
-    def _amount(self, given: Any, where: lines.Path, read: Callable[[str | Decimal | int], Decimal]) -> Decimal:
+    def _amount(self, given: Any, where: lines.Path, read: Callable[..., Decimal]) -> Decimal:
         if isinstance(given, bool) or not isinstance(given, str | int | Decimal):
             self._fail(where, f"{where[-1]} is {_shown(given)}; give a number in USD, such as 0.15")
         try:
-            return read(given)
+            return read(given, what=str(where[-1]))
         except PriceError as error:
             self._fail(where, str(error))
 
@@ -216,7 +209,7 @@ class _Reader:
                 self._fail((*where, key), f"unknown key {key!r}{nearest(key, known)}; known: {', '.join(known)}")
 
     def _fail(self, where: lines.Path, problem: str) -> NoReturn:
-        raise PriceError(f"{self._path}, line {lines.Lines(self._text).of(where)}: {problem}")
+        raise PriceError(f"{self._path}, line {lines.line_of(self._text, where)}: {problem}")
 
 
 def _shown(value: Any) -> str:

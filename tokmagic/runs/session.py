@@ -337,8 +337,8 @@ class Session:
         if record.local_input_tokens is not None and record.reading.usage.input_source == "reported":
             # Whether this machine and the server that ran it count the same.
             with suppress(LedgerError):
-                found = disagreement(self.ledger().compared(record.info.model_id))
-                self._notices[record.info.model_id] = None if found is None else str(found)
+                compared = self.ledger().compared(record.info.model_id)
+                self._notices[record.info.model_id] = disagreement(compared)
         self._read_sums(record)
         self.channel.touch()
 

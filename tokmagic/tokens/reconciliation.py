@@ -21,32 +21,21 @@ class Compared:
     reported: int
 
 
-@dataclass(frozen=True, slots=True)
-class Disagreement:
-    """How far a server's counts are from ours: ``least`` and ``most`` are its tokens less ours, where they differ."""
-
-    runs: int
-    differing: int
-    least: int
-    most: int
-    since: datetime
-
-    def __str__(self) -> str:
-        """In one line: by how much, how often, since when."""
-        low, high = sorted((abs(self.least), abs(self.most)))
-        if self.least < 0 < self.most:
-            by = f"up to {counted(-self.least, 'token')} fewer and {self.most:,} more"
-        else:
-            many = f"{low:,} to " if low != high else ""
-            by = f"{many}{counted(high, 'token')} {'more' if self.most > 0 else 'fewer'}"
-        often = "in each run" if self.differing == self.runs else f"in {self.differing} of {counted(self.runs, 'run')}"
-        return f"its server counts {by} than the tokenizer here, {often} since {self.since.astimezone():%Y-%m-%d %H:%M}"
-
-
-def disagreement(compared: Sequence[Compared]) -> Disagreement | None:
-    """Return how the counts of runs differ; None where they agree."""
+def disagreement(compared: Sequence[Compared]) -> str | None:
+    """Return in one line by how much the counts of runs differ, how often, and since when; None where they agree."""
     differing = [it for it in compared if it.local != it.reported]
     if not differing:
         return None
     apart = [it.reported - it.local for it in differing]
-    return Disagreement(len(compared), len(differing), min(apart), max(apart), min(it.at for it in differing))
+    least, most = min(apart), max(apart)
+    low, high = sorted((abs(least), abs(most)))
+    if least < 0 < most:
+        by = f"up to {counted(-least, 'token')} fewer and {most:,} more"
+    else:
+        many = f"{low:,} to " if low != high else ""
+        by = f"{many}{counted(high, 'token')} {'more' if most > 0 else 'fewer'}"
+    often = "in each run"
+    if len(differing) < len(compared):
+        often = f"in {len(differing)} of {counted(len(compared), 'run')}"
+    since = min(it.at for it in differing).astimezone()
+    return f"its server counts {by} than the tokenizer here, {often} since {since:%Y-%m-%d %H:%M}"

@@ -9,7 +9,7 @@ import pytest
 
 from tests.notebooks.commands import CITY, GREEDY, LOOP, SETUP, Command, Desk
 from tests.notebooks.shells import running_shell
-from tokmagic.notebooks.freeze import frozen_file
+from tokmagic.notebooks import frozen_file
 
 
 def test_a_frozen_file_says_what_ran_and_no_text(desk: Desk) -> None:

@@ -16,7 +16,7 @@ from tokmagic.core.money import Bound, Cost, Rates, Tier
 from tokmagic.core.record import EngineInfo, Status
 from tokmagic.core.stream import Source, Usage
 from tokmagic.errors import NotebookError
-from tokmagic.notebooks.freeze import frozen_file
+from tokmagic.notebooks import frozen_file
 from tokmagic.notebooks.snapshots import CellSnapshot, Decoding, NotebookSnapshot, RunSnapshot
 
 some_text = st.text(max_size=20)

@@ -45,7 +45,7 @@ def run(given: argparse.Namespace) -> int:
         report = reproduce.reproduce(
             api.session(),
             given.notebook,
-            frozen_file=given.frozen,
+            frozen=given.frozen,
             out=given.output,
             kernel=given.kernel,
             timeout_s=given.timeout,

@@ -106,28 +106,27 @@ def _compared(before: RunSnapshot | None, now: RunSnapshot | None, gone: str, cu
         return "same", (), (), ""
     kinds = {change.kind for change in changes}
     answer_changed = bool(kinds & {"text", "finish", "tokens"})
-    found = differences(before, now)
     # What explains a cost explains no answer, and nothing else explains a cost whose counts are the same.
-    reasons = tuple(it for it in found if ("cost" in kinds if it.what in OF_COSTS else answer_changed))
+    reasons = tuple(
+        it for it in differences(before, now) if ("cost" in kinds if it.what in OF_COSTS else answer_changed)
+    )
     return "changed", changes, reasons, meaning(before, now, reasons, answer_changed=answer_changed)
 
 
 def _changes(before: RunSnapshot, now: RunSnapshot) -> Iterator[Change]:
     if before.answer_sha256 is not None and before.answer_sha256 != now.answer_sha256:
-        yield Change("text", "text", _short(before.answer_sha256), _short(now.answer_sha256), _where(before, now))
+        was, then = ((run.answer_sha256 or UNKNOWN)[:12] for run in (before, now))
+        yield Change("text", "text", was, then, _where(before, now))
     for what in ("input_tokens", "output_tokens"):
         one, other = getattr(before.usage, what), getattr(now.usage, what)
         if one != other:
             yield Change("tokens", what.replace("_", " "), tokens(one), tokens(other))
-    if before.usd != now.usd and not _is_a_measurement(before, now):
+    # Where both pay for their device's time the costs are measurements, which say nothing of the answer.
+    measured = by_time(now) and (before.rates is None or by_time(before))
+    if before.usd != now.usd and not measured:
         yield Change("cost", "cost", _usd(before), _usd(now))
     if before.finish_reason != now.finish_reason:
         yield Change("finish", "finish reason", before.finish_reason or UNKNOWN, now.finish_reason or UNKNOWN)
-
-
-def _is_a_measurement(before: RunSnapshot, now: RunSnapshot) -> bool:
-    """Whether both costs are those of a device's time, which no two runs share: they say nothing of the answer."""
-    return by_time(now) and (before.rates is None or by_time(before))
 
 
 def by_time(run: RunSnapshot) -> bool:
@@ -149,10 +148,6 @@ def _around(text: str, at: int) -> str:
     start, end = max(0, at - _AROUND), at + _AROUND
     cut = " ".join(plain_text(text[start:end]).split())
     return f"“{'…' if start else ''}{cut}{'…' if end < len(text) else ''}”"
-
-
-def _short(digest: str | None) -> str:
-    return UNKNOWN if digest is None else digest[:12]
 
 
 def _usd(run: RunSnapshot) -> str:

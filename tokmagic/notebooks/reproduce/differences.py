@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tokmagic.formatting.numbers import UNKNOWN
@@ -43,20 +43,16 @@ class Difference:
         return f"{self.what}: {self.was} → {self.now}"
 
 
-def differences(before: RunSnapshot, now: RunSnapshot) -> tuple[Difference, ...]:
+def differences(before: RunSnapshot, now: RunSnapshot) -> Iterator[Difference]:
     """All that differs, what explains most first: the prompt, the options, the model, the rates, the machine.
 
     What was not kept of the earlier run is not compared.
     """
-    return tuple(_differences(before, now))
-
-
-def _differences(before: RunSnapshot, now: RunSnapshot) -> Iterator[Difference]:
     if before.prompt_sha256 is not None and before.prompt_sha256 != now.prompt_sha256:
         yield Difference(PROMPT, before.prompt_sha256[:_DIGEST_SHOWN], (now.prompt_sha256 or UNKNOWN)[:_DIGEST_SHOWN])
     if before.prompt_sha256 is not None:
         yield from _of(before.params, now.params)
-        yield from _of(_info(before), _info(now), _INFO)
+        yield from _of(asdict(before.info), asdict(now.info), _INFO)
     # A run that was refused or failed may have none, which explains nothing.
     known = before.rates is not None or before.prompt_sha256 is not None
     if known and before.rates != now.rates and (now.rates is not None or now.ended_well):
@@ -66,10 +62,6 @@ def _differences(before: RunSnapshot, now: RunSnapshot) -> Iterator[Difference]:
         yield Difference(CACHED, _shown(cached[0]), _shown(cached[1]))
     if before.env:
         yield from _of(before.env, now.env)
-
-
-def _info(run: RunSnapshot) -> dict[str, Any]:
-    return {name: getattr(run.info, name) for name in _INFO}
 
 
 def _of(

@@ -6,15 +6,16 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.config import REPRODUCING, REPRODUCING_USD
 from tokmagic.core.files import atomic_write
 from tokmagic.errors import NotebookError
 from tokmagic.formatting.markdown import plain_text
-from tokmagic.notebooks.freeze.freezing import text_of
+from tokmagic.notebooks.freeze import text_of
 from tokmagic.notebooks.reproduce.compare import RanCell
 from tokmagic.notebooks.saved import SavedNotebook
 from tokmagic.notebooks.snapshots import RunSnapshot
@@ -45,15 +46,12 @@ class Course:
     error: str | None = None
 
 
-class Executor(Protocol):
-    """Runs a notebook's cells in order under an environment of their own, up to the first that fails."""
+Executor = Callable[[Task], Course]
+"""Runs a notebook's cells in order under an environment of their own, up to the first that fails.
 
-    def __call__(self, task: Task) -> Course:
-        """Write each cell's outputs into the document, and tell how far it came.
-
-        Raises UsageError, NotebookError and KeyboardInterrupt; whatever it started is gone then, too.
-        """
-        ...
+It writes each cell's outputs into the document, and tells how far it came. Raises UsageError, NotebookError and
+KeyboardInterrupt; whatever it started is gone then, too.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +143,7 @@ def _runs(url: str, course: Course) -> tuple[dict[int, list[RunSnapshot]], int]:
 
     found: dict[int, list[RunSnapshot]] = {}
     strays = 0
-    ledger = Ledger(url)
-    try:
+    with closing(Ledger(url)) as ledger:
         for record in ledger.stream():
             # Only the cell that did not end has requests that are not known.
             place = course.requests.get(record.cell_id or "", course.at if course.error else None)
@@ -154,8 +151,6 @@ def _runs(url: str, course: Course) -> tuple[dict[int, list[RunSnapshot]], int]:
                 strays += 1
             else:
                 found.setdefault(place, []).append(RunSnapshot.of(record, text_of(ledger, record.run_id)))
-    finally:
-        ledger.close()
     return found, strays
 
 

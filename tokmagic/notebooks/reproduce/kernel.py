@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.errors import NotebookError, UsageError
@@ -58,7 +56,7 @@ async def _run(task: Task, kernel: str, timeout_s: int | None) -> Course:
     client.log = logging.Logger("nbclient", level=logging.CRITICAL + 1)
     try:
         task.progress(plain_text(f"starting the kernel {kernel}"))
-        await _start(client, manager, kernel, task.folder, task.environment)
+        await _start(client, manager, kernel, task)
         client.reset_execution_trackers()
         await _cells(client, task, course)
         return course
@@ -66,9 +64,7 @@ async def _run(task: Task, kernel: str, timeout_s: int | None) -> Course:
         await _end(client, manager)
 
 
-async def _start(
-    client: NotebookClient, manager: Any, kernel: str, folder: Path, environment: Mapping[str, str]
-) -> None:
+async def _start(client: NotebookClient, manager: Any, kernel: str, task: Task) -> None:
     """Raises UsageError for a kernel that is not there, NotebookError for one that does not start."""
     from jupyter_client.kernelspec import NoSuchKernel
     from traitlets import TraitError
@@ -77,7 +73,7 @@ async def _start(
         # No kernel manager of nbclient's own: that one would take the interrupt for itself.
         own = ["--HistoryManager.hist_file=:memory:"] if manager.ipykernel else []
         quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
-        await manager.start_kernel(extra_arguments=own, cwd=str(folder), env=dict(environment), **quiet)
+        await manager.start_kernel(extra_arguments=own, cwd=str(task.folder), env=dict(task.environment), **quiet)
         await client.async_start_new_kernel_client()
     except NoSuchKernel:
         raise UsageError(

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokmagic.core.files import read_file
-from tokmagic.core.money import Uncertainty
+from tokmagic.core.money import CERTAIN, Uncertainty
 from tokmagic.errors import LedgerError, NotebookError, UsageError
 from tokmagic.formatting import numbers
-from tokmagic.notebooks import saved
-from tokmagic.notebooks.freeze.freezing import text_of
-from tokmagic.notebooks.freeze.frozen_file import beside
-from tokmagic.notebooks.freeze.frozen_file import read as read_frozen
+from tokmagic.notebooks import frozen_file, saved
+from tokmagic.notebooks.freeze import text_of
 from tokmagic.notebooks.reproduce.compare import Comparison, Kind, compare
 from tokmagic.notebooks.reproduce.execute import Executed, Executor, Progress, execute, write_document
 from tokmagic.notebooks.reproduce.kernel import in_kernel
@@ -75,7 +73,7 @@ def reproduce(
     session: Session,
     path: str,
     *,
-    frozen_file: str | None = None,
+    frozen: str | None = None,
     out: str | None = None,
     kernel: str | None = None,
     timeout_s: int | None = None,
@@ -91,7 +89,7 @@ def reproduce(
     where each cell may take ``timeout_s``. Raises UsageError, NotebookError and KeyboardInterrupt.
     """
     notebook = saved.read(read_file(path), str(Path(path)))
-    against, before, notes = _before(notebook, frozen_file, _ledger(session))
+    against, before, notes = _before(notebook, frozen, _ledger(session))
     if out is not None:
         _check_output(Path(out), Path(path))
     executed = execute(notebook, executor or in_kernel(kernel, timeout_s), budget_usd=budget_usd, progress=progress)
@@ -122,10 +120,10 @@ def _before(
 ) -> tuple[str, Sequence[CellSnapshot], list[str]]:
     """What to compare with, and what it is called: the frozen file, else the outputs with the ledger."""
     path = Path(notebook.name)
-    file = Path(frozen).expanduser() if frozen is not None else beside(path)
+    file = Path(frozen).expanduser() if frozen is not None else frozen_file.beside(path)
     # A folder or a link to nowhere in its place is told, not passed over.
     if frozen is not None or os.path.lexists(file):
-        found = read_frozen(file).cells
+        found = frozen_file.read(file).cells
         cells = [replace(cell, runs=tuple(_with_text(run, ledger) for run in cell.runs)) for cell in found]
         if not any(cell.runs for cell in cells):
             raise NotebookError(f"{file} contains no run; run the notebook's cells, then %tokmagic freeze in it")
@@ -153,12 +151,8 @@ def _billed(executed: Executed) -> list[str]:
     if not costs:
         return []
     known = [cost.usd for cost in costs if cost.usd is not None]
-    uncertainty = sum((Uncertainty.of(cost) for cost in costs), Uncertainty())
-    spent = (
-        numbers.usd_marked(sum(known, Decimal(0)), uncertainty.precision(len(costs) - len(known)))
-        if known
-        else "not known"
-    )
+    precision = sum(map(Uncertainty.of, costs), CERTAIN).precision(len(costs) - len(known))
+    spent = numbers.usd_marked(sum(known, Decimal(0)), precision) if known else "not known"
     return [f"real runs at endpoints: {len(costs)}, cost: {spent}"]
 
 
@@ -184,7 +178,6 @@ def _with_text(run: RunSnapshot, ledger: Ledger | None) -> RunSnapshot:
 def _with_row(run: RunSnapshot, ledger: Ledger | None) -> RunSnapshot:
     """A run that an output shows, as the ledger's row has it, which says more, where it is there."""
     with suppress(LedgerError):
-        record = None if ledger is None else ledger.run(run.run_id)
-        if ledger is not None and record is not None:
+        if ledger is not None and (record := ledger.run(run.run_id)) is not None:
             return RunSnapshot.of(record, text_of(ledger, run.run_id))
     return run

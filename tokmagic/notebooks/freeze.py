@@ -1,4 +1,7 @@
-"""``%tokmagic freeze``: each cell's latest runs, from the ledger, into a file beside the notebook."""
+"""``%tokmagic freeze``: each cell's latest runs, from the ledger, into a file beside the notebook (docs/reproduce.md).
+
+It runs nothing, never changes the notebook or the ledger, and writes over nothing but a frozen file.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,7 @@ from tokmagic.core.version import __version__
 from tokmagic.errors import LedgerError, NotebookError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
-from tokmagic.notebooks import saved
-from tokmagic.notebooks.freeze import frozen_file
+from tokmagic.notebooks import frozen_file, saved
 from tokmagic.notebooks.snapshots import CellSnapshot, NotebookSnapshot, RunSnapshot
 from tokmagic.runs.session import Session
 
@@ -67,18 +69,14 @@ def _place(found: Path | None, name: str | None) -> tuple[Path, Path | None]:
     if given.is_dir():
         raise UsageError(f"{given} is a folder; name the file to write, such as {given / 'nb.tokmagic.json'}")
     if given.exists():
-        _require_frozen(given)
+        # A slip of the pen must not cost a file that somebody needs.
+        try:
+            if not given.is_file():  # reading a pipe would wait for ever
+                raise NotebookError(f"{given} is not a file")
+            frozen_file.read(given)
+        except NotebookError:
+            raise UsageError(f"{given} already exists and is not a frozen notebook; name another file") from None
     return given, found
-
-
-def _require_frozen(file: Path) -> None:
-    """A slip of the pen must not cost a file that somebody needs. Raises UsageError."""
-    try:
-        if not file.is_file():  # reading a pipe would wait for ever
-            raise NotebookError(f"{file} is not a file")
-        frozen_file.read(file)
-    except NotebookError:
-        raise UsageError(f"{file} already exists and is not a frozen notebook; name another file") from None
 
 
 def _found(path: str | None) -> Path | None:

@@ -31,6 +31,7 @@ _INFO: dict[str, type] = {
     **dict.fromkeys(("dtype", "quant", "tokenizer_sha256"), str),
     "greedy": bool,
 }
+_NEEDED = ("name", "model_id", "engine")
 _COUNTS = tuple(name for name in Usage.__dataclass_fields__ if name.endswith("_tokens"))
 
 
@@ -54,7 +55,10 @@ def dump(notebook: NotebookSnapshot) -> str:
         "tokmagic": notebook.version,
         "notebook": notebook.name,
         "environment": shared,
-        "cells": [_cell_dict(cell, shared) for cell in notebook.cells],
+        "cells": [
+            {"cell": cell.number, "id": cell.id, "runs": [_run_dict(run, shared) for run in cell.runs]}
+            for cell in notebook.cells
+        ],
     }
     return json.dumps(body, ensure_ascii=False, indent=1) + "\n"
 
@@ -68,10 +72,6 @@ def _shared(environments: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def _same(name: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     # As JSON, where 1, 1.0 and true are three values.
     return name in other and json.dumps(one[name]) == json.dumps(other[name])
-
-
-def _cell_dict(cell: CellSnapshot, shared: Mapping[str, Any]) -> dict[str, Any]:
-    return {"cell": cell.number, "id": cell.id, "runs": [_run_dict(run, shared) for run in cell.runs]}
 
 
 def _run_dict(run: RunSnapshot, shared: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,14 +146,17 @@ def _cell(body: Any, shared: Mapping[str, Any]) -> CellSnapshot:
 
 
 def _run(body: Any, shared: Mapping[str, Any]) -> RunSnapshot:
+    model, usage = take(body, "model", dict, needed=True), take(body, "usage", dict) or {}
+    counts = {name: take(usage, name, int) for name in _COUNTS}
+    sources = {name: one_of(usage, name, get_args(Source), "unknown") for name in ("input_source", "output_source")}
     return RunSnapshot(
         run_id=take(body, "run_id", str, needed=True),
         status=one_of(body, "status", get_args(Status)),
         decoding=one_of(body, "drawn", (*get_args(Decoding), None)),
-        info=_info(take(body, "model", dict, needed=True)),
+        info=EngineInfo(**{name: take(model, name, kind, needed=name in _NEEDED) for name, kind in _INFO.items()}),
         params=take(body, "params", dict) or {},
         prompt_sha256=take(body, "prompt_sha256", str),
-        usage=_usage(take(body, "usage", dict) or {}),
+        usage=Usage(**counts, **sources),
         finish_reason=take(body, "finish_reason", str),
         answer_sha256=take(body, "answer_sha256", str),
         answer=take(body, "answer", str),
@@ -161,17 +164,6 @@ def _run(body: Any, shared: Mapping[str, Any]) -> RunSnapshot:
         rates=_rates(take(body, "rates", dict)),
         env={**shared, **(take(body, "environment", dict) or {})},
     )
-
-
-def _info(body: dict[str, Any]) -> EngineInfo:
-    needed = ("name", "model_id", "engine")
-    return EngineInfo(**{name: take(body, name, kind, needed=name in needed) for name, kind in _INFO.items()})
-
-
-def _usage(body: dict[str, Any]) -> Usage:
-    counts = {name: take(body, name, int) for name in _COUNTS}
-    sources = {name: one_of(body, name, get_args(Source), "unknown") for name in ("input_source", "output_source")}
-    return Usage(**counts, **sources)
 
 
 def _cost(body: dict[str, Any]) -> Cost:

@@ -7,9 +7,9 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -27,7 +27,7 @@ Execute = Callable[[str, Any], object]
 """Executes a driver's statement with its parameters."""
 
 
-class Backend(Protocol):
+class Backend:
     """One database."""
 
     name: str
@@ -37,23 +37,23 @@ class Backend(Protocol):
 
     def prepare(self) -> None:
         """Make ready what only an own database may be given, before its first migration."""
-        ...
 
-    def quickly(self) -> AbstractContextManager[Execute]:
+    @contextmanager
+    def quickly(self) -> Iterator[Execute]:
         """A transaction that writes statements as the driver takes them, for what every run does."""
-        ...
+        with self.engine.begin() as connection:
+            yield connection.exec_driver_sql
 
     def serialise(self, connection: sa.Connection, key: str) -> None:
         """Let no other transaction that asks for ``key`` go on before this one has ended."""
-        ...
 
     def explain(self, reason: str) -> str:
         """What an error of the database's driver means, and how to fix it."""
-        ...
+        raise NotImplementedError
 
     def close(self) -> None:
         """Let go of all connections."""
-        ...
+        self.engine.dispose()
 
 
 def open_backend(url: str) -> Backend:
@@ -67,17 +67,20 @@ def open_backend(url: str) -> Backend:
     raise LedgerError(f"{kind} ledgers are not supported; use a sqlite:/// or postgresql+psycopg:// URL")
 
 
-class SqliteBackend:
-    """A file in WAL mode, with one writer at a time."""
+class SqliteBackend(Backend):
+    """A file in WAL mode, with one writer at a time: a transaction that writes has it for itself."""
 
     def __init__(self, url: sa.URL) -> None:
         self._path = _file_of(url)
         self.name = str(self._path)
-        self.liveness: Liveness = FileLocks(self._path.with_name(self._path.name + ".live"))
+        self.liveness = FileLocks(self._path.with_name(self._path.name + ".live"))
         self.engine = _create_engine(url, self.name, connect_args={"timeout": BUSY_S})
         sa.event.listen(self.engine, "connect", _on_connect)
         sa.event.listen(self.engine, "begin", _on_begin)
-        self._own = _OwnConnection(self.engine)
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self._connection: Any = None
+        self._parents: list[Any] = []
         with mapped(self):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._path.exists():
@@ -89,11 +92,26 @@ class SqliteBackend:
         with closing(self.engine.raw_connection()) as raw:
             raw.cursor().execute("PRAGMA journal_mode=WAL")
 
-    def quickly(self) -> AbstractContextManager[Execute]:
-        return self._own.writing()
-
-    def serialise(self, connection: sa.Connection, key: str) -> None:
-        """A transaction that writes has SQLite for itself already."""
+    @contextmanager
+    def quickly(self) -> Iterator[Execute]:
+        # By a connection of its own: asking SQLAlchemy's pool takes longer than SQLite's own work.
+        if self._pid != os.getpid():
+            # A forked child may not even close its parent's connection; and a lock may have been held at the fork.
+            self._parents.append(self._connection)
+            self._connection, self._lock, self._pid = None, threading.Lock(), os.getpid()
+        with self._lock:
+            if self._connection is None:
+                raw = self.engine.raw_connection()
+                raw.detach()
+                self._connection = raw.dbapi_connection
+            connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection.execute
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()  # does nothing where SQLite has done so itself
+                raise
 
     def explain(self, reason: str) -> str:
         if "readonly" in reason or "read-only" in reason:
@@ -111,50 +129,15 @@ class SqliteBackend:
         return f"cannot be used: {reason}; set TOKMAGIC_LEDGER to another file"
 
     def close(self) -> None:
-        self._own.close()
-        self.engine.dispose()
+        if self._pid == os.getpid():
+            with self._lock:
+                if self._connection is not None:
+                    self._connection.close()
+                    self._connection = None
+        super().close()
 
 
-class _OwnConnection:
-    """A process' connection for what every run writes: asking SQLAlchemy's pool takes longer than SQLite's own work."""
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self._engine = engine
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._connection: Any = None
-        self._parents: list[Any] = []
-
-    @contextmanager
-    def writing(self) -> Iterator[Execute]:
-        if self._pid != os.getpid():
-            # A forked child may not even close its parent's connection; and a lock may have been held at the fork.
-            self._parents.append(self._connection)
-            self._connection, self._lock, self._pid = None, threading.Lock(), os.getpid()
-        with self._lock:
-            if self._connection is None:
-                raw = self._engine.raw_connection()
-                raw.detach()
-                self._connection = raw.dbapi_connection
-            connection = self._connection
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection.execute
-                connection.execute("COMMIT")
-            except BaseException:
-                connection.rollback()  # does nothing where SQLite has done so itself
-                raise
-
-    def close(self) -> None:
-        if self._pid != os.getpid():
-            return
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-
-class PostgresBackend:
+class PostgresBackend(Backend):
     """A server, shared by a team."""
 
     def __init__(self, url: sa.URL) -> None:
@@ -173,15 +156,7 @@ class PostgresBackend:
             raise LedgerError(
                 f"a PostgreSQL ledger needs the package {error.name}; run: pip install 'tokmagic[postgres]'"
             ) from error
-        self.liveness: Liveness = AdvisoryLocks(self.engine)
-
-    def prepare(self) -> None:
-        """A database has nothing to be made ready."""
-
-    @contextmanager
-    def quickly(self) -> Iterator[Execute]:
-        with self.engine.begin() as connection:
-            yield connection.exec_driver_sql
+        self.liveness = AdvisoryLocks(self.engine)
 
     def serialise(self, connection: sa.Connection, key: str) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADMISSIONS, sa.func.hashtext(key))))
@@ -195,27 +170,17 @@ class PostgresBackend:
             return "does not allow this user to write; ask its owner for permission"
         return f"cannot be used: {reason}; check that the server runs, or set TOKMAGIC_LEDGER"
 
-    def close(self) -> None:
-        self.engine.dispose()
-
 
 @contextmanager
 def mapped(backend: Backend) -> Iterator[None]:
     """Turn what the database's driver raises into LedgerError, in one line and without credentials."""
     try:
         yield
-    except DBAPIError as error:
-        raise LedgerError(f"{backend.name} {backend.explain(_one_line(error.orig or error))}") from error
-    except sqlite3.Error as error:
-        raise LedgerError(f"{backend.name} {backend.explain(_one_line(error))}") from error
     except OverflowError as error:
         raise LedgerError(f"{backend.name} cannot store this run: a count or a cost exceeds 64 bits") from error
-    except (SQLAlchemyError, OSError) as error:
-        raise LedgerError(f"{backend.name} {backend.explain(_one_line(error))}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    except (SQLAlchemyError, sqlite3.Error, OSError) as error:
+        told = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        raise LedgerError(f"{backend.name} {backend.explain(' '.join(str(told).split()))}") from error
 
 
 def _parsed(url: str) -> sa.URL:

@@ -26,7 +26,19 @@ SESSION = "session:"
 
 def read(connection: sa.Connection, user: str | None, notebook: str | None) -> list[Budget]:
     """Return the budgets that hold for a user's run in a notebook."""
-    query = sa.select(budgets).where(_for_user(user), _for_notebook(notebook)).order_by(budgets.c.id)
+    query = (
+        sa.select(budgets)
+        .where(
+            *(
+                sa.or_(column.is_(None), _same(column, value))
+                for column, value in (
+                    (budgets.c.user, user),
+                    (budgets.c.notebook, None if notebook is None else storable(notebook)),
+                )
+            )
+        )
+        .order_by(budgets.c.id)
+    )
     return [from_row(row) for row in connection.execute(query).mappings()]
 
 
@@ -114,30 +126,18 @@ def _in_period(row: Any, budget: Budget, now: datetime) -> bool:
 
 
 def _counted(budget: Budget, user: str | None, now: datetime) -> list[Any]:
-    return [_same(runs.c.user, user), *_period(budget, now), ENDED]
-
-
-def _period(budget: Budget, now: datetime) -> list[Any]:
-    if budget.scope == "notebook":
-        session = (budget.notebook or "").removeprefix(SESSION)
-        if session != budget.notebook:
-            return [runs.c.session == session]
-        return [runs.c.notebook == storable(session)]
-    return [runs.c.started_at >= _start(budget, now)]
+    session = (budget.notebook or "").removeprefix(SESSION)
+    if budget.scope != "notebook":
+        where = runs.c.started_at >= _start(budget, now)
+    elif session != budget.notebook:
+        where = runs.c.session == session
+    else:
+        where = runs.c.notebook == storable(session)
+    return [_same(runs.c.user, user), where, ENDED]
 
 
 def _start(budget: Budget, now: datetime) -> str:
     return utc_text(start_of_day(now) if budget.scope == "day" else start_of_month(now))
-
-
-def _for_user(user: str | None) -> Any:
-    return sa.or_(budgets.c.user.is_(None), _same(budgets.c.user, user))
-
-
-def _for_notebook(notebook: str | None) -> Any:
-    if notebook is None:
-        return budgets.c.notebook.is_(None)
-    return sa.or_(budgets.c.notebook.is_(None), budgets.c.notebook == storable(notebook))
 
 
 def _same(column: Any, value: str | None) -> Any:

@@ -43,7 +43,9 @@ def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _d
         raise LedgerError(f"{source.name} is the ledger in use already; name another one to copy into")
     source.reap()
     copied = present = kept = 0
-    for rows in _ended_runs(source):
+    for rows in _portions(source, runs, runs.c.id, _AT_ONCE, ENDED):
+        for row in rows:
+            del row["id"]  # each database has its own
         ids = [row["run_id"] for row in rows]
         written = _texts(source, ids) if target.store_text else []
         with target.writing() as connection:
@@ -56,7 +58,9 @@ def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _d
                 connection.execute(texts.insert(), new_texts)
         copied, present, kept = copied + len(new), present + len(known), kept + len(new_texts)
         told(copied + present)
-    remembered = _copy_answers(source, target) if target.store_text else 0
+    remembered = 0
+    if target.store_text:
+        remembered = sum(map(target.take_answers, _portions(source, answers, answers.c.key, _ANSWERS_AT_ONCE)))
     left = _copy_budgets(source, target)
     with source.reading() as connection:
         live = sa.select(sa.func.count()).select_from(runs).where(LIVE)
@@ -64,37 +68,23 @@ def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _d
     return Moved(copied, kept, present, running, remembered, left)
 
 
-def _ended_runs(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
-    """Ended runs in the order in which they began, in portions; none of them is the process' own concern any more."""
-    last = 0
+def _portions(
+    ledger: Ledger, table: sa.Table, key: sa.Column[Any], size: int, *which: Any
+) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a table that meet the conditions, in the order of ``key``, at most ``size`` at a time."""
+    query = rest = sa.select(table).where(*which).order_by(key).limit(size)
     while True:
-        query = sa.select(runs).where(runs.c.id > last, ENDED).order_by(runs.c.id).limit(_AT_ONCE)
         with ledger.reading() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
+            rows = [dict(row) for row in connection.execute(rest).mappings()]
         if not rows:
             return
-        last = rows[-1]["id"]
-        for row in rows:
-            # The key is each database's own.
-            del row["id"]
+        rest = query.where(key > rows[-1][key.name])
         yield rows
 
 
 def _texts(ledger: Ledger, ids: list[str]) -> list[dict[str, Any]]:
     with ledger.reading() as connection:
         return [dict(row) for row in connection.execute(sa.select(texts).where(texts.c.run_id.in_(ids))).mappings()]
-
-
-def _copy_answers(source: Ledger, target: Ledger) -> int:
-    copied, last = 0, ""
-    while True:
-        query = sa.select(answers).where(answers.c.key > last).order_by(answers.c.key).limit(_ANSWERS_AT_ONCE)
-        with source.reading() as connection:
-            rows = [dict(row) for row in connection.execute(query).mappings()]
-        if not rows:
-            return copied
-        last = rows[-1]["key"]
-        copied += target.take_answers(rows)
 
 
 def _copy_budgets(source: Ledger, target: Ledger) -> int:

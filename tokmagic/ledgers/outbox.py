@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -32,29 +32,26 @@ class Outbox:
     def keep(self, record: RunRecord, prompt: Sequence[Message], answer: str | None) -> None:
         """Keep a settled run. Raises LedgerError."""
         with self._locked():
-            box = Ledger(f"sqlite:///{self._path}", store_text=self._store_text)
-            try:
+            with closing(self._box()) as box:
                 box.settle(record, prompt, answer)
-            finally:
-                box.close()
 
     def deliver(self, ledger: Ledger) -> int:
         """Settle what was kept in ``ledger``; return how many. Delivered twice it counts once. Raises LedgerError."""
         with self._locked():
             if not self:
                 return 0
-            box = Ledger(f"sqlite:///{self._path}", store_text=self._store_text)
-            try:
+            with closing(self._box()) as box:
                 kept = box.runs()
                 for record in kept:
                     prompt, answer = box.texts(record.run_id) or ((), None)
                     ledger.settle(record, prompt, answer)
-            finally:
-                box.close()
             for path in self._path.parent.glob(f"{self._path.name}*"):
                 if path.is_file() and path.suffix != ".lock":
                     path.unlink()
             return len(kept)
+
+    def _box(self) -> Ledger:
+        return Ledger(f"sqlite:///{self._path}", store_text=self._store_text)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

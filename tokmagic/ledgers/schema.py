@@ -39,6 +39,11 @@ def _column(field: Field) -> sa.Column[Any]:
     return sa.Column(field.column, kind, nullable=not field.required, unique=field.path == "run_id")
 
 
+def _only(status: str) -> dict[str, Any]:
+    """For an index of the runs with this status alone."""
+    return dict.fromkeys(("sqlite_where", "postgresql_where"), sa.text(f"status = '{status}'"))
+
+
 runs = sa.Table(
     "runs",
     metadata,
@@ -55,18 +60,8 @@ runs = sa.Table(
         *("input_tokens", "output_tokens", "ttft_s", "itl_mean_s", "cost_source", "cost_bound"),
     ),
     sa.Index("runs_by_user", "user", "started_at", "status", "cost_pico", "input_tokens", "output_tokens"),
-    sa.Index(
-        "runs_open",
-        "owner",
-        sqlite_where=sa.text("status = 'running'"),
-        postgresql_where=sa.text("status = 'running'"),
-    ),
-    sa.Index(
-        "runs_cached",
-        *("status", "saved_pico"),
-        sqlite_where=sa.text("status = 'cached'"),
-        postgresql_where=sa.text("status = 'cached'"),
-    ),
+    sa.Index("runs_open", "owner", **_only("running")),
+    sa.Index("runs_cached", "status", "saved_pico", **_only("cached")),
 )
 
 LIVE = sa.text("runs.status = 'running'")

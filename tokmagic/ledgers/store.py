@@ -50,29 +50,25 @@ class Ledger:
     Every method raises LedgerError where the database cannot do its part.
     """
 
+    name: str
+    """What to call this ledger in messages: its file, or its server and database."""
+    store_text: bool
+    """Whether prompts and answers are kept."""
+
     def __init__(self, url: str, *, store_text: bool = True) -> None:
         """Open the ledger at a SQLAlchemy URL, creating or migrating it as needed.
 
         A ledger written by a newer tokmagic raises NewerLedgerError and is left untouched, as is a file
         that is no ledger.
         """
-        self._store_text = store_text
+        self.store_text = store_text
         self._backend = open_backend(url)
+        self.name = self._backend.name
         self._liveness = self._backend.liveness
         dialect = self._backend.engine.dialect
         self._insert_run = _Insert(_INSERT_RUN, _RUN_COLUMNS, dialect)
         self._insert_text = _Insert(_INSERT_TEXT, _TEXT_COLUMNS, dialect)
         self._migrate()
-
-    @property
-    def store_text(self) -> bool:
-        """Whether prompts and answers are kept."""
-        return self._store_text
-
-    @property
-    def name(self) -> str:
-        """What to call this ledger in messages: its file, or its server and database."""
-        return self._backend.name
 
     def begin(self, record: RunRecord, prompt: Sequence[Message] = (), hold: Hold | None = None) -> None:
         """Insert a run as running, with what it may use at most."""
@@ -170,7 +166,7 @@ class Ledger:
             updated = connection.execute(_UPDATE_RUN, {"key": record.run_id, **row})
             if updated.rowcount == 0:
                 connection.execute(_INSERT_RUN, row)
-            if not self._store_text:
+            if not self.store_text:
                 return
             text = None if answer is None else storable(answer)
             changed = connection.execute(_UPDATE_TEXT, {"key": record.run_id, "answer": text})
@@ -260,7 +256,7 @@ class Ledger:
 
         Returns whether it was kept.
         """
-        if not self._store_text:
+        if not self.store_text:
             return False
         with self._remembering() as connection:
             return answers.keep(connection, key, run_id, answer, limit_bytes)
@@ -326,7 +322,7 @@ class Ledger:
         if hold is not None:
             row |= {"hold_pico": to_picodollars(hold.usd), "hold_tokens": hold.tokens}
         self._insert_run(execute, row)
-        if self._store_text:
+        if self.store_text:
             self._insert_text(execute, {"run_id": record.run_id, "prompt": _chat(prompt), "answer": None})
 
     def _records(self, query: sa.Select[Any]) -> list[RunRecord]:

@@ -26,13 +26,9 @@ class _Position(sa.sql.functions.FunctionElement[int]):
 
 
 @compiles(_Position)
-def _strpos(element: _Position, compiler: Any, **options: Any) -> str:
-    return f"strpos({compiler.process(element.clauses, **options)})"
-
-
-@compiles(_Position, "sqlite")
-def _instr(element: _Position, compiler: Any, **options: Any) -> str:
-    return f"instr({compiler.process(element.clauses, **options)})"
+def _position(element: _Position, compiler: Any, **options: Any) -> str:
+    name = "instr" if compiler.dialect.name == "sqlite" else "strpos"
+    return f"{name}({compiler.process(element.clauses, **options)})"
 
 
 def _server() -> Any:

@@ -23,7 +23,7 @@ from tokmagic.formatting.tables import Table
 from tokmagic.magics.import_lock import ImportLock
 from tokmagic.magics.magics import TokMagics
 from tokmagic.runs.drafts.service import MOST_CELLS
-from tokmagic.runs.drafts.wire import Change, Text
+from tokmagic.runs.drafts.wire import Text
 from tokmagic.runs.session import Session
 
 PATIENCE_S = 60.0
@@ -410,7 +410,7 @@ def test_any_changes_give_the_text_that_utf_16_gives(changes: list[tuple[int, in
     text, units = Text(), b""
     for offset, deleted, inserted in changes:
         fits = offset + deleted <= len(units) // 2
-        assert text.apply(Change(offset, deleted, inserted)) is fits
+        assert text.change(offset, deleted, inserted) is fits
         if fits:
             units = (
                 units[: 2 * offset] + inserted.encode("utf-16-le", "surrogatepass") + units[2 * (offset + deleted) :]

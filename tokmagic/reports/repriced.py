@@ -13,8 +13,7 @@ from tokmagic.core.sums import Selection, Sum
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
 from tokmagic.prices import PriceBook, at_rates, plain
-from tokmagic.reports.groups import key_of, naming, shown
-from tokmagic.reports.tables import marks
+from tokmagic.reports.tables import key_of, marks, naming, shown
 
 if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import Reading, RunRecord, Status
-from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Token
+from tokmagic.core.stream import Finished, FinishReason, Logprob, Token
 from tokmagic.engines.base import Engine, Stream
 from tokmagic.errors import (
     BudgetError,
@@ -133,30 +133,29 @@ class Run:
 
     def _consume(self, stream: Stream) -> None:
         for event in stream:
-            self._take(event)
+            self._meter.fold(event)
+            if isinstance(event, Token):
+                self._take(event)
+                if not self._broke and not self._guard.covers(self._meter.cost_usd, self.record):
+                    self._broke = True
+                    stream.close()
+                if time.monotonic() >= self._checkpoint_due:
+                    self._checkpoint()
+            elif isinstance(event, Finished):
+                self._finished = event
+                for parts, tail in zip(self._parts, event.tails, strict=False):
+                    parts.texts.append(tail)
+                self._show(event.tails[0] if event.tails else "")
+            self._context.changed()
 
-    def _take(self, event: Event) -> None:
-        self._meter.fold(event)
-        if isinstance(event, Token):
-            parts = self._parts[event.choice]
-            parts.texts.append(event.text)
-            if event.id is not None:
-                parts.ids.append(event.id)
-            parts.logprobs += event.logprobs
-            if event.choice == 0:
-                self._show(event.text)
-            if not self._broke and not self._guard.covers(self._meter.cost_usd, self.record):
-                self._broke = True
-                if self._stream is not None:
-                    self._stream.close()
-            if time.monotonic() >= self._checkpoint_due:
-                self._checkpoint()
-        elif isinstance(event, Finished):
-            self._finished = event
-            for parts, tail in zip(self._parts, event.tails, strict=False):
-                parts.texts.append(tail)
-            self._show(event.tails[0] if event.tails else "")
-        self._context.changed()
+    def _take(self, token: Token) -> None:
+        parts = self._parts[token.choice]
+        parts.texts.append(token.text)
+        if token.id is not None:
+            parts.ids.append(token.id)
+        parts.logprobs += token.logprobs
+        if token.choice == 0:
+            self._show(token.text)
 
     def _show(self, text: str) -> None:
         if text and self._watcher is not None:

@@ -32,7 +32,7 @@ from tokmagic.prompts.template import sha256
 from tokmagic.runs.budget_guard import BudgetGuard, BudgetWarning, Confirm
 from tokmagic.runs.cache import Cache
 from tokmagic.runs.channel import Channel
-from tokmagic.runs.drafts.service import DraftContext, DraftService
+from tokmagic.runs.drafts.service import DraftService
 from tokmagic.runs.environment import environment, resolve_notebook, user_name
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.live import ModelView, View
@@ -64,15 +64,7 @@ class Session:
         """Gives the notebook's variables; the magics set it."""
         self.import_lock: AbstractContextManager[object] = nullcontext()
         """Entered by whatever imports in the background, so that no cell runs meanwhile; the magics set it."""
-        around = DraftContext(
-            self.models,
-            self.settings,
-            self.prices.rates,
-            self.chats,
-            lambda: self.variables(),
-            lambda: self.import_lock,
-        )
-        self._drafts = DraftService(around)
+        self._drafts = DraftService(self)
         self._recorder = Recorder(self.settings)
         self.cache = Cache(self.settings, self.ledger)
         self._prices_warnings, self._budgets_warnings = Teller(BudgetWarning), Teller(BudgetWarning)

@@ -8,19 +8,18 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.engines.base import Engine, ModelSpec, Tokenized, parse_source
+from tokmagic.engines.base import Engine, ModelSpec, Tokenized
 from tokmagic.engines.local.store import locate
-from tokmagic.engines.registry import Models
 from tokmagic.errors import ModelError
+from tokmagic.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from tokmagic.core.config import TokMagic
-    from tokmagic.tokens.tokenizer import Tokenizer
+    from tokmagic.runs.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +34,9 @@ class CountMethod:
 class CountMethods:
     """The ways of a session's models. For any thread."""
 
-    def __init__(self, models: Models, settings: TokMagic, turn: Callable[[], AbstractContextManager[object]]) -> None:
-        """``turn`` gives what is entered while something is imported."""
-        self._models = models
-        self._settings = settings
-        self._turn = turn
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._models = session.models
         # By name; a model that was added anew, or that was loaded since, is looked at again.
         self._found: dict[str, tuple[ModelSpec, bool, CountMethod]] = {}
         self._waiting: dict[str, list[Callable[[], None]]] = {}
@@ -67,7 +64,7 @@ class CountMethods:
     def _seek(self, name: str, spec: ModelSpec) -> None:
         ready = self._is_ready(name)
         try:
-            with nullcontext() if self._is_read(name) else self._turn():
+            with nullcontext() if self._is_read(name) else self._session.import_lock:
                 way = self._way(name, spec)
         except Exception as error:
             # Whatever is wrong with the model's files: the run will tell, and a draft only has no count of it.
@@ -81,8 +78,8 @@ class CountMethods:
             then()
 
     def _way(self, name: str, spec: ModelSpec) -> CountMethod:
-        named = spec if spec.traits.has_weights else _named_tokenizer(spec)
-        if named is not None and locate(named, self._settings) is None:
+        named = spec if spec.traits.has_weights else spec.of_tokenizer
+        if named is not None and locate(named, self._session.settings) is None:
             return CountMethod(reason=f"the tokenizer of {name} is not on this machine yet; the first run fetches it")
         engine = self._models.engine(name)
         if not isinstance(engine, Tokenized):
@@ -103,10 +100,3 @@ class CountMethods:
 
     def _is_ready(self, name: str) -> bool:
         return name in self._models.opened() and self._models.engine(name).state == "ready"
-
-
-def _named_tokenizer(spec: ModelSpec) -> ModelSpec | None:
-    if spec.tokenizer is None:
-        return None
-    source, revision = parse_source(spec.tokenizer)
-    return ModelSpec(source, revision=revision)

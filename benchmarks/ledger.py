@@ -25,9 +25,8 @@ from typing import Any
 from benchmarks import report, spread
 from tokmagic import reports as tables
 from tokmagic.core.money import Cost, Rates
-from tokmagic.core.record import EngineInfo, Reading, RunRecord
+from tokmagic.core.record import EngineInfo, Reading, RunRecord, Selection
 from tokmagic.core.stream import Usage
-from tokmagic.core.sums import Selection
 from tokmagic.ledgers import Ledger
 from tokmagic.ledgers.schema import runs, to_row
 

@@ -3,9 +3,8 @@
 from tokmagic.core.budget import Admission, Budget, Hold, Scope, Standing
 from tokmagic.core.money import Bound, Cost, Precision, Rates, Tier, Uncertainty
 from tokmagic.core.prompt import Message, Prompt, Role, Sampling
-from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
+from tokmagic.core.record import CacheStatus, EngineInfo, Reading, RunRecord, Selection, Status, Sum
 from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Source, Started, Token, Usage
-from tokmagic.core.sums import CacheStatus, Selection, Sum
 
 Totals = Sum
 """The earlier name of a sum over a notebook's or a day's runs."""

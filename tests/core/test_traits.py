@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tokmagic.core.config import TokMagic
-from tokmagic.core.record import EngineInfo
-from tokmagic.core.traits import REMOTE, EngineTraits
+from tokmagic.core.record import REMOTE, EngineInfo, EngineTraits
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.registry import open_engine
 

@@ -19,7 +19,7 @@ from tests.engines.endpoints import ASK, REPORTED, Ask, Make, counts, in_turn, s
 from tests.servers import ANSWER, ROLE, Asked, Endpoint, Script, Wire, chunk, serve, streams, usage_chunk, whole
 from tokmagic import reports as report
 from tokmagic.core.prompt import Message, Prompt, Sampling
-from tokmagic.core.sums import Selection
+from tokmagic.core.record import Selection
 from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import GenerationInterrupted
 from tokmagic.runs.session import Session

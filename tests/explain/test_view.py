@@ -16,9 +16,8 @@ from tests.tokens.test_tokenizer import sentencepiece_like
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.explain import boundaries
 from tokmagic.explain.anatomy import TEMPLATE as OVERHEAD
-from tokmagic.explain.anatomy import parts, sections
+from tokmagic.explain.anatomy import Origins, origins, parts, sections
 from tokmagic.explain.findings import REPEAT_TOKENS, Edit, Finding, edited, find, repeats
-from tokmagic.explain.origins import Origins, origins
 from tokmagic.explain.pieces import Pieces, Trace, cut_bytes
 from tokmagic.explain.readers import LocalReader, Reader
 from tokmagic.prompts.template import parse

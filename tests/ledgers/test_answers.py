@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.runs.test_cache import GREEDY, SMOLLM, ask, kept, many_answers, statuses
-from tokmagic.core.sums import CacheStatus
+from tokmagic.core.record import CacheStatus
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers import Ledger, answers, backend
 from tokmagic.runs import cache
@@ -123,7 +123,7 @@ def test_an_answer_that_does_not_fit_is_not_kept(ledger: Ledger) -> None:
 
 def test_the_limit_holds_at_the_next_answer(session: Session) -> None:
     statuses(session, *[ask(seed=seed) for seed in range(4)])
-    one = session.cache.status().size_bytes // 4
+    one = session.ledger().cache_status().size_bytes // 4
     session.settings.cache_bytes = 2 * one + one // 2
     session.generate(ask(seed=0))
     session.generate(ask(seed=4))
@@ -211,6 +211,6 @@ def test_several_processes_keep_use_and_evict_at_once(ledger: Ledger, ledger_url
 
 def test_all_of_it_can_be_removed(session: Session) -> None:
     statuses(session, ask(seed=1), ask(seed=2))
-    assert session.cache.clear() == 2
-    assert session.cache.clear() == 0
+    assert session.ledger().clear_answers() == 2
+    assert session.ledger().clear_answers() == 0
     assert statuses(session, ask(seed=1)) == ["ok"]

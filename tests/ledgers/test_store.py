@@ -28,9 +28,8 @@ from hypothesis import strategies as st
 from tests.reports import test_tables as test_report
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.prompt import Message
-from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
+from tokmagic.core.record import EngineInfo, Reading, RunRecord, Selection, Status, Sum
 from tokmagic.core.stream import Usage
-from tokmagic.core.sums import Selection, Sum
 from tokmagic.ledgers import Ledger
 from tokmagic.ledgers.schema import metadata
 

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from tests.reports.test_tables import run
 from tokmagic.core.money import Bound, Cost
-from tokmagic.core.record import EngineInfo, RunRecord, Status
-from tokmagic.core.sums import Selection, Sum
+from tokmagic.core.record import EngineInfo, RunRecord, Selection, Status, Sum
 from tokmagic.ledgers import Ledger, store, summaries
 from tokmagic.reports import table
 

@@ -18,8 +18,7 @@ from tokmagic.cli import main
 from tokmagic.core.budget import Budget
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import Status
-from tokmagic.core.sums import Selection, Sum
+from tokmagic.core.record import Selection, Status, Sum
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers import Ledger
 from tokmagic.ledgers.move import Moved, move

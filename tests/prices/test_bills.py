@@ -17,9 +17,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from tokmagic.cli import main
 from tokmagic.core.money import Cost, Rates, Tier
 from tokmagic.core.prompt import Message, Prompt, Sampling
-from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
+from tokmagic.core.record import EngineInfo, Reading, RunRecord, Selection, Status, Sum
 from tokmagic.core.stream import Usage
-from tokmagic.core.sums import Selection, Sum
 from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import PriceError, UsageError
 from tokmagic.formatting import numbers

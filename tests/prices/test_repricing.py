@@ -9,8 +9,7 @@ import pytest
 
 from tests.prices.test_bills import GPU, NOW, D, record, usage
 from tokmagic.core.money import Cost, Rates
-from tokmagic.core.record import EngineInfo, Reading
-from tokmagic.core.sums import Selection
+from tokmagic.core.record import EngineInfo, Reading, Selection
 from tokmagic.formatting import numbers
 from tokmagic.ledgers import Ledger
 from tokmagic.prices import (

@@ -19,9 +19,8 @@ from tests.servers import USAGE, Asked, Script, Wire, chunk, serve, streams, usa
 from tokmagic.core.budget import Budget, Hold, Standing
 from tokmagic.core.money import Cost, Rates, Tier
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import EngineInfo, Reading, RunRecord
+from tokmagic.core.record import EngineInfo, Reading, RunRecord, Selection, Sum
 from tokmagic.core.stream import Finished, Started, Token, Usage
-from tokmagic.core.sums import Selection, Sum
 from tokmagic.engines.base import ModelSpec
 from tokmagic.formatting import numbers
 from tokmagic.ledgers import Ledger

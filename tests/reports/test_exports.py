@@ -17,7 +17,7 @@ import pytest
 
 from tests.reports.test_tables import FULL, START, TINY, run
 from tokmagic.core.money import Cost
-from tokmagic.core.sums import Selection
+from tokmagic.core.record import Selection
 from tokmagic.errors import UsageError
 from tokmagic.ledgers import Ledger
 from tokmagic.reports.exports import FORMATS, dataframe, export_file, export_lines, export_row

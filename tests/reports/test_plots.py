@@ -19,8 +19,7 @@ from tests.reports.test_tables import GUESSED, LEAST, START, known, run
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import UsageError
 from tokmagic.formatting import numbers
-from tokmagic.reports.plots import plot
-from tokmagic.reports.points import MOST, Point, by_latency, over_time
+from tokmagic.reports.plots import MOST, Point, by_latency, over_time, plot
 
 
 def test_a_chart_brings_its_picture_and_its_numbers_along() -> None:
@@ -89,7 +88,7 @@ def test_drawing_together_loses_no_run_and_no_picodollar(drawn: list[tuple[int, 
         Point(START + timedelta(seconds=second), model, Decimal(pico).scaleb(-12), latency_s, 1, 1)
         for second, pico, latency_s, model in drawn
     ]
-    with patch("tokmagic.reports.points.MOST", 9):
+    with patch("tokmagic.reports.plots.MOST", 9):
         spent, scattered = over_time(points), by_latency(points)
     assert len(spent) <= 9
     assert len(scattered) <= 9

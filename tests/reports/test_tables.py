@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokmagic.core.money import Bound, Cost, Rates
-from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
+from tokmagic.core.record import EngineInfo, Reading, RunRecord, Selection, Status, Sum
 from tokmagic.core.stream import Source, Usage
-from tokmagic.core.sums import Selection, Sum
 from tokmagic.errors import UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table

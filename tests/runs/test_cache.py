@@ -21,9 +21,8 @@ from tokmagic import reports as report
 from tokmagic.core.budget import Budget
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
-from tokmagic.core.record import EngineInfo
+from tokmagic.core.record import CacheStatus, EngineInfo, Selection, Sum
 from tokmagic.core.stream import Finished, Started, Token, Usage
-from tokmagic.core.sums import CacheStatus, Selection, Sum
 from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import BudgetError, UsageError
 from tokmagic.formatting import numbers
@@ -86,7 +85,7 @@ def statuses(session: Session, *prompts: Prompt, **options: Any) -> list[str]:
 
 
 def kept(session: Session) -> int:
-    return session.cache.status().answers
+    return session.ledger().cache_status().answers
 
 
 # What is identical
@@ -216,7 +215,7 @@ def test_an_identical_run_is_replayed_byte_for_byte_at_no_cost(make_session: Mak
     wire = row_wire(row)
     assert (wire["status"], wire["cost_usd"], wire["saved_usd"], wire["ttft_s"]) == ("cached", "0", "0.000035", None)
     assert session.ledger().texts(row.run_id) == session.ledger().texts(first.run_id)
-    assert session.cache.status() == CacheStatus(1, session.cache.status().size_bytes, Sum.of([row]))
+    assert session.ledger().cache_status() == CacheStatus(1, session.ledger().cache_status().size_bytes, Sum.of([row]))
 
 
 def test_reports_leave_replays_out_of_latencies_and_show_what_was_saved(session: Session) -> None:
@@ -306,7 +305,7 @@ def test_a_saving_whose_price_is_unknown_is_unknown(make_session: Make) -> None:
     assert again.footer == "12 → 19 tokens · $0 · scripted · cached · saved —"
     session.prices.set("scripted", DOLLARS)
     session.generate(GREEDY)
-    hits = session.cache.status().hits
+    hits = session.ledger().cache_status().hits
     assert (hits.runs, hits.saved_usd, hits.unpriced_hits) == (2, Decimal("0.00005"), 1)
 
 

@@ -16,14 +16,14 @@ from tokenizers import pre_tokenizers
 
 from tests.small_tokenizers import TEMPLATE, TRIMMING, byte_level, save
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.base import ModelSpec, Tokenized
 from tokmagic.errors import UsageError
 from tokmagic.explain import TokenView
 from tokmagic.formatting.tables import Table
 from tokmagic.magics.import_lock import ImportLock
 from tokmagic.magics.magics import TokMagics
 from tokmagic.runs.drafts.service import MOST_CELLS
-from tokmagic.runs.drafts.wire import Change, Text
+from tokmagic.runs.drafts.wire import Text
 from tokmagic.runs.session import Session
 
 PATIENCE_S = 60.0
@@ -344,7 +344,8 @@ def test_the_first_answer_does_not_wait_for_a_tokenizer(session: Session) -> Non
     assert [it["state"] for it in page.answers] == ["counting", "counted", "counted"]
 
 
-def test_nothing_is_imported_in_the_background_while_a_cell_runs(session: Session) -> None:
+@pytest.mark.parametrize("freed_by", ["the cell's end", "the cell, which read the tokenizer itself"])
+def test_nothing_is_imported_in_the_background_while_a_cell_runs(session: Session, freed_by: str) -> None:
     """Two threads that import transformers at once may both fail, and one of them is the person's."""
     lock = ImportLock()
     session.import_lock = lock.lock
@@ -362,7 +363,12 @@ def test_nothing_is_imported_in_the_background_while_a_cell_runs(session: Sessio
     assert not answered.wait(0.5)
     assert [it["state"] for it in answers] == ["counting"]
     assert session.models.opened() == []
-    lock.end()
+    if freed_by == "the cell's end":
+        lock.end()
+    else:
+        engine = session.models.engine("small")
+        assert isinstance(engine, Tokenized)
+        engine.tokenizer()
     assert answered.wait(PATIENCE_S)
 
 
@@ -410,7 +416,7 @@ def test_any_changes_give_the_text_that_utf_16_gives(changes: list[tuple[int, in
     text, units = Text(), b""
     for offset, deleted, inserted in changes:
         fits = offset + deleted <= len(units) // 2
-        assert text.apply(Change(offset, deleted, inserted)) is fits
+        assert text.change(offset, deleted, inserted) is fits
         if fits:
             units = (
                 units[: 2 * offset] + inserted.encode("utf-16-le", "surrogatepass") + units[2 * (offset + deleted) :]

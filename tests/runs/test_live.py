@@ -24,14 +24,13 @@ from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Cost, Rates, Uncertainty
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import EngineInfo, Reading, RunRecord
+from tokmagic.core.record import EngineInfo, Reading, RunRecord, Sum
 from tokmagic.core.stream import Usage
-from tokmagic.core.sums import Sum
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.registry import Models
 from tokmagic.errors import LedgerError
 from tokmagic.runs.channel import CONTROL_TARGET, DATA_TARGET, INTERVAL_S, Channel
-from tokmagic.runs.drafts.wire import Change, Draft, Edit, State, draft_wire, parse
+from tokmagic.runs.drafts.wire import Draft, Edit, State, draft_wire, parse
 from tokmagic.runs.live import ModelView, View, row_wire, snapshot_wire
 from tokmagic.runs.session import Session
 
@@ -362,8 +361,8 @@ def test_control_messages_of_the_fixture_are_understood(wire: Wire, numbers: Num
     assert [wire.ask(draft)[0]["state"] for draft in drafts] == ["lost", "lost"]
     assert numbers.asked == [
         *(("notebooks/01_quickstart.ipynb", True), "a1"),
-        Edit("c-draft", 1, None, Change(0, 0, "%%generate\nHi 🚀")),
-        Edit("c-draft", 2, 1, Change(14, 2, "!")),
+        Edit("c-draft", 1, None, 0, 0, "%%generate\nHi 🚀"),
+        Edit("c-draft", 2, 1, 14, 2, "!"),
     ]
 
 

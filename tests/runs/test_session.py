@@ -20,9 +20,8 @@ from tokmagic.core.budget import Budget
 from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
-from tokmagic.core.record import RunRecord
+from tokmagic.core.record import RunRecord, Selection, Sum
 from tokmagic.core.stream import Usage
-from tokmagic.core.sums import Selection, Sum
 from tokmagic.engines.registry import Models
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.errors import GenerationInterrupted, ModelError, NotBuiltError, PromptError, UsageError

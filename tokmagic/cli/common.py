@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tokmagic.core.sums import Selection
+from tokmagic.core.record import Selection
 from tokmagic.errors import UsageError
 from tokmagic.formatting.tables import Table
 from tokmagic.prompts.options import add_tag_filter

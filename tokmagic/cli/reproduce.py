@@ -10,10 +10,11 @@ from types import FrameType
 from typing import get_args
 
 from tokmagic.cli.common import add_json, print_json
+from tokmagic.core.money import plain
 from tokmagic.errors import UsageError
 from tokmagic.formatting.terminal import progress
 from tokmagic.notebooks import reproduce
-from tokmagic.prices import plain, usd
+from tokmagic.prices import usd
 from tokmagic.prompts.parser import integer
 from tokmagic.runs import api
 

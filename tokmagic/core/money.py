@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from tokmagic.core.stream import Source
 
 Bound = Literal["exact", "at_least", "at_most"]
+_TOKEN_RATES = ("input", "output", "cached", "cache_write")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,8 @@ class Uncertainty:
 CERTAIN = Uncertainty()
 
 
-def _known_sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+def known_sum(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    """Add two amounts, of which an unknown one adds nothing; None where both are unknown."""
     if one is None or other is None:
         return other if one is None else one
     # As many digits as both need: sums of money are exact, however many runs there are.
@@ -123,3 +125,37 @@ def plain(amount: Decimal | None) -> str | None:
         return None
     text = f"{amount:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def rates_dict(rates: Rates) -> dict[str, Any]:
+    """Rates as a row freezes them: decimal strings, with their source and version; what is unknown is left out."""
+    found: dict[str, Any] = {**_amounts(rates, (*_TOKEN_RATES, "device_hour")), "source": rates.source}
+    if rates.version:
+        found["version"] = rates.version
+    if rates.tiers:
+        found["tiers"] = [{"above_tokens": tier.above_tokens, **_amounts(tier, _TOKEN_RATES)} for tier in rates.tiers]
+    if rates.shadow is not None:
+        found["shadow_model"], found["shadow"] = rates.shadow_model, rates_dict(rates.shadow)
+    return found
+
+
+def _amounts(of: Rates | Tier, names: tuple[str, ...]) -> dict[str, str]:
+    values = {name: plain(getattr(of, name)) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def rates_of(values: dict[str, Any]) -> Rates:
+    """The inverse of :func:`rates_dict`."""
+    shadow = values.get("shadow")
+    return Rates(
+        **_decimals(values, (*_TOKEN_RATES, "device_hour")),
+        source=values["source"],
+        version=values.get("version"),
+        tiers=tuple(Tier(it["above_tokens"], **_decimals(it, _TOKEN_RATES)) for it in values.get("tiers", ())),
+        shadow_model=values.get("shadow_model"),
+        shadow=None if shadow is None else rates_of(shadow),
+    )
+
+
+def _decimals(values: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: Decimal(values[name]) for name in names if name in values}

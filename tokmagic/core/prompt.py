@@ -58,6 +58,12 @@ class Prompt:
     completion: bool = False
     stream: bool = True
 
+    @property
+    def utf8_bytes(self) -> int:
+        """The length of its texts in UTF-8, its schema included."""
+        texts = (*(message.content for message in self.messages), self.sampling.json_schema or "")
+        return sum(len(text.encode("utf-8", "replace")) for text in texts)
+
 
 def utf8(text: str) -> bytes:
     """A prompt's text in UTF-8. Raises PromptError for a lone surrogate, which no tokenizer and no server takes."""

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from tokmagic.core.prompt import Prompt
-from tokmagic.core.record import EngineInfo
+from tokmagic.core.record import EngineInfo, EngineTraits, traits_of
 from tokmagic.core.stream import Event, Source
-from tokmagic.core.traits import EngineTraits, traits_of
 from tokmagic.errors import UsageError
-
-if TYPE_CHECKING:
-    from tokmagic.tokens.tokenizer import Tokenizer
+from tokmagic.tokens.tokenizer import Tokenizer
 
 Progress = Callable[[str, float | None], None]
 """Told what is being done and the share done (0 to 1), ``None`` where that is not known."""
@@ -117,6 +114,14 @@ class ModelSpec:
     def traits(self) -> EngineTraits:
         """What holds of its kind of engine."""
         return traits_of(self.kind)
+
+    @property
+    def of_tokenizer(self) -> ModelSpec | None:
+        """The model whose tokenizer was named. Raises UsageError."""
+        if self.tokenizer is None:
+            return None
+        source, revision = parse_source(self.tokenizer)
+        return ModelSpec(source, revision=revision)
 
 
 def parse_source(text: str) -> tuple[str, str | None]:

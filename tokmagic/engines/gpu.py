@@ -11,12 +11,7 @@ Absence = Literal["no binding", "no library", "mismatch", "no driver", "no permi
 the kernel's module; that is not loaded; the device files may not be opened; there is no device; something else."""
 
 # Codes of nvmlReturn_t, nvml.h.
-_ABSENCES: dict[int, Absence] = {
-    4: "no permission",
-    9: "no driver",
-    12: "no library",
-    18: "mismatch",
-}
+_ABSENCES: dict[int, Absence] = {4: "no permission", 9: "no driver", 12: "no library", 18: "mismatch"}
 _HOST_DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -52,14 +47,12 @@ def look() -> Gpus:
     nvml: Any = pynvml
     try:
         nvml.nvmlInit()
+        try:
+            return _gpus(nvml)
+        finally:
+            nvml.nvmlShutdown()
     except nvml.NVMLError as error:
-        return _failed(error)
-    try:
-        return _gpus(nvml)
-    except nvml.NVMLError as error:
-        return _failed(error)
-    finally:
-        nvml.nvmlShutdown()
+        return Gpus(absence=_ABSENCES.get(int(error.value), "error"), says=str(error))
 
 
 def host_has_driver() -> bool:
@@ -71,15 +64,9 @@ def _gpus(nvml: Any) -> Gpus:
     driver = str(nvml.nvmlSystemGetDriverVersion())
     number = int(nvml.nvmlSystemGetCudaDriverVersion())  # 1000 × major + 10 × minor
     cuda = f"{number // 1000}.{number % 1000 // 10}"
-    devices = tuple(_device(nvml, index, driver) for index in range(nvml.nvmlDeviceGetCount()))
-    return Gpus(devices, driver, cuda, None if devices else "no device")
-
-
-def _failed(error: Any) -> Gpus:
-    return Gpus(absence=_ABSENCES.get(int(error.value), "error"), says=str(error))
-
-
-def _device(nvml: Any, index: int, driver: str) -> Gpu:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    return Gpu(index, str(nvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.used), driver)
+    devices = []
+    for index in range(nvml.nvmlDeviceGetCount()):
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        devices.append(Gpu(index, str(nvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.used), driver))
+    return Gpus(tuple(devices), driver, cuda, None if devices else "no device")

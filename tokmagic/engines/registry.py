@@ -6,16 +6,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
-from tokmagic.core.config import DEFAULT_MODEL
+from tokmagic.core.config import DEFAULT_MODEL, TokMagic
 from tokmagic.core.record import EngineInfo
 from tokmagic.engines.base import Engine, ModelSpec, Progress, parse_source
 from tokmagic.engines.local.store import NAMED
 from tokmagic.errors import ModelError, UsageError, nearest
 
-if TYPE_CHECKING:
-    from tokmagic.core.config import TokMagic
+_OF_ENDPOINT = ("api_base", "api_key_name", "server", "tokenizer")
+"""What settings, options and :class:`ModelSpec` alike call what is needed to reach a model at an endpoint."""
 
 
 class Models:
@@ -48,20 +48,19 @@ class Models:
             return
         if text == DEFAULT_MODEL:
             raise UsageError("TOKMAGIC_API_BASE needs TOKMAGIC_MODEL: set it to the model's name at that server")
-        spec = ModelSpec(
-            text,
-            api_base=asked.api_base or None,
-            api_key_name=asked.api_key_name or None,
-            server=asked.server or None,
-            tokenizer=asked.tokenizer or None,
-        )
+        given: dict[str, Any] = {name: getattr(asked, name) or None for name in _OF_ENDPOINT}
+        spec = ModelSpec(text, **given)
         with self._opening:
             # Once: what a person adds under this name afterwards stays.
             if self._placed != (text, spec):
                 try:
                     self.add(text, spec)
                 except UsageError as error:
-                    raise UsageError(_of_settings(str(error))) from None
+                    # What is said of an option holds for the setting of its name.
+                    said = str(error)
+                    for name in _OF_ENDPOINT:
+                        said = said.replace(f"--{name.replace('_', '-')}", f"TOKMAGIC_{name.upper()}")
+                    raise UsageError(said) from None
                 self._placed = text, spec
 
     def add(self, name: str, spec: ModelSpec) -> None:
@@ -165,13 +164,6 @@ class Models:
         """Free what all models hold."""
         for engine in self._engines.values():
             engine.close()
-
-
-def _of_settings(message: str) -> str:
-    """A message about an option as one about the setting that holds it."""
-    for option in ("api-base", "api-key-name", "server", "tokenizer"):
-        message = message.replace(f"--{option}", f"TOKMAGIC_{option.replace('-', '_').upper()}")
-    return message
 
 
 def _is_source(text: str) -> bool:

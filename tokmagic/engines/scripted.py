@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -99,8 +100,7 @@ class ScriptedEngine:
         _, _, path = source.partition(":")
         if path:
             return cls(name, [Script.read(Path(path).expanduser())])
-        words = [f"{word} " for word in _DEFAULT_ANSWER.split(" ")]
-        return cls(name, [Script.of_text([*words[:-1], words[-1].strip()])])
+        return cls(name, [Script.of_text(re.findall(r"\S+ ?", _DEFAULT_ANSWER))])
 
     @property
     def info(self) -> EngineInfo:
@@ -168,8 +168,10 @@ class ScriptedStream:
         if isinstance(event, Token) and event.id is not None and self._tokens == self._max_tokens:
             return self._cut("length")
         at_ns = event.submitted_ns if isinstance(event, Started) else event.at_ns
-        if self._script.pace and self._closed.wait(self._wait_s(at_ns)):
-            return self._cut("interrupted")
+        if self._script.pace:
+            due_ns = self._origin_ns + (at_ns - self._origin_ns) * self._script.pace
+            if self._closed.wait(max(0.0, (due_ns - time.perf_counter_ns()) / 1e9)):
+                return self._cut("interrupted")
         self._position += 1
         if isinstance(event, Started):
             self._usage = event.usage
@@ -182,10 +184,6 @@ class ScriptedStream:
 
     def close(self) -> None:
         self._closed.set()
-
-    def _wait_s(self, at_ns: int) -> float:
-        due_ns = self._origin_ns + (at_ns - self._origin_ns) * self._script.pace
-        return max(0.0, (due_ns - time.perf_counter_ns()) / 1e9)
 
     def _shifted(self, event: Event) -> Event:
         if isinstance(event, Started):

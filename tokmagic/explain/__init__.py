@@ -1,8 +1,8 @@
 """What a prompt is made of, in tokens, for one or several models, before anything runs.
 
 A prompt becomes a ``Trace`` for each model (``readers``, ``pieces``): the tokens with the characters they stand for.
-From it come the parts of the prompt (``anatomy``, with ``origins`` telling variables from what is written in the cell),
-what could go (``findings``), and what is shown (``boundaries``, ``view``).
+From it come the parts of the prompt (``anatomy``, variables told from what is written in the cell), what could go
+(``findings``), and what is shown (``boundaries``, ``view``).
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 from tokmagic.core.prompt import Prompt
 from tokmagic.errors import TokmagicError
-from tokmagic.explain.anatomy import parts
+from tokmagic.explain.anatomy import Origins, origins, parts
 from tokmagic.explain.findings import find
-from tokmagic.explain.origins import Origins, origins
 from tokmagic.explain.readers import Reader, reader_for
 from tokmagic.explain.view import Counted, TokenView
 from tokmagic.runs.session import Session

@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from tokmagic.core.fields import utc_text, utc_time
-from tokmagic.core.sums import CacheStatus
+from tokmagic.core.record import CacheStatus
 from tokmagic.ledgers import summaries
 from tokmagic.ledgers.schema import answers
 

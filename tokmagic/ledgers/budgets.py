@@ -18,7 +18,7 @@ from tokmagic.core.money import CERTAIN, Uncertainty
 from tokmagic.ledgers import summaries
 from tokmagic.ledgers.schema import ENDED, LIVE, budgets, money, money_sum, runs, storable
 from tokmagic.prices import from_picodollars, to_picodollars
-from tokmagic.prices.periods import start_of_day, start_of_month
+from tokmagic.prices.budgets import start_of_day, start_of_month
 
 SESSION = "session:"
 """Begins what stands for the notebook where its path is not known: the session is all that there is of it."""

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
-from tokmagic.core.traits import REMOTE
+from tokmagic.core.record import REMOTE
 from tokmagic.ledgers.schema import LIVE, RELEASED, runs, to_record
 from tokmagic.prices import bill
 

@@ -31,9 +31,8 @@ class Outbox:
 
     def keep(self, record: RunRecord, prompt: Sequence[Message], answer: str | None) -> None:
         """Keep a settled run. Raises LedgerError."""
-        with self._locked():
-            with closing(self._box()) as box:
-                box.settle(record, prompt, answer)
+        with self._locked(), closing(self._box()) as box:
+            box.settle(record, prompt, answer)
 
     def deliver(self, ledger: Ledger) -> int:
         """Settle what was kept in ``ledger``; return how many. Delivered twice it counts once. Raises LedgerError."""

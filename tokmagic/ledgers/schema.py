@@ -15,10 +15,10 @@ from typing import Any, get_args
 import sqlalchemy as sa
 
 from tokmagic.core.fields import FIELDS, Field, Kind, Layout, utc_text, utc_time
-from tokmagic.core.money import Cost, Rates
+from tokmagic.core.money import Cost, Rates, rates_dict, rates_of
 from tokmagic.core.record import INFO_IN_ENV, EngineInfo, Reading, RunRecord
 from tokmagic.core.stream import Usage
-from tokmagic.prices import bill, from_picodollars, rates_dict, rates_of, to_picodollars
+from tokmagic.prices import bill, from_picodollars, to_picodollars
 
 metadata = sa.MetaData()
 

@@ -15,9 +15,7 @@ import sqlalchemy as sa
 
 from tokmagic.core.budget import Admission, Budget, Hold, Standing
 from tokmagic.core.prompt import Message
-from tokmagic.core.record import RunRecord
-from tokmagic.core.sums import CacheStatus, Selection, Sum
-from tokmagic.core.traits import REMOTE
+from tokmagic.core.record import REMOTE, CacheStatus, RunRecord, Selection, Sum
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.ledgers import answers, budgets, summaries, waste
 from tokmagic.ledgers.backend import Execute, mapped, open_backend

@@ -11,8 +11,7 @@ import sqlalchemy as sa
 
 from tokmagic.core.fields import utc_text, utc_time
 from tokmagic.core.money import Uncertainty
-from tokmagic.core.sums import Selection, Sum
-from tokmagic.core.traits import REMOTE
+from tokmagic.core.record import REMOTE, Selection, Sum
 from tokmagic.ledgers.schema import ENDED, money, money_sum, runs, storable
 from tokmagic.tokens.reconciliation import COMPARED, Compared
 

@@ -8,8 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
-from tokmagic.core.sums import Selection, Sum
-from tokmagic.core.traits import REMOTE
+from tokmagic.core.record import REMOTE, Selection, Sum
 from tokmagic.ledgers.schema import money, money_parts, runs
 from tokmagic.ledgers.summaries import conditions, uncertainty_of, uncertainty_terms
 

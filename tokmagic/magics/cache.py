@@ -23,13 +23,13 @@ def run(at: Shell, line: str) -> Table:
     if action in ("on", "off"):
         session.settings.cache = action == "on"
     elif action == "clear":
-        session.cache.clear()
+        session.ledger().clear_answers()
     return table(session)
 
 
 def table(session: Session) -> Table:
     """What is kept, and what it was good for. Raises LedgerError."""
-    status, settings = session.cache.status(), session.settings
+    status, settings = session.ledger().cache_status(), session.settings
     hits = status.hits
     row = (
         "on" if session.cache.on else "off",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 import uuid
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -103,7 +103,7 @@ class Shell:
         self.channel.close()
         if session := api.made_session():
             session.cell_id = session.execution = lambda: None
-            session.variables, session.import_lock = dict, nullcontext()
+            session.variables, session.import_lock = dict, threading.Lock()
             session.models.close()
 
     def _join(self, session: Session) -> Session:

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from tokmagic.core.files import atomic_write
-from tokmagic.core.money import Bound, Cost, Rates, Tier
+from tokmagic.core.money import Bound, Cost, Rates, Tier, plain, rates_dict, rates_of
 from tokmagic.core.record import EngineInfo, Status
 from tokmagic.core.stream import Source, Usage
 from tokmagic.errors import NotebookError, UsageError
 from tokmagic.formatting.markdown import plain_text
 from tokmagic.notebooks.fields import amount, one_of, take
 from tokmagic.notebooks.snapshots import CellSnapshot, Decoding, NotebookSnapshot, RunSnapshot
-from tokmagic.prices import plain, rates_dict, rates_of
 
 FORMAT = 1
 """Raised where an older tokmagic would misread the file."""

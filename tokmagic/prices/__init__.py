@@ -4,10 +4,8 @@ What is not known is ``None`` and stays so: a run without a price has no cost, n
 and nowhere else: what ``%price`` set, the user's file, the price package for hosted models, list prices of devices.
 """
 
-from tokmagic.core.money import plain
 from tokmagic.prices.bills import at_rates, bill, bound_usd, input_usd, loaded_usd, replay, reprice, span
 from tokmagic.prices.book import PriceBook
-from tokmagic.prices.frozen import rates_dict, rates_of
 from tokmagic.prices.hosted import provider_of
 from tokmagic.prices.money import PICODOLLARS, from_picodollars, hourly, rate, to_picodollars, usd
 
@@ -21,11 +19,8 @@ __all__ = [
     "hourly",
     "input_usd",
     "loaded_usd",
-    "plain",
     "provider_of",
     "rate",
-    "rates_dict",
-    "rates_of",
     "replay",
     "reprice",
     "span",

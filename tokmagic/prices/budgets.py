@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 
 from tokmagic.core.budget import Budget, Hold, Standing
@@ -103,3 +104,15 @@ def near(it: Standing) -> str:
     if budget.tokens is not None:
         used.append(f"{it.spent_tokens + it.held_tokens:,} of {numbers.counted(budget.tokens, 'token')}")
     return f"the {budget.scope}'s budget is {it.share:.0%} used: {', '.join(used)}"
+
+
+def start_of_day(now: datetime | None = None) -> datetime:
+    """The local midnight before ``now`` (the present by default), with the offset that held then."""
+    local = (now or datetime.now()).astimezone()
+    return datetime(local.year, local.month, local.day).astimezone()
+
+
+def start_of_month(now: datetime | None = None) -> datetime:
+    """The local midnight that began the month of ``now`` (the present by default)."""
+    local = (now or datetime.now()).astimezone()
+    return datetime(local.year, local.month, 1).astimezone()

@@ -11,12 +11,11 @@ from math import sqrt
 from statistics import NormalDist, median, variance
 from typing import Any
 
-from tokmagic.core.money import CERTAIN, Precision, Rates, Uncertainty
+from tokmagic.core.money import CERTAIN, Precision, Rates, Uncertainty, plain
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import UsageError, nearest
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
-from tokmagic.prices import plain
 
 MONTH_DAYS = 30
 """Days of the month that is projected to."""

@@ -1,7 +1,6 @@
 """Tables of what runs cost: by cell, model, day and so on; what was wasted; what it would cost today."""
 
-from tokmagic.reports.groups import GROUPS, cell_runs
 from tokmagic.reports.repriced import repriced
-from tokmagic.reports.tables import table, waste, waste_line
+from tokmagic.reports.tables import GROUPS, cell_runs, table, waste, waste_line
 
 __all__ = ["GROUPS", "cell_runs", "repriced", "table", "waste", "waste_line"]

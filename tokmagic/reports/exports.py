@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tokmagic.core.fields import AS_JSON, FIELDS, Layout
-from tokmagic.core.money import Rates
+from tokmagic.core.money import Rates, rates_dict
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import UsageError, nearest
-from tokmagic.prices import rates_dict
 
 
 def _rates(rates: Rates) -> dict[str, Any]:
@@ -43,7 +42,9 @@ def export_lines(records: Iterable[RunRecord], form: str) -> Iterator[str]:
     if form == "parquet":
         raise UsageError("parquet cannot be printed; name a file, such as runs.parquet")
     _check(form)
-    return _csv(records) if form == "csv" else _jsonl(records)
+    if form == "csv":
+        return _csv(records)
+    return (json.dumps(export_row(record), ensure_ascii=False) + "\n" for record in records)
 
 
 def _check(form: str) -> None:
@@ -51,26 +52,13 @@ def _check(form: str) -> None:
         raise UsageError(f"format {form!r} is unknown{nearest(form, FORMATS)}; use {', '.join(FORMATS)}")
 
 
-def _jsonl(records: Iterable[RunRecord]) -> Iterator[str]:
-    for record in records:
-        yield json.dumps(export_row(record), ensure_ascii=False) + "\n"
-
-
 def _csv(records: Iterable[RunRecord]) -> Iterator[str]:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(_EXPORT.fields), lineterminator="\n")
-    writer.writeheader()
+    # A writer returns what its file's write() returns: here the line itself.
+    lines: Any = SimpleNamespace(write=str)
+    writer = csv.DictWriter(lines, list(_EXPORT.fields), lineterminator="\n")
+    yield writer.writeheader()
     for record in records:
-        yield _taken(out)
-        writer.writerow({key: _flat(value) for key, value in export_row(record).items()})
-    yield _taken(out)
-
-
-def _taken(out: io.StringIO) -> str:
-    text = out.getvalue()
-    out.seek(0)
-    out.truncate()
-    return text
+        yield writer.writerow({key: _flat(value) for key, value in export_row(record).items()})
 
 
 def export_file(records: Iterable[RunRecord], path: Path, form: str | None = None) -> None:

@@ -8,13 +8,12 @@ from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from tokmagic.core.money import Cost, Precision, Uncertainty
-from tokmagic.core.sums import Selection, Sum
+from tokmagic.core.money import Cost, Precision, Uncertainty, plain
+from tokmagic.core.record import Selection, Sum
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
-from tokmagic.prices import PriceBook, at_rates, plain
-from tokmagic.reports.groups import key_of, naming, shown
-from tokmagic.reports.tables import marks
+from tokmagic.prices import PriceBook, at_rates
+from tokmagic.reports.tables import key_of, marks, naming, shown
 
 if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger

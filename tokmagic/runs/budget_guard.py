@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ class BudgetGuard:
             return False
         tokens, estimated = _input_tokens(engine, prompt)
         self._ask(tokens)
-        self.hold = _hold(self._ledger, record, prompt, tokens, estimated=estimated)
+        self.hold = self._set_aside(record, prompt, tokens, estimated=estimated)
         try:
             admission = self._ledger().admit(record, prompt.messages, self.hold, self._held, datetime.now())
         except LedgerError as error:
@@ -131,6 +132,14 @@ class BudgetGuard:
         if not answer:
             raise BudgetError(f"{text}, and it was not confirmed; nothing was run")
 
+    def _set_aside(self, record: RunRecord, prompt: Prompt, input_tokens: int, *, estimated: bool) -> Hold:
+        most, itl_s = prompt.sampling.max_tokens * prompt.sampling.n, None
+        if record.rates.device_hour is not None and record.rates.input is None:
+            with suppress(LedgerError):
+                itl_s = self._ledger().token_time_s(record)
+        usd, guessed = bound_usd(record.rates, input_tokens, most, itl_s)
+        return Hold(input_tokens + most, usd, guessed or estimated)
+
     def _without_ledger(self, error: LedgerError, hold: Hold) -> Admission:
         """What can be decided though the ledger cannot be asked: a run's own cap; a sum can not."""
         for budget in self._held:
@@ -144,20 +153,4 @@ def _input_tokens(engine: Engine, prompt: Prompt) -> tuple[int, bool]:
     try:
         return engine.count(prompt), False
     except ModelError:
-        size = sum(len(message.content.encode("utf-8", "replace")) + _MESSAGE_TOKENS for message in prompt.messages)
-        schema = len((prompt.sampling.json_schema or "").encode("utf-8", "replace"))
-        return size + schema + _TEMPLATE_TOKENS, True
-
-
-def _hold(
-    ledger: Callable[[], Ledger], record: RunRecord, prompt: Prompt, input_tokens: int, *, estimated: bool
-) -> Hold:
-    most = prompt.sampling.max_tokens * prompt.sampling.n
-    itl_s = None
-    if record.rates.device_hour is not None and record.rates.input is None:
-        try:
-            itl_s = ledger().token_time_s(record)
-        except LedgerError:
-            itl_s = None
-    usd, guessed = bound_usd(record.rates, input_tokens, most, itl_s)
-    return Hold(input_tokens + most, usd, guessed or estimated)
+        return prompt.utf8_bytes + len(prompt.messages) * _MESSAGE_TOKENS + _TEMPLATE_TOKENS, True

@@ -14,17 +14,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Prompt, Sampling
 from tokmagic.core.record import INFO_IN_ENV, EngineInfo, Reading, RunRecord
 from tokmagic.core.stream import Logprob, Usage
-from tokmagic.core.sums import CacheStatus
+from tokmagic.engines.base import Engine
 from tokmagic.errors import GenerationInterrupted, LedgerError, TokmagicError
 from tokmagic.prices import bill, replay
 from tokmagic.runs.generation import Choice, Generation, answers_sha256
 
 if TYPE_CHECKING:
-    from tokmagic.core.config import TokMagic
-    from tokmagic.engines.base import Engine
     from tokmagic.ledgers import Ledger
 
 _VERSION = 2
@@ -157,14 +156,6 @@ class Cache:
                     ledger.drop_answer(key)
                 return answer
         return None
-
-    def clear(self) -> int:
-        """Remove all answers and return how many there were. Raises LedgerError."""
-        return self.ledger().clear_answers()
-
-    def status(self) -> CacheStatus:
-        """What is kept, and what it was good for. Raises LedgerError."""
-        return self.ledger().cache_status()
 
 
 @dataclass(slots=True)

@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokmagic.core.money import Cost
+from tokmagic.core.money import Cost, plain
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import Reading, RunRecord, Status
 from tokmagic.core.stream import Logprob, Usage
 from tokmagic.errors import TokmagicError
 from tokmagic.formatting import numbers
-from tokmagic.prices import plain
 
 
 @dataclass(frozen=True, slots=True)

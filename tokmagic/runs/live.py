@@ -7,10 +7,9 @@ from typing import Any
 
 from tokmagic.core.budget import Standing
 from tokmagic.core.fields import AS_JSON, FIELDS, Layout
-from tokmagic.core.record import EngineInfo, RunRecord
-from tokmagic.core.sums import Sum
+from tokmagic.core.money import plain
+from tokmagic.core.record import EngineInfo, RunRecord, Sum
 from tokmagic.formatting.numbers import list_price
-from tokmagic.prices import plain
 from tokmagic.runs.channel import VERSION
 
 

@@ -8,14 +8,13 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import LedgerError
 
 if TYPE_CHECKING:
-    from tokmagic.core.config import TokMagic
     from tokmagic.ledgers import Ledger, Outbox
-
 
 _LOST = "this run is NOT being recorded"
 

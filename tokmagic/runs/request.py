@@ -37,19 +37,16 @@ def prompt(
 
     Raises PromptError, UsageError.
     """
-    sampled = check_sampling(sampling(options, _schema(options.json_schema, schema)))
+    conform = options.json_schema
+    if conform is not None:
+        try:
+            conform = json_schema(json.loads(conform))
+        except ValueError:
+            conform = json_schema(schema(conform))
+    sampled = check_sampling(sampling(options, conform))
     messages = parse(body, variables, literal=options.literal)
     made = build(messages, sampled, system=options.system, history=history, completion=options.completion)
     return replace(made, stream=not options.no_stream)
-
-
-def _schema(given: str | None, otherwise: Callable[[str], object]) -> str | None:
-    if given is None:
-        return None
-    try:
-        return json_schema(json.loads(given))
-    except ValueError:
-        return json_schema(otherwise(given))
 
 
 def generate(

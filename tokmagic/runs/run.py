@@ -133,23 +133,19 @@ class Run:
 
     def _consume(self, stream: Stream) -> None:
         for event in stream:
-            self._take(event)
-
-    def _take(self, event: Event) -> None:
-        with uninterrupted():  # what is counted is also kept
-            self._keep(event)
-        if isinstance(event, Token):
-            if event.choice == 0:
-                self._show(event.text)
-            if not self._broke and not self._guard.covers(self._meter.cost_usd, self.record):
-                self._broke = True
-                if self._stream is not None:
-                    self._stream.close()
-            if time.monotonic() >= self._checkpoint_due:
-                self._checkpoint()
-        elif isinstance(event, Finished):
-            self._show(event.tails[0] if event.tails else "")
-        self._context.changed()
+            with uninterrupted():  # what is counted is also kept
+                self._keep(event)
+            if isinstance(event, Token):
+                if event.choice == 0:
+                    self._show(event.text)
+                if not self._broke and not self._guard.covers(self._meter.cost_usd, self.record):
+                    self._broke = True
+                    stream.close()
+                if time.monotonic() >= self._checkpoint_due:
+                    self._checkpoint()
+            elif isinstance(event, Finished):
+                self._show(event.tails[0] if event.tails else "")
+            self._context.changed()
 
     def _keep(self, event: Event) -> None:
         self._meter.fold(event)

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -20,19 +20,18 @@ from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.config import REPRODUCING_USD, TokMagic
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord
-from tokmagic.core.sums import Selection, Sum
+from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum
 from tokmagic.engines.base import Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import BudgetError, GenerationInterrupted, LedgerError, NotBuiltError, TokmagicError
 from tokmagic.prices import PriceBook, budgets
-from tokmagic.prices.periods import start_of_day
+from tokmagic.prices.budgets import start_of_day
 from tokmagic.prompts.options import check_sampling
 from tokmagic.prompts.template import sha256
 from tokmagic.runs.budget_guard import BudgetGuard, BudgetWarning, Confirm
 from tokmagic.runs.cache import Cache
 from tokmagic.runs.channel import Channel
-from tokmagic.runs.drafts.service import DraftContext, DraftService
+from tokmagic.runs.drafts.service import DraftService
 from tokmagic.runs.environment import environment, resolve_notebook, user_name
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.live import ModelView, View
@@ -62,17 +61,9 @@ class Session:
         """Tells cells' executions apart: the runs of a loop belong to one, those of a second run to another."""
         self.variables: Callable[[], Mapping[str, Any]] = dict
         """Gives the notebook's variables; the magics set it."""
-        self.import_lock: AbstractContextManager[object] = nullcontext()
+        self.import_lock = threading.Lock()
         """Entered by whatever imports in the background, so that no cell runs meanwhile; the magics set it."""
-        around = DraftContext(
-            self.models,
-            self.settings,
-            self.prices.rates,
-            self.chats,
-            lambda: self.variables(),
-            lambda: self.import_lock,
-        )
-        self._drafts = DraftService(around)
+        self._drafts = DraftService(self)
         self._recorder = Recorder(self.settings)
         self.cache = Cache(self.settings, self.ledger)
         self._prices_warnings, self._budgets_warnings = Teller(BudgetWarning), Teller(BudgetWarning)

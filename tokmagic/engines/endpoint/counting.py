@@ -6,10 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Source, Usage
-from tokmagic.engines.base import ModelSpec, parse_source
-from tokmagic.engines.endpoint.usage import Reported
+from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.local.store import locate, pull_tokenizer
 from tokmagic.errors import ModelError, PromptError, TokmagicError
 from tokmagic.tokens import encodings
@@ -17,8 +17,6 @@ from tokmagic.tokens.tokenizer import Tokenizer, rough_count, rough_count_text
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
-
-    from tokmagic.core.config import TokMagic
 
 
 class Counter:
@@ -40,7 +38,14 @@ class Counter:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that was named, else that of a model of the same name on this machine. Raises ModelError."""
         if self._tokenizer is None:
-            self._tokenizer = self._load()
+            named = self._spec.of_tokenizer
+            if named is not None:
+                folder = pull_tokenizer(named, self._settings, lambda _doing, _share: None)
+            elif (located := locate(ModelSpec(self._spec.source), self._settings)) is not None:
+                folder = located.folder
+            else:
+                raise ModelError(f"the tokenizer of {self._spec.source} is not on this machine")
+            self._tokenizer = Tokenizer(folder)
         return self._tokenizer
 
     def count(self, prompt: Prompt) -> int:
@@ -108,17 +113,6 @@ class Counter:
                 with suppress(TokmagicError):
                     self._encoding = encodings.openai_encoding(self._spec.source)
 
-    def _load(self) -> Tokenizer:
-        if self._spec.tokenizer is not None:
-            source, revision = parse_source(self._spec.tokenizer)
-            folder = pull_tokenizer(ModelSpec(source, revision=revision), self._settings, lambda _doing, _share: None)
-        else:
-            located = locate(ModelSpec(self._spec.source), self._settings)
-            if located is None:
-                raise ModelError(f"the tokenizer of {self._spec.source} is not on this machine")
-            folder = located.folder
-        return Tokenizer(folder)
-
 
 @dataclass
 class Tally:
@@ -146,14 +140,14 @@ class Tally:
         self._pieces += self.counter.piece(text)
         self.answer_bytes += len(text.encode("utf-8", "replace"))
 
-    def report(self, reported: Reported) -> None:
+    def report(self, usage: Usage | None, anomaly: str | None) -> None:
         """The server gave its counts, or something that cannot be."""
-        if reported.usage is not None:
-            self.reported = reported.usage
+        if usage is not None:
+            self.reported = usage
             self._since = 0
-        elif reported.anomaly is not None:
+        elif anomaly is not None:
             self.reported = None
-        self.anomaly = reported.anomaly
+        self.anomaly = anomaly
 
     def so_far(self) -> Usage:
         """The counts at this moment: the server's where it gives them, else estimated from what arrived."""
@@ -173,8 +167,7 @@ class Tally:
         larger one of both holds.
         """
         texts = ["".join(said) for said in self._said]
-        reported = self.reported or Usage()
-        usage = reported
+        usage = self.reported or Usage()
         if usage.input_tokens is None:
             tokens, source = self.counter.input(self.prompt, load=True)
             usage = replace(usage, input_tokens=tokens, input_source=source)
@@ -189,12 +182,6 @@ class Tally:
         """This process' own exact count of the prompt; None without the model's tokenizer."""
         tokens, source = self.counter.input(self.prompt, load=True)
         return tokens if source == "counted" else None
-
-    @property
-    def prompt_bytes(self) -> int:
-        """The prompt's length in UTF-8, its schema included."""
-        texts = [message.content for message in self.prompt.messages]
-        return sum(len(text.encode("utf-8", "replace")) for text in (*texts, self.prompt.sampling.json_schema or ""))
 
     def spoke(self, choice: int) -> bool:
         """Whether anything of a choice arrived."""

@@ -11,24 +11,21 @@ import os
 import re
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Prompt, utf8
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import EngineState, ModelSpec, Progress
 from tokmagic.engines.endpoint.counting import Counter, Tally
 from tokmagic.engines.endpoint.http import Connections, target_of
-from tokmagic.engines.endpoint.reader import Limits, Request
+from tokmagic.engines.endpoint.reader import Request
 from tokmagic.engines.endpoint.servers import SERVERS, server_of
 from tokmagic.engines.endpoint.stream import EndpointStream
-from tokmagic.engines.endpoint.wire import path_of, request_of
+from tokmagic.engines.endpoint.wire import request_of
 from tokmagic.errors import UsageError, nearest
 from tokmagic.prices import provider_of
-
-if TYPE_CHECKING:
-    from tokmagic.core.config import TokMagic
-    from tokmagic.tokens.tokenizer import Tokenizer
+from tokmagic.tokens.tokenizer import Tokenizer
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OPENAI = "https://api.openai.com/v1"
@@ -102,8 +99,9 @@ class EndpointEngine:
         server = server_of(self._spec.server, self._provider)
         body = json.dumps(request_of(self._model, prompt, server), ensure_ascii=False)
         given = self._settings
-        limits = Limits(given.connect_timeout_s, given.first_token_timeout_s, given.silence_timeout_s, given.attempts)
-        request = Request(path_of(prompt), utf8(body), self._key(), prompt.sampling.n, limits)
+        limits = given.connect_timeout_s, given.first_token_timeout_s, given.silence_timeout_s, given.attempts
+        path = "/completions" if prompt.completion else "/chat/completions"
+        request = Request(path, utf8(body), self._key(), prompt.sampling.n, *limits)
         tally = Tally(self._counter, prompt, prompt.sampling.max_tokens * prompt.sampling.n)
         return EndpointStream(self._connections, request, tally, submitted_ns, hidden_output=server.hidden_output)
 

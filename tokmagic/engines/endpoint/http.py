@@ -99,7 +99,8 @@ class Connection:
             ) from None
         self._target = target
         self._stream: Any = None
-        self._hung_up = False
+        self.hung_up = False
+        """Whether no other run may use it."""
 
     @contextmanager
     def post(self, path: str, body: bytes, key: str | None) -> Iterator[httpx2.Response]:
@@ -108,39 +109,31 @@ class Connection:
         if key is not None:
             headers["Authorization"] = f"Bearer {key}"
         headers["Content-Type"] = "application/json"
-        request = self._client.build_request(
-            "POST", self._target.at(path), content=body, headers=headers, extensions={"trace": self._trace}
-        )
-        with _mapped(self._target):
-            response = self._client.send(request, stream=True)
-            try:
-                if not response.is_success:
-                    raise _rejected(response, self._target, path, key)
-                yield response
-            finally:
-                response.close()
+        url, more = self._target.at(path), {"trace": self._trace}
+        with (
+            _mapped(self._target),
+            self._client.stream("POST", url, content=body, headers=headers, extensions=more) as response,
+        ):
+            if not response.is_success:
+                raise _rejected(response, self._target, path, key)
+            yield response
 
     def _trace(self, _name: str, info: Mapping[str, Any]) -> None:
         stream = info.get("return_value")
         if hasattr(stream, "get_extra_info"):
             self._stream = stream
-        if self._hung_up:
+        if self.hung_up:
             # Before anything is sent: a server that got the prompt might go on and bill it.
             raise httpx2.CloseError("hung up")
 
     def hang_up(self) -> None:
         """Close the connection at once, whatever another thread is waiting for on it; any thread."""
-        self._hung_up = True
+        self.hung_up = True
         stream = self._stream
         if stream is not None:
             with suppress(OSError):
                 # Closing the socket would leave the thread that reads from it waiting; shutting it down wakes it.
                 socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
-
-    @property
-    def usable(self) -> bool:
-        """Whether another run may use it."""
-        return not self._hung_up
 
     def close(self) -> None:
         """Let go of it."""
@@ -171,7 +164,7 @@ class Connections:
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next run, if it is still good."""
         with self._lock:
-            keep = connection.usable and len(self._idle) < _KEPT_CONNECTIONS
+            keep = not connection.hung_up and len(self._idle) < _KEPT_CONNECTIONS
             if keep:
                 self._idle.append(connection)
         if not keep:
@@ -243,9 +236,8 @@ def _rejected(response: httpx2.Response, target: Target, path: str, key: str | N
             f"{target.shown} redirects to {where}; nothing was sent there, give it as --api-base if you trust it"
         )
     said = _said(response)
-    again, wait_s = status in _TRY_AGAIN and "insufficient_quota" not in said, None
-    if again:
-        wait_s = _retry_after(response.headers.get("retry-after"))
+    again = status in _TRY_AGAIN and "insufficient_quota" not in said
+    wait_s = _retry_after(response.headers.get("retry-after")) if again else None
     # Behind these stands a gateway that gave up waiting for a server that may go on working.
     reached = status in (408, 502, 504)
     return AttemptError(_explained(status, said, target, path, key), again=again, wait_s=wait_s, reached=reached)

@@ -19,29 +19,20 @@ _LONGEST_WAIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds until a connection, the first token and each further one; how many attempts at most."""
-
-    connect_s: float
-    first_token_s: float
-    silence_s: float
-    attempts: int
-
-    @property
-    def longest_s(self) -> float:
-        """How long a server may be silent at most, whatever it is asked."""
-        return max(self.first_token_s, self.silence_s)
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a server: a JSON body at a path below its base URL, for so many answers."""
+    """What is asked of a server: a JSON body at a path below its base URL, for so many answers.
+
+    It has so many seconds until a connection, the first token and each further one, and at most so many ``attempts``.
+    """
 
     path: str
     body: bytes
     key: str | None
     choices: int
-    limits: Limits
+    connect_s: float
+    first_token_s: float
+    silence_s: float
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +96,17 @@ class Reader:
             except AttemptError as error:
                 self._working = False
                 wait_s = error.wait_s if error.wait_s is not None else _backoff_s(self.attempts)
-                last = self.attempts >= self._request.limits.attempts
+                last = self.attempts >= self._request.attempts
                 if self._begun or not error.again or last or wait_s > _LONGEST_WAIT_S:
                     self._end(self._said(error), reached=self._begun or error.reached)
                     return
                 self.reached_before |= error.reached
                 self._arrivals.put(Waiting(wait_s))
                 self._closed.wait(wait_s)
-            except TokmagicError as error:
-                self._end(f"{self.name}: {error}")
-                return
             except Exception as error:
-                # Not foreseen; without an end the run would wait for one.
-                self._end(f"{self.name}: {type(error).__name__}: {error}")
+                # What is not foreseen, too: without an end the run would wait for one.
+                kind = "" if isinstance(error, TokmagicError) else f"{type(error).__name__}: "
+                self._end(f"{self.name}: {kind}{error}")
                 return
 
     def _end(self, error: str | None, *, reached: bool = True, said: bool = False) -> None:
@@ -132,13 +121,14 @@ class Reader:
         return f"{error}{tried}"
 
     def _attempt(self) -> None:
-        limits = self._request.limits
-        connection = self._connection = self._connections.take(limits.connect_s, limits.longest_s)
+        request = self._request
+        longest_s = max(request.first_token_s, request.silence_s)
+        connection = self._connection = self._connections.take(request.connect_s, longest_s)
         if self._closed.is_set():
             connection.hang_up()
         good = False
         try:
-            with connection.post(self._request.path, self._request.body, self._request.key) as response:
+            with connection.post(request.path, request.body, request.key) as response:
                 if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
                     self._events(response)
                 else:

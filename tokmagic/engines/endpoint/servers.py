@@ -6,28 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from tokmagic.core.prompt import DRAWING, PENALTIES
-
 OWN = ("temperature", "top_p", "seed")
 """OpenAI's own sampling options: every server takes them by these names."""
-_EXTRAS: Mapping[str, str] = MappingProxyType({it: it for it in (*DRAWING, *PENALTIES) if it not in OWN})
-_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
     """How to talk to one kind of server.
 
-    ``extras`` are the sampling options beyond OpenAI's own, by what the server calls them; one that is not in it is
-    refused rather than sent to be ignored; so are several answers, JSON schemas and log probabilities where it has no
-    ``samples``, ``schemas`` or ``logprobs``. ``hidden_output``: reasoning is in ``total_tokens``, but not in
-    ``completion_tokens``.
+    ``names`` has the sampling options that the server calls otherwise. Those beyond OpenAI's own are refused rather
+    than sent to be ignored where it takes no ``extras``; so are several answers, JSON schemas and log probabilities
+    where it has no ``samples``, ``schemas`` or ``logprobs``. ``hidden_output``: reasoning is in ``total_tokens``, but
+    not in ``completion_tokens``.
     """
 
     max_tokens: str = "max_tokens"
     stream_usage: bool = True
     continuous_usage: bool = False
-    extras: Mapping[str, str] = field(default_factory=lambda: _EXTRAS)
+    names: Mapping[str, str] = field(default_factory=dict)
+    extras: bool = True
     samples: bool = True
     schemas: bool = True
     logprobs: bool = True
@@ -37,16 +34,16 @@ class Server:
 SERVERS: Mapping[str, Server] = MappingProxyType(
     {
         "generic": Server(),
-        "openai": Server(max_tokens="max_completion_tokens", extras=_NONE),
-        "google": Server(extras=_NONE, hidden_output=True),
+        "openai": Server(max_tokens="max_completion_tokens", extras=False),
+        "google": Server(extras=False, hidden_output=True),
         "vllm": Server(continuous_usage=True),
         "sglang": Server(continuous_usage=True),
-        "llama.cpp": Server(extras=MappingProxyType({**_EXTRAS, "repetition_penalty": "repeat_penalty"})),
-        "ollama": Server(extras=_NONE),
+        "llama.cpp": Server(names={"repetition_penalty": "repeat_penalty"}),
+        "ollama": Server(extras=False),
         "litellm": Server(),
-        "tgi": Server(extras=_NONE),
+        "tgi": Server(extras=False),
         # It streams usage by itself, answers 422 to options that it does not know, and ignores the others.
-        "transformers": Server(stream_usage=False, extras=_NONE, samples=False, schemas=False, logprobs=False),
+        "transformers": Server(stream_usage=False, extras=False, samples=False, schemas=False, logprobs=False),
     }
 )
 """By the name that ``%model add --server`` takes."""

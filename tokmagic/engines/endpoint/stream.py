@@ -23,8 +23,7 @@ class EndpointStream:
         self, connections: Connections, request: Request, tally: Tally, submitted_ns: int, *, hidden_output: bool
     ) -> None:
         self._tally = tally
-        self._limits = request.limits
-        self._key = request.key
+        self._request = request
         self._hidden_output = hidden_output
         self._submitted_ns = submitted_ns
         self._reasons: list[FinishReason | None] = [None] * request.choices
@@ -54,7 +53,7 @@ class EndpointStream:
 
     def _next_arrival(self) -> Answer | End:
         begun = self._tally.begun
-        limit = self._limits.silence_s if begun else self._limits.first_token_s
+        limit = self._request.silence_s if begun else self._request.first_token_s
         if begun and None not in self._reasons:
             limit = min(limit, _LAST_WORD_S)  # only the usage can still come
         if self._deadline is None:
@@ -83,7 +82,7 @@ class EndpointStream:
                 self._tally.take(token.choice, token.reasoning + token.text)
         # After the pieces: a chunk's usage counts what it carries.
         if arrival.usage is not None:
-            self._tally.report(read_usage(arrival.usage, hidden_output=self._hidden_output))
+            self._tally.report(*read_usage(arrival.usage, hidden_output=self._hidden_output))
         usage = self._tally.so_far()
         tokens = (piece.token for piece in arrival.pieces)
         return [replace(token, usage=usage) for token in tokens if token.has_content or token.logprobs]
@@ -105,14 +104,15 @@ class EndpointStream:
         reached = end.reached or self._reader.reached_before
         # Where nothing was asked of the model nothing is billed.
         usage = tally.final(whole=whole) if reached or tally.begun else Usage.measured(0, 0, 0)
+        odd = implausible(usage, tally.prompt.utf8_bytes, tally.answer_bytes, tally.most_output)
         finished = Finished(
             end.at_ns,
             tuple(self._reason(choice, ended) for choice in range(len(self._reasons))),
             usage,
             attempts=max(1, self._reader.attempts),
-            error=redacted(error, self._key),
+            error=redacted(error, self._request.key),
             cut=reached if not whole else self._reader.reached_before,
-            anomaly=redacted(tally.anomaly or self._odd(usage), self._key),
+            anomaly=redacted(tally.anomaly or odd, self._request.key),
             local_input_tokens=tally.local_input_tokens() if reached else None,
         )
         # Last: counting may be interrupted, and is then asked for again.
@@ -125,8 +125,3 @@ class EndpointStream:
             return given
         # Of several answers that were asked for a server may give fewer.
         return "other" if ended == "stop" and not self._tally.spoke(choice) else ended
-
-    def _odd(self, usage: Usage) -> str | None:
-        if usage.input_source != "reported" and usage.output_source != "reported":
-            return None
-        return implausible(usage, self._tally.prompt_bytes, self._tally.answer_bytes, self._tally.most_output)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from tokmagic.core.stream import Usage
@@ -13,51 +12,35 @@ from tokmagic.formatting.numbers import counted
 _MOST = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """What a server said of a run's tokens. ``usage`` is None where it cannot be: ``anomaly`` says why."""
-
-    usage: Usage | None
-    anomaly: str | None = None
-
-
 class _AbsurdError(Exception):
     """A count that cannot be."""
 
 
-def read_usage(given: object, *, hidden_output: bool = False) -> Reported:
-    """Read the usage object of an OpenAI-compatible or an Anthropic-style answer.
+def read_usage(given: object, *, hidden_output: bool = False) -> tuple[Usage | None, str | None]:
+    """Read the usage object of an OpenAI-compatible or an Anthropic-style answer; where it cannot be, say why.
 
     OpenAI's ``prompt_tokens`` include what was cached; Anthropic's ``input_tokens`` leave out what was read from the
     cache or written to it, which stand beside them. Either way the input total counts each token once. With
     ``hidden_output`` what ``total_tokens`` exceeds the sum by is reasoning that ``completion_tokens`` leave out.
     """
     if not isinstance(given, Mapping):
-        return Reported(None, f"the server's usage is {_shown(given)}, not an object")
+        return None, f"the server's usage is {_shown(given)}, not an object"
     try:
         usage = _openai(given, hidden_output) if "prompt_tokens" in given else _anthropic(given)
     except _AbsurdError as error:
-        return Reported(None, f"the server reports {error}")
-    if usage.input_tokens is None and usage.output_tokens is None:
-        return Reported(None)
-    return Reported(usage)
+        return None, f"the server reports {error}"
+    return (None if usage.input_tokens is None and usage.output_tokens is None else usage), None
 
 
 def _openai(given: Mapping[str, Any], hidden_output: bool) -> Usage:
     total_input, output = _count(given, "prompt_tokens"), _count(given, "completion_tokens")
     inputs, outputs = _details(given, "prompt_tokens_details"), _details(given, "completion_tokens_details")
     # Proxies in front of Anthropic's API add its own names beside OpenAI's.
-    cached = _first(
-        _count(inputs, "cached_tokens"),
-        _count(given, "cache_read_input_tokens"),
-        _count(given, "prompt_cache_hit_tokens"),
-    )
+    cached = _first((inputs, "cached_tokens"), (given, "cache_read_input_tokens"), (given, "prompt_cache_hit_tokens"))
     written = _first(
-        _count(given, "cache_creation_input_tokens"),
-        _count(inputs, "cache_creation_tokens"),
-        _count(inputs, "cache_write_tokens"),
+        (given, "cache_creation_input_tokens"), (inputs, "cache_creation_tokens"), (inputs, "cache_write_tokens")
     )
-    reasoning = _first(_count(outputs, "reasoning_tokens"), _count(given, "reasoning_tokens"))
+    reasoning = _first((outputs, "reasoning_tokens"), (given, "reasoning_tokens"))
     whole = _count(given, "total_tokens")
     parts = (cached or 0) + (written or 0)
     if total_input is not None and parts > 0 and whole == total_input + parts + (output or 0):
@@ -65,7 +48,7 @@ def _openai(given: Mapping[str, Any], hidden_output: bool) -> Usage:
     if hidden_output and whole is not None and total_input is not None:
         hidden = max(0, whole - total_input - (output or 0))
         output = (output or 0) + hidden
-        reasoning = _first(reasoning, hidden)
+        reasoning = hidden if reasoning is None else reasoning
     return _checked(total_input, output, cached, written, reasoning)
 
 
@@ -116,8 +99,9 @@ def _count(given: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
-def _first(*counts: int | None) -> int | None:
-    return next((count for count in counts if count is not None), None)
+def _first(*places: tuple[Mapping[str, Any], str]) -> int | None:
+    """The first count that there is; all are looked at, so that one that cannot be is found."""
+    return next((count for count in [_count(*place) for place in places] if count is not None), None)
 
 
 def _shown(value: object) -> str:
@@ -126,11 +110,13 @@ def _shown(value: object) -> str:
 
 
 def implausible(usage: Usage, prompt_bytes: int, answer_bytes: int, most_output: int) -> str | None:
-    """Say what is odd about counts that may still be billed: more tokens than there are bytes; None if nothing is.
+    """Say what is odd about a server's counts that may still be billed: more tokens than bytes; None if nothing is.
 
     ``most_output`` is how many output tokens were allowed. No tokenizer makes more tokens than bytes, beside what a
     template adds.
     """
+    if "reported" not in (usage.input_source, usage.output_source):
+        return None
     if (usage.input_tokens or 0) > 2 * prompt_bytes + 10_000:
         return f"the server reports {usage.input_tokens:,} input tokens for a prompt of {counted(prompt_bytes, 'byte')}"
     if (usage.output_tokens or 0) > max(most_output, answer_bytes) + 1_000:

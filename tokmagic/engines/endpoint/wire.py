@@ -41,11 +41,6 @@ class Answer:
     usage: object
 
 
-def path_of(prompt: Prompt) -> str:
-    """Where a prompt is sent, below the base URL."""
-    return "/completions" if prompt.completion else "/chat/completions"
-
-
 def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
     """Return the request's body: what was asked for, and nothing that was not, but for the limit of output tokens.
 
@@ -62,10 +57,9 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
     for name in (*DRAWING, *PENALTIES, "seed"):
         if (value := getattr(sampling, name)) is None:
             continue
-        called = name if name in OWN else server.extras.get(name)
-        if called is None:
+        if name not in OWN and not server.extras:
             raise UsageError(f"this server does not accept --{name.replace('_', '-')}; leave it out")
-        body[called] = value
+        body[server.names.get(name, name)] = value
     ignored = {
         "-n": sampling.n > 1 and not server.samples,
         "--json-schema": sampling.json_schema is not None and not server.schemas,

@@ -9,12 +9,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
+from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import DRAWING, PENALTIES, Prompt, Sampling
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Finished, Source, Started, Usage
@@ -23,13 +26,9 @@ from tokmagic.engines.local.load import declared_dtype, device_name, free_memory
 from tokmagic.engines.local.schema import SchemaTokenizer
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
 from tokmagic.engines.local.stream import Cancelled, LocalStream, LogprobTap, TokenTap
-from tokmagic.engines.local.worker import Worker
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.formatting.numbers import counted
 from tokmagic.tokens.tokenizer import Decoder, Tokenizer
-
-if TYPE_CHECKING:
-    from tokmagic.core.config import TokMagic
 
 # Prompts longer than this are prefilled in chunks of it, so that an interrupt never waits for more.
 _PREFILL_CHUNK = 1024
@@ -51,7 +50,7 @@ class LocalEngine:
         self._device: torch.device | None = None
         self._loaded_as: EngineInfo | None = None
         self._state: EngineState = "unloaded"
-        self._worker: Worker | None = None
+        self._worker: _Worker | None = None
         self._lock = threading.Lock()
 
     @property
@@ -187,28 +186,31 @@ class LocalEngine:
         free_memory(self._device)
 
     def _generate(self, prompt: Prompt, stream: LocalStream, submitted_ns: int) -> None:
-        model, tokenizer, device = self._model, self._tokenizer, self._device
+        model, tokenizer, device, sampling = self._model, self._tokenizer, self._device, prompt.sampling
         if model is None or tokenizer is None or device is None:
             raise ModelError(f"{self._name} was unloaded meanwhile; run the cell again")
         ids = tokenizer.encode(prompt)
-        limit = _room(len(ids), prompt.sampling.max_tokens, _context_tokens(model), self._name)
-        config = _generation_config(model, prompt.sampling, limit, self._spec.compile)
-        constraints = self._constraints(prompt.sampling, tokenizer, model, config, len(ids))
+        limit = _room(len(ids), sampling.max_tokens, _context_tokens(model), self._name)
+        config = _generation_config(model, sampling, limit, self._spec.compile)
+        processors = LogitsProcessorList()
+        logprobs = LogprobTap() if sampling.logprobs else None
+        if logprobs is not None:
+            processors.append(logprobs)  # before what a schema rules out
+        if sampling.json_schema is not None:
+            schemas = self._ready_schemas(tokenizer, config)
+            processors.append(schemas.constraint(sampling.json_schema, sampling.n, len(ids)))
         usage = Usage.measured(len(ids), 0)
         prefill_ns = time.perf_counter_ns()
         stream.put(Started(submitted_ns, usage, prefill_ns))
         if len(ids) > _PREFILL_CHUNK:
             config.prefill_chunk_size = _PREFILL_CHUNK
-        logprobs = LogprobTap() if prompt.sampling.logprobs else None
-        decoders = [Decoder(tokenizer) for _ in range(prompt.sampling.n)]
-        tap = TokenTap(stream, _eos_ids(config), decoders, prompt.sampling, logprobs)
-        if logprobs is not None:
-            constraints.insert(0, logprobs)  # before what a schema rules out
+        decoders = [Decoder(tokenizer) for _ in range(sampling.n)]
+        tap = TokenTap(stream, _eos_ids(config), decoders, sampling, logprobs)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         guard = model.register_forward_pre_hook(lambda *_: stream.raise_if_closed())
         try:
-            self._run(model, device, ids, config, tap, constraints, prompt.sampling.seed)
+            self._run(ids, config, processors, tap, sampling.seed)
         except Cancelled:
             pass
         except Exception as error:
@@ -227,51 +229,80 @@ class LocalEngine:
         if interrupted:
             free_memory(device)
 
-    def _constraints(
-        self, sampling: Sampling, tokenizer: Tokenizer, model: Any, config: GenerationConfig, prompt_tokens: int
-    ) -> LogitsProcessorList:
-        if sampling.json_schema is None:
-            return LogitsProcessorList()
+    def _ready_schemas(self, tokenizer: Tokenizer, config: GenerationConfig) -> SchemaTokenizer:
         if self._schemas is None:
-            vocabulary = model.get_output_embeddings().weight.shape[0]
+            vocabulary = self._model.get_output_embeddings().weight.shape[0]
             self._schemas = SchemaTokenizer(tokenizer, vocabulary, _eos_ids(config))
-        return LogitsProcessorList([self._schemas.constraint(sampling.json_schema, sampling.n, prompt_tokens)])
+        return self._schemas
 
     def _run(
-        self,
-        model: Any,
-        device: torch.device,
-        ids: tuple[int, ...],
-        config: GenerationConfig,
-        tap: TokenTap,
-        constraints: LogitsProcessorList,
-        seed: int | None,
+        self, ids: Sequence[int], config: GenerationConfig, processors: Any, tap: TokenTap, seed: int | None
     ) -> None:
-        inputs = torch.tensor([ids], device=device)
+        inputs = torch.tensor([ids], device=self._device)
         # The notebook's own random state is put back afterwards.
-        devices = [device.index or 0] if device.type == "cuda" else []
+        devices = [inputs.device.index or 0] if inputs.is_cuda else []
         with torch.random.fork_rng(devices=devices, enabled=seed is not None), torch.inference_mode():
             if seed is not None:
                 torch.manual_seed(seed)
-            model.generate(
+            self._model.generate(
                 inputs,
                 attention_mask=torch.ones_like(inputs),
                 generation_config=config,
-                logits_processor=constraints,
+                logits_processor=processors,
                 stopping_criteria=StoppingCriteriaList([tap]),
             )
 
     def _ready_tokenizer(self, progress: Progress) -> Tokenizer:
         if self._tokenizer is None:
-            self._located = locate(self._spec, self._settings) or pull(self._spec, self._settings, progress)
+            self._located = pull(self._spec, self._settings, progress)
             self._tokenizer = Tokenizer(self._located.folder, trust_remote_code=self._spec.trust_remote_code)
         return self._tokenizer
 
-    def _ready_worker(self) -> Worker:
+    def _ready_worker(self) -> _Worker:
         with self._lock:
             if self._worker is None:
-                self._worker = Worker(f"tokmagic-{self._name}")
+                self._worker = _Worker(f"tokmagic-{self._name}")
             return self._worker
+
+
+class _Worker:
+    """The inference thread: torch keeps state for each thread, so a model has exactly one."""
+
+    def __init__(self, name: str) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Callable[[], None]) -> Future[None]:
+        """Have work done, one after another; whatever it raises comes out of the future as a TokmagicError."""
+        future: Future[None] = Future()
+        self._jobs.put((work, future))
+        return future
+
+    def stop(self) -> None:
+        """End the thread: torch aborts the process if it is still there when the interpreter goes."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            work, future = job
+            if (error := _failure(work)) is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+            del job, work, future, error  # they would keep what the work saw in memory
+
+
+def _failure(work: Callable[[], None]) -> TokmagicError | None:
+    try:
+        work()
+    except Exception as raised:
+        error = raised if isinstance(raised, TokmagicError) else ModelError(f"{type(raised).__name__}: {raised}")
+        # A traceback would keep the frames, and with them the tensors, alive in the notebook.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        return error
+    return None
 
 
 def _no_progress(_doing: str, _share: float | None) -> None:

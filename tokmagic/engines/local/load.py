@@ -89,8 +89,8 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
     check_folder(folder, allow_pickle=spec.allow_pickle)
     if spec.quant is not None and spec.quant not in _QUANT_BYTES:
         raise UsageError(f"--quant {spec.quant!r} is unknown{nearest(spec.quant, _QUANT_BYTES)}; use nf4 or int8")
-    parameters_bytes = _weights_bytes(folder)
-    _require_memory(folder, spec, device, parameters_bytes)
+    weights_bytes = sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
+    _require_memory(folder, spec, device, weights_bytes)
     progress("importing transformers", 0.1)
     from transformers import AutoModelForCausalLM
 
@@ -114,7 +114,7 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
             model = model.to(device)
         return model.eval()
     except Exception as error:
-        raise map_error(error, f"{folder} cannot be loaded", spec, device, parameters_bytes) from None
+        raise map_error(error, f"{folder} cannot be loaded", spec, device, weights_bytes) from None
 
 
 def map_error(
@@ -124,7 +124,8 @@ def map_error(
     if isinstance(error, ModelError):
         return error
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    if _is_out_of_memory(error):
+    full = isinstance(error, RuntimeError) and ("out of memory" in str(error) or "not enough memory" in str(error))
+    if full or isinstance(error, MemoryError | torch.OutOfMemoryError):
         advice = (
             _what_fits(spec, device, weights_bytes) if weights_bytes else "shorten the prompt or lower --max-tokens"
         )
@@ -136,13 +137,6 @@ def map_error(
     if "trust_remote_code" in str(error):
         return ModelError(f"{doing}: it needs its own code; add it with --trust-remote-code if you trust its author")
     return ModelError(f"{doing}: {text}")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "not enough memory" in text)
 
 
 def free_memory(device: torch.device | None) -> None:
@@ -175,10 +169,6 @@ def _quantisation(spec: ModelSpec) -> Any:
     dtype = pick_dtype(spec.dtype)
     compute = torch.bfloat16 if dtype == "auto" else dtype
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-
-
-def _weights_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
 
 
 def _configured_dtype(folder: Path) -> str | None:
@@ -214,11 +204,8 @@ def _require_memory(folder: Path, spec: ModelSpec, device: torch.device, weights
 def _what_fits(spec: ModelSpec, device: torch.device, weights_bytes: int, stored: str = "bfloat16") -> str:
     free = available_bytes(device) or 0
     parameters = weights_bytes / _DTYPE_BYTES.get(stored, 2.0)
-    smaller = {
-        "bf16": _needed(parameters, "bfloat16", None),
-        "int8": _needed(parameters, "", "int8"),
-        "nf4": _needed(parameters, "", "nf4"),
-    }
+    smaller = {"bf16": _needed(parameters, "bfloat16", None)}
+    smaller |= {quant: _needed(parameters, "", quant) for quant in _QUANT_BYTES}
     fits = [name for name, needed in smaller.items() if needed <= free and name != (spec.quant or spec.dtype or "bf16")]
     if not fits:
         return "nothing smaller of this model fits; unload other models (%model unload --all) or choose a smaller one"

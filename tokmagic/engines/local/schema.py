@@ -6,15 +6,13 @@ llguidance says which those are. Its own way of applying them compiles code for 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import LogitsProcessor
 
 from tokmagic.errors import ModelError, UsageError
-
-if TYPE_CHECKING:
-    from tokmagic.tokens.tokenizer import Tokenizer
+from tokmagic.tokens.tokenizer import Tokenizer
 
 
 class SchemaTokenizer:

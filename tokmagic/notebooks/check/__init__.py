@@ -4,8 +4,7 @@ The door: ``read`` and ``earlier`` give a Notebook, ``check`` a Verdict, ``table
 It reads notebook files alone: nothing is run, no kernel, ledger or model is asked, nothing is written.
 """
 
-from tokmagic.notebooks.check.earlier import earlier
-from tokmagic.notebooks.check.figures import read
+from tokmagic.notebooks.check.figures import earlier, read
 from tokmagic.notebooks.check.show import as_dict, table
 from tokmagic.notebooks.check.verdict import Limits, check, limits
 

@@ -1,17 +1,24 @@
-"""What a notebook's runs cost and took, cell by cell, as the file tells it."""
+"""What a notebook's runs cost and took, cell by cell, as the file, or an earlier version of it, tells."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 
+from tokmagic.core.files import read_file
 from tokmagic.core.money import CERTAIN, Precision, Uncertainty
-from tokmagic.errors import NotebookError
+from tokmagic.errors import NotebookError, UsageError
 from tokmagic.formatting.markdown import plain_text
 from tokmagic.notebooks import saved
 from tokmagic.notebooks.saved import SavedCell
 from tokmagic.notebooks.snapshots import CellSnapshot, RunSnapshot
+
+_GIT = "git:"
+_OF_A_REPOSITORY = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_PREFIX"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +160,36 @@ def _missing(cell: SavedCell, owners: Mapping[str, SavedCell]) -> str:
     if cell.output_types:
         return "has outputs but no numbers; run it again without --quiet and with TOKMAGIC_NOTEBOOK_METADATA on"
     return "has no numbers: it was not run, or its output was cleared or quiet; run it without --quiet"
+
+
+def earlier(against: str, path: str) -> Notebook | None:
+    """The version of the notebook at ``path`` that ``against`` names: a file, or ``git:REV``.
+
+    None where the revision does not have that path. Raises UsageError and NotebookError.
+    """
+    if not against.startswith(_GIT):
+        return read(read_file(against), against)
+    revision = against.removeprefix(_GIT)
+    if not revision or revision.startswith("-"):
+        raise UsageError(f"--against {against} names no revision; give one such as git:HEAD or git:main")
+    file = Path(path).resolve()
+    inside = _git(file.parent, "rev-parse", "--git-dir")
+    if inside.returncode != 0:
+        message = inside.stderr.decode("utf-8", "replace").strip().split("\n")[0]
+        raise UsageError(f"--against {against}: git cannot read {path}: {message}; give an earlier file instead")
+    if _git(file.parent, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}").returncode != 0:
+        raise UsageError(f"--against {against}: git knows no revision {revision!r} here; fetch it, or name another")
+    entry = f"{revision}:./{file.name}"
+    if _git(file.parent, "rev-parse", "--verify", "--quiet", entry).returncode != 0:
+        return None
+    return read(_git(file.parent, "cat-file", "blob", entry).stdout, f"{path} in {revision}")
+
+
+def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+    # A hook's environment points at the repository of the hook, which need not be the notebook's.
+    environment = {name: value for name, value in os.environ.items() if name not in _OF_A_REPOSITORY}
+    command = ["git", "-C", str(folder), *words]
+    try:
+        return subprocess.run(command, env={**environment, "LC_ALL": "C"}, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise UsageError("--against git:REV needs git, which is not installed; give an earlier file instead") from None

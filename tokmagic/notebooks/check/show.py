@@ -5,11 +5,11 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from tokmagic.core.money import plain
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
 from tokmagic.notebooks.check.figures import UNKNOWN, Figures, PromptCell
 from tokmagic.notebooks.check.verdict import Growth, Verdict, growth, percent
-from tokmagic.prices import plain
 
 
 def table(verdict: Verdict) -> Table:

@@ -10,11 +10,12 @@ from fractions import Fraction
 from math import ceil, floor
 from operator import itemgetter
 
+from tokmagic.core.money import plain
 from tokmagic.errors import UsageError
 from tokmagic.formatting.numbers import UNKNOWN, counted, tokens
 from tokmagic.notebooks.align import align
 from tokmagic.notebooks.check.figures import Figures, Notebook, PromptCell
-from tokmagic.prices import plain, usd
+from tokmagic.prices import usd
 
 _PERCENT = re.compile(r"(\d{1,9}(?:\.\d{0,12})?|\.\d{1,12})\s*%?", re.ASCII)
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tokmagic.core.money import plain
 from tokmagic.formatting.markdown import plain_text
 from tokmagic.formatting.numbers import UNKNOWN, marked, tokens
 from tokmagic.notebooks.align import align, align_runs
 from tokmagic.notebooks.reproduce.differences import CACHED, OF_COSTS, Difference, differences, meaning
 from tokmagic.notebooks.snapshots import CellSnapshot, Decoding, RunSnapshot
-from tokmagic.prices import plain
 
 Kind = Literal["text", "tokens", "cost", "finish", "runs"]
 """What can change: the answer, its counts, its cost, why it ended, and whether a run is there at all."""

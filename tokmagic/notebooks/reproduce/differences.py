@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tokmagic.core.money import rates_dict
 from tokmagic.formatting.numbers import UNKNOWN
 from tokmagic.notebooks.snapshots import RunSnapshot
-from tokmagic.prices import rates_dict
 
 PROMPT, RATES, CACHED = "the prompt", "the rates", "input tokens that the server had cached"
 OF_COSTS = (RATES, CACHED)

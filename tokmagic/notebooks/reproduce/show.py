@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from tokmagic.core.money import plain
 from tokmagic.formatting import numbers
 from tokmagic.formatting.markdown import plain_text
 from tokmagic.formatting.tables import Table
 from tokmagic.notebooks.reproduce.compare import Change, Comparison, by_time
 from tokmagic.notebooks.reproduce.report import Report
 from tokmagic.notebooks.snapshots import RunSnapshot
-from tokmagic.prices import plain
 
 _NO_PROMISE = "at an endpoint, which guarantees nothing"
 

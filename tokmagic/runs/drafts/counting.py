@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.engines.base import Engine, ModelSpec, Tokenized, parse_source
+from tokmagic.engines.base import Engine, ModelSpec, Tokenized
 from tokmagic.engines.local.store import locate
-from tokmagic.engines.registry import Models
 from tokmagic.errors import ModelError
+from tokmagic.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from tokmagic.core.config import TokMagic
-    from tokmagic.tokens.tokenizer import Tokenizer
+    from tokmagic.runs.session import Session
+
+_LOOK_AGAIN_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,9 @@ class CountMethod:
 class CountMethods:
     """The ways of a session's models. For any thread."""
 
-    def __init__(self, models: Models, settings: TokMagic, turn: Callable[[], AbstractContextManager[object]]) -> None:
-        """``turn`` gives what is entered while something is imported."""
-        self._models = models
-        self._settings = settings
-        self._turn = turn
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._models = session.models
         # By name; a model that was added anew, or that was loaded since, is looked at again.
         self._found: dict[str, tuple[ModelSpec, bool, CountMethod]] = {}
         self._waiting: dict[str, list[Callable[[], None]]] = {}
@@ -65,9 +64,10 @@ class CountMethods:
                 ).start()
 
     def _seek(self, name: str, spec: ModelSpec) -> None:
-        ready = self._is_ready(name)
+        ready = False
         try:
-            with nullcontext() if self._is_read(name) else self._turn():
+            with self._turn(name):
+                ready = self._is_ready(name)
                 way = self._way(name, spec)
         except Exception as error:
             # Whatever is wrong with the model's files: the run will tell, and a draft only has no count of it.
@@ -80,9 +80,21 @@ class CountMethods:
         for then in waiting:
             then()
 
+    @contextmanager
+    def _turn(self, name: str) -> Iterator[None]:
+        """Wait until imports are safe: no cell runs, or the one that does has read the tokenizer by itself."""
+        while not self._is_read(name):
+            if self._session.import_lock.acquire(timeout=_LOOK_AGAIN_S):
+                try:
+                    yield
+                finally:
+                    self._session.import_lock.release()
+                return
+        yield
+
     def _way(self, name: str, spec: ModelSpec) -> CountMethod:
-        named = spec if spec.traits.has_weights else _named_tokenizer(spec)
-        if named is not None and locate(named, self._settings) is None:
+        named = spec if spec.traits.has_weights else spec.of_tokenizer
+        if named is not None and locate(named, self._session.settings) is None:
             return CountMethod(reason=f"the tokenizer of {name} is not on this machine yet; the first run fetches it")
         engine = self._models.engine(name)
         if not isinstance(engine, Tokenized):
@@ -103,10 +115,3 @@ class CountMethods:
 
     def _is_ready(self, name: str) -> bool:
         return name in self._models.opened() and self._models.engine(name).state == "ready"
-
-
-def _named_tokenizer(spec: ModelSpec) -> ModelSpec | None:
-    if spec.tokenizer is None:
-        return None
-    source, revision = parse_source(spec.tokenizer)
-    return ModelSpec(source, revision=revision)

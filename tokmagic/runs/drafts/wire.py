@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tokmagic.core.money import Cost
+from tokmagic.core.money import Cost, plain
 from tokmagic.core.stream import Source
 from tokmagic.errors import UsageError
-from tokmagic.prices import plain
 from tokmagic.runs.channel import VERSION
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -38,22 +37,18 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """At ``offset`` so many code units are replaced by ``inserted``; both are counted in UTF-16."""
-
-    offset: int
-    deleted: int
-    inserted: str
-
-
-@dataclass(frozen=True, slots=True)
 class Edit:
-    """One request: ``change`` turns the text of request ``base`` (None: no text) into that of request ``seq``."""
+    """One request: turns the text of request ``base`` (None: no text) into that of request ``seq``.
+
+    At ``offset`` so many code units are replaced by ``inserted``; both are counted in UTF-16.
+    """
 
     cell_id: str
     seq: int
     base: int | None
-    change: Change
+    offset: int
+    deleted: int
+    inserted: str
 
 
 def parse(request: Mapping[str, Any]) -> Edit:
@@ -64,7 +59,7 @@ def parse(request: Mapping[str, Any]) -> Edit:
     if not isinstance(cell_id, str) or not isinstance(text, str) or not all(whole):
         raise UsageError("this 'draft' is not a message of the live protocol; reload the page")
     seq, offset, deleted = (int(number or 0) for number in numbers)
-    return Edit(cell_id, seq, base, Change(offset, deleted, text))
+    return Edit(cell_id, seq, base, offset, deleted, text)
 
 
 def draft_wire(draft: Draft, *, cell_id: str, seq: int, state: State) -> dict[str, Any]:
@@ -96,30 +91,25 @@ class Text:
         # Once there was one, each look pays for putting pairs together; without, a look costs nothing.
         self._surrogates = False
 
-    def apply(self, change: Change) -> bool:
+    def change(self, offset: int, deleted: int, inserted: str) -> bool:
         """Make a change and say whether it lies within the text; one that does not is not made."""
-        end = change.offset + change.deleted
-        if not 0 <= change.offset <= end <= len(self._units):
+        end = offset + deleted
+        if not 0 <= offset <= end <= len(self._units):
             return False
-        inserted = change.inserted if change.inserted.isascii() else _units(change.inserted)
+        if not inserted.isascii():
+            inserted = re.sub("[\U00010000-\U0010ffff]", _pair, inserted)
         self._surrogates = self._surrogates or bool(not inserted.isascii() and _SURROGATE.search(inserted))
-        self._units = self._units[: change.offset] + inserted + self._units[end:]
+        self._units = self._units[:offset] + inserted + self._units[end:]
         return True
 
     def __str__(self) -> str:
         """The text; an incomplete character stays one."""
-        return _characters(self._units) if self._surrogates else self._units
-
-
-def _units(text: str) -> str:
-    """Each UTF-16 code unit as a character of its own."""
-    return re.sub("[\U00010000-\U0010ffff]", _pair, text)
+        if not self._surrogates:
+            return self._units
+        return self._units.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _pair(match: re.Match[str]) -> str:
+    """The two UTF-16 code units of a character."""
     above = ord(match[0]) - 0x10000
     return chr(0xD800 + (above >> 10)) + chr(0xDC00 + (above & 0x3FF))
-
-
-def _characters(units: str) -> str:
-    return units.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

@@ -332,14 +332,6 @@ def test_log_probabilities_of_a_completion(ask: Ask, server: Endpoint) -> None:
     assert server.last.body["logprobs"] == 1
 
 
-def test_googles_hidden_reasoning_is_output(session: Session, server: Endpoint) -> None:
-    session.models.add("s", ModelSpec("org/m", api_base=server.url, server="google"))
-    for usage, output in (({"prompt_tokens": 8, "total_tokens": 263}, 255), ({**USAGE, "total_tokens": 20}, 8)):
-        server.script = streams([chunk("a"), chunk(reason="length"), usage_chunk(usage)])
-        found = session.generate(ASK, "s").usage
-        assert (found.output_tokens, found.output_source) == (output, "reported")
-
-
 def test_a_query_tells_servers_apart_and_is_not_shown(session: Session, server: Endpoint) -> None:
     greedy = replace(ASK, sampling=Sampling(temperature=0.0))
     for route in ("a", "b"):

@@ -8,10 +8,15 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.engines.endpoints import ASK, RATES, REPORTED, Ask, counts
 from tests.servers import ANSWER, ROLE, USAGE, Asked, Endpoint, Script, Wire, chunk, streams, usage_chunk, whole
 from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.engines.endpoint.answers import read_answer
+from tokmagic.engines.endpoint.usage import read_usages
+from tokmagic.errors import EndpointError
 from tokmagic.runs.session import Session
 
 Chunks = list[dict[str, Any] | str]
@@ -19,9 +24,9 @@ GREEDY = replace(ASK, sampling=Sampling(temperature=0.0))
 ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
-def in_choice(given: dict[str, Any], **fields: Any) -> dict[str, Any]:
+def in_choice(base: dict[str, Any], **fields: Any) -> dict[str, Any]:
     """The same chunk with more in its only choice."""
-    return given | {"choices": [given["choices"][0] | fields]}
+    return base | {"choices": [base["choices"][0] | fields]}
 
 
 def several(n: int, **more: Any) -> Prompt:
@@ -143,6 +148,14 @@ TWO: dict[str, Chunks] = {
         usage_chunk({"prompt_tokens": 12, "completion_tokens": 3}),
         chunk(reason="stop"),
         usage_chunk({"prompt_tokens": 12, "completion_tokens": 6}),
+    ],
+    "after several": [
+        chunk("a"),
+        chunk("b", index=1),
+        *ENDS[:1],
+        usage_chunk({"prompt_tokens": 12, "completion_tokens": 6}),
+        *ENDS[1:],
+        usage_chunk({"prompt_tokens": 12, "completion_tokens": 3}),
     ],
     "in each choice": [
         chunk("a"),
@@ -355,6 +368,11 @@ def test_an_event_called_error_is_one(ask: Ask) -> None:
             chunk(reason="stop"),
             usage_chunk(),
         ],
+        [
+            {"choices": [{"index": 0, "delta": {"content": [{"type": "refusal", "refusal": "I can"}]}}]},
+            chunk(reason="stop"),
+            usage_chunk(),
+        ],
     ],
 )
 def test_a_refusal_is_told_as_one_and_not_cached(ask: Ask, server: Endpoint, parts: Chunks) -> None:
@@ -377,6 +395,8 @@ NOTHING: Chunks = [
     '{"type": "response.created", "response": {"id": "r"}}',
     '{"object": "chat.completion.chunk", "choices": null}',
     '{"object": "chat.completion.chunk", "choices": [], "error": null}',
+    '{"choices": [null]}',
+    '{"choices": [{"index": null, "delta": {}}]}',
     '{"choices": [], "error": ""}',
     '{"choices": [], "error": {}}',
     '{"choices": [], "error": {"code": 0, "message": ""}}',
@@ -578,3 +598,54 @@ def test_a_bill_by_the_sum(ask: Ask, session: Session) -> None:
     generation = ask(streams([ROLE, chunk("Hello!"), chunk(reason="stop"), usage_chunk(usage)]))
     assert (generation.usage.output_tokens, generation.usage.output_source) == (404, "reported")
     assert (generation.cost.usd, generation.cost.bound) == (Decimal("0.00407"), "exact")
+
+
+# Whatever JSON there is
+
+WORDS = [
+    "choices",
+    "delta",
+    "message",
+    "content",
+    "text",
+    "type",
+    "thinking",
+    "reasoning",
+    "finish_reason",
+    "error",
+    "code",
+]
+WORDS += [
+    "usage",
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "index",
+    "object",
+    "logprobs",
+    "x_groq",
+    "detail",
+]
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats()
+    | st.sampled_from(["", "a", "error", "stop", "\ud83d"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(WORDS), JSON) | JSON, JSON, st.integers(1, 3), st.booleans())
+def test_any_json_is_an_answer_or_an_error(body: Any, choice: Any, choices: int, plain: bool) -> None:
+    for sent in (body, {"choices": [choice]}, {"choices": [{"delta": choice}], "usage": body}):
+        try:
+            answer = read_answer(sent, choices, 0, whole=plain)
+        except EndpointError:
+            continue
+        for piece in answer.pieces:
+            assert isinstance(piece.token.text, str)
+            assert isinstance(piece.token.reasoning, str)
+        for _, usage in answer.usages:
+            read_usages([usage])

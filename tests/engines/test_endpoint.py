@@ -94,6 +94,10 @@ def test_the_local_count_stands_beside_the_servers(make_session: Make, server: E
     record = session.generate(ASK, "m").record
     assert record.reading.usage.input_tokens == 12
     assert record.local_input_tokens == session.models.engine("smollm2").count(ASK)
+    assert record.reading.cost.anomaly is None
+    record = session.generate(Prompt((Message("user", "word " * 60),)), "m").record
+    assert record.reading.usage.input_tokens == 12
+    assert "this machine counts" in str(record.reading.cost.anomaly), "a proxy may have made it up"
 
 
 @pytest.mark.parametrize(

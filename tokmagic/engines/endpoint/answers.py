@@ -52,8 +52,9 @@ def read_answer(given: object, choices: int, at_ns: int, *, whole: bool) -> Answ
     error, listed = _error_in(given), given.get("choices") or []
     if whole and not listed and error is None and not any(name in given for name in ("usage", "object", "id")):
         raise EndpointError(f"it sent {_short(given)}, which is not an answer of an OpenAI-compatible server")
-    if not isinstance(listed, list) or not all(isinstance(choice, Mapping) for choice in listed):
+    if not isinstance(listed, list) or not all(isinstance(choice, Mapping | None) for choice in listed):
         raise EndpointError(f"its choices are {_short(listed)}")
+    listed = [choice for choice in listed if choice is not None]
     pieces = tuple(_piece(choice, choices, at_ns) for choice in listed)
     return Answer(pieces, _usages(given, listed, pieces, choices), error)
 
@@ -78,12 +79,12 @@ def _usages(
 
 
 def _piece(choice: Mapping[str, Any], choices: int, at_ns: int) -> Piece:
-    index = choice.get("index", 0)
+    index = 0 if choice.get("index") is None else choice["index"]
     if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < choices:
         raise EndpointError(f"it sent choice {_short(index)}, {choices} were requested")
     said = next((choice[name] for name in ("delta", "message") if isinstance(choice.get(name), Mapping)), choice)
     answer, thoughts = _said(said.get("content"))
-    answer, refusal = answer or _said(said.get("text"))[0], _said(said.get("refusal"))[0]
+    answer, refusal = answer or _said(said.get("text"))[0], _refusal(said)
     # Servers that send reasoning in several fields repeat it there.
     reasoning = thoughts or next(filter(None, ("".join(_said(said.get(name))) for name in REASONING)), "")
     if _marked_as_thought(said):
@@ -92,6 +93,13 @@ def _piece(choice: Mapping[str, Any], choices: int, at_ns: int) -> Piece:
     logprobs = _logprobs(choice.get("logprobs"))
     token = Token(at_ns, answer or refusal, None, index, reasoning, logprobs=logprobs)
     return Piece(token, reason, refused=bool(refusal), error=error)
+
+
+def _refusal(said: Mapping[str, Any]) -> str:
+    """A refusal, in OpenAI's field or as a part of the content."""
+    content = said.get("content")
+    parts = [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+    return "".join(_said(place.get("refusal"))[0] for place in (said, *parts))
 
 
 def _end(choice: Mapping[str, Any], said: Mapping[str, Any]) -> tuple[FinishReason | None, str | None]:

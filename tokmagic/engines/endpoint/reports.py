@@ -10,14 +10,24 @@ from tokmagic.engines.endpoint.usage import Reported, summed, updated, without_z
 
 @dataclass(slots=True)
 class Reports:
-    """What a server reported so far. ``anomaly`` is what is odd about the newest report."""
+    """What a server reported so far of a run with so many choices."""
 
     choices: int
-    anomaly: str | None = None
-    unsure: bool = False
     _run: Usage | None = None
     _answers: dict[int, Usage] = field(default_factory=dict)
+    # The newest report of the run, under None, and of each answer.
+    _told: dict[int | None, Reported] = field(default_factory=dict)
     _one_by_one: bool = False
+
+    @property
+    def anomaly(self) -> str | None:
+        """What is odd about what stands."""
+        return next((told.anomaly for told in self._told.values() if told.anomaly is not None), None)
+
+    @property
+    def unsure(self) -> bool:
+        """Whether more may be billed than what stands."""
+        return any(told.unsure for told in self._told.values())
 
     def of(self, ended: list[int]) -> int | None:
         """Of which answer a usage is that comes without any; None where it is the run's.
@@ -28,24 +38,21 @@ class Reports:
         if self.choices == 1 or not ended or (len(ended) == self.choices and not self._one_by_one):
             return None
         self._one_by_one = True
-        return ended[-1]
+        return next((choice for choice in reversed(ended) if choice not in self._answers), ended[-1])
 
     def take(self, told: Reported, choice: int | None, *, final: bool) -> None:
         """A usage arrived, of one answer or of the run; ``final``: after the end of what it is of."""
-        self.anomaly, self.unsure = told.anomaly, told.unsure
-        usage = told.usage
-        if usage is None:
+        self._told[choice] = told
+        if told.usage is None:
             return
-        if not final:
-            usage = without_zeros(usage)
-        elif self._known(choice, usage):
-            usage = without_zeros(usage)  # after counts that were not 0
-        if choice is None:
-            self._run = updated(self._run, usage)
-            if usage.output_tokens is not None:
-                self._answers.clear()
-        else:
+        usage = told.usage if final else without_zeros(told.usage)
+        if choice is not None:
             self._answers[choice] = updated(self._answers.get(choice), usage)
+            return
+        self._run = updated(self._run, usage)
+        if usage.output_tokens is not None:
+            self._answers.clear()
+            self._told = {None: told}
 
     def covers(self, spoke: set[int]) -> bool:
         """Whether the usages are of all answers of which anything arrived."""
@@ -60,7 +67,3 @@ class Reports:
             return self._run
         answers = list(self._answers.values())
         return updated(self._run, summed(answers) if self.covers(spoke) else answers[-1])
-
-    def _known(self, choice: int | None, usage: Usage) -> bool:
-        before = self._run if choice is None else self._answers.get(choice)
-        return before is not None and not (usage.input_tokens and usage.output_tokens)

@@ -95,17 +95,17 @@ def read_usages(given: Sequence[object]) -> Reported:
 
 
 def updated(before: Usage | None, now: Usage) -> Usage:
-    """A later usage in place of an earlier one: what it leaves out stands as it was."""
+    """A later usage in place of an earlier one: what it leaves out, or has at 0, stands as it was."""
     if before is None:
         return now
-    if now.output_tokens is None:
+    if not now.output_tokens and before.output_tokens is not None:
         now = replace(
             now,
             output_tokens=before.output_tokens,
             output_source=before.output_source,
             reasoning_tokens=before.reasoning_tokens,
         )
-    if now.input_tokens is None:
+    if not now.input_tokens and before.input_tokens is not None:
         now = replace(now, input_tokens=before.input_tokens, input_source=before.input_source)
     if now.input_tokens == before.input_tokens and now.cached_input_tokens is None:
         now = replace(

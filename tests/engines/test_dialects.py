@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.engines.endpoints import ASK, RATES, REPORTED, Ask, counts
 from tests.servers import ANSWER, ROLE, USAGE, Asked, Endpoint, Script, Wire, chunk, streams, usage_chunk, whole
 from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.core.stream import Token
 from tokmagic.engines.endpoint.answers import read_answer
 from tokmagic.engines.endpoint.usage import read_usages
 from tokmagic.errors import EndpointError
@@ -449,7 +450,7 @@ def test_a_stream_by_any_other_name_is_read_as_one(ask: Ask, kind: str, before: 
             wire.send(bytes([letter]))
         for part in (chunk("Hé"), chunk("llo"), chunk(reason="stop"), usage_chunk()):
             wire.event(part)
-            time.sleep(0.03)
+            time.sleep(0.05)
         wire.end()
 
     generation = ask(script)
@@ -545,20 +546,25 @@ THOUGHTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", THOUGHTS)
-def test_reasoning_stops_the_clock_and_is_kept_apart(ask: Ask, name: str) -> None:
+def test_reasoning_is_content_and_kept_apart_from_the_answer(session: Session, server: Endpoint, name: str) -> None:
+    thought = {"choices": [{"index": 0, "delta": THOUGHTS[name], "finish_reason": None}]}
+    server.script = streams([ROLE, thought, *ANSWER[1:]])
+    tokens = [event for event in session.models.engine("m").stream(ASK) if isinstance(event, Token)]
+    assert [(token.reasoning, token.text) for token in tokens] == [("Hm. ", ""), ("", "Hel"), ("", "lo"), ("", "!")]
+    assert tokens[0].has_content, "it stops the clocks"
+
+
+def test_the_first_part_of_reasoning_is_the_first_token(ask: Ask) -> None:
     def script(_asked: Asked, wire: Wire) -> None:
         wire.open_stream()
-        wire.event({"choices": [{"index": 0, "delta": THOUGHTS[name], "finish_reason": None}]})
-        time.sleep(0.1)
+        wire.event({"choices": [{"index": 0, "delta": THOUGHTS["mistral's parts"], "finish_reason": None}]})
+        time.sleep(0.2)
         for part in ANSWER[1:-1]:
             wire.event(part)
         wire.end()
 
-    generation = ask(script)
-    assert (generation.text, generation.status) == ("Hello!", "ok")
-    assert (generation.reading.latency_s or 0) - (generation.reading.ttft_s or 0) >= 0.08
-    # "Hm. " once, and "Hel", "lo", "!".
-    assert generation.usage.output_tokens == 4
+    reading = ask(script).reading
+    assert (reading.latency_s or 0) - (reading.ttft_s or 0) >= 0.1
 
 
 def test_silence_after_reasoning_is_one_in_mid_answer(ask: Ask, session: Session) -> None:

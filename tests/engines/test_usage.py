@@ -110,6 +110,21 @@ MARKED: dict[str, tuple[Any, tuple[int | None, ...] | None, str]] = {
     "no count at all": (openai(-1, -1), None, "-1 completion tokens"),
     "a list": (["nonsense"], None, "not an object"),
     "two names that differ": (openai(12, 3, output_tokens=9), (12, None, None, 9, None), "3 and 9 output"),
+    "a proxy's cached part, no total": (
+        openai(100, 5, cache_read_input_tokens=50),
+        (100, 50, None, 5, None),
+        "inside or beside",
+    ),
+    "a proxy's cached part above its prompt, no total": (
+        openai(3, 6, cache_read_input_tokens=5),
+        (8, 5, None, 6, None),
+        "beside",
+    ),
+    "anthropic with a total of two counts": (
+        {"input_tokens": 3, "cache_read_input_tokens": 5, "output_tokens": 6, "total_tokens": 9},
+        (8, 5, 0, 6, None),
+        "not in its total",
+    ),
     "two cached counts": (openai(20, 3, cached=5, cached_tokens=9), (20, 9, None, 3, None), "5 and 9 cached"),
     "a total beyond its parts": (openai(12, 30, 100, reasoning=7), (12, None, None, 88, 7), "total of 100"),
     "a sum of the cached part or of unnamed reasoning": (
@@ -249,6 +264,10 @@ DIALECTS: dict[str, Callable[[True_], dict[str, Any]]] = {
     "a proxy that leaves the cached part out": _proxied,
     "a proxy that adds the cached part": lambda true: (
         _proxied(true) | {"prompt_tokens": true.input, "input_tokens": true.input - true.cached - true.written}
+    ),
+    "a proxy that leaves the cached part out, without a total": lambda true: _without(_proxied(true), "total_tokens"),
+    "anthropic with a total of two counts": lambda true: (
+        _anthropic(true) | {"total_tokens": true.input - true.cached - true.written + true.output}
     ),
     "a proxy with zeros under the other names": lambda true: _inside(true) | {"input_tokens": 0, "output_tokens": 0},
     "deepseek": lambda true: (

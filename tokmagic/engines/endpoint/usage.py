@@ -245,9 +245,12 @@ def _beside(counts: _Counts, odd: _Oddities) -> tuple[int, int]:
     if counts.total is None:
         if counts.named_beside:
             return parts, 0
-        if parts > counts.input and counts.names & BESIDE:
-            odd.note(f"{parts:,} cached and cache-write tokens beside an input of {counts.input:,}", more=False)
-            return parts, 0
+        if parts > 0 and counts.names & BESIDE:
+            # Anthropic's names beside OpenAI's: some proxies add these tokens to the input, some do not.
+            beside = parts > counts.input
+            where = "beside" if beside else "inside or beside"
+            odd.note(f"{parts:,} cached and cache-write tokens {where} an input of {counts.input:,}", more=not beside)
+            return (parts if beside else 0), 0
         return 0, 0
     sums = {
         (more_input, more_output)
@@ -261,11 +264,12 @@ def _beside(counts: _Counts, odd: _Oddities) -> tuple[int, int]:
     unnamed = counts.reasoning is None and not counts.names & BESIDE and any(more_input for more_input, _ in sums)
     if len(sums) > 1 or unnamed:
         odd.note(f"a total of {counts.total:,} tokens that can be read in two ways", more=True)
-    elif sums == {(0, 0)} and counts.named_beside and parts > 0:
+    elif counts.named_beside and parts > 0 and counts.total == counts.input + counts.output:
         odd.note(f"{parts:,} cached and cache-write tokens that are not in its total", more=True)
     if sums:
         return max(sums, key=lambda both: both[1])
-    return (parts, 0) if counts.named_beside and counts.total > counts.input + counts.output else (0, 0)
+    beside = counts.named_beside and (parts > counts.input or counts.total > counts.input + counts.output)
+    return (parts if beside else 0), 0
 
 
 def _usage(counts: _Counts, odd: _Oddities) -> Usage:

@@ -273,8 +273,9 @@ def test_a_word_that_ends_nothing_is_no_end(ask: Ask, word: Any) -> None:
     [
         ("stop", ("stop", "STOP", "eos_token", "end_turn", "COMPLETE", "stop-sequence")),
         ("length", ("length", "MAX_TOKENS", "max_output_tokens", "model_length", "model_context_window_exceeded")),
-        ("length", ("token_limit", "ERROR_LIMIT")),
+        ("length", ("token_limit", "ERROR_LIMIT", "max_tokens_reached", "max_completion_tokens", "max_length")),
         ("content_filter", ("content_filter", "refusal", "SAFETY", "RECITATION", "sensitive", "guardrail_intervened")),
+        ("content_filter", ("PROHIBITED_CONTENT", "IMAGE_SAFETY", "content-filter", "ERROR_TOXIC", "BLOCKLIST")),
         ("other", ("tool_calls", "function_call", "odd")),
     ],
 )
@@ -289,6 +290,8 @@ FAILURES: dict[str, tuple[dict[str, Any], str]] = {
     "abort": (chunk(reason="abort"), "'abort'"),
     "a word like it": (chunk(reason="network_error"), "'network_error'"),
     "a word unlike it": (chunk(reason="insufficient_system_resource"), "'insufficient_system_resource'"),
+    "another word unlike it": (chunk(reason="USER_CANCEL"), "'USER_CANCEL'"),
+    "a limit of another kind": (chunk(reason="rate_limit_exceeded"), "'rate_limit_exceeded'"),
     "with its own words": (
         in_choice(chunk(reason="error"), error={"code": 502, "message": "the GPU fell off"}),
         "fell off",

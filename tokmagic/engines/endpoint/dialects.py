@@ -5,6 +5,7 @@ Nothing here depends on a server's address: what an object says is decided by wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from tokmagic.core.stream import FinishReason
@@ -75,7 +76,7 @@ USAGE_KEYS = ("usage", "usageMetadata", "usage_metadata", "amazon-bedrock-invoca
 """Keys of an object that hold counts: at its top, one level down under a vendor's own key, or in a choice."""
 
 RUNNING = frozenset(
-    {"", "null", "none", "nil", "undefined", "false", "not_finished", "unspecified", "finish_reason_unspecified"}
+    {"", "null", "none", "nil", "undefined", "false", "not_finished", "unspecified"}
     | {"in_progress", "running", "continue", "pending"}
 )
 """Words in the place of a finish reason that end nothing."""
@@ -83,16 +84,21 @@ RUNNING = frozenset(
 _WORDS: Mapping[FinishReason, str] = {
     "stop": "stop eos eos_token stop_token end_turn stop_sequence complete completed normal finished end endoftext "
     "end_of_text",
-    "length": "length max_tokens max_length max_new_tokens max_output_tokens max_completion_tokens model_length "
-    "token_limit limit context_length context_length_exceeded context_window_exceeded model_context_window_exceeded "
-    "error_limit",
-    "content_filter": "content_filter content_filtered refusal refused safety image_safety sensitive recitation "
-    "blocklist blocked prohibited_content spii guardrail_intervened moderation error_toxic",
-    "error": "error abort aborted cancel cancelled canceled user_cancel timeout failed failure overloaded exception "
-    "insufficient_system_resource malformed_model_output malformed_response",
+    "length": "length max_length model_length limit error_limit max_new_tokens",
+    "content_filter": "recitation blocklist spii model_armor error_toxic",
+    "error": "cancel",
 }
 ENDS: Mapping[str, FinishReason] = {word: reason for reason, words in _WORDS.items() for word in words.split()}
-"""Finish reasons in lower case with underscores; any other that begins or ends in ``error`` is an error, too."""
+"""Finish reasons in lower case with underscores."""
+LIKE: tuple[tuple[str, FinishReason], ...] = (
+    ("filter|safety|unsafe|sensitive|refus|moderat|prohibited|blocked|guardrail", "content_filter"),
+    (
+        "error|abort|cancel|fail|time_?out|overload|exception|malformed|unavailable|insufficient|rate_limit|quota|interrupt",
+        "error",
+    ),
+    ("(token|length|context|output).*(max|limit|exceed|reach)|(max|limit).*(token|length|context|output)", "length"),
+)
+"""What the other finish reasons have in them: max_tokens, network_error, guardrail_intervened … The first one holds."""
 
 REASONING = (
     "reasoning_content",
@@ -119,8 +125,8 @@ def is_thought(kind: str) -> bool:
 
 def end_of(word: str) -> FinishReason | None:
     """The finish reason for a server's word; None for one that ends nothing."""
-    word = word.strip().lower().replace("-", "_").replace(" ", "_")
+    word = word.strip().lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
     if word in RUNNING:
         return None
-    broken = word.startswith("error") or word.endswith("error")
-    return ENDS.get(word, "error" if broken else "other")
+    alike = (reason for pattern, reason in LIKE if re.search(pattern, word))
+    return ENDS.get(word) or next(alike, "other")

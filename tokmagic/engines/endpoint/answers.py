@@ -124,15 +124,17 @@ def _error_in(given: Mapping[str, Any]) -> str | None:
     """What a server reports in the place of an answer, whichever shape it uses; None where it is no error."""
     if any(_tells(given.get(name)) for name in ("error", "errors")):
         return error_text(given)
-    if "error" in (given.get("object"), given.get("type")):
+    kind = given.get("type")
+    if given.get("object") == "error" or (isinstance(kind, str) and kind.lower().endswith("error")):
         return error_text(given)
     nested = given.get("base_resp")
     if isinstance(nested, Mapping) and _failed(nested):
         return error_text(nested)
     # Words where an answer should be, with a code or with nothing that says what they are.
-    told = not given.get("choices") and any(isinstance(given.get(name), str) and given[name] for name in _WORDS)
-    unnamed = not any(name in given for name in ("object", "type", "id"))
-    return error_text(given) if told and (_failed(given) or unnamed) else None
+    told = any(isinstance(given.get(name), str) and given[name].strip() for name in _WORDS)
+    if kind is not None or given.get("choices") or not told:
+        return None
+    return error_text(given) if _failed(given) or not any(name in given for name in ("object", "id")) else None
 
 
 def _failed(place: Mapping[str, Any]) -> bool:

@@ -83,17 +83,26 @@ class EngineInfo:
     """An endpoint's base URL, without anything that could be a key."""
     greedy: bool | None = None
     """Whether the model by itself, where a prompt says nothing of sampling, takes the likeliest token each time."""
+    service_tier: str | None = None
+    """At which service tier a server says that it answered, such as ``priority``; a provider's price depends on it."""
 
     @property
     def traits(self) -> EngineTraits:
         """What holds of its kind of engine."""
         return traits_of(self.engine)
 
+    @property
+    def listed_as(self) -> tuple[str, ...]:
+        """What a price list may call the model: its id, also without its provider's name before it."""
+        bare = self.model_id.removeprefix(f"{self.provider}/")
+        return tuple(dict.fromkeys((self.model_id, bare)))
 
-INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy")
+
+INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy", "service_tier")
 """What of EngineInfo a row keeps in ``env``, having no column of its own."""
-RUN_IN_ENV = ("answer_sha256", "execution")
-"""What of the run itself a row keeps there: a digest of its answers, and which execution of its cell it belongs to."""
+RUN_IN_ENV = ("answer_sha256", "execution", "reported_cost_usd")
+"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, and the
+cost that the server reported, a decimal string in USD."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,8 +82,9 @@ class Answer:
 def dump(key: str, answer: Answer) -> str:
     """An answer as text that any database takes, with a digest that also binds it to its key."""
     body = {
-        "info": {name: getattr(answer.info, name) for name in _KEPT_INFO},
-        "usage": asdict(answer.usage),
+        # What is unknown is left out, so that a field more or less stops no other version from reading it.
+        "info": {name: value for name in _KEPT_INFO if (value := getattr(answer.info, name)) is not None},
+        "usage": {name: value for name, value in asdict(answer.usage).items() if value is not None},
         "device_s": answer.device_s,
         "choices": [[it.text, it.tokens, it.finish_reason, it.logprobs] for it in answer.choices],
     }

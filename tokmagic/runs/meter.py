@@ -15,9 +15,12 @@ from itertools import pairwise
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.record import Reading
 from tokmagic.core.stream import Event, Finished, Started, Token, Usage
+from tokmagic.formatting import numbers
 from tokmagic.prices import bill
 
 _SPARK_POINTS = 32
+# A cost that a server reports is rounded: differences below a nanodollar say nothing.
+_COST_GRAIN = Decimal("1e-9")
 
 
 class Meter:
@@ -29,6 +32,7 @@ class Meter:
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates
+        self._mispriced: str | None = None
         self._started: Started | None = None
         self._finished: Finished | None = None
         # Stamps of tokens whose ids were seen, by choice; int64 nanoseconds.
@@ -41,6 +45,10 @@ class Meter:
         self._thoughts = False
         self._pieces = 0
         self._so_far: Usage | None = None
+
+    def reprice(self, rates: Rates, missing: str | None) -> None:
+        """From now on calculate with these rates. ``missing`` says why they may not be those that are billed."""
+        self._rates, self._mispriced = rates, missing
 
     def fold(self, event: Event) -> None:
         """Take one event in."""
@@ -77,7 +85,12 @@ class Meter:
     def _cost(self, usage: Usage, device_s: float | None) -> Cost:
         finished = self._finished
         cost = bill(usage, device_s, self._rates, cut=finished is not None and finished.cut)
-        return replace(cost, anomaly=cost.anomaly or finished.anomaly) if finished is not None else cost
+        if self._mispriced is not None and cost.usd is not None:
+            cost = replace(cost, source="estimated")
+        if finished is None:
+            return cost
+        odd = (cost.anomaly or finished.anomaly, self._mispriced, _other_cost(cost.usd, finished.reported_usd))
+        return replace(cost, anomaly="; ".join(filter(None, odd)) or None)
 
     def reading(self, *, final: bool = False) -> Reading:
         """Return what is known now: cumulative, so a later reading replaces an earlier one.
@@ -173,6 +186,16 @@ class Meter:
         points = min(_SPARK_POINTS, steps)
         edges = [round(point * steps / points) for point in range(points + 1)]
         return tuple(round((stamps[b] - stamps[a]) / (b - a) / 1e6, 3) for a, b in pairwise(edges))
+
+
+def _other_cost(usd: Decimal | None, reported_usd: Decimal | None) -> str | None:
+    """What to say of a cost that the server reports, where it is not ours."""
+    if usd is None or reported_usd is None:
+        return None
+    apart = abs(usd - reported_usd)
+    if apart * 100 <= usd or apart < _COST_GRAIN:
+        return None
+    return f"the server reports a cost of {numbers.usd(reported_usd)}, here it is {numbers.usd(usd)}"
 
 
 def _seconds(from_ns: int | None, to_ns: int | None) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokmagic.core.stream import FinishReason, Logprob, Token
+from tokmagic.engines.endpoint.beside import NOTHING, Beside, read_beside
 from tokmagic.engines.endpoint.dialects import HIDDEN_PART, PART_TEXTS, REASONING, USAGE_KEYS, end_of, is_thought
 from tokmagic.engines.endpoint.surrogates import whole as whole_text
 from tokmagic.errors import EndpointError
@@ -32,12 +33,13 @@ class Answer:
     """One object of the server.
 
     ``usages`` are those that it sent, each with the choice that it is of, None for all of them. ``error`` is what it
-    reports in the place of an answer, or of more of it.
+    reports in the place of an answer, or of more of it, ``beside`` what it tells beside it.
     """
 
     pieces: tuple[Piece, ...] = ()
     usages: tuple[tuple[int | None, object], ...] = ()
     error: str | None = None
+    beside: Beside = NOTHING
 
 
 def read_answer(given: object, choices: int, at_ns: int, *, whole: bool) -> Answer:
@@ -56,7 +58,8 @@ def read_answer(given: object, choices: int, at_ns: int, *, whole: bool) -> Answ
         raise EndpointError(f"its choices are {_short(listed)}")
     listed = [choice for choice in listed if choice is not None]
     pieces = tuple(_piece(choice, choices, at_ns) for choice in listed)
-    return Answer(pieces, _usages(given, listed, pieces, choices), error)
+    usages = _usages(given, listed, pieces, choices)
+    return Answer(pieces, usages, error, read_beside(given, (usage for _, usage in usages)))
 
 
 def _usages(

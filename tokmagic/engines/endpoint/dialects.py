@@ -75,6 +75,13 @@ BESIDE = frozenset(
 USAGE_KEYS = ("usage", "usageMetadata", "usage_metadata", "amazon-bedrock-invocationMetrics")
 """Keys of an object that hold counts: at its top, one level down under a vendor's own key, or in a choice."""
 
+TIERS = ("service_tier", "serviceTier", "trafficType", "speed")
+"""Names of the service tier, in an object or in its usage."""
+COST = ("cost", "cost_usd", "total_cost", "cost_in_usd_ticks")
+"""Names of a cost in USD in a usage, the sum of several under ``total_cost``."""
+TICKS_PER_USD = 10**10
+"""xAI's unit."""
+
 RUNNING = frozenset(
     {"", "null", "none", "nil", "undefined", "false", "not_finished", "unspecified"}
     | {"in_progress", "running", "continue", "pending"}

@@ -59,15 +59,10 @@ class EndpointEngine:
         return None if self._target.loopback else provider_of(self._target.url)
 
     @property
-    def _model(self) -> str:
-        # At a provider's own address its name before the model's is ours, as in openai/gpt-5-mini.
-        return self._spec.source.removeprefix(f"{self._provider}/") if self._provider else self._spec.source
-
-    @property
     def info(self) -> EngineInfo:
         return EngineInfo(
             name=self._name,
-            model_id=self._model,
+            model_id=self._spec.source,
             engine="endpoint",
             tokenizer_sha256=self._counter.sha256,
             provider=self._provider,
@@ -80,7 +75,7 @@ class EndpointEngine:
 
     def identity(self) -> EngineInfo:
         # The tokenizer of this machine does not change what a server answers.
-        return EngineInfo("", self._model, "endpoint", server=self._target.identity)
+        return EngineInfo("", self._spec.source, "endpoint", server=self._target.identity)
 
     def count(self, prompt: Prompt) -> int:
         return self._counter.count(prompt)
@@ -97,7 +92,7 @@ class EndpointEngine:
     def stream(self, prompt: Prompt) -> EndpointStream:
         submitted_ns = time.perf_counter_ns()
         server = server_of(self._spec.server, self._provider)
-        body = json.dumps(request_of(self._model, prompt, server), ensure_ascii=False)
+        body = json.dumps(request_of(self._spec.source, prompt, server), ensure_ascii=False)
         given = self._settings
         limits = given.connect_timeout_s, given.first_token_timeout_s, given.silence_timeout_s, given.attempts
         path = "/completions" if prompt.completion else "/chat/completions"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from httpx2 import EventSource, Response
 
 from tokmagic.engines.endpoint.answers import Answer, error_text, read_answer
+from tokmagic.engines.endpoint.beside import NOTHING
 from tokmagic.engines.endpoint.http import MOST_EVENT, AttemptError, Connection, Connections, body_of, parse_json
 from tokmagic.engines.endpoint.opening import opened
 from tokmagic.errors import EndpointError, TokmagicError
@@ -169,7 +170,7 @@ class Reader:
     def _arrive(self, given: object, *, whole: bool) -> None:
         answer = read_answer(given, self._request.choices, time.perf_counter_ns(), whole=whole)
         self._begun = self._begun or any(piece.token.has_content for piece in answer.pieces)
-        if answer.pieces or answer.usages:
+        if answer.pieces or answer.usages or answer.beside != NOTHING:
             self._arrivals.put(answer)
         if answer.error is not None:
             raise EndpointError(f"it reports: {answer.error}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tokmagic.core.stream import Event, Finished, FinishReason, Started, Token, Usage
 from tokmagic.engines.endpoint.answers import Answer, Piece
+from tokmagic.engines.endpoint.beside import NOTHING
 from tokmagic.engines.endpoint.counting import Tally
 from tokmagic.engines.endpoint.http import Connections, redacted
 from tokmagic.engines.endpoint.reader import Arrivals, End, Reader, Request, Waiting
@@ -35,6 +36,7 @@ class EndpointStream:
         self._request = request
         self._choices = [_Choice() for _ in range(request.choices)]
         self._ended: list[int] = []
+        self._beside = NOTHING
         self._arrivals: Arrivals = queue.SimpleQueue()
         self._pending: list[Event] = [Started(submitted_ns, tally.so_far())]
         self._done = False
@@ -80,14 +82,17 @@ class EndpointStream:
     def _take(self, arrival: Answer | End) -> list[Event]:
         if isinstance(arrival, End):
             return [self._finish(arrival)]
+        self._beside |= arrival.beside
         tokens = [self._token(piece) for piece in arrival.pieces]
         # After the pieces: a chunk's usage counts what it carries.
         for of in dict.fromkeys(choice for choice, _ in arrival.usages):
             choice = self._tally.reports.of(self._ended) if of is None and not arrival.pieces else of
             final = self._complete if choice is None else choice in self._ended
             self._tally.report([usage for about, usage in arrival.usages if about == of], choice, final=final)
-        usage = self._tally.so_far()
-        return [replace(token, usage=usage) for token in tokens if token.has_content or token.logprobs]
+        usage, tier = self._tally.so_far(), self._beside.service_tier
+        return [
+            replace(token, usage=usage, service_tier=tier) for token in tokens if token.has_content or token.logprobs
+        ]
 
     @property
     def _complete(self) -> bool:
@@ -145,6 +150,8 @@ class EndpointStream:
             cut=(reached if not whole else self._reader.reached_before) or tally.unsure,
             anomaly=redacted(tally.anomaly, self._request.key),
             local_input_tokens=local,
+            service_tier=self._beside.service_tier,
+            reported_usd=self._beside.reported_usd,
         )
         # Last: counting may be interrupted, and is then asked for again.
         self._done = True

@@ -187,7 +187,7 @@ ledger = Ledger(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()
 admitted = 0
-for number in range(125):
+for number in range(int(sys.argv[3])):
     run_id = f"{sys.argv[2]}-{number}"
     if ledger.admit(mine(run_id), ASK, DIME, ledger.budgets("ada", None), NOW).refused is None:
         admitted += 1
@@ -198,16 +198,17 @@ sys.stdin.readline()
 """
 
 
-def test_a_thousand_admissions_at_once_admit_exactly_fifty(books: Ledger, database_url: str) -> None:
+@pytest.mark.parametrize("each", [40, pytest.param(250, marks=pytest.mark.slow)])
+def test_of_many_admissions_at_once_exactly_fifty_are_admitted(books: Ledger, database_url: str, each: int) -> None:
     books.set_budget(DAY)
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", ADMITTING, database_url, str(number)],
+            [sys.executable, "-c", ADMITTING, database_url, str(number), str(each)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        for number in range(8)
+        for number in range(4)
     ]
     try:
         for child in children:

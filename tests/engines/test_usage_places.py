@@ -8,10 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.engines.endpoints import ASK, ENDS, RATES, REPORTED, Ask, Chunks, counts, in_choice, several
 from tests.servers import ROLE, USAGE, Asked, Endpoint, Wire, chunk, streams, usage_chunk, whole
 from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.core.stream import Finished
 from tokmagic.runs.session import Session
 
 ZEROS = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -122,6 +125,12 @@ TWO: dict[str, Chunks] = {
         *ENDS,
     ],
     "in every chunk, and all of it": [running(0, "a", 4), running(1, "b", 3), *ENDS, usage_chunk(TOTAL)],
+    "in every chunk, and all of it beside an empty choice": [
+        running(0, "a", 4),
+        running(1, "b", 3),
+        *ENDS,
+        chunk(usage=TOTAL),
+    ],
     "at the end": [chunk("a"), chunk("b", index=1), *ENDS, usage_chunk(TOTAL)],
     "after each answer": [
         chunk("a"),
@@ -206,6 +215,46 @@ def test_a_usage_of_one_answer_is_none_of_three(ask: Ask, stream: bool) -> None:
     assert (generation.usage.output_tokens or 0) >= 15
     assert generation.usage.output_source == generation.cost.source == "estimated"
     assert "3 answers" in str(generation.cost.anomaly)
+
+
+STYLES = ("in every chunk", "after each answer", "in each choice", "at the end", "beside the last end")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(1, 3), st.data())
+def test_in_whatever_order_answers_and_usages_come_the_sum_is_right(
+    session: Session, server: Endpoint, n: int, data: st.DataObject
+) -> None:
+    style, prompt_tokens = data.draw(st.sampled_from(STYLES)), data.draw(st.integers(1, 99))
+    lengths = data.draw(st.lists(st.integers(1, 5), min_size=n, max_size=n))
+    order = data.draw(st.permutations([choice for choice in range(n) for _ in range(lengths[choice] + 1)]))
+
+    def used(output: int) -> dict[str, Any]:
+        return {"prompt_tokens": prompt_tokens, "completion_tokens": output, "total_tokens": prompt_tokens + output}
+
+    parts: Chunks = []
+    sent = [0] * n
+    for choice in order:
+        ends = sent[choice] == lengths[choice]
+        sent[choice] += not ends
+        part = chunk(None if ends else " a", index=choice, reason="stop" if ends else None)
+        if style == "in every chunk":
+            part["usage"] = used(sent[choice])
+        elif style == "in each choice" and ends:
+            part = in_choice(part, usage=used(sent[choice]))
+        parts.append(part)
+        if style == "after each answer" and ends:
+            parts.append(usage_chunk(used(sent[choice])))
+    if style == "at the end":
+        parts.append(usage_chunk(used(sum(lengths))))
+    elif style == "beside the last end":
+        parts[-1] = chunk(index=order[-1], reason="stop", usage=used(sum(lengths)))
+    server.script = streams(parts)
+    *_, last = session.models.engine("m").stream(several(n))
+    assert isinstance(last, Finished)
+    usage = last.usage
+    assert (usage.input_tokens, usage.output_tokens, usage.output_source) == (prompt_tokens, sum(lengths), "reported")
+    assert last.anomaly is None
 
 
 # Counts that somebody made up

@@ -59,5 +59,5 @@ def least_tokens(text: str) -> int:
     A run of one character counts as one, since a token may hold many of it.
     """
     text = _RUN.sub(r"\1", text)
-    beyond = sum(not letter.isascii() for letter in text)
+    beyond = len(text) - len(text.encode("ascii", "ignore"))
     return max(len(text.split()), (len(text) - beyond) // 6 + beyond // 4)

@@ -86,13 +86,18 @@ class EndpointStream:
         tokens = [self._token(piece) for piece in arrival.pieces]
         # After the pieces: a chunk's usage counts what it carries.
         for of in dict.fromkeys(choice for choice, _ in arrival.usages):
-            choice = self._tally.reports.of(self._ended) if of is None and not arrival.pieces else of
+            choice = of if self._names_choice(arrival) else self._tally.reports.of(self._ended)
             final = self._complete if choice is None else choice in self._ended
             self._tally.report([usage for about, usage in arrival.usages if about == of], choice, final=final)
         usage, tier = self._tally.so_far(), self._beside.service_tier
         return [
             replace(token, usage=usage, service_tier=tier) for token in tokens if token.has_content or token.logprobs
         ]
+
+    def _names_choice(self, arrival: Answer) -> bool:
+        """Whether an object's choices tell of which its usage is: after the end of all, empty ones do not."""
+        carries = any(piece.token.has_content or piece.reason for piece in arrival.pieces)
+        return carries or (bool(arrival.pieces) and not self._complete)
 
     @property
     def _complete(self) -> bool:

@@ -140,6 +140,58 @@ def test_a_run_costs_the_tiers_price_while_it_streams(at_provider: Session, ask:
     assert {rates.source for rates in seen} == {"genai-prices: openai/gpt-5-mini?service_tier=priority"}
 
 
+# Cache writes that are kept for an hour
+
+ONE_HOUR: dict[str, dict[str, Any]] = {
+    "Anthropic's": {
+        "input_tokens": 100,
+        "output_tokens": 10,
+        "cache_read_input_tokens": 0,
+        "cache_creation_input_tokens": 500,
+        "cache_creation": {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 300},
+    },
+    "LiteLLM's": {
+        "prompt_tokens": 600,
+        "completion_tokens": 10,
+        "total_tokens": 610,
+        "prompt_tokens_details": {
+            "cached_tokens": 0,
+            "cache_creation_tokens": 500,
+            "cache_creation_token_details": {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 300},
+        },
+    },
+    "Bedrock's": {
+        "inputTokens": 100,
+        "outputTokens": 10,
+        "totalTokens": 610,
+        "cacheReadInputTokens": 0,
+        "cacheWriteInputTokens": 500,
+        "cacheDetails": [{"ttl": "5m", "inputTokens": 200}, {"ttl": "1h", "inputTokens": 300}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", ONE_HOUR)
+def test_a_cache_write_for_an_hour_has_its_own_price(session: Session, ask: Ask, name: str) -> None:
+    rates = hosted_rates("anthropic/claude-sonnet-4-5", NOW)
+    session.prices.set("m", rates)
+    generation = ask(streams([chunk("word " * 5), chunk(reason="stop"), usage_chunk(ONE_HOUR[name])]))
+    usage = generation.usage
+    assert (usage.input_tokens, usage.cache_write_input_tokens, usage.cache_write_1h_input_tokens) == (600, 500, 300)
+    # $3 in, $3.75 written for five minutes, $6 for an hour, $15 out for 1M tokens
+    assert generation.cost.usd == Decimal("0.0003") + Decimal("0.00075") + Decimal("0.0018") + Decimal("0.00015")
+    assert (generation.cost.bound, generation.cost.source) == ("exact", "reported")
+    (row,) = session.ledger().runs()
+    assert row.reading.usage == usage
+    assert bill(row.reading.usage, None, row.rates).usd == generation.cost.usd
+
+
+def test_a_part_for_an_hour_that_cannot_be_is_said(session: Session, ask: Ask) -> None:
+    usage = ONE_HOUR["Anthropic's"] | {"cache_creation": {"ephemeral_1h_input_tokens": 800}}
+    generation = ask(streams([chunk("a"), chunk(reason="stop"), usage_chunk(usage)]))
+    assert generation.cost.anomaly is not None
+
+
 # A cost of the server's own; ours is $0.000042.
 
 COSTS: dict[str, tuple[dict[str, Any], str | None, bool]] = {

@@ -100,9 +100,11 @@ class EngineInfo:
 
 INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy", "service_tier")
 """What of EngineInfo a row keeps in ``env``, having no column of its own."""
-RUN_IN_ENV = ("answer_sha256", "execution", "reported_cost_usd")
-"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, and the
-cost that the server reported, a decimal string in USD."""
+USAGE_IN_ENV = ("cache_write_1h_input_tokens",)
+"""What of Usage a row keeps there."""
+RUN_IN_ENV = ("answer_sha256", "execution", "reported_cost_usd", *USAGE_IN_ENV)
+"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, the
+cost that the server reported, a decimal string in USD, and a count."""
 
 
 @dataclass(frozen=True, slots=True)

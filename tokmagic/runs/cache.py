@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Prompt, Sampling
-from tokmagic.core.record import INFO_IN_ENV, EngineInfo, Reading, RunRecord
+from tokmagic.core.record import INFO_IN_ENV, USAGE_IN_ENV, EngineInfo, Reading, RunRecord
 from tokmagic.core.stream import Logprob, Usage
 from tokmagic.engines.base import Engine
 from tokmagic.errors import GenerationInterrupted, LedgerError, TokmagicError
@@ -113,6 +113,7 @@ def _digest(key: str, text: str) -> str:
 
 def replayed(record: RunRecord, answer: Answer) -> RunRecord:
     """The row of a run whose answer comes from the cache: it costs nothing, takes no time, and says what it saved."""
+    kept = {name: count for name in USAGE_IN_ENV if (count := getattr(answer.usage, name)) is not None}
     cost = replay(bill(answer.usage, answer.device_s, record.rates))
     return replace(
         record,
@@ -121,7 +122,7 @@ def replayed(record: RunRecord, answer: Answer) -> RunRecord:
         finish_reason=answer.choices[0].finish_reason,
         reading=Reading(answer.usage, cost),
         replay_of=answer.run_id,
-        env=record.env | {"answer_sha256": answers_sha256(choice.text for choice in answer.choices)},
+        env=record.env | kept | {"answer_sha256": answers_sha256(choice.text for choice in answer.choices)},
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from tokmagic.core.money import Rates, plain
 from tokmagic.core.prompt import Prompt
-from tokmagic.core.record import EngineInfo, Reading, RunRecord, Status
+from tokmagic.core.record import USAGE_IN_ENV, EngineInfo, Reading, RunRecord, Status
 from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Token
 from tokmagic.engines.base import Engine, Stream
 from tokmagic.errors import (
@@ -235,8 +235,9 @@ class Run:
 
     def _env(self, choices: Iterable[Choice]) -> dict[str, Any]:
         """What the row keeps beside its columns, now that the run has ended."""
-        told = self._finished
+        told, usage = self._finished, self._meter.reading().usage
         known = {
+            **{name: getattr(usage, name) for name in USAGE_IN_ENV},
             # Of the answers that there are, as a replay has them: an engine may give fewer than asked for.
             "answer_sha256": answers_sha256(choice.text for choice in choices),
             "service_tier": self.record.info.service_tier,

@@ -48,6 +48,11 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
         "cacheWriteInputTokenCount",
         "cache_creation",
     ),
+    "hour": (
+        "cache_creation.ephemeral_1h_input_tokens",
+        "prompt_tokens_details.cache_creation_token_details.ephemeral_1h_input_tokens",
+        "cacheWrite1hInputTokens",
+    ),
     "reasoning": (
         "completion_tokens_details.reasoning_tokens",
         "output_tokens_details.reasoning_tokens",
@@ -55,7 +60,12 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
         "thoughtsTokenCount",
     ),
 }
-"""The names of each count in a usage object, a dot before what is nested; several may be there at once."""
+"""The names of each count in a usage object, a dot before what is nested; several may be there at once.
+
+``hour`` are the cache-write tokens that are kept for an hour.
+"""
+TTL_DETAILS = "cacheDetails"
+"""Bedrock's list of cache-write tokens by how long they are kept."""
 
 PLAIN_INPUT = frozenset({"input_tokens", "inputTokens", "inputTokenCount"})
 """Names of an input from which Anthropic and Bedrock leave out what ``BESIDE`` names."""

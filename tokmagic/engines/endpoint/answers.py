@@ -14,6 +14,7 @@ from tokmagic.engines.endpoint.surrogates import whole as whole_text
 from tokmagic.errors import EndpointError
 
 _NO_ERROR = frozenset({"", "0", "200", "ok", "success", "none", "null"})
+_SPARE_CHOICES = 64
 _CODES = ("code", "error_code", "status_code", "err_code")
 _WORDS = ("message", "msg", "error_msg", "status_msg", "error_message", "detail")
 
@@ -57,6 +58,8 @@ def read_answer(given: object, choices: int, at_ns: int, *, whole: bool) -> Answ
     if not isinstance(listed, list) or not all(isinstance(choice, Mapping | None) for choice in listed):
         raise EndpointError(f"its choices are {_short(listed)}")
     listed = [choice for choice in listed if choice is not None]
+    if len(listed) > _SPARE_CHOICES + choices:
+        raise EndpointError(f"it sent {len(listed):,} choices at once, {choices} were requested")
     pieces = tuple(_piece(choice, choices, at_ns) for choice in listed)
     usages = _usages(given, listed, pieces, choices)
     return Answer(pieces, usages, error, read_beside(given, (usage for _, usage in usages)))

@@ -19,6 +19,7 @@ from tokmagic.core.stream import Source
 from tokmagic.engines.base import EngineState, ModelSpec, Progress
 from tokmagic.engines.endpoint.counting import Counter, Tally
 from tokmagic.engines.endpoint.http import Connections, target_of
+from tokmagic.engines.endpoint.limits import Limits
 from tokmagic.engines.endpoint.reader import Request
 from tokmagic.engines.endpoint.servers import SERVERS, server_of
 from tokmagic.engines.endpoint.stream import EndpointStream
@@ -96,7 +97,8 @@ class EndpointEngine:
         given = self._settings
         limits = given.connect_timeout_s, given.first_token_timeout_s, given.silence_timeout_s, given.attempts
         path = "/completions" if prompt.completion else "/chat/completions"
-        request = Request(path, utf8(body), self._key(), prompt.sampling.n, *limits)
+        most = Limits.of(prompt.sampling)
+        request = Request(path, utf8(body), self._key(), prompt.sampling.n, *limits, most)
         tally = Tally(self._counter, prompt, prompt.sampling.max_tokens * prompt.sampling.n)
         return EndpointStream(self._connections, request, tally, submitted_ns)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from tokmagic.core.stream import Event, Finished, FinishReason, Started, Token, Usage
@@ -15,6 +16,9 @@ from tokmagic.engines.endpoint.reader import Arrivals, End, Reader, Request, Wai
 from tokmagic.engines.endpoint.surrogates import Joined
 
 _LAST_WORD_S = 5.0
+# For so long what waits in the socket is read before silence is judged: comments could wait there for ever.
+_UNREAD_S = 1.0
+_LOOK_S = 0.05
 
 
 @dataclass(slots=True)
@@ -72,6 +76,8 @@ class EndpointStream:
             try:
                 arrival = self._arrivals.get(timeout=max(0.0, self._deadline - time.monotonic()))
             except queue.Empty:
+                if (waiting := self._unread()) is not None:
+                    return waiting
                 self._reader.hang_up()
                 where = "more of the answer" if begun else "answer"
                 return End(time.perf_counter_ns(), f"{self._reader.name} sent no {where} for {limit:g} s")
@@ -79,10 +85,24 @@ class EndpointStream:
                 return arrival
             self._deadline = time.monotonic() + arrival.seconds + limit
 
+    def _unread(self) -> Answer | End | None:
+        """What had come in time and was not read: this process may have been stopped, or busy with something else."""
+        until = time.monotonic() + _UNREAD_S
+        while time.monotonic() < until:
+            waits = self._reader.has_unread
+            with suppress(queue.Empty):
+                arrival = self._arrivals.get(timeout=_LOOK_S)
+                if not isinstance(arrival, Waiting):
+                    return arrival
+            if not waits:
+                return None
+        return None
+
     def _take(self, arrival: Answer | End) -> list[Event]:
         if isinstance(arrival, End):
             return [self._finish(arrival)]
-        self._beside |= arrival.beside
+        if arrival.beside != NOTHING:
+            self._beside |= arrival.beside
         tokens = [self._token(piece) for piece in arrival.pieces]
         # After the pieces: a chunk's usage counts what it carries.
         for of in dict.fromkeys(choice for choice, _ in arrival.usages):

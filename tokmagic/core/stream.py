@@ -73,6 +73,7 @@ class Token:
     a network piece that carries an unknown number of tokens; ``usage`` then says how the counts stand after it.
     ``reasoning`` is text that is generated, but is not the answer's. ``logprobs`` are those of the tokens that it
     carries, where they were asked for. ``service_tier`` is the one at which the server says that it answers.
+    ``held``: it carries text that is held back, or left out at a stop text.
     """
 
     at_ns: int
@@ -83,11 +84,12 @@ class Token:
     usage: Usage | None = None
     logprobs: tuple[Logprob, ...] = ()
     service_tier: str | None = None
+    held: bool = False
 
     @property
     def has_content(self) -> bool:
         """Whether it stops a clock and is counted: a role alone, or log probabilities alone, are no content."""
-        return self.id is not None or bool(self.text or self.reasoning)
+        return self.id is not None or self.held or bool(self.text or self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ class Finished:
     answer is not whole, or not there. ``cut``: a server may have gone on after the last thing that was heard of it, so
     it may bill more than was counted. ``local_input_tokens`` is this process' own count of what a server counted, and
     ``anomaly`` what is wrong with the server's. ``service_tier`` and ``reported_usd`` are what the server says of its
-    tier and its cost.
+    tier and its cost, ``ignored`` the options that it did not follow, though it took them.
     """
 
     at_ns: int
@@ -115,6 +117,7 @@ class Finished:
     local_input_tokens: int | None = None
     service_tier: str | None = None
     reported_usd: Decimal | None = None
+    ignored: tuple[str, ...] = ()
 
 
 Event = Started | Token | Finished

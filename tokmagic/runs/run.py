@@ -242,6 +242,7 @@ class Run:
             "answer_sha256": answers_sha256(choice.text for choice in choices),
             "service_tier": self.record.info.service_tier,
             "reported_cost_usd": plain(told.reported_usd) if told is not None else None,
+            "ignored_options": list(told.ignored) or None if told is not None else None,
         }
         return self.record.env | {name: value for name, value in known.items() if value is not None}
 

@@ -162,14 +162,15 @@ def _logprobs(given: object) -> tuple[Logprob, ...]:
         return ()
     listed = given.get("content")
     if isinstance(listed, list):
-        pairs = [(it.get("token"), it.get("logprob")) for it in listed if isinstance(it, Mapping)]
+        pairs = [(it.get("token", it.get("id")), it.get("logprob")) for it in listed if isinstance(it, Mapping)]
     else:
         tokens, values = given.get("tokens"), given.get("token_logprobs")
         pairs = list(zip(tokens, values, strict=False)) if isinstance(tokens, list) and isinstance(values, list) else []
     return tuple(
-        Logprob(whole_text(text), float(value))
+        # mlx-lm has ids in the place of texts.
+        Logprob(whole_text(text) if isinstance(text, str) else "", float(value))
         for text, value in pairs
-        if isinstance(text, str) and isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(text, str | int) and isinstance(value, int | float) and not isinstance(value, bool)
     )
 
 

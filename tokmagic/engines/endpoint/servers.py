@@ -16,7 +16,8 @@ class Server:
 
     ``names`` has the sampling options that the server calls otherwise. Those beyond OpenAI's own are refused rather
     than sent to be ignored where it takes no ``extras``; so are several answers, JSON schemas and log probabilities
-    where it has no ``samples``, ``schemas`` or ``logprobs``.
+    where it has no ``samples``, ``schemas`` or ``logprobs``. ``completion_logprobs`` asks for them in completions:
+    OpenAI's take the number of likeliest tokens to tell of beside the one that was drawn.
     """
 
     max_tokens: str = "max_tokens"
@@ -27,6 +28,7 @@ class Server:
     samples: bool = True
     schemas: bool = True
     logprobs: bool = True
+    completion_logprobs: int | bool = 1
 
 
 SERVERS: Mapping[str, Server] = MappingProxyType(
@@ -40,6 +42,8 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
         "ollama": Server(extras=False),
         "litellm": Server(),
         "tgi": Server(extras=False),
+        # Its log probabilities are of ids, without their texts.
+        "mlx": Server(samples=False, schemas=False, completion_logprobs=True),
         # It streams usage by itself, answers 422 to options that it does not know, and ignores the others.
         "transformers": Server(stream_usage=False, extras=False, samples=False, schemas=False, logprobs=False),
     }

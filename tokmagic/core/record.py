@@ -102,9 +102,9 @@ INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy"
 """What of EngineInfo a row keeps in ``env``, having no column of its own."""
 USAGE_IN_ENV = ("cache_write_1h_input_tokens",)
 """What of Usage a row keeps there."""
-RUN_IN_ENV = ("answer_sha256", "execution", "reported_cost_usd", "ignored_options", *USAGE_IN_ENV)
-"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, the
-cost that the server reported, a decimal string in USD, the options that it ignored, and counts."""
+RUN_IN_ENV = ("answer_sha256", "execution", "reported_cost_usd", "ignored_options", "server_times", *USAGE_IN_ENV)
+"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, counts,
+and what its server told: a cost, a decimal string in USD, the options that it ignored, its own times in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,15 @@ class Token:
         return self.id is not None or self.held or bool(self.text or self.reasoning)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTimes:
+    """What a server says of its own times, in seconds: until it began, for the prompt, between two tokens."""
+
+    queue_s: float | None = None
+    prefill_s: float | None = None
+    itl_mean_s: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Finished:
     """The stream ended; nothing comes after it.
@@ -101,7 +110,8 @@ class Finished:
     answer is not whole, or not there. ``cut``: a server may have gone on after the last thing that was heard of it, so
     it may bill more than was counted. ``local_input_tokens`` is this process' own count of what a server counted, and
     ``anomaly`` what is wrong with the server's. ``service_tier`` and ``reported_usd`` are what the server says of its
-    tier and its cost, ``ignored`` the options that it did not follow, though it took them.
+    tier and its cost, ``ignored`` the options that it did not follow, though it took them,
+    and ``server_times`` its own.
     """
 
     at_ns: int
@@ -118,6 +128,7 @@ class Finished:
     service_tier: str | None = None
     reported_usd: Decimal | None = None
     ignored: tuple[str, ...] = ()
+    server_times: ServerTimes | None = None
 
 
 Event = Started | Token | Finished

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.record import Reading
-from tokmagic.core.stream import Event, Finished, Started, Token, Usage
+from tokmagic.core.stream import Event, Finished, ServerTimes, Started, Token, Usage
 from tokmagic.formatting import numbers
 from tokmagic.prices import bill
 
@@ -102,13 +102,15 @@ class Meter:
         t0, prefill = (started.submitted_ns, started.prefill_ns) if started else (None, None)
         intervals = self._intervals() if final else []
         device_s = self._device_s()
+        told = (finished and finished.server_times) or ServerTimes()
+        queue_s, itl_mean_s = _seconds(t0, prefill), self._itl_mean(usage)
         return Reading(
             usage=usage,
             cost=self._cost(usage, device_s),
             ttft_s=_seconds(t0, self._first_ns),
-            queue_s=_seconds(t0, prefill),
+            queue_s=told.queue_s if queue_s is None else queue_s,
             latency_s=_seconds(t0, self._last_ns),
-            itl_mean_s=self._itl_mean(usage),
+            itl_mean_s=told.itl_mean_s if itl_mean_s is None else itl_mean_s,
             itl_p50_s=_percentile(intervals, 0.50),
             itl_p95_s=_percentile(intervals, 0.95),
             output_tokens_per_s=self._speed(usage),

@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from tokmagic.core.money import Rates, plain
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import USAGE_IN_ENV, EngineInfo, Reading, RunRecord, Status
-from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Token
+from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, ServerTimes, Token
 from tokmagic.engines.base import Engine, Stream
 from tokmagic.errors import (
     BudgetError,
@@ -243,6 +243,7 @@ class Run:
             "service_tier": self.record.info.service_tier,
             "reported_cost_usd": plain(told.reported_usd) if told is not None else None,
             "ignored_options": list(told.ignored) or None if told is not None else None,
+            "server_times": _known(told.server_times) if told is not None else None,
         }
         return self.record.env | {name: value for name, value in known.items() if value is not None}
 
@@ -272,6 +273,12 @@ def replay(prompt: Prompt, record: RunRecord, answer: Answer, context: RunContex
     if generation.text and context.watcher is not None:
         context.watcher.token(generation.text)
     return generation
+
+
+def _known(times: ServerTimes | None) -> dict[str, float] | None:
+    if times is None:
+        return None
+    return {name: seconds for name, seconds in asdict(times).items() if seconds is not None}
 
 
 def _unforeseen(error: Exception) -> ModelError:

@@ -1,4 +1,4 @@
-"""What servers tell beside an answer and its counts: at which service tier they answer, and what it costs."""
+"""What servers tell beside an answer and its counts: at which service tier, for how much, how fast."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
-from tokmagic.engines.endpoint.dialects import COST, TICKS_PER_USD, TIERS
+from tokmagic.core.stream import ServerTimes
+from tokmagic.engines.endpoint.dialects import COST, SECONDS, TICKS_PER_USD, TIERS, TIMES
 
 # No answer costs that much, and it still fits everywhere.
 _HIGHEST_COST = Decimal(1_000_000)
+_LONGEST_S = 1e6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +21,7 @@ class Beside:
 
     service_tier: str | None = None
     reported_usd: Decimal | None = None
+    times: ServerTimes | None = None
 
     def __or__(self, later: Beside) -> Beside:
         """With what is told later in the place of what was told before."""
@@ -32,7 +35,9 @@ NOTHING = Beside()
 def read_beside(given: Mapping[str, Any], usages: Iterable[object]) -> Beside:
     """Read what an object tells beside its answer; ``usages`` are those in it."""
     places = (given, *(usage for usage in usages if isinstance(usage, Mapping)))
-    return Beside(service_tier=next(_tiers(places), None), reported_usd=next(_costs(places[1:]), None))
+    timed = (*(given[name] for name in TIMES if isinstance(given.get(name), Mapping)), *places[1:])
+    times = next(filter(None, map(_times, timed)), None)
+    return Beside(service_tier=next(_tiers(places), None), reported_usd=next(_costs(places[1:]), None), times=times)
 
 
 def _tiers(places: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -59,6 +64,25 @@ def _costs(places: Iterable[Mapping[str, Any]]) -> Iterator[Decimal]:
                 details = place.get("cost_details")
                 cost += _amount(details.get("upstream_inference_cost")) or 0 if isinstance(details, Mapping) else 0
             yield cost
+
+
+def _times(place: Mapping[str, Any]) -> ServerTimes | None:
+    """A server's own times; the first token comes when the prompt has waited and was read."""
+    queue_s, first_s, prefill_s, itl_s = (_seconds(place, what) for what in ("queue", "first token", "prefill", "ITL"))
+    if prefill_s is None and first_s is not None and queue_s is not None and first_s >= queue_s:
+        prefill_s = first_s - queue_s
+    found = ServerTimes(queue_s=queue_s, prefill_s=prefill_s, itl_mean_s=itl_s)
+    return None if found == ServerTimes() else found
+
+
+def _seconds(place: Mapping[str, Any], what: str) -> float | None:
+    for name, unit_s in SECONDS[what]:
+        value = place.get(name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            continue
+        if 0 <= value * unit_s <= _LONGEST_S:
+            return value * unit_s
+    return None
 
 
 def _amount(value: object) -> Decimal | None:

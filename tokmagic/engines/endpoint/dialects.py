@@ -92,6 +92,16 @@ COST = ("cost", "cost_usd", "total_cost", "cost_in_usd_ticks")
 TICKS_PER_USD = 10**10
 """xAI's unit."""
 
+TIMES = ("metrics", "timings")
+"""Where vLLM and llama.cpp have their own times; Groq has them in its usage."""
+SECONDS: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "queue": (("queue_time_ms", 1e-3), ("queue_time", 1.0)),
+    "first token": (("time_to_first_token_ms", 1e-3),),
+    "prefill": (("prompt_ms", 1e-3), ("prompt_time", 1.0)),
+    "ITL": (("mean_itl_ms", 1e-3), ("predicted_per_token_ms", 1e-3)),
+}
+"""The names of each time, and its unit in seconds."""
+
 RUNNING = frozenset(
     {"", "null", "none", "nil", "undefined", "false", "not_finished", "unspecified"}
     | {"in_progress", "running", "continue", "pending"}

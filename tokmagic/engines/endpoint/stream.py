@@ -206,6 +206,7 @@ class EndpointStream:
             local_input_tokens=local,
             service_tier=self._beside.service_tier,
             reported_usd=self._beside.reported_usd,
+            server_times=self._beside.times,
             ignored=ignored(self._sampling, self._shown(reasons, tails), usage) if whole else (),
         )
         # Last: counting may be interrupted, and is then asked for again.

@@ -46,6 +46,8 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
     if sampling.json_schema is not None:
         schema = {"name": "answer", "schema": json.loads(sampling.json_schema), "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if server.times:
+        body["include_metrics"] = True
     if prompt.stream:
         body["stream"] = True
         if server.stream_usage:

@@ -111,7 +111,7 @@ def _beside(value: Cost, usage: Usage, rates: Rates) -> str:
 
 
 def other_cost(ours: Decimal | None, reported_usd: Decimal | None) -> str | None:
-    """What to say of a cost that the server reports, where it is more than 1 % off ours; None where there is nothing to say."""
+    """What to say of a cost that the server reports and that is more than 1 % off ours; else None."""
     if ours is None or reported_usd is None:
         return None
     apart = abs(ours - reported_usd)

@@ -105,8 +105,9 @@ class SqliteBackend(Backend):
                 raw.detach()
                 self._connection = raw.dbapi_connection
             connection = self._connection
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                # In here: an interrupt that came while it waited is raised when the lock is already taken.
+                connection.execute("BEGIN IMMEDIATE")
                 yield connection.execute
                 connection.execute("COMMIT")
             except BaseException:

@@ -116,10 +116,15 @@ class Run:
 
     def _begin(self) -> None:
         """Insert the row as running, if the budgets let the run in."""
-        self._begun = self._guard.admit(self.record, self._prompt, self._engine)
-        if not self._begun:
-            messages, hold = self._prompt.messages, self._guard.hold
-            self._begun = self._context.recorder.write(lambda ledger: ledger.begin(self.record, messages, hold))
+        # True until the contrary is known: an interrupt may come when the row is written and nobody has heard of it.
+        self._begun = True
+        try:
+            begun = self._guard.admit(self.record, self._prompt, self._engine)
+        except TokmagicError:
+            self._begun = False
+            raise
+        messages, hold = self._prompt.messages, self._guard.hold
+        self._begun = begun or self._context.recorder.write(lambda ledger: ledger.begin(self.record, messages, hold))
 
     def stop(self) -> None:
         """Stop as the sidebar asks to; any thread."""

@@ -14,6 +14,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from tokmagic.core.forks import before_fork, in_child, whole
+from tokmagic.core.interrupts import uninterrupted
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers.liveness import AdvisoryLocks, FileLocks, Liveness
 
@@ -39,9 +41,21 @@ class Backend:
         """Make ready what only an own database may be given, before its first migration."""
 
     @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads."""
+        with whole(), self.engine.connect() as connection:
+            yield connection.execution_options(tokmagic_reading=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes."""
+        with whole(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
     def quickly(self) -> Iterator[Execute]:
         """A transaction that writes statements as the driver takes them, for what every run does."""
-        with self.engine.begin() as connection:
+        with self.writing() as connection:
             yield connection.exec_driver_sql
 
     def serialise(self, connection: sa.Connection, key: str) -> None:
@@ -78,9 +92,10 @@ class SqliteBackend(Backend):
         sa.event.listen(self.engine, "connect", _on_connect)
         sa.event.listen(self.engine, "begin", _on_begin)
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._connection: Any = None
-        self._parents: list[Any] = []
+        # SQLite keeps for the whole process what its connections have locked, which in a child is not locked at all.
+        before_fork(self.close)
+        in_child(self._renew)
         with mapped(self):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._path.exists():
@@ -92,22 +107,26 @@ class SqliteBackend(Backend):
         with closing(self.engine.raw_connection()) as raw:
             raw.cursor().execute("PRAGMA journal_mode=WAL")
 
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        # No interrupt reaches SQLite's wait for its lock, and one after it would leave that taken.
+        with uninterrupted(), super().writing() as connection:
+            yield connection
+
     @contextmanager
     def quickly(self) -> Iterator[Execute]:
         # By a connection of its own: asking SQLAlchemy's pool takes longer than SQLite's own work.
-        if self._pid != os.getpid():
-            # A forked child may not even close its parent's connection; and a lock may have been held at the fork.
-            self._parents.append(self._connection)
-            self._connection, self._lock, self._pid = None, threading.Lock(), os.getpid()
-        with self._lock:
+        with uninterrupted(), whole(), self._lock:
             if self._connection is None:
                 raw = self.engine.raw_connection()
                 raw.detach()
                 self._connection = raw.dbapi_connection
             connection = self._connection
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                # In here: an interrupt that came while it waited is raised when the lock is already taken.
-                connection.execute("BEGIN IMMEDIATE")
                 yield connection.execute
                 connection.execute("COMMIT")
             except BaseException:
@@ -130,11 +149,10 @@ class SqliteBackend(Backend):
         return f"cannot be used: {reason}; set TOKMAGIC_LEDGER to another file"
 
     def close(self) -> None:
-        if self._pid == os.getpid():
-            with self._lock:
-                if self._connection is not None:
-                    self._connection.close()
-                    self._connection = None
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
         super().close()
 
 
@@ -158,6 +176,11 @@ class PostgresBackend(Backend):
                 f"a PostgreSQL ledger needs the package {error.name}; run: pip install 'tokmagic[postgres]'"
             ) from error
         self.liveness = AdvisoryLocks(self.engine)
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        # A child may neither use nor close its parent's connections.
+        self.engine.dispose(close=False)
 
     def serialise(self, connection: sa.Connection, key: str) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADMISSIONS, sa.func.hashtext(key))))

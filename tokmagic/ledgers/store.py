@@ -287,13 +287,13 @@ class Ledger:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that only reads; for the ledger's own modules."""
-        with mapped(self._backend), self._backend.engine.connect() as connection:
-            yield connection.execution_options(tokmagic_reading=True)
+        with mapped(self._backend), self._backend.reading() as connection:
+            yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that writes; for the ledger's own modules."""
-        with mapped(self._backend), self._backend.engine.begin() as connection:
+        with mapped(self._backend), self._backend.writing() as connection:
             yield connection
 
     def take_answers(self, rows: Sequence[Mapping[str, Any]]) -> int:

@@ -6,6 +6,7 @@ An error names the file, the line and the fix; the prices that were good before 
 from __future__ import annotations
 
 import re
+import threading
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tokmagic.core.forks import in_child
 from tokmagic.core.money import Rates, Tier
 from tokmagic.core.record import EngineInfo
 from tokmagic.errors import PriceError, nearest
@@ -47,11 +49,20 @@ class PriceFile:
         self._path: Path | None = None
         self._stamp: tuple[int, ...] | None = None
         self._good: UserPrices | None = None
+        self._lock = threading.Lock()
+        in_child(self._renew)
         self.problem: str | None = None
         """What is wrong with the file now, while the prices that were good before are in force."""
 
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
     def read(self, setting: str) -> UserPrices:
         """Return the prices of the file. Raises PriceError where it was never good."""
+        with self._lock:  # of several threads that ask first each waits for the one that reads
+            return self._read(setting)
+
+    def _read(self, setting: str) -> UserPrices:
         path = Path(setting).expanduser() if setting else None
         if path != self._path:
             self._path, self._stamp, self._good, self.problem = path, None, None, None

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tokmagic.core.config import TokMagic
+from tokmagic.core.forks import in_child
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import LedgerError
@@ -59,6 +60,11 @@ class Recorder:
         self._closed = threading.Event()
         self._warnings = Teller(LedgerWarning)
         settings.observe(lambda _change: self._let_go(), ["ledger", "store_text"])
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        # What is owed is for the parent to pay.
+        self._owed, self._lock, self._payer, self._closed = deque(), threading.Lock(), None, threading.Event()
 
     def ledger(self) -> Ledger:
         """Return the ledger. Raises LedgerError."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Protocol
 
+from tokmagic.core.interrupts import uninterrupted
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import Reading, RunRecord, Status
 from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Token
@@ -259,19 +258,3 @@ def _unforeseen(error: Exception) -> ModelError:
     told = ModelError(f"{type(error).__name__}: {' '.join(str(error).split())}")
     told.__cause__ = error
     return told
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold interrupts back until the end of the block, so that a row is always settled."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[tuple[int, Any]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if held and callable(before):
-            before(*held[0])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.config import REPRODUCING_USD, TokMagic
+from tokmagic.core.forks import in_child
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum
@@ -79,6 +80,11 @@ class Session:
         self._loaded_at: dict[str, float] = {}
         self._budgets: list[Budget] = []
         self._notices: dict[str, str | None] = {}
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        # In a forked child nothing runs: what does is the parent's, and stopping it would break its connections.
+        self._lock, self._reading, self._running = threading.Lock(), threading.RLock(), {}
 
     # Generating
 

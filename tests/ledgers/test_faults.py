@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import threading
 import time
@@ -399,3 +400,52 @@ def test_what_many_threads_owe_is_paid_once_the_ledger_is_free(
     (standing,) = session.standings()
     assert (standing.held_usd, standing.held_tokens) == (0, 0)
     assert standing.spent_usd == sum(generation.cost.usd or 0 for generation in lost)
+
+
+def moved(path: Path) -> None:
+    path.rename(path.with_name("kept.sqlite"))
+
+
+def folder_gone(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def replaced(path: Path) -> None:
+    filled(path.with_name("other.sqlite"))
+    path.with_name("other.sqlite").replace(path)
+
+
+def restored(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy.sqlite"))
+    path.unlink()
+    path.with_name("copy.sqlite").rename(path)
+
+
+@pytest.mark.parametrize("go", [Path.unlink, moved, folder_gone, replaced, restored])
+def test_a_file_that_goes_away_under_a_kernel_is_noticed_and_no_run_lost(
+    tmp_path: Path, make_session: Callable[..., Session], go: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "folder" / "ledger.sqlite"
+    session = make_session(model="scripted", ledger=url_of(path))
+    session.generate(ASK)
+
+    class Watcher:
+        went = False
+
+        def token(self, _text: str) -> None:
+            if not self.went:
+                self.went = True
+                go(path)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        during = session.generate(ASK, watcher=Watcher())
+        after = session.generate(ASK)
+    (told,) = [str(it.message) for it in seen]
+    assert told.startswith(f"{path} was deleted, moved or replaced; ")
+    assert issubclass(seen[0].category, LedgerWarning)
+    opened = Ledger(url_of(path))
+    assert ids(opened.runs())[-2:] == [during.run_id, after.run_id]
+    assert opened.damage() is None
+    opened.close()
+    assert path.stat().st_mode & 0o077 == 0, "prompts stay private"

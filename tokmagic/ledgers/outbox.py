@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from tokmagic.core.files import sqlite_url
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import LedgerError
@@ -49,7 +50,7 @@ class Outbox:
             return len(kept)
 
     def _box(self) -> Ledger:
-        return Ledger(f"sqlite:///{self._path}", store_text=self._store_text)
+        return Ledger(sqlite_url(self._path), store_text=self._store_text)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -279,6 +279,20 @@ class Ledger:
         with self.reading() as connection:
             return answers.status(connection)
 
+    @property
+    def gone(self) -> bool:
+        """Whether the file was deleted, moved or replaced since it was opened: what is written now would be lost."""
+        return self._backend.gone()
+
+    def damage(self) -> str | None:
+        """What is wrong with the file, looked for in all of it, which takes a while; None where nothing is."""
+        try:
+            with mapped(self._backend):
+                found = self._backend.damage()
+        except LedgerError as error:
+            return str(error)
+        return None if found is None else f"{self.name} {found}"
+
     def close(self) -> None:
         """Let go of the database."""
         self._liveness.close()

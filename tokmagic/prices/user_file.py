@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tokmagic.core.files import expanded
 from tokmagic.core.forks import in_child
 from tokmagic.core.money import Rates, Tier
 from tokmagic.core.record import EngineInfo
-from tokmagic.errors import PriceError, nearest
+from tokmagic.errors import PriceError, UsageError, nearest
 from tokmagic.prices import lines
 from tokmagic.prices.devices import DeviceKey, device_key
 from tokmagic.prices.money import hourly, rate
@@ -63,7 +64,10 @@ class PriceFile:
             return self._read(setting)
 
     def _read(self, setting: str) -> UserPrices:
-        path = Path(setting).expanduser() if setting else None
+        try:
+            path = expanded(setting) if setting else None
+        except UsageError as error:
+            raise PriceError(f"TOKMAGIC_PRICES is {error}") from None
         if path != self._path:
             self._path, self._stamp, self._good, self.problem = path, None, None, None
         if path is None:

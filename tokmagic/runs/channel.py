@@ -49,6 +49,11 @@ class Channel:
         self._looking, self._state = threading.Lock(), threading.Condition()
         self._open, self._thread, self._data, self._controls = False, None, None, []
 
+    @property
+    def listens(self) -> bool:
+        """Whether views are asked for: outside a kernel there is nobody to send them to."""
+        return self._open
+
     def open(self, *, heard: bool = True) -> None:
         """Answer sidebars, and where they may be ``heard`` send to them. Does nothing outside a kernel."""
         import comm

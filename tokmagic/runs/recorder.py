@@ -58,7 +58,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._payer: threading.Thread | None = None
         self._closed = threading.Event()
-        self._warnings = Teller(LedgerWarning)
+        self._warnings, self._moved = Teller(LedgerWarning), Teller(LedgerWarning)
         settings.observe(lambda _change: self._let_go(), ["ledger", "store_text"])
         in_child(self._renew)
 
@@ -73,6 +73,12 @@ class Recorder:
 
         given = self._settings
         with self._lock:
+            if self._ledger is not None and self._ledger.gone:
+                gone = f"{self._ledger.name} was deleted, moved or replaced; runs are recorded in what is there now"
+                self._ledger.close()
+                self._ledger = None
+                self._moved.tell({})  # each time anew
+                self._moved.tell({gone: gone})
             if self._ledger is None:
                 if not given.ledger.startswith("sqlite"):
                     self._outbox = Outbox(given.home_path / "undelivered.sqlite", store_text=given.store_text)
@@ -155,7 +161,7 @@ class Recorder:
                     return
                 ledger, write = self._owed.popleft()
             try:
-                write(ledger)
+                write(self.ledger() if ledger.gone else ledger)
             except BaseException:
                 self._owe(ledger, write)
                 raise

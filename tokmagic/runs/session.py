@@ -269,7 +269,8 @@ class Session:
                 if ended is not None:
                     # At once: a view in between would count the run twice, or not at all.
                     self._running.pop(ended.run_id, None)
-                    self._ended.append(ended)
+                    if self.channel.listens:  # else nobody would ever take it from here
+                        self._ended.append(ended)
 
     # What the live channel asks (it calls from its own threads)
 

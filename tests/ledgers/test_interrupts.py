@@ -79,7 +79,7 @@ STANDING = run("standing", status="running")
 WRITES: dict[str, Callable[[Ledger], object]] = {
     "begin": lambda it: it.begin(run(status="running")),
     "admit": lambda it: it.admit(run(status="running"), ASK.messages, Hold(1, Decimal(1)), [DAY], NOW),
-    "extend": lambda it: it.extend(STANDING, Decimal(2), [], NOW),
+    "extend": lambda it: it.extend(STANDING, Hold(9, Decimal(2)), [], NOW),
     "progress": lambda it: it.progress(STANDING),
     "settle": lambda it: it.settle(run("standing"), ASK.messages, "answer"),
     "budget": lambda it: it.set_budget(DAY),

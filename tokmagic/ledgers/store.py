@@ -23,7 +23,7 @@ from tokmagic.ledgers.liveness import dead_owners, reap
 from tokmagic.ledgers.schema import ENDED, RELEASED, runs, storable, texts, to_record, to_row
 from tokmagic.ledgers.summaries import conditions
 from tokmagic.prices import to_picodollars
-from tokmagic.prices.budgets import refusal
+from tokmagic.prices.budgets import refusal, within
 from tokmagic.tokens.reconciliation import Compared
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -95,8 +95,8 @@ class Ledger:
             tuple(replace(it, held_usd=it.held_usd + usd, held_tokens=it.held_tokens + tokens) for it in before),
         )
 
-    def extend(self, record: RunRecord, wanted: Decimal, own: Sequence[Budget], now: datetime) -> Decimal:
-        """Raise a running run's hold to ``wanted`` USD, or to what its budgets have left; return what it holds now.
+    def extend(self, record: RunRecord, wanted: Hold, own: Sequence[Budget], now: datetime) -> Hold:
+        """Raise a running run's hold to what is ``wanted``, or to what its budgets have left; return what it holds now.
 
         ``own`` are budgets that stand in no ledger: of settings and of the run itself. The others are read anew, since
         a person may have raised one meanwhile.
@@ -105,9 +105,9 @@ class Ledger:
         with self._deciding(user) as connection:
             held = [*budgets.read(connection, user, notebook), *own]
             others = [budgets.standing(connection, budget, user, now, but=record.run_id) for budget in held]
-            left = [it.available_usd for it in others if it.available_usd is not None]
-            granted = max(Decimal(0), min([wanted, *left]))
-            connection.execute(_UPDATE_RUN, {"key": record.run_id, "hold_pico": to_picodollars(granted)})
+            granted = within(others, wanted)
+            row = {"hold_pico": to_picodollars(granted.usd), "hold_tokens": granted.tokens}
+            connection.execute(_UPDATE_RUN, {"key": record.run_id, **row})
         return granted
 
     def set_budget(self, budget: Budget) -> None:

@@ -142,7 +142,7 @@ class Run:
             if isinstance(event, Token):
                 if event.choice == 0:
                     self._show(event.text)
-                if not self._broke and not self._guard.covers(self._meter.cost_usd, self.record):
+                if not self._broke and not self._guard.covers(self._meter.used, self.record):
                     self._broke = True
                     stream.close()
                 if time.monotonic() >= self._checkpoint_due:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +19,7 @@ from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.ledgers import answers, budgets, summaries, waste
 from tokmagic.ledgers.backend import Execute, mapped, open_backend
 from tokmagic.ledgers.liveness import dead_owners, reap
-from tokmagic.ledgers.schema import ENDED, RELEASED, runs, storable, texts, to_record, to_row
+from tokmagic.ledgers.schema import ENDED, RELEASED, json_text, json_value, runs, storable, texts, to_record, to_row
 from tokmagic.ledgers.summaries import conditions
 from tokmagic.prices import to_picodollars
 from tokmagic.prices.budgets import refusal, within
@@ -39,7 +38,6 @@ _UPDATE_TEXT = texts.update().where(texts.c.run_id == sa.bindparam("key"))
 _PORTION = 1_000
 # Runs looked through for how long a token takes.
 _LOOK_BACK = 2000
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 class Ledger:
@@ -241,7 +239,7 @@ class Ledger:
             row = connection.execute(sa.select(texts).where(texts.c.run_id == run_id)).mappings().one_or_none()
         if row is None:
             return None
-        chat = json.loads(row["prompt"]) if row["prompt"] else []
+        chat = json_value(row["prompt"]) if row["prompt"] else []
         return [Message(role, content) for role, content in chat], row["answer"]
 
     def answer(self, key: str) -> tuple[str, str] | None:
@@ -390,4 +388,4 @@ class _Insert:
 
 
 def _chat(prompt: Sequence[Message]) -> str:
-    return storable(_ENCODER.encode([[message.role, message.content] for message in prompt]))
+    return json_text([[message.role, message.content] for message in prompt])

@@ -20,7 +20,7 @@ from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.config import REPRODUCING_USD, TokMagic
 from tokmagic.core.forks import in_child
 from tokmagic.core.money import Rates
-from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.prompt import Message, Prompt, spelled
 from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum
 from tokmagic.engines.base import Engine, Progress
 from tokmagic.engines.registry import Models
@@ -182,6 +182,8 @@ class Session:
             for key, value in asdict(prompt.sampling).items()
             if value is not None and value is not False and value != ()
         }
+        if prompt.sampling.stop:
+            params["stop"] = tuple(map(spelled, prompt.sampling.stop))
         if prompt.completion:
             params["completion"] = True
         return RunRecord(
@@ -196,7 +198,7 @@ class Session:
             session=self.session_id,
             user=self.user,
             rates=self.rates(info),
-            tags=tuple(tags),
+            tags=tuple(map(spelled, tags)),
             env=env,
         )
 

@@ -11,20 +11,25 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.conftest import ROOT
+from tests.ledgers.test_store import run
 from tests.probes import ON_CPU
 from tokmagic import health
 from tokmagic.cli import main
 from tokmagic.core.config import TokMagic
+from tokmagic.core.prompt import Message
 from tokmagic.engines import gpu
 from tokmagic.formatting.numbers import counted
 from tokmagic.health import Diagnosis, Finding, Probe, doctor
+from tokmagic.ledgers import Ledger
 from tokmagic.prices.devices import cpus
 from tokmagic.runs import api
 
@@ -165,6 +170,33 @@ def newer(path: Path) -> None:
 
 def a_folder(path: Path) -> None:
     path.mkdir()
+
+
+def page_lost(path: Path, page: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[page * 4096 : (page + 1) * 4096] = bytes(4096)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(partial(page_lost, page=page) for page in (3, 6, 9, 12, 15)),
+        lambda path: path.write_bytes(path.read_bytes()[:-20_000]),
+        lambda path: path.write_bytes(path.read_bytes()[:-8192] + b"\xff" * 8192),
+    ],
+)
+def test_damage_anywhere_in_a_ledger_is_found(look: Look, tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with closing(Ledger(f"sqlite:///{path}")) as ledger:
+        for _ in range(60):
+            ledger.settle(run(), [Message("user", "many words " * 100)], "an answer")
+    assert finding(look(ledger=f"sqlite:///{path}"), "ledger").ok
+    spoil(path)
+    found = finding(look(ledger=f"sqlite:///{path}"), "ledger")
+    assert not found.ok
+    assert f"{path} is damaged" in found.message
+    assert "\n" not in found.message
 
 
 @pytest.mark.parametrize("spoil", [broken, newer, a_folder])

@@ -16,11 +16,12 @@ import pyarrow.parquet
 import pytest
 
 from tests.reports.test_tables import FULL, START, TINY, run
-from tokmagic.core.money import Cost
-from tokmagic.core.record import Selection
+from tokmagic.core.money import Cost, Rates
+from tokmagic.core.record import EngineInfo, Selection
 from tokmagic.errors import UsageError
 from tokmagic.ledgers import Ledger
 from tokmagic.reports.exports import FORMATS, dataframe, export_file, export_lines, export_row
+from tokmagic.reports.tables import table
 
 FIELDS = re.findall(
     r"\w+",
@@ -155,3 +156,41 @@ def test_a_data_frame_keeps_money_exact() -> None:
     assert frame["started_at"][0].to_pydatetime() == START
     assert frame["input_tokens"].sum() == 422
     assert len(dataframe([])) == 0
+
+
+HALF = "cut \ud83d"
+SPELLED = r"cut \ud83d"
+
+
+@pytest.mark.parametrize("written", ["now", "by an earlier version"])
+@pytest.mark.parametrize(
+    ("more", "column"),
+    [
+        ({"tags": ("fine", HALF)}, "tags"),
+        ({"params": {"stop": [HALF]}}, "params"),
+        ({"params": {"json_schema": {HALF: [HALF]}}}, "params"),
+        ({"env": {"image": HALF}}, "env"),
+        ({"rates": Rates(Decimal(1), Decimal(1), source=HALF)}, "rates"),
+        ({"notebook": HALF}, "notebook"),
+        ({"cell_id": HALF}, "cell_id"),
+        ({"error": HALF}, "error"),
+        ({"info": EngineInfo(HALF, HALF, "endpoint", server=HALF)}, "model"),
+    ],
+)
+def test_half_a_character_in_one_run_breaks_no_export(
+    tmp_path: Path, ledger: Ledger, more: dict[str, Any], column: str, written: str
+) -> None:
+    ledger.settle(run("before"))
+    ledger.settle(replace(run("half"), **more))
+    if written != "now" and column in {"tags", "params", "env", "rates"}:
+        with ledger.writing() as connection:  # a backslash alone, which JSON reads as the half character
+            connection.exec_driver_sql(f"UPDATE runs SET {column} = replace({column}, '\\\\ud83d', '\\ud83d')")
+    for form in FORMATS:
+        export_file(ledger.stream(), tmp_path / f"runs.{form}")
+    lines = (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    assert SPELLED in str(json.loads(lines[1])[column]).replace("\\\\", "\\")
+    dataframe(ledger.stream()).drop(columns="tags").to_csv(tmp_path / "frame.csv")
+    for by in ("cell", "run", "model", "notebook", "tag", "user", "status"):
+        str(table(ledger, Selection(), by)).encode()
+    if column == "tags" and written == "now":
+        assert [it.run_id for it in ledger.runs(Selection(tags=(SPELLED,)))] == ["half"]

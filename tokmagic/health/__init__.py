@@ -130,8 +130,12 @@ def _ledger(settings: TokMagic) -> Iterator[Finding]:
     except TokmagicError as error:
         yield Finding("ledger", False, str(error), "runs are not recorded until this is fixed")
         return
-    yield Finding("ledger", True, ledger.name)
-    ledger.close()
+    with closing(ledger):
+        damage = ledger.damage()
+    if damage is None:
+        yield Finding("ledger", True, ledger.name)
+    else:
+        yield Finding("ledger", False, damage, "runs may be lost until this is fixed")
     home = settings.home_path
     where = next(path for path in (home, *home.parents) if path.exists())
     free = shutil.disk_usage(where).free

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokmagic.core.files import read_file
+from tokmagic.core.files import expanded, read_file
 from tokmagic.core.record import RunRecord
 from tokmagic.core.version import __version__
 from tokmagic.errors import LedgerError, NotebookError, UsageError
@@ -58,7 +58,7 @@ def _place(found: Path | None, name: str | None) -> tuple[Path, Path | None]:
                 "or the file to write"
             )
         return frozen_file.beside(found), found
-    given = Path(name).expanduser()
+    given = expanded(name)
     if given.suffix == ".ipynb":
         if not given.is_file():
             raise UsageError(f"there is no notebook {name} here; name one that is there, or the file to write")

@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.money import Cost, Precision, Uncertainty, plain
+from tokmagic.core.prompt import spelled
 from tokmagic.core.record import RunRecord, Selection, Sum
 from tokmagic.errors import UsageError, nearest
 from tokmagic.formatting import numbers
@@ -58,7 +59,7 @@ def naming(by: str) -> Callable[[tuple[Any, ...]], list[str]]:
             notebook, session, cell_id = key
             return [places.setdefault((notebook or session, cell_id), f"cell {len(places) + 1}")]
         if by == "tag":
-            return json.loads(key[0]) or [numbers.UNKNOWN]
+            return [spelled(tag) for tag in json.loads(key[0])] or [numbers.UNKNOWN]
         return [str(key[0] or numbers.UNKNOWN)]
 
     return names

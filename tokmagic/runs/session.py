@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.config import REPRODUCING_USD, TokMagic
+from tokmagic.core.forks import in_child
 from tokmagic.core.money import Rates
-from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.prompt import Message, Prompt, spelled
 from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum
 from tokmagic.engines.base import Engine, Progress
 from tokmagic.engines.registry import Models
@@ -79,6 +80,11 @@ class Session:
         self._loaded_at: dict[str, float] = {}
         self._budgets: list[Budget] = []
         self._notices: dict[str, str | None] = {}
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        # In a forked child nothing runs: what does is the parent's, and stopping it would break its connections.
+        self._lock, self._reading, self._running = threading.Lock(), threading.RLock(), {}
 
     # Generating
 
@@ -176,6 +182,8 @@ class Session:
             for key, value in asdict(prompt.sampling).items()
             if value is not None and value is not False and value != ()
         }
+        if prompt.sampling.stop:
+            params["stop"] = tuple(map(spelled, prompt.sampling.stop))
         if prompt.completion:
             params["completion"] = True
         return RunRecord(
@@ -190,7 +198,7 @@ class Session:
             session=self.session_id,
             user=self.user,
             rates=self.rates(info),
-            tags=tuple(tags),
+            tags=tuple(map(spelled, tags)),
             env=env,
         )
 
@@ -263,7 +271,8 @@ class Session:
                 if ended is not None:
                     # At once: a view in between would count the run twice, or not at all.
                     self._running.pop(ended.run_id, None)
-                    self._ended.append(ended)
+                    if self.channel.listens:  # else nobody would ever take it from here
+                        self._ended.append(ended)
 
     # What the live channel asks (it calls from its own threads)
 

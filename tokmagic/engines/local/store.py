@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokmagic.core.config import DEFAULT_MODEL, TokMagic
+from tokmagic.core.files import expanded
 from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.errors import ModelError
 
@@ -56,8 +57,19 @@ def locate(spec: ModelSpec, settings: TokMagic) -> Located | None:
 
     Raises ModelError for a folder that holds no model.
     """
-    folder = Path(spec.source).expanduser()
-    if spec.source.startswith(("/", ".", "~")) or folder.is_dir():
+    given = spec.source.startswith(("/", ".", "~"))
+    try:
+        return _located(spec, settings, given=given)
+    except (OSError, ValueError) as error:
+        # A name that no file system takes, too long for one, is still a model's name at a server.
+        if given:
+            raise ModelError(f"{spec.source} cannot be read: {error}; give a folder that holds a model") from error
+        return None
+
+
+def _located(spec: ModelSpec, settings: TokMagic, *, given: bool) -> Located | None:
+    folder = expanded(spec.source)
+    if given or folder.is_dir():
         return _given_folder(folder)
     model_id = NAMED.get(spec.source, spec.source)
     if spec.revision is None:

@@ -10,10 +10,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokmagic.core.files import read_file
+from tokmagic.core.files import expanded, read_file
 from tokmagic.core.money import CERTAIN, Uncertainty
 from tokmagic.errors import LedgerError, NotebookError, UsageError
 from tokmagic.formatting import numbers
+from tokmagic.ledgers import file_of
 from tokmagic.notebooks import frozen_file, saved
 from tokmagic.notebooks.freeze import text_of
 from tokmagic.notebooks.reproduce.compare import Comparison, Kind, compare
@@ -120,7 +121,7 @@ def _before(
 ) -> tuple[str, Sequence[CellSnapshot], list[str]]:
     """What to compare with, and what it is called: the frozen file, else the outputs with the ledger."""
     path = Path(notebook.name)
-    file = Path(frozen).expanduser() if frozen is not None else frozen_file.beside(path)
+    file = expanded(frozen) if frozen is not None else frozen_file.beside(path)
     # A folder or a link to nowhere in its place is told, not passed over.
     if frozen is not None or os.path.lexists(file):
         found = frozen_file.read(file).cells
@@ -158,11 +159,9 @@ def _billed(executed: Executed) -> list[str]:
 
 def _ledger(session: Session) -> Ledger | None:
     """The person's ledger, where there is one: none is made for a look."""
-    url = session.settings.ledger
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
-        return None
     with suppress(LedgerError):
-        return session.ledger()
+        file = file_of(session.settings.ledger)
+        return session.ledger() if file is None or file.is_file() else None
     return None
 
 

@@ -101,5 +101,5 @@ def _info(session: Session, name: str) -> Table:
     if engine.info.tokenizer_sha256 is not None and isinstance(engine, Tokenized):
         tokenizer = engine.tokenizer()
         agreement = compare(tokenizer)
-        rows += [("tokenizer", tokenizer.origin), ("also read by", agreement.told if agreement else numbers.UNKNOWN)]
+        rows += [("tokenizer", tokenizer.origin), ("compared", agreement.told if agreement else numbers.UNKNOWN)]
     return Table(("", "value"), (*rows, ("state", engine.state)), figures=False)

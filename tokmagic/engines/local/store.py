@@ -193,9 +193,10 @@ def _update(located: Located) -> None:
         _stamp(located, located.folder)
     except Exception as error:
         # The operating system's errors, and whatever tokenizers raises for a file that is damaged.
+        reason = " ".join(str(error).split())
         raise ModelError(
             f"{located.folder} was converted by an earlier version, whose tokenizer counts too many tokens, and cannot "
-            f"be updated: {error}; run: tokmagic pull --force"
+            f"be updated: {reason}; run: tokmagic pull --force"
         ) from error
 
 

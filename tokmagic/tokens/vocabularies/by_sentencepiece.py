@@ -93,8 +93,8 @@ class SentencePieceVocabulary:
             if added:
                 text += "".join(self._tokens[it] for it in pieces)
             else:
-                # Only what a text begins with lost a blank, and only there does its first piece give one up.
-                text += (self._inner if text else self._whole).decode(pieces)
+                # Where a blank was put in front, the first piece gives one up.
+                text += (self._whole if self._prefix_each or not text else self._inner).decode(pieces)
         return text
 
     def token_bytes(self, token_id: int) -> bytes | None:

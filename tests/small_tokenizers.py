@@ -45,6 +45,14 @@ def save(folder: Path, made: tokenizers.Tokenizer, template: str | None = TEMPLA
     return folder
 
 
+def split_as_gpt2(folder: Path) -> None:
+    """Give a folder's tokenizer GPT-2's rules, as earlier versions did when they converted the default model."""
+    file = str(folder / "tokenizer.json")
+    made = tokenizers.Tokenizer.from_file(file)
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.save(file)
+
+
 CL100K = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"
 
 

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tokenizers
-from tokenizers import pre_tokenizers
 
+from tests.small_tokenizers import split_as_gpt2
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.engines.base import ModelSpec
@@ -34,9 +33,7 @@ def earlier(tiny_home: Path, tmp_path: Path) -> Path:
     told = json.loads(stamp.read_text(encoding="utf-8"))
     del told["conversion"]
     stamp.write_text(json.dumps(told), encoding="utf-8")
-    made = tokenizers.Tokenizer.from_file(str(stamp.parent / "tokenizer.json"))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.save(str(stamp.parent / "tokenizer.json"))
+    split_as_gpt2(stamp.parent)
     assert Tokenizer(stamp.parent).count(STEPS) == 17, "as GPT-2 would split it"
     return home
 

@@ -1,7 +1,8 @@
-"""A program for an environment of its own (`make peers`): tokenize texts by the packages that files were made for.
+"""Tokenize texts by the packages that tokenizers' files were made for.
 
-``python tokenizing.py WHAT < texts.json`` writes one JSON object: how each text was tokenized. It imports nothing of
-the project.
+Run as a program in an environment of its own (``make peers``), ``tokenizing.py llama_cpp`` or ``tokenizing.py vendors``
+reads texts and chats as JSON and writes how each was tokenized. ``.venv/bin/python -m tests.peers.tokenizing`` records
+what llama.cpp makes of them in tests/fixtures/tokens/llama_cpp.json.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import re
 import socket
+import subprocess
 import sys
 import time
 import types
@@ -115,6 +118,40 @@ def _dashscope(file: Path) -> Callable[[str], list[int]]:
     return importlib.import_module("dashscope.tokenizers.qwen_tokenizer").QwenTokenizer(file).encode
 
 
+ROOT = Path(__file__).resolve().parent.parent.parent
+FIXTURES = ROOT / "tests" / "fixtures"
+
+
+def asked() -> dict[str, Any]:
+    """The texts and chats by their names."""
+    chats = json.loads((FIXTURES / "prompts.json").read_text(encoding="utf-8"))
+    return {
+        "texts": json.loads((FIXTURES / "tokens" / "texts.json").read_text(encoding="utf-8")),
+        "chats": {chat["name"]: chat["messages"] for chat in chats},
+    }
+
+
+def tokenized(python: Path, what: str) -> dict[str, Any]:
+    """What the program answers in the environment of ``python``."""
+    done = subprocess.run(
+        [python, "-P", __file__, what], input=json.dumps(asked()), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{what} ended with status {done.returncode}: {done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout))
+
+
+def record(python: Path) -> None:
+    """Write down what llama.cpp answers, a text a line."""
+    answer = tokenized(python, "llama_cpp")
+    lines = json.dumps(answer, indent=2)
+    lines = re.sub(r"\[[\d\s,]*\]", lambda ids: " ".join(ids[0].split()).replace("[ ", "[").replace(" ]", "]"), lines)
+    (FIXTURES / "tokens" / "llama_cpp.json").write_text(lines + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    answer = {"llama_cpp": llama_cpp, "vendors": vendors}[sys.argv[1]](json.load(sys.stdin))
-    sys.stdout.write(json.dumps(answer))
+    if len(sys.argv) > 1:
+        answers = {"llama_cpp": llama_cpp, "vendors": vendors}[sys.argv[1]](json.load(sys.stdin))
+        sys.stdout.write(json.dumps(answers))
+    else:
+        record(ROOT / ".cache" / "peers" / "tokenizers" / "bin" / "python")

@@ -18,7 +18,7 @@ from tokenizers import pre_tokenizers
 from tests.conftest import ROOT
 from tests.small_tokenizers import byte_level, save
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.errors import ModelError
+from tokmagic.errors import ModelError, PromptError
 from tokmagic.tokens import vocabularies
 from tokmagic.tokens.agreement import compare
 from tokmagic.tokens.tokenizer import Tokenizer
@@ -309,6 +309,17 @@ def test_a_trace_of_ranks_shares_characters_that_take_several_tokens(tmp_path: P
     assert spans[-1] == (2, 3)
     assert set(spans[1:-1]) == {(1, 2)}
     assert len(ids) == 5
+
+
+def test_a_run_of_blanks_that_tiktoken_cannot_split_is_refused_in_a_prompt(tmp_path: Path) -> None:
+    tekken(tmp_path)
+    tokenizer = Tokenizer(tmp_path)
+    blanks = " " * 1_000_000
+    with pytest.raises(
+        PromptError, match=r"^tiktoken cannot split this text \(.*\); shorten its longest run of blanks$"
+    ):
+        tokenizer.encode(completion(blanks))
+    assert tokenizer.count_text(blanks) >= 1, "what a server answers is counted all the same"
 
 
 def test_ranks_whose_rules_are_not_known_are_refused(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 
+_PART_CHARS = 10_000
+
+
 class Tokenizer:
     """A model's own tokenizer and chat template, read from its folder by its own file: see tokens/vocabularies."""
 
@@ -87,9 +90,18 @@ class Tokenizer:
         return self._vocabulary.token_bytes(token_id)
 
     def count_text(self, text: str) -> int:
-        """Return the tokens of a text by itself, without special tokens; half a character counts as U+FFFD."""
+        """Return the tokens of a text by itself, without special tokens; half a character counts as U+FFFD.
+
+        A text that cannot be split as a whole is counted in parts, which comes to a token or so more for each.
+        """
         clean = text.encode("utf-8", "replace").decode()
-        return self._vocabulary.count(clean, add_special_tokens=False)
+        try:
+            return self._vocabulary.count(clean, add_special_tokens=False)
+        except PromptError:
+            if len(clean) <= _PART_CHARS:
+                raise
+            parts = (clean[at : at + _PART_CHARS] for at in range(0, len(clean), _PART_CHARS))
+            return sum(self._vocabulary.count(part, add_special_tokens=False) for part in parts)
 
     def text_ids(self, text: str) -> list[int]:
         """Return the ids of a text by itself, without special tokens at its ends."""

@@ -13,7 +13,7 @@ Span = tuple[int, int]
 
 
 class Vocabulary(Protocol):
-    """Text to ids and back. Texts must be whole characters."""
+    """Text to ids and back. Texts must be whole characters; ``trace`` and ``count`` raise what ``ids`` does."""
 
     @property
     def read_from(self) -> str:
@@ -43,7 +43,8 @@ class Vocabulary(Protocol):
     def ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Return the ids of a text, with or without what the tokenizer adds at its ends.
 
-        A special token that is spelled in the text is that token.
+        A special token that is spelled in the text is that token. Raises PromptError for a text that the package cannot
+        split.
         """
         ...
 

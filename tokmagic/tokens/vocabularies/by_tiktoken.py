@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokmagic.errors import PromptError
 from tokmagic.tokens.vocabularies.base import Span, spans_of
 from tokmagic.tokens.vocabularies.folder import TokenizerFolder
 
@@ -144,7 +145,10 @@ class TiktokenVocabulary:
         self.identity = f"{content} {settings}"
 
     def ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        found: list[int] = self._encoding.encode(self._composed(text), allowed_special="all")
+        try:
+            found: list[int] = self._encoding.encode(self._composed(text), allowed_special="all")
+        except ValueError as error:
+            raise PromptError(f"tiktoken cannot split this text ({error}); shorten its longest run of blanks") from None
         return [*self._before, *found, *self._after] if add_special_tokens else found
 
     def trace(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], list[Span] | None]:

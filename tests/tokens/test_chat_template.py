@@ -30,8 +30,7 @@ TEMPLATES = {
     "{% set ns.found = true %}{% endif %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.found }} {{ ns.n }}",
     "JSON": EACH + "{{ m | tojson }}{{ m | tojson(indent=2) }}{{ m | tojson(ensure_ascii=true, sort_keys=true) }}"
     "{{ {'a': '<&>'} | tojson(separators=(',', ':')) }}{% endfor %}",
-    "loop controls": EACH
-    + "{% if m.role == 'system' %}{% continue %}{% endif %}{{ m.content }}{% break %}{% endfor %}",
+    "loop controls": EACH + "{% if m.role == 'system' %}{% continue %}{% endif %}{{ m.role }}{% break %}{% endfor %}",
     "a macro": "{% macro say(m, end='!') %}{{ m.content }}{{ end }}{% endmacro %}" + EACH + "{{ say(m) }}{% endfor %}",
     "dictionaries": "{% set d = dict(a=1, **{'b': 2}) %}{{ d }}{{ dict.fromkeys('ab') }}"
     "{% for k, v in d | dictsort %}{{ k }}{{ v }}{% endfor %}",
@@ -156,5 +155,5 @@ def test_a_template_and_what_it_is_given_are_found_where_transformers_finds_them
 @pytest.mark.parametrize("template", ["{% for %}", "{{ messages[5].content.x }}", "{{ raise_exception('why') }}"])
 def test_what_a_template_refuses_is_told_in_one_error(template: str, tmp_path: Path) -> None:
     tokenizer = Tokenizer(settings(tmp_path, chat_template=template))
-    with pytest.raises(PromptError, match="^the model's chat template refuses these messages: "):
+    with pytest.raises(PromptError, match=r"^the model's chat template refuses these messages: "):
         tokenizer.encode(Prompt((Message("user", "Hi"),)))

@@ -89,20 +89,35 @@ def test_transformers_counts_alike_with_the_converted_folder(default: Tokenizer)
     assert found.agrees, found.told
 
 
+COUNTED = {
+    "a tokenizer": """
+from tokmagic.tokens.tokenizer import Tokenizer
+from pathlib import Path
+counts = Tokenizer(Path({folder!r}))
+assert counts.sha256
+""",
+    "a model at an endpoint, named with its tokenizer": """
+from tokmagic.core.config import TokMagic
+from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.registry import open_engine
+spec = ModelSpec("m", api_base="http://localhost:9/v1", tokenizer={folder!r})
+counts = open_engine("m", spec, TokMagic(home="/nonexistent"))
+assert counts.estimate(prompt)[1] == "counted"
+""",
+}
 NOT_NEEDED = """
 import sys
-from pathlib import Path
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.tokens.tokenizer import Tokenizer
-tokenizer = Tokenizer(Path({folder!r}))
-assert tokenizer.count(Prompt((Message("user", "Hi"),)))
-assert tokenizer.count(Prompt((Message("user", "Hi"),), completion=True)) and tokenizer.sha256
+prompt = Prompt((Message("user", "Hi"),))
+{made}
+assert counts.count(prompt) and counts.count(Prompt(prompt.messages, completion=True))
 print(sorted({{"torch", "transformers"}} & set(sys.modules)))
 """
 
 
-def test_counting_needs_neither_torch_nor_transformers(tmp_path: Path) -> None:
-    code = NOT_NEEDED.format(folder=str(save(tmp_path, byte_level())))
+@pytest.mark.parametrize("made", COUNTED.values(), ids=COUNTED.keys())
+def test_counting_needs_neither_torch_nor_transformers(tmp_path: Path, made: str) -> None:
+    code = NOT_NEEDED.format(made=made.format(folder=str(save(tmp_path, byte_level()))))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
 

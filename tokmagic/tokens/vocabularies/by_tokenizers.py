@@ -11,7 +11,7 @@ from tokmagic.tokens.vocabularies.base import Span
 from tokmagic.tokens.vocabularies.folder import TokenizerFolder
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import AddedToken, Tokenizer
 
 FILE = "tokenizer.json"
 
@@ -35,12 +35,18 @@ def read(folder: TokenizerFolder) -> TokenizersVocabulary:
     from tokenizers import AddedToken, Tokenizer
 
     backend = Tokenizer.from_file(str(folder.path / FILE))
-    there = {repr(token) for token in backend.get_added_tokens_decoder().values()}
-    backend.add_tokens([token for it in folder.added().values() if repr(token := AddedToken(**it)) not in there])
-    spelled = {token.content for token in backend.get_added_tokens_decoder().values()}
+    # As transformers does it: the settings' own list may change a token, the older file only adds some.
+    key = repr if "added_tokens_decoder" in folder.config else _content
+    there = set(map(key, backend.get_added_tokens_decoder().values()))
+    backend.add_tokens([token for it in folder.added().values() if key(token := AddedToken(**it)) not in there])
+    spelled = set(map(_content, backend.get_added_tokens_decoder().values()))
     named = [AddedToken(it, special=True) for it in dict.fromkeys(folder.named.values()) if it not in spelled]
     backend.add_special_tokens(named)
     return TokenizersVocabulary(backend, folder.named.values())
+
+
+def _content(token: AddedToken) -> str:
+    return token.content
 
 
 class TokenizersVocabulary:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.tokens.test_vocabularies import LEARNT, TEXTS, completion, ids_of
+from tests.tokens.test_vocabularies import LEARNT, TEXTS, completion, ids_of, streamed
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.tokens.tokenizer import Tokenizer
 
@@ -62,6 +62,7 @@ def test_a_sentencepiece_model_counts_as_sentencepiece_does(
     assert {name: found[name] for name in plain} == {name: processor.encode(text) for name, text in plain.items()}
     for name, text in plain.items():
         assert tokenizer.decode(found[name]) == processor.decode(found[name])
+        assert "".join(streamed(tokenizer, found[name])) == tokenizer.decode(found[name])
         spelled = b"".join(tokenizer.token_bytes(it) or b"?" for it in found[name])
         # A blank is put in front, and one that is spelled as the vocabulary does it is no other.
         assert spelled.decode() == f" {text}".replace("▁", " ")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.small_tokenizers import tekken
-from tests.tokens.test_vocabularies import LEARNT, TEXTS, completion, ids_of
+from tests.tokens.test_vocabularies import LEARNT, TEXTS, completion, ids_of, streamed
 from tokmagic.errors import ModelError, PromptError
 from tokmagic.tokens.tokenizer import Tokenizer
 
@@ -21,6 +21,9 @@ def test_a_tekken_file_counts_as_its_pattern_and_ranks_say(tmp_path: Path) -> No
         if "[INST]" not in text and "<s>" not in text and "</s>" not in text:
             assert found[name] == encoding.encode_ordinary(text)
             assert tokenizer.decode(found[name]) == text
+    for text in TEXTS.values():
+        ids = tokenizer.encode(completion(text))
+        assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids)
     assert tokenizer.encode(completion("<s>[INST]<SPECIAL_9>")) == (1, 3, 9)
     assert tokenizer.special_ids == frozenset(range(10))
     assert tokenizer.token_bytes(3) == b"[INST]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tokmagic.core.prompt import Message, Prompt
 from tokmagic.errors import ModelError
 from tokmagic.tokens import vocabularies
 from tokmagic.tokens.agreement import compare
-from tokmagic.tokens.tokenizer import Tokenizer
+from tokmagic.tokens.tokenizer import Decoder, Tokenizer
 
 FIXTURES = ROOT / "tests" / "fixtures" / "tokens"
 TEXTS: dict[str, str] = json.loads((FIXTURES / "texts.json").read_text(encoding="utf-8"))
@@ -46,6 +47,12 @@ def ids_of(tokenizer: Tokenizer) -> dict[str, list[int]]:
         assert spans is None or all(0 <= start <= end <= len(whole) for start, end in spans)
         found[name] = list(ids)
     return found
+
+
+def streamed(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """The text of ids that come one after another."""
+    decoder = Decoder(tokenizer)
+    return [*(decoder.push(it) for it in ids), decoder.flush()]
 
 
 @pytest.fixture(scope="module")

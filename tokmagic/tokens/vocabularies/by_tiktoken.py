@@ -136,7 +136,7 @@ class TiktokenVocabulary:
         self._encoding: Encoding = Encoding(
             read_from, pat_str=rules.pattern, mergeable_ranks=ranks, special_tokens=dict(rules.special)
         )
-        self._known = frozenset(ranks.values()) | frozenset(rules.special.values())
+        self._plain = frozenset(ranks.values())
         self.special_ids = frozenset(rules.special.values())
         self._before = _named(folder, "bos", rules.special)
         self._after = _named(folder, "eos", rules.special)
@@ -166,10 +166,11 @@ class TiktokenVocabulary:
         return len(self.ids(text, add_special_tokens=add_special_tokens))
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self._encoding.decode([it for it in ids if it in self._known - self.special_ids]))
+        return str(self._encoding.decode([it for it in ids if it in self._plain]))
 
     def token_bytes(self, token_id: int) -> bytes | None:
-        return self._encoding.decode_single_token_bytes(token_id) if token_id in self._known else None
+        known = token_id in self._plain or token_id in self.special_ids
+        return self._encoding.decode_single_token_bytes(token_id) if known else None
 
     def _composed(self, text: str) -> str:
         return unicodedata.normalize("NFC", text) if self._rules.composes else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -230,6 +231,39 @@ def test_a_missing_reader_is_named(
 
 
 @pytest.mark.parametrize(
+    ("name", "kind"), [("spiece.model", "T5Tokenizer"), ("sentencepiece.bpe.model", "XLMRobertaTokenizer")]
+)
+def test_what_transformers_lacks_for_sentencepieces_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    """It would say that a line cannot be parsed."""
+    (tmp_path / name).write_bytes(b"\n\x0e\n\x05<unk>\x15\x00")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": kind}), encoding="utf-8")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda it, *of: None if it == "sentencepiece" else real(it, *of))
+    with pytest.raises(ModelError) as told:
+        Tokenizer(tmp_path)
+    assert str(told.value) == (
+        f"{tmp_path} has no readable tokenizer: {name} needs the package sentencepiece; "
+        "run: pip install 'tokmagic[tokenizer]'"
+    )
+
+
+def test_a_folder_with_nothing_in_it_says_what_it_could_be(tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as told:
+        Tokenizer(tmp_path)
+    assert not str(told.value).rstrip().endswith(":")
+    assert "\n" not in str(told.value)
+
+
+def test_a_models_own_code_is_not_run_unless_it_is_trusted(tmp_path: Path) -> None:
+    settings = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(ModelError, match=r"it needs its own code; add the model with --trust-remote-code if you trust"):
+        Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("file", "content"),
     [
         ("tekken.json", "{"),
@@ -241,7 +275,8 @@ def test_a_missing_reader_is_named(
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, file: str, content: str) -> None:
-    pytest.importorskip("sentencepiece")
+    if file == "tokenizer.model":
+        pytest.importorskip("sentencepiece")
     (tmp_path / file).write_text(content, encoding="utf-8")
     if file == "tokenizer_config.json":
         save(tmp_path, byte_level())

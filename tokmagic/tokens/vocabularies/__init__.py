@@ -6,6 +6,7 @@ always the file's. docs/decisions/0019-a-tokenizer-is-read-by-its-own-file.md sa
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from tokmagic.errors import ModelError
@@ -24,6 +25,7 @@ FILES = (
     "tokenizer.model.v*",
 )
 """What a folder's vocabulary may be in; of several the first is read."""
+_REASON_CHARS = 400
 
 
 def read(path: Path, *, trust_remote_code: bool = False) -> tuple[Vocabulary, ChatTemplate]:
@@ -36,15 +38,34 @@ def read(path: Path, *, trust_remote_code: bool = False) -> tuple[Vocabulary, Ch
             return by_transformers.read(path, trust_remote_code=trust_remote_code)
         return _read_file(folder, file)
     except ImportError as error:
-        what, extra = ("it", "local") if file is None else (file.name, "tokenizer")
-        raise ModelError(
-            f"{path} has no readable tokenizer: {what} needs the package {error.name}; run: "
-            f"pip install 'tokmagic[{extra}]'"
-        ) from error
+        what, wanted = ("it", "'tokmagic[local]'") if file is None else (file.name, "'tokmagic[tokenizer]'")
+        raise _unreadable(path, f"{what} needs the package {error.name}; run: pip install {wanted}") from error
     except Exception as error:
         # The packages raise many types here; all of them mean that these files make no tokenizer.
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{path} has no readable tokenizer: {reason}") from error
+        reason = (_missing(path) if file is None else None) or " ".join(str(error).split()) or type(error).__name__
+        if "trust_remote_code" in reason:
+            reason = "it needs its own code; add the model with --trust-remote-code if you trust its author"
+        raise _unreadable(path, reason if len(reason) <= _REASON_CHARS else f"{reason[:_REASON_CHARS]} …") from error
+
+
+def _unreadable(path: Path, reason: str) -> ModelError:
+    return ModelError(f"{path} has no readable tokenizer: {reason}")
+
+
+def _missing(path: Path) -> str | None:
+    """The package without which transformers takes SentencePiece's files for damaged ones of another format."""
+    pieces = next(iter(sorted(path.glob("*.model"))), None)
+    for package, wanted in (("sentencepiece", "'tokmagic[tokenizer]'"), ("google.protobuf", "protobuf")):
+        if pieces is not None and not _is_installed(package):
+            return f"{pieces.name} needs the package {package.removeprefix('google.')}; run: pip install {wanted}"
+    return None
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:  # what it is part of is missing
+        return False
 
 
 def _is_code(folder: TokenizerFolder) -> bool:

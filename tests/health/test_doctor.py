@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tokenizers import pre_tokenizers
 
 from tests.conftest import ROOT
 from tests.ledgers.test_store import run
 from tests.probes import ON_CPU
+from tests.small_tokenizers import byte_level, save
 from tokmagic import health
 from tokmagic.cli import main
 from tokmagic.core.config import TokMagic
@@ -89,6 +91,60 @@ def test_a_model_that_is_here_is_told_with_its_place(look: Look, tmp_path: Path)
     assert (model.ok, model.message) == (True, f"{folder} (folder) in {folder}")
     scripted = finding(look(model="scripted"), "model")
     assert (scripted.ok, scripted.message) == (True, "scripted, which plays back a fixed answer")
+
+
+def a_model(folder: Path, tokenizer_class: str = "PreTrainedTokenizerFast") -> Path:
+    """A folder that holds a model by name, and a tokenizer with rules of its own."""
+    made = byte_level(["1 22 333 one two three " * 20], size=500)
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)])
+    save(folder, made)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = tokenizer_class
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "agrees"),
+    [
+        ({"model": "{folder}"}, "PreTrainedTokenizerFast", True),
+        ({"model": "{folder}"}, "GPT2Tokenizer", False),
+        ({"model": "m", "api_base": "http://localhost:9/v1", "tokenizer": "{folder}"}, "GPT2Tokenizer", False),
+    ],
+)
+def test_a_tokenizer_is_told_with_whether_transformers_would_count_alike(
+    look: Look, tmp_path: Path, settings: dict[str, str], kind: str, agrees: bool
+) -> None:
+    folder = str(a_model(tmp_path / "mine", kind))
+    diagnosis = look(**{name: value.format(folder=folder) for name, value in settings.items()})
+    found = finding(diagnosis, "tokenizer")
+    assert found.message.startswith("tokenizer.json, read by tokenizers; transformers ")
+    assert ("makes the same ids" if agrees else "makes other ids of") in found.message
+    assert (found.ok, bool(found.fix), found.vital) == (agrees, not agrees, False)
+    assert diagnosis.can_generate
+
+
+def test_a_tokenizer_that_cannot_be_read_is_vital(look: Look, tmp_path: Path) -> None:
+    folder = a_model(tmp_path / "mine")
+    (folder / "tokenizer.json").write_text("{", encoding="utf-8")
+    found = finding(look(model=str(folder)), "tokenizer")
+    assert (found.ok, found.vital) == (False, True)
+    assert found.message.startswith(f"{folder} has no readable tokenizer: ")
+
+
+def test_without_transformers_nothing_is_compared(look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+
+    def version(package: str) -> str:
+        if package == "transformers":
+            raise importlib.metadata.PackageNotFoundError
+        return real(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = finding(look(model=str(a_model(tmp_path / "mine"))), "tokenizer")
+    assert (found.ok, found.message) == (True, "tokenizer.json, read by tokenizers")
 
 
 @pytest.mark.parametrize(

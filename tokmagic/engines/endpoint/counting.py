@@ -113,7 +113,8 @@ class Counter:
             return sum(map(self._tokenizer.count_text, texts))
         if self._encoding is not None:
             clean = (text.encode("utf-8", "replace").decode() for text in texts)
-            return sum(len(encodings.encode(self._encoding, text)) for text in clean)
+            with suppress(PromptError):  # a run of blanks that tiktoken cannot split
+                return sum(len(encodings.encode(self._encoding, text)) for text in clean)
         return None
 
     def _seek(self) -> None:

@@ -20,7 +20,7 @@ from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.config import REPRODUCING_USD, TokMagic
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum
+from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum, source_sha256
 from tokmagic.engines.base import Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import BudgetError, GenerationInterrupted, LedgerError, NotBuiltError, TokmagicError
@@ -59,6 +59,8 @@ class Session:
         """Tells the id of the cell that runs now; the magics set it."""
         self.execution: Callable[[], str | None] = lambda: None
         """Tells cells' executions apart: the runs of a loop belong to one, those of a second run to another."""
+        self.source: Callable[[], str | None] = lambda: None
+        """The whole text of the cell that runs now."""
         self.variables: Callable[[], Mapping[str, Any]] = dict
         """Gives the notebook's variables; the magics set it."""
         self.import_lock = threading.Lock()
@@ -171,6 +173,8 @@ class Session:
         env |= {name: value for name in INFO_IN_ENV if (value := getattr(info, name)) is not None}
         if execution := self.execution():
             env["execution"] = execution
+        if (source := self.source()) is not None:
+            env["source_sha256"] = source_sha256(source)
         params = {
             key: value
             for key, value in asdict(prompt.sampling).items()

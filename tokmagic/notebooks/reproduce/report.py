@@ -128,6 +128,7 @@ def _before(
         if not any(cell.runs for cell in cells):
             raise NotebookError(f"{file} contains no run; run the notebook's cells, then %tokmagic freeze in it")
         return str(file), cells, []
+    notebook.refuse_conflict()
     cells = [
         replace(cell, runs=tuple(_with_row(run, ledger) for run in cell.runs)) for cell in notebook.cells if cell.runs
     ]
@@ -141,7 +142,8 @@ def _before(
         f"there is no {file.name}: compared with the notebook's outputs, "
         f"{sum(known)} of {numbers.counted(len(known), 'run')} with a row in the ledger"
     )
-    return "its outputs", cells, [note]
+    notes = [f"{cell.name}: its numbers are of an earlier text" for cell in cells if cell.outdated]
+    return "its outputs", cells, [note, *notes]
 
 
 def _billed(executed: Executed) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import IPython.display
 
 from tokmagic.formatting import terminal
-from tokmagic.formatting.markdown import code_block, note, plain_text, safe_markdown
+from tokmagic.formatting.markdown import code_block, is_long, note, plain_text, safe_markdown
 from tokmagic.magics.shell import Shell
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.live import of_cell, row_wire
@@ -33,7 +33,9 @@ def bundle(generation: Generation) -> Bundle:
     shown = {"text/plain": f"{plain}\n\n{footer}"}
     if generation.format == "text":
         return shown
-    parts = [_formatted(text, generation.format) for text in texts]
+    # Several answers are one output, which is formatted within the time of one.
+    as_text = generation.format == "markdown" and is_long(*texts)
+    parts = [code_block(text) if as_text else _formatted(text, generation.format) for text in texts]
     if len(parts) > 1:
         parts = [f"**{index} of {len(parts)}**\n\n{part}" for index, part in enumerate(parts, 1)]
     return {"text/markdown": "\n\n".join([*parts, note(footer)]), **shown}

@@ -20,7 +20,7 @@ from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.config import REPRODUCING_USD, TokMagic
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum, source_sha256
+from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum, is_place, source_sha256
 from tokmagic.engines.base import Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import BudgetError, GenerationInterrupted, LedgerError, NotBuiltError, TokmagicError
@@ -283,7 +283,8 @@ class Session:
         # In this order: the look at the rows also settles those whose process died.
         latest = self.ledger().latest_by_cell(self.selection)
         self.refresh_totals()
-        return self._view(latest)
+        # An id that is only a place meant another cell to another kernel.
+        return self._view([it for it in latest if it.session == self.session_id or not is_place(it.cell_id or "")])
 
     def _view(self, rows: Sequence[RunRecord] | None) -> View:
         """The running rows after ``rows``; None: after those that ended since such a view was made."""

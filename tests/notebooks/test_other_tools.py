@@ -168,6 +168,17 @@ def test_a_prompt_below_other_magics_is_seen(check: Command, above: str, seen: b
     assert check("nb.ipynb", "--max-cost", "1").problems() == []
 
 
+@pytest.mark.parametrize(("first", "second"), [("1", "2"), ("2", "1"), ("a", "b"), ("b", "a"), ("", "")])
+def test_of_a_cell_and_its_edited_copy_the_text_tells_which_ran(check: Command, first: str, second: str) -> None:
+    """Whatever numbers a tool gave them since: the row names the cell as it was called then."""
+    ran = row(cell_id="2", source_sha256=source_sha256(PROMPT))
+    copy, own = cell(ran, id=first, source=f"{PROMPT}!"), cell(ran, id=second, source=PROMPT)
+    (line,) = check(write("nb.ipynb", copy, own), "--max-cost", "1").problems()
+    assert line.endswith("carries the run of cell 2, from which it was copied; run it")
+    (line,) = check(write("nb.ipynb", own, copy), "--max-cost", "1").problems()
+    assert line.endswith("carries the run of cell 1, from which it was copied; run it")
+
+
 A, B, C, D, N = (f"%%generate\n{it}" for it in "ABCDN")
 
 
@@ -275,10 +286,20 @@ def test_reproduce_says_that_numbers_are_of_an_earlier_text(empty: Desk, reprodu
     assert "cell 2 (c1): its numbers" not in done.out
 
 
-def test_a_reproduction_names_the_cells_text_as_what_differs(desk: Desk, reproduce: Command) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_a_reproduction_names_the_text_as_what_differs(desk: Desk, reproduce: Command, known: bool) -> None:
+    if not known:  # neither a frozen file nor a row
+        document = desk.execute()
+        nbformat.write(document, str(desk.notebook))
+        desk.frozen.unlink()
+        Path(desk.url.removeprefix("sqlite:///")).unlink()
     notebook = json.loads(desk.notebook.read_text(encoding="utf-8"))
-    notebook["cells"][2]["source"] += "!"
+    notebook["cells"][2]["source"] = f"{GREEDY}!"
     desk.notebook.write_text(json.dumps(notebook), encoding="utf-8")
     desk.answer("Other.")
-    (found, *_) = reproduce(desk, "--json").json["runs"]
-    assert [it["what"] for it in found["differences"]][:2] == ["the prompt", "the cell's text"]
+    done = reproduce(desk, "--json")
+    (found, *_) = done.json["runs"]
+    assert found["differences"][0]["what"] == ("the prompt" if known else "the cell's text")
+    assert [it for it in done.json["notes"] if "earlier text" in it] == [
+        "cell 3 (c2): its numbers are of an earlier text"
+    ]

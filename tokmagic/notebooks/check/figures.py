@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokmagic.core.files import read_file
 from tokmagic.core.money import CERTAIN, Precision, Uncertainty
+from tokmagic.core.record import is_place
 from tokmagic.errors import NotebookError, UsageError
 from tokmagic.formatting.markdown import plain_text
 from tokmagic.notebooks import saved
@@ -146,13 +147,19 @@ def _has_numbers(cell: SavedCell) -> bool:
 
 
 def _owners(cells: Sequence[SavedCell]) -> dict[str, SavedCell]:
-    """The cell that ran a run: it names itself in the row; where none does, the copy stands further down."""
+    """The cell that ran a run, by its text, then by its name in the row; where neither tells, the first one."""
     owners: dict[str, SavedCell] = {}
     for cell in cells:
-        for run_id, ran_in in cell.ran_in.items():
-            if run_id not in owners or (cell.id is not None and cell.id == ran_in):
+        for run_id in cell.ran_in:
+            owner = owners.setdefault(run_id, cell)
+            if _claim(cell, run_id) > _claim(owner, run_id):
                 owners[run_id] = cell
     return owners
+
+
+def _claim(cell: SavedCell, run_id: str) -> tuple[bool, bool]:
+    named = cell.id is not None and cell.id == cell.ran_in[run_id] and not is_place(cell.id)
+    return not cell.outdated, named
 
 
 def _missing(cell: SavedCell, owners: Mapping[str, SavedCell]) -> str:

@@ -51,8 +51,9 @@ def differences(before: RunSnapshot, now: RunSnapshot) -> Iterator[Difference]:
     """
     if before.prompt_sha256 is not None and before.prompt_sha256 != now.prompt_sha256:
         yield Difference(PROMPT, before.prompt_sha256[:_DIGEST_SHOWN], (now.prompt_sha256 or UNKNOWN)[:_DIGEST_SHOWN])
-    if None not in (before.source_sha256, now.source_sha256) and before.source_sha256 != now.source_sha256:
-        yield Difference(SOURCE, *((run.source_sha256 or "")[:_DIGEST_SHOWN] for run in (before, now)))
+    # The text says nothing that the prompt and the options do not, where these are known.
+    if before.prompt_sha256 is None and another_text(before, now):
+        yield Difference(SOURCE, *((run.source_sha256 or UNKNOWN)[:_DIGEST_SHOWN] for run in (before, now)))
     if before.prompt_sha256 is not None:
         yield from _of(before.params, now.params)
         yield from _of(asdict(before.info), asdict(now.info), _INFO)
@@ -65,6 +66,12 @@ def differences(before: RunSnapshot, now: RunSnapshot) -> Iterator[Difference]:
         yield Difference(CACHED, _shown(cached[0]), _shown(cached[1]))
     if before.env:
         yield from _of(before.env, now.env)
+
+
+def another_text(before: RunSnapshot, now: RunSnapshot) -> bool:
+    """Whether their cells are known to have had different texts."""
+    texts = {before.source_sha256, now.source_sha256}
+    return None not in texts and len(texts) == 2
 
 
 def _of(
@@ -110,7 +117,7 @@ def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...]
     """
     if any(it.what == PROMPT for it in found):
         return "the prompt itself changed: everything else follows from it"
-    if before.prompt_sha256 is None and any(it.what == SOURCE for it in found):
+    if any(it.what == SOURCE for it in found):
         return "its numbers are of an earlier text of the cell: run it, and save the notebook"
     if not answer_changed:
         return ""

@@ -17,6 +17,7 @@ from tokmagic.formatting import numbers
 from tokmagic.notebooks import frozen_file, saved
 from tokmagic.notebooks.freeze import text_of
 from tokmagic.notebooks.reproduce.compare import Comparison, Kind, compare
+from tokmagic.notebooks.reproduce.differences import another_text
 from tokmagic.notebooks.reproduce.execute import Executed, Executor, Progress, execute, write_document
 from tokmagic.notebooks.reproduce.kernel import in_kernel
 from tokmagic.notebooks.saved import SavedNotebook
@@ -98,6 +99,8 @@ def reproduce(
         notes.append(f"{numbers.counted(executed.strays, 'run')} outside any cell, such as in a thread, not compared")
     notes += _billed(executed)
     found = compare(before, executed.cells)
+    edited = dict.fromkeys(it.cell for it in found if it.before and it.now and another_text(it.before, it.now))
+    notes += [f"{cell}: its numbers are of an earlier text" for cell in edited]
     return Report(path, against, found, executed.error, frozenset(allowed), tuple(notes), unwritten)
 
 
@@ -142,8 +145,7 @@ def _before(
         f"there is no {file.name}: compared with the notebook's outputs, "
         f"{sum(known)} of {numbers.counted(len(known), 'run')} with a row in the ledger"
     )
-    notes = [f"{cell.name}: its numbers are of an earlier text" for cell in cells if cell.outdated]
-    return "its outputs", cells, [note, *notes]
+    return "its outputs", cells, [note]
 
 
 def _billed(executed: Executed) -> list[str]:

@@ -46,7 +46,11 @@ export class Watched implements IDisposable {
     );
     panel.content.modelContentChanged.connect(this._onContent, this);
     panel.content.activeCellChanged.connect(this._onActiveCell, this);
-    void panel.context.ready.then(() => this._seed());
+    void panel.context.ready.then(() => {
+      this._seed();
+      // A cell that is pasted or brought back may have numbers in its outputs.
+      panel.content.model?.cells.changed.connect(this._seed, this);
+    });
   }
 
   get isDisposed(): boolean {

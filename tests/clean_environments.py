@@ -45,9 +45,14 @@ class CleanEnvironment:
         return _run(command, {**self.variables, **variables}, self.home, check)
 
     def pip_install(self, *words: str | Path) -> str:
-        """Install, with pip's own settings and cache of whoever runs the tests; returns what pip said."""
+        """Install, with pip's own settings and cache of whoever runs the tests; returns what pip said.
+
+        Only what is used is compiled, at its first use.
+        """
         settings = {**self.variables, "HOME": os.environ.get("HOME", str(self.home))}
-        return _run([self.python, "-m", "pip", "install", *map(str, words)], settings, self.home, check=True).stdout
+        return _run(
+            [self.python, "-m", "pip", "install", "--no-compile", *map(str, words)], settings, self.home, check=True
+        ).stdout
 
     def traces(self, name: str) -> list[Path]:
         """Every file and folder here whose name has ``name`` in it."""

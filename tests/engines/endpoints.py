@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
-from tests.servers import Asked, Script, Wire
+from tests.servers import Asked, Script, Wire, chunk
 from tokmagic.core.money import Rates
-from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.session import Session
 
@@ -16,6 +18,10 @@ RATES = Rates(input=Decimal(1), output=Decimal(10), source="%price")
 REPORTED = (12, "reported", 3, "reported")
 Make = Callable[..., Session]
 Ask = Callable[..., Generation]
+Chunks = list[dict[str, Any] | str]
+GREEDY = replace(ASK, sampling=Sampling(temperature=0.0))
+ENDS = [chunk(reason="stop"), chunk(reason="stop", index=1)]
+"""The ends of two answers."""
 
 
 def counts(generation: Generation) -> tuple[int | None, str, int | None, str]:
@@ -34,3 +40,13 @@ def in_turn(*scripts: Script) -> Script:
 
 def status(code: int, text: str = "no", **headers: str) -> Script:
     return lambda _asked, wire: wire.answer(code, {"error": {"message": text}}, **headers)
+
+
+def in_choice(base: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """The same chunk with more in its only choice."""
+    return base | {"choices": [base["choices"][0] | fields]}
+
+
+def several(n: int, **more: Any) -> Prompt:
+    """The question, for so many answers."""
+    return replace(ASK, sampling=Sampling(n=n, temperature=0.7), **more)

@@ -121,24 +121,29 @@ def test_garbage_in_mid_stream_keeps_what_arrived(ask: Ask, garbage: str, says: 
 
 
 @pytest.mark.parametrize(
-    "usage",
+    ("usage", "expected"),
     [
-        {"prompt_tokens": -5, "completion_tokens": 3},
-        {"prompt_tokens": 12, "completion_tokens": 10**30},
-        {"prompt_tokens": "many", "completion_tokens": 3},
-        {"prompt_tokens": 12, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 99}},
-        {"prompt_tokens": 12, "completion_tokens": 3, "completion_tokens_details": {"reasoning_tokens": 99}},
-        {"prompt_tokens": True, "completion_tokens": 3},
-        ["nonsense"],
+        (["nonsense"], ("estimated", None, "estimated")),
+        ({"prompt_tokens": -5, "completion_tokens": 3}, ("estimated", 3, "reported")),
+        ({"prompt_tokens": 12, "completion_tokens": 10**30}, ("reported", None, "estimated")),
+        (
+            {"prompt_tokens": 100, "completion_tokens": 5, "prompt_tokens_details": {"cached_tokens": 150}},
+            ("reported", 5, "reported"),
+        ),
     ],
 )
-def test_usage_that_cannot_be_is_an_anomaly_and_the_counts_are_our_own(ask: Ask, session: Session, usage: Any) -> None:
+def test_of_a_usage_that_cannot_be_what_can_be_stands_and_the_rest_is_our_own(
+    ask: Ask, session: Session, usage: Any, expected: tuple[str, int | None, str]
+) -> None:
     generation = ask(streams([chunk("Hello!"), chunk(reason="stop"), usage_chunk(usage)]))
+    input_source, output_tokens, output_source = expected
     assert generation.status == "ok"
     assert generation.cost.anomaly is not None
-    assert generation.usage.input_source == generation.usage.output_source == "estimated"
+    assert (generation.usage.input_source, generation.usage.output_source) == (input_source, output_source)
+    assert output_tokens is None or generation.usage.output_tokens == output_tokens
     assert generation.cost.usd is not None
     assert generation.cost.usd > 0
+    assert (generation.cost.source, generation.cost.bound) != ("reported", "exact")
     (row,) = session.ledger().runs()
     assert row.reading.cost.anomaly == generation.cost.anomaly
 

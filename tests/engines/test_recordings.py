@@ -101,4 +101,5 @@ def test_every_recording_ends_in_a_row_that_is_settled(play: Play) -> None:
         generation = play(name)
         assert generation.status in ("ok", "failed"), name
         assert (generation.error is None) == (generation.status == "ok"), name
-        assert generation.cost.anomaly is None, name
+        # The proxy's usage for two canned answers is one's.
+        assert (generation.cost.anomaly is None) == (name != "litellm/canned_two_choices_stream"), name

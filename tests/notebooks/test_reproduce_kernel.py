@@ -54,6 +54,7 @@ def test_a_notebook_that_papermill_ran_gives_the_same_in_a_new_kernel(
     assert not {*after} & {*before}
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_default_model_gives_the_same_and_tells_what_makes_another_answer(
     empty: Desk, reproduce_in_kernel: Command, model_home: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from tokmagic.cli import main
-from tokmagic.core.money import Cost, Rates, Tier
+from tokmagic.core.money import Cost, Rates, Tier, rates_of
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import EngineInfo, Reading, RunRecord, Selection, Status, Sum
 from tokmagic.core.stream import Usage
@@ -29,7 +29,6 @@ from tokmagic.prices import (
     PriceBook,
     bill,
     loaded_usd,
-    rates_of,
 )
 from tokmagic.prices.hosted import hosted_rates
 from tokmagic.reports.exports import export_row

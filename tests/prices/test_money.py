@@ -11,16 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.prices.test_bills import D, usage
-from tokmagic.core.money import Cost, Rates
+from tokmagic.core.money import Cost, Rates, plain, rates_dict, rates_of
 from tokmagic.errors import PriceError
 from tokmagic.prices import (
     bill,
     from_picodollars,
     hourly,
-    plain,
     rate,
-    rates_dict,
-    rates_of,
     to_picodollars,
 )
 

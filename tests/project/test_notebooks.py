@@ -72,11 +72,8 @@ def test_the_notebooks_are_saved_without_outputs() -> None:
         assert outputs(notebook) == [], f"{notebook.name}: clear its outputs before committing it"
 
 
-@pytest.mark.parametrize(
-    "notebook",
-    [NOTEBOOKS[0], *(pytest.param(it, marks=pytest.mark.slow) for it in NOTEBOOKS[1:])],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_nbconvert_executes_a_notebook_with_the_default_model(
     notebook: Path, default_model: None, ledger: Ledger, tmp_path: Path
 ) -> None:
@@ -90,10 +87,10 @@ def test_nbconvert_executes_a_notebook_with_the_default_model(
     assert_recorded(tmp_path / notebook.name, ledger, notebook.stem)
 
 
-def test_a_kernel_runs_the_cells_of_the_others(environment: None, ledger: Ledger) -> None:
+def test_a_kernel_runs_the_cells_of_each(environment: None, ledger: Ledger) -> None:
     """As above, in one kernel, over the stand-in."""
     with running_kernel() as kernel:
-        for notebook in NOTEBOOKS[1:]:
+        for notebook in NOTEBOOKS:
             before = len(ledger.runs())
             cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
             ran = [

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
+import os
 import random
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,12 +14,14 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.ledgers.test_store import process, run
+from tests.ledgers.test_store import run
 from tokmagic.core.budget import Budget, Hold, Scope, Standing
 from tokmagic.core.money import Bound, Cost, Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
@@ -176,52 +179,44 @@ def test_a_hold_grows_as_far_as_the_caps_allow(books: Ledger) -> None:
     assert books.extend(mine("a"), Decimal("9"), [Budget("cell", Decimal("0.3"))], NOW) == Decimal("0.3")
 
 
-ADMITTING = """
-import sys
-from decimal import Decimal
-from tests.runs.test_budgets import ASK, DIME, NOW, mine
-from tests.ledgers.test_store import run
-from tokmagic.ledgers import Ledger
-
-ledger = Ledger(sys.argv[1])
-print("ready", flush=True)
-sys.stdin.readline()
-admitted = 0
-for number in range(125):
-    run_id = f"{sys.argv[2]}-{number}"
-    if ledger.admit(mine(run_id), ASK, DIME, ledger.budgets("ada", None), NOW).refused is None:
-        admitted += 1
-        if number % 2:
-            ledger.settle(run(run_id, user="ada", started_at=NOW, cost="0.10"))
-print(admitted, flush=True)
-sys.stdin.readline()
-"""
+# Processes that have imported what they need: they are forked off one that did.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.runs.test_budgets"])
 
 
-def test_a_thousand_admissions_at_once_admit_exactly_fifty(books: Ledger, database_url: str) -> None:
+def admit_many(url: str, name: str, each: int, start: Barrier, admitted: SimpleQueue[int], end: Event) -> None:
+    """Ask for ``each`` admissions once all have begun, settle every second one, and hold the others until the end."""
+    ledger, found = Ledger(url), 0
+    start.wait(60)
+    for number in range(each):
+        run_id = f"{name}-{number}"
+        if ledger.admit(mine(run_id), ASK, DIME, ledger.budgets("ada", None), NOW).refused is None:
+            found += 1
+            if number % 2:
+                ledger.settle(run(run_id, user="ada", started_at=NOW, cost="0.10"))
+    admitted.put(found)
+    end.wait(60)
+    os._exit(0)  # as a process that is killed: what it holds is not given back
+
+
+@pytest.mark.parametrize("each", [40, pytest.param(250, marks=pytest.mark.slow)])
+def test_of_many_admissions_at_once_exactly_fifty_are_admitted(books: Ledger, database_url: str, each: int) -> None:
     books.set_budget(DAY)
+    start, admitted, end = SERVER.Barrier(4), SERVER.SimpleQueue(), SERVER.Event()
     children = [
-        subprocess.Popen(
-            [sys.executable, "-c", ADMITTING, database_url, str(number)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(8)
+        SERVER.Process(target=admit_many, args=(database_url, str(number), each, start, admitted, end))
+        for number in range(4)
     ]
+    for child in children:
+        child.start()
     try:
-        for child in children:
-            assert child.stdout is not None
-            assert child.stdout.readline() == "ready\n"
-        for child in children:
-            print("go", file=child.stdin, flush=True)
-        admitted = [int(child.stdout.readline()) for child in children if child.stdout is not None]
-        assert sum(admitted) == 50
+        assert sum(admitted.get() for _ in children) == 50
         now = stands(books)
         assert (now.available_usd, now.spent_usd + now.held_usd) == (0, 5)
     finally:
+        end.set()
         for child in children:
-            child.communicate("end\n", timeout=60)
+            child.join(60)
     deadline = time.monotonic() + 30
     while (ended := stands(books)).held_usd and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -230,23 +225,15 @@ def test_a_thousand_admissions_at_once_admit_exactly_fifty(books: Ledger, databa
     assert len(books.runs()) == 50
 
 
-SPENDING = """
-import sys
-from decimal import Decimal
-from tests.runs.test_budgets import ASK, DIME, NOW, mine
-from tests.ledgers.test_store import run
-from tokmagic.ledgers import Ledger
-
-ledger = Ledger(sys.argv[1])
-print("ready", flush=True)
-number = 0
-while True:
-    number += 1
-    run_id = f"{sys.argv[2]}-{number}"
-    if ledger.admit(mine(run_id), ASK, DIME, ledger.budgets("ada", None), NOW).refused is None:
-        ledger.progress(mine(run_id, reading=run(cost="0.01").reading))
-        ledger.settle(run(run_id, user="ada", started_at=NOW, cost="0.02"))
-"""
+def spend(url: str, name: str, ready: Event) -> None:
+    """Begin and settle runs without end."""
+    ledger = Ledger(url)
+    ready.set()
+    for number in itertools.count():
+        run_id = f"{name}-{number}"
+        if ledger.admit(mine(run_id), ASK, DIME, ledger.budgets("ada", None), NOW).refused is None:
+            ledger.progress(mine(run_id, reading=run(cost="0.01").reading))
+            ledger.settle(run(run_id, user="ada", started_at=NOW, cost="0.02"))
 
 
 @pytest.mark.slow
@@ -255,10 +242,13 @@ def test_kills_at_random_moments_release_what_was_held(books: Ledger, database_u
     books.set_budget(big)
     dice = random.Random(7)
     for kill in range(50):
-        with process(SPENDING, database_url, str(kill)) as child:
-            time.sleep(dice.uniform(0.0, 0.05))  # the moment is what is tried out
-            child.kill()
-            child.wait(60)
+        ready = SERVER.Event()
+        child = SERVER.Process(target=spend, args=(database_url, str(kill), ready))
+        child.start()
+        assert ready.wait(60)
+        time.sleep(dice.uniform(0.0, 0.05))  # the moment is what is tried out
+        child.kill()
+        child.join(60)
         # A server notices a little later that a connection is gone.
         deadline = time.monotonic() + 30
         while (now := stands(books, big)).held_usd and time.monotonic() < deadline:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -16,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.commands import command_in
 from tests.kernels import Kernel, running_kernel
 from tokmagic import reports as report
 from tokmagic.core.budget import Budget
@@ -447,11 +446,11 @@ def test_a_limit_that_is_none_is_told_before_anything_runs(
     assert session.ledger().runs() == []
 
 
-def test_from_the_command_line(tmp_path: Path) -> None:
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = command_in(tmp_path, capsys)
+
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "TOKMAGIC_HOME": str(tmp_path), "TOKMAGIC_MODEL": "scripted"}
-        command = [sys.executable, "-m", "tokmagic.cli", "run", "--input", "1", "--output", "2", *words]
-        return subprocess.run(command, input="Why?", capture_output=True, text=True, env=env, check=False)
+        return command("run", "--input", "1", "--output", "2", *words, text="Why?", TOKMAGIC_MODEL="scripted")
 
     first, again = run("--seed", "1"), run("--seed", "1")
     assert first.stdout.startswith("This answer is scripted")

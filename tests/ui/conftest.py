@@ -1,4 +1,4 @@
-"""One server and one browser for all browser tests; a fresh kernel, workspace and page for each.
+"""One server, one browser and one page for all browser tests; a notebook and a kernel for each.
 
 They end with the last of these tests: while playwright runs, nothing else in this process can run an event loop.
 """
@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, Page
 
-from tests.ui.lab import Lab, Notebook, chromium, running_lab
+from tests.ui.lab import WAIT_MS, Lab, Notebook, chromium, running_lab
 from tokmagic.ledgers import Ledger
 
 SHOTS = Path(__file__).resolve().parents[2] / ".test-results"
@@ -47,27 +47,29 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="package")
-def context(browser: Browser) -> BrowserContext:
-    """One profile, whose cache keeps what JupyterLab consists of."""
-    return browser.new_context(viewport={"width": 1400, "height": 900})
+def lab_page(browser: Browser, lab: Lab) -> Page:
+    """JupyterLab itself, which takes the longest to open."""
+    page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(f"{lab.url}lab?token={lab.token}")
+    page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)", timeout=WAIT_MS)
+    return page
 
 
 @pytest.fixture
 def open_notebook(
-    lab: Lab, context: BrowserContext, shots: Path, request: pytest.FixtureRequest
-) -> Iterator[Callable[..., Notebook]]:
-    """Open notebooks; afterwards a picture is taken, and their kernels and pages are ended."""
-    pages: list[Page] = []
+    lab: Lab, lab_page: Page, shots: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[[str], Notebook]]:
+    """Open a notebook; afterwards a picture is taken, and the notebook is closed and its kernel ended."""
+    opened: list[Notebook] = []
 
-    def open_one(name: str, *, workspace: str | None = None) -> Notebook:
-        pages.append(context.new_page())
-        return Notebook(pages[-1], lab, name, workspace=workspace)
+    def open_one(name: str) -> Notebook:
+        opened.append(Notebook(lab_page, lab, name, here=True))
+        return opened[-1]
 
     yield open_one
-    for number, page in enumerate(pages):
-        page.screenshot(path=shots / f"{request.node.name}-{number}.png")
-        page.close()
-    lab.end_sessions()
+    for notebook in opened:
+        lab_page.screenshot(path=shots / f"{request.node.name}.png")
+        notebook.close()
 
 
 @pytest.fixture

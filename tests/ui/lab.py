@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 START_S = 60.0
-WAIT_MS = 150_000.0
+WAIT_MS = 90_000.0
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # --no-sandbox: containers give no user namespaces. The rest keeps Chromium off the network.
 CHROME_FLAGS = [
@@ -46,11 +46,8 @@ class Lab:
 
     def api(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Call the server's REST API and return its JSON."""
-        return self._call(method, f"api/{path}", body)
-
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(
-            f"{self.url}{path}",
+            f"{self.url}api/{path}",
             method=method,
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"token {self.token}"},
@@ -58,11 +55,6 @@ class Lab:
         with urllib.request.urlopen(request, timeout=30) as reply:
             text = reply.read()
         return json.loads(text) if text else None
-
-    def set_theme(self, name: str) -> None:
-        """Choose the theme of pages that are opened from now on."""
-        setting = {"raw": json.dumps({"theme": name})}
-        self._call("PUT", "lab/api/settings/@jupyterlab/apputils-extension:themes", setting)
 
     def end_sessions(self) -> None:
         """Shut every kernel down."""
@@ -106,6 +98,7 @@ def running_lab(folder: Path, python: str = sys.executable, **env: str) -> Itera
     token = secrets.token_hex(16)
     log = (folder / "lab.log").open("wb")
     flags = ["--no-browser", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={root}", "--allow-root"]
+    flags += ["--LabApp.expose_app_in_browser=True"]
     process = subprocess.Popen(
         [python, "-m", "jupyterlab", *flags, f"--IdentityProvider.token={token}"],
         env={
@@ -169,16 +162,24 @@ def chromium() -> Iterator[Browser]:
 
 
 class Notebook:
-    """One notebook open in one page, as a person sees it."""
+    """One notebook open in one page, as a person sees it; ``here`` where the page shows JupyterLab already."""
 
-    def __init__(self, page: Page, lab: Lab, name: str, *, workspace: str | None = None) -> None:
+    def __init__(self, page: Page, lab: Lab, name: str, *, here: bool = False) -> None:
         self.page = page
         self.lab = lab
         self.name = name
         page.set_default_timeout(WAIT_MS)
-        where = workspace or secrets.token_hex(4)
-        page.goto(f"{lab.url}lab/workspaces/{where}/tree/{quote(name)}?token={lab.token}")
+        if here:
+            page.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', {path})", name)
+        else:
+            page.goto(f"{lab.url}lab/workspaces/{secrets.token_hex(4)}/tree/{quote(name)}?token={lab.token}")
         self.wait_ready()
+
+    def close(self) -> None:
+        """Close it, saved or not, and end its kernel."""
+        self.page.evaluate("() => [...window.jupyterapp.shell.widgets('main')].forEach(it => it.dispose())")
+        self.page.locator(".jp-Notebook").wait_for(state="detached")
+        self.lab.end_sessions()
 
     def wait_ready(self) -> None:
         """Wait until the cells are drawn, the kernel has answered and the sidebar knows of it."""
@@ -223,6 +224,11 @@ class Notebook:
         self.page.keyboard.type(label)
         self.page.locator(".lm-CommandPalette-item.lm-mod-active").wait_for()
         self.page.keyboard.press("Enter")
+
+    def set_theme(self, name: str) -> None:
+        """Change the page's theme."""
+        self.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
+        self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
 
 
 class Row:

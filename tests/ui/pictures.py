@@ -168,10 +168,10 @@ def _save_notebook(notebook: Notebook, path: Path) -> None:
 
 def sidebar(browser: Browser, lab: Lab, _words: Words, *, theme: str, name: str) -> None:
     """The whole window while a cell runs under a budget."""
-    lab.set_theme(theme)
     story = "%%generate --max-tokens 600\nTell a long story of a lighthouse."
     cells = [f"{LOAD}\n%budget notebook 0.0008\n{CITY}", GUIDE, WORD, story]
     notebook = open_page(browser, lab, lab.notebook(f"{name}.ipynb", cells), 1240, 720)
+    notebook.set_theme(theme)
     run_cell(notebook, 0)
     notebook.wait_connection("ready")
     for index in (1, 2):
@@ -179,9 +179,9 @@ def sidebar(browser: Browser, lab: Lab, _words: Words, *, theme: str, name: str)
     notebook.run(3)
     notebook.row("cell-3").wait_output_above(20)
     save(name, notebook.page.screenshot(animations="disabled"))
+    notebook.set_theme("JupyterLab Light")
     notebook.page.context.close()
     lab.end_sessions()
-    lab.set_theme("JupyterLab Light")
 
 
 def draft(browser: Browser, lab: Lab, _words: Words) -> None:

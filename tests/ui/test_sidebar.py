@@ -183,22 +183,30 @@ STATES = [
 ]
 
 
-@pytest.mark.parametrize(("theme", "shot"), [("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")])
-def test_every_state_can_be_read_in_both_themes(
-    lab: Lab, open_notebook: Open, shots: Path, theme: str, shot: str
-) -> None:
-    lab.set_theme(theme)
-    notebook = open_notebook(lab.notebook(f"{shot}.ipynb", STATES))
+THEMES = {"JupyterLab Dark": "dark", "JupyterLab Dark High Contrast": "contrast", "JupyterLab Light": "light"}
+"""Each with its word in a picture's name; last the one that pages are opened with."""
+
+
+def look(notebook: Notebook, shots: Path, name: str, fill: str | None = None) -> None:
+    """Take a picture in each theme, where all text can be read; a budget's bar has the theme's colour ``fill``."""
+    for theme, shot in THEMES.items():
+        notebook.set_theme(theme)
+        ratio, text = notebook.page.evaluate(CONTRAST)
+        notebook.page.screenshot(path=shots / f"{name}-{shot}.png")
+        assert ratio >= 4.5, f"{text!r} has a contrast of {ratio:.1f} in {theme}"
+        assert fill is None or notebook.page.evaluate(FILL, fill), theme
+
+
+def test_every_state_can_be_read_in_each_theme(lab: Lab, open_notebook: Open, shots: Path) -> None:
+    notebook = open_notebook(lab.notebook("states.ipynb", STATES))
     notebook.run(0)
     notebook.wait_connection("ready")
     for index, status in ((1, "ok"), (2, "refused"), (3, "running")):
         notebook.run(index)
         notebook.row(f"cell-{index}").wait(status)
     notebook.row("cell-3").wait_output_above(20)
-    ratio, text = notebook.page.evaluate(CONTRAST)
-    notebook.page.screenshot(path=shots / f"sidebar-{shot}.png")
-    lab.set_theme("JupyterLab Light")
-    assert ratio >= 4.5, f"{text!r} has a contrast of {ratio:.1f}"
+    look(notebook, shots, "sidebar")
+    notebook.row("cell-3").wait("running")
 
 
 SCRIPTED = """%load_ext tokmagic
@@ -227,7 +235,6 @@ FILL = """name => {
     return getComputedStyle(fill).backgroundColor === wanted;
 }"""
 GROUND = "selector => getComputedStyle(document.querySelector(selector)).backgroundColor"
-THEMES = [("JupyterLab Light", "light"), ("JupyterLab Dark", "dark"), ("JupyterLab Dark High Contrast", "contrast")]
 
 
 def wait_budget(notebook: Notebook, level: str, now: int) -> str:
@@ -237,19 +244,11 @@ def wait_budget(notebook: Notebook, level: str, now: int) -> str:
     return " ".join(line.inner_text().split())
 
 
-@pytest.mark.parametrize(("theme", "shot"), THEMES)
-def test_a_budget_fills_up_warns_and_refuses(lab: Lab, open_notebook: Open, shots: Path, theme: str, shot: str) -> None:
-    lab.set_theme(theme)
-    notebook = open_notebook(lab.notebook(f"budget-{shot}.ipynb", SPENDING))
-    lab.set_theme("JupyterLab Light")
+def test_a_budget_fills_up_warns_and_refuses(lab: Lab, open_notebook: Open, shots: Path) -> None:
+    notebook = open_notebook(lab.notebook("budget.ipynb", SPENDING))
     notebook.run(0)
     notebook.wait_connection("ready")
     page, panel = notebook.page, notebook.panel
-
-    def look(name: str) -> None:
-        ratio, text = page.evaluate(CONTRAST)
-        page.screenshot(path=shots / f"budget-{shot}-{name}.png")
-        assert ratio >= 4.5, f"{text!r} has a contrast of {ratio:.1f}"
 
     notebook.run(1)
     assert wait_budget(notebook, "ok", 0) == "$0 of $0.05 0 %"
@@ -258,11 +257,9 @@ def test_a_budget_fills_up_warns_and_refuses(lab: Lab, open_notebook: Open, shot
 
     notebook.run(2)
     assert wait_budget(notebook, "ok", 30) == "$0.0150 of $0.05 30 %"
-    assert page.evaluate(FILL, "--jp-success-color1")
-    look("ok")
+    look(notebook, shots, "budget-ok", "--jp-success-color1")
     notebook.run(3)
     assert wait_budget(notebook, "warning", 60) == "$0.0300 of $0.05 60 % ⚠\ufe0e warning"
-    assert page.evaluate(FILL, "--jp-warn-color1")
 
     notebook.run(4)
     refused = notebook.row("cell-4")
@@ -272,19 +269,20 @@ def test_a_budget_fills_up_warns_and_refuses(lab: Lab, open_notebook: Open, shot
         "refused: this run may cost up to $0.0300, the notebook's budget of $0.0500 has $0.0200 left"
     )
     wait_budget(notebook, "warning", 60)
-    look("warning")
+    look(notebook, shots, "budget-warning", "--jp-warn-color1")
 
     notebook.run(5)
     notebook.row("cell-5").wait("ok")
     assert wait_budget(notebook, "used-up", 100) == "$0.0500 of $0.05 100 % ⚠\ufe0e used up"
-    assert page.evaluate(FILL, "--jp-error-color1")
     total = panel.locator("[data-total='notebook'] [data-field='cost']")
     assert total.get_attribute("data-value") == "0.05"
-    look("used-up")
+    look(notebook, shots, "budget-used-up", "--jp-error-color1")
 
     page.emulate_media(forced_colors="active")
-    page.screenshot(path=shots / f"budget-{shot}-forced.png")
-    assert page.evaluate(GROUND, "#tokmagic-panel .tm-BarFill") != page.evaluate(GROUND, "#tokmagic-panel")
+    for theme, shot in THEMES.items():
+        notebook.set_theme(theme)
+        page.screenshot(path=shots / f"budget-forced-{shot}.png")
+        assert page.evaluate(GROUND, "#tokmagic-panel .tm-BarFill") != page.evaluate(GROUND, "#tokmagic-panel"), theme
     page.emulate_media(forced_colors="none")
     notebook.run(6)
     panel.locator("[data-budget='month']").wait_for(state="detached")

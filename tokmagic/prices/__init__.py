@@ -4,6 +4,7 @@ What is not known is ``None`` and stays so: a run without a price has no cost, n
 and nowhere else: what ``%price`` set, the user's file, the price package for hosted models, list prices of devices.
 """
 
+from tokmagic.core.money import plain, rates_dict, rates_of
 from tokmagic.prices.bills import at_rates, bill, bound_usd, input_usd, loaded_usd, replay, reprice, span
 from tokmagic.prices.book import PriceBook
 from tokmagic.prices.hosted import provider_of
@@ -19,8 +20,11 @@ __all__ = [
     "hourly",
     "input_usd",
     "loaded_usd",
+    "plain",
     "provider_of",
     "rate",
+    "rates_dict",
+    "rates_of",
     "replay",
     "reprice",
     "span",

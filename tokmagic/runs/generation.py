@@ -85,13 +85,14 @@ class Generation:
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the first choice ended: stop, length, interrupted or error."""
+        """Why the first choice ended: stop, length, content_filter (the provider refused), interrupted or error."""
         return self.record.finish_reason
 
     @property
     def footer(self) -> str:
         """The one line of numbers under the answer."""
-        return numbers.footer(self.reading, self.model, self.status, self.record.rates)
+        line = numbers.footer(self.reading, self.model, self.status, self.record.rates)
+        return f"{line} · refused by the provider" if self.finish_reason == "content_filter" else line
 
     def raise_for_status(self) -> Generation:
         """Return self, or raise what ended the run early."""

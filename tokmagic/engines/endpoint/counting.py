@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,8 +11,12 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Source, Usage
 from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.endpoint.plausible import implausible, least_tokens, made_up
+from tokmagic.engines.endpoint.reports import Reports
+from tokmagic.engines.endpoint.usage import read_usages
 from tokmagic.engines.local.store import locate, pull_tokenizer
 from tokmagic.errors import ModelError, PromptError, TokmagicError
+from tokmagic.formatting.numbers import counted
 from tokmagic.tokens import encodings
 from tokmagic.tokens.tokenizer import Tokenizer, rough_count, rough_count_text
 
@@ -121,10 +126,11 @@ class Tally:
     counter: Counter
     prompt: Prompt
     most_output: int
-    reported: Usage | None = None
-    anomaly: str | None = None
     answer_bytes: int = 0
     """The answer's length in UTF-8, reasoning included."""
+    anomaly: str | None = None
+    unsure: bool = False
+    """Whether the server may bill more than ``final`` says."""
     _pieces: int = 0
     _since: int = 0
 
@@ -132,28 +138,37 @@ class Tally:
         tokens, source = self.counter.input(self.prompt, load=False)
         self._asked = Usage(input_tokens=tokens, input_source=source)
         self._said: list[list[str]] = [[] for _ in range(self.prompt.sampling.n)]
+        self.reports = Reports(self.prompt.sampling.n)
 
     def take(self, choice: int, text: str) -> None:
         """More of a choice arrived, its reasoning included."""
         self._said[choice].append(text)
-        self._since += 1
-        self._pieces += self.counter.piece(text)
+        tokens = self.counter.piece(text)
+        self._since += tokens
+        self._pieces += tokens
         self.answer_bytes += len(text.encode("utf-8", "replace"))
 
-    def report(self, usage: Usage | None, anomaly: str | None) -> None:
-        """The server gave its counts, or something that cannot be."""
-        if usage is not None:
-            self.reported = usage
+    def report(self, usages: Sequence[object], choice: int | None, *, final: bool) -> None:
+        """The server gave its counts, of one answer or of the run, or something that cannot be."""
+        self.reports.take(read_usages(usages), choice, final=final)
+        usage = self._reported()
+        if usage is not None and usage.output_tokens is not None:
             self._since = 0
-        elif anomaly is not None:
-            self.reported = None
-        self.anomaly = anomaly
 
     def so_far(self) -> Usage:
         """The counts at this moment: the server's where it gives them, else estimated from what arrived."""
-        if self.reported is not None and self.reported.output_tokens is not None:
-            return self.reported
-        return replace(self._asked, output_tokens=self._pieces, output_source="estimated")
+        usage = self._reported() or Usage()
+        if usage.input_tokens is None:
+            asked = self._asked
+            usage = replace(usage, input_tokens=asked.input_tokens, input_source=asked.input_source)
+        if usage.output_tokens is None:
+            return replace(usage, output_tokens=self._pieces, output_source="estimated")
+        tokens = usage.output_tokens + self._since
+        if not self.reports.covers(self._spoken):
+            tokens = max(tokens, self._pieces)  # it is of some of the answers
+        return (
+            usage if tokens == usage.output_tokens else replace(usage, output_tokens=tokens, output_source="estimated")
+        )
 
     @property
     def begun(self) -> bool:
@@ -164,19 +179,27 @@ class Tally:
         """The counts at the end. What the server did not report is counted here, or estimated; never 0 for a text.
 
         Where more came after the server's count, or a stream was cut off, that count is of an earlier moment, and the
-        larger one of both holds.
+        larger one of both holds; so it does where it is of one of several answers.
         """
         texts = ["".join(said) for said in self._said]
-        usage = self.reported or Usage()
+        usage = self._reported() or Usage()
+        self.anomaly, self.unsure = self.reports.anomaly, self.reports.unsure
         if usage.input_tokens is None:
             tokens, source = self.counter.input(self.prompt, load=True)
             usage = replace(usage, input_tokens=tokens, input_source=source)
-        if usage.output_tokens is None or not whole or self._since > 0:
-            guessed = self.counter.output(texts)
-            guessed = self._pieces if guessed is None else guessed
-            if usage.output_tokens is None or guessed > usage.output_tokens:
-                usage = replace(usage, output_tokens=guessed, output_source="estimated")
+        early = usage.output_tokens is None or not whole or self._since > 0
+        if early or len(texts) > 1:
+            usage = self._larger(usage, texts, early=early)
         return usage
+
+    def judge(self, usage: Usage, local_input_tokens: int | None) -> None:
+        """Note what is odd about the counts at the end, in view of what was asked and answered."""
+        asked = [message.content for message in self.prompt.messages]
+        answered = ["".join(said) for said in self._said]
+        told = made_up(usage, local_input_tokens, asked, answered)
+        odd = implausible(usage, self.prompt.utf8_bytes, self.answer_bytes, self.most_output)
+        self.anomaly = self.anomaly or odd or told.anomaly
+        self.unsure = self.unsure or told.unsure
 
     def local_input_tokens(self) -> int | None:
         """This process' own exact count of the prompt; None without the model's tokenizer."""
@@ -186,3 +209,31 @@ class Tally:
     def spoke(self, choice: int) -> bool:
         """Whether anything of a choice arrived."""
         return bool(self._said[choice])
+
+    @property
+    def _spoken(self) -> set[int]:
+        return {choice for choice, said in enumerate(self._said) if said}
+
+    def _reported(self) -> Usage | None:
+        return self.reports.usage(self._spoken)
+
+    def _larger(self, usage: Usage, texts: list[str], *, early: bool) -> Usage:
+        """The server's output or our own, whichever is larger. Ours is an estimate."""
+        reported, guessed = usage.output_tokens, self.counter.output(texts)
+        tokens = self._pieces if guessed is None else guessed
+        if reported is None:
+            return replace(usage, output_tokens=tokens, output_source="estimated")
+        # A count of all answers that came at their end only yields to what is surely more.
+        if not early and guessed is None:
+            tokens = self._least(texts)
+        if tokens <= reported:
+            return usage
+        if not early:
+            shown = counted(reported, "output token")
+            self.anomaly = f"the server reports {shown} for {len(texts)} answers of at least {tokens:,}"
+        return replace(usage, output_tokens=tokens, output_source="estimated")
+
+    def _least(self, texts: list[str]) -> int:
+        """Fewer tokens than there were. A streamed piece holds at least one, but for proxies that cut to any size."""
+        pieces = sum(map(len, self._said)) if self.prompt.stream else 0
+        return max(min(pieces, sum(map(rough_count_text, texts))), sum(map(least_tokens, texts)))

@@ -103,7 +103,7 @@ class EndpointEngine:
         path = "/completions" if prompt.completion else "/chat/completions"
         request = Request(path, utf8(body), self._key(), prompt.sampling.n, *limits)
         tally = Tally(self._counter, prompt, prompt.sampling.max_tokens * prompt.sampling.n)
-        return EndpointStream(self._connections, request, tally, submitted_ns, hidden_output=server.hidden_output)
+        return EndpointStream(self._connections, request, tally, submitted_ns)
 
     def close(self) -> None:
         self._connections.close()

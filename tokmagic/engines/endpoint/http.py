@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from tokmagic.core.version import __version__
-from tokmagic.engines.endpoint.wire import error_text
+from tokmagic.engines.endpoint.answers import error_text
 from tokmagic.errors import EndpointError, UsageError
 
 MOST_EVENT = 4 * 2**20

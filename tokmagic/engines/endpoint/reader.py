@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from httpx2 import EventSource, Response
 
+from tokmagic.engines.endpoint.answers import Answer, error_text, read_answer
 from tokmagic.engines.endpoint.http import MOST_EVENT, AttemptError, Connection, Connections, body_of, parse_json
-from tokmagic.engines.endpoint.wire import Answer, read_answer
-from tokmagic.errors import TokmagicError
+from tokmagic.engines.endpoint.opening import opened
+from tokmagic.errors import EndpointError, TokmagicError
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
@@ -129,10 +130,11 @@ class Reader:
         good = False
         try:
             with connection.post(request.path, request.body, request.key) as response:
-                if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-                    self._events(response)
+                answer, streamed = opened(response)
+                if streamed:
+                    self._events(answer)
                 else:
-                    self._arrive(body_of(response))
+                    self._arrive(body_of(answer), whole=True)
                     self._end(None, said=True)
             good = True
         finally:
@@ -149,12 +151,28 @@ class Reader:
                 # Said now; what is left is read to its end, so that the connection can be used again.
                 self._end(None, said=True)
             elif data and not self._ended:
-                self._arrive(parse_json(data))
+                self._event(event.event, data)
 
-    def _arrive(self, given: object) -> None:
-        answer = read_answer(given, self._request.choices, time.perf_counter_ns())
+    def _event(self, name: str, data: str) -> None:
+        try:
+            given = parse_json(data)
+        except EndpointError:
+            if name == "error":
+                raise EndpointError(f"it reports: {error_text(data)}") from None
+            if name == "message":
+                raise
+            return  # a ping in words
+        if name == "error":
+            given = {"error": given}
+        self._arrive(given, whole=False)
+
+    def _arrive(self, given: object, *, whole: bool) -> None:
+        answer = read_answer(given, self._request.choices, time.perf_counter_ns(), whole=whole)
         self._begun = self._begun or any(piece.token.has_content for piece in answer.pieces)
-        self._arrivals.put(answer)
+        if answer.pieces or answer.usages:
+            self._arrivals.put(answer)
+        if answer.error is not None:
+            raise EndpointError(f"it reports: {answer.error}")
 
 
 def _backoff_s(attempt: int) -> float:

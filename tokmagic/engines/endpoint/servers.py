@@ -16,8 +16,7 @@ class Server:
 
     ``names`` has the sampling options that the server calls otherwise. Those beyond OpenAI's own are refused rather
     than sent to be ignored where it takes no ``extras``; so are several answers, JSON schemas and log probabilities
-    where it has no ``samples``, ``schemas`` or ``logprobs``. ``hidden_output``: reasoning is in ``total_tokens``, but
-    not in ``completion_tokens``.
+    where it has no ``samples``, ``schemas`` or ``logprobs``.
     """
 
     max_tokens: str = "max_tokens"
@@ -28,14 +27,13 @@ class Server:
     samples: bool = True
     schemas: bool = True
     logprobs: bool = True
-    hidden_output: bool = False
 
 
 SERVERS: Mapping[str, Server] = MappingProxyType(
     {
         "generic": Server(),
         "openai": Server(max_tokens="max_completion_tokens", extras=False),
-        "google": Server(extras=False, hidden_output=True),
+        "google": Server(extras=False),
         "vllm": Server(continuous_usage=True),
         "sglang": Server(continuous_usage=True),
         "llama.cpp": Server(names={"repetition_penalty": "repeat_penalty"}),

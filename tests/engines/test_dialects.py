@@ -1,0 +1,327 @@
+"""What servers send in other words: ends that are none, failures, empty events, reasoning, half characters."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.engines.endpoints import ASK, GREEDY, REPORTED, Ask, Chunks, counts, in_choice
+from tests.servers import ANSWER, ROLE, USAGE, Asked, Endpoint, Script, Wire, chunk, streams, usage_chunk, whole
+from tokmagic.core.stream import Token
+from tokmagic.engines.endpoint.answers import read_answer
+from tokmagic.engines.endpoint.usage import read_usages
+from tokmagic.errors import EndpointError
+from tokmagic.runs.session import Session
+
+# Ends, and what is none
+
+
+@pytest.mark.parametrize("word", ["", "null", "None", "NOT_FINISHED", "FINISH_REASON_UNSPECIFIED", False])
+def test_a_word_that_ends_nothing_is_no_end(ask: Ask, word: Any) -> None:
+    running = [in_choice(chunk(text), finish_reason=word) for text in ("Once", " upon")]
+    generation = ask(streams(running, done=False), GREEDY)
+    assert (generation.text, generation.status, generation.finish_reason) == ("Once upon", "failed", "error")
+    assert generation.cost.bound == "at_least"
+    generation = ask(streams([*running, chunk(reason="stop"), usage_chunk()]), GREEDY)
+    assert (generation.status, generation.finish_reason, counts(generation)) == ("ok", "stop", REPORTED)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("stop", ("stop", "STOP", "eos_token", "end_turn", "COMPLETE", "stop-sequence")),
+        ("length", ("length", "MAX_TOKENS", "max_output_tokens", "model_length", "model_context_window_exceeded")),
+        ("length", ("token_limit", "ERROR_LIMIT", "max_tokens_reached", "max_completion_tokens", "max_length")),
+        ("content_filter", ("content_filter", "refusal", "SAFETY", "RECITATION", "sensitive", "guardrail_intervened")),
+        ("content_filter", ("PROHIBITED_CONTENT", "IMAGE_SAFETY", "content-filter", "ERROR_TOXIC", "BLOCKLIST")),
+        ("other", ("tool_calls", "function_call", "odd")),
+    ],
+)
+def test_a_servers_words_for_an_end(ask: Ask, told: str, words: tuple[str, ...]) -> None:
+    for word in words:
+        generation = ask(streams([chunk("a"), chunk(reason=word), usage_chunk()]))
+        assert (generation.finish_reason, generation.status) == (told, "ok"), word
+
+
+FAILURES: dict[str, tuple[dict[str, Any], str]] = {
+    "error": (chunk(reason="error"), "'error'"),
+    "abort": (chunk(reason="abort"), "'abort'"),
+    "a word like it": (chunk(reason="network_error"), "'network_error'"),
+    "a word unlike it": (chunk(reason="insufficient_system_resource"), "'insufficient_system_resource'"),
+    "another word unlike it": (chunk(reason="USER_CANCEL"), "'USER_CANCEL'"),
+    "a limit of another kind": (chunk(reason="rate_limit_exceeded"), "'rate_limit_exceeded'"),
+    "with its own words": (
+        in_choice(chunk(reason="error"), error={"code": 502, "message": "the GPU fell off"}),
+        "fell off",
+    ),
+    "with its own words alone": (in_choice(chunk(" more"), error={"message": "the GPU fell off"}), "fell off"),
+    "with the words of its server": (in_choice(chunk(reason="error"), native_finish_reason="OVERLOADED"), "OVERLOADED"),
+    "as an object": (in_choice(chunk(), finish_reason={"type": "abort", "message": "the GPU fell off"}), "fell off"),
+    "in the delta": (
+        {"choices": [{"index": 0, "delta": {"error": "the GPU fell off"}, "finish_reason": "stop"}]},
+        "fell off",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_choice_that_failed_is_a_failed_run(ask: Ask, server: Endpoint, name: str) -> None:
+    failure, says = FAILURES[name]
+    generation = ask(streams([chunk("Once"), failure, usage_chunk()]), GREEDY)
+    assert (generation.status, generation.finish_reason) == ("failed", "error")
+    assert generation.text.startswith("Once")
+    assert says in str(generation.error)
+    assert "\n" not in str(generation.error)
+    assert generation.cost.bound == "at_least"
+    assert ask(prompt=GREEDY).status == "failed", "it is not cached"
+    assert len(server.asked) == 2
+
+
+def test_a_whole_answer_that_failed_is_a_failed_run(ask: Ask) -> None:
+    body = in_choice(whole("Once", reason="error"), error={"message": "the GPU fell off"})
+    generation = ask(lambda _asked, wire: wire.answer(200, body), replace(GREEDY, stream=False))
+    assert (generation.status, generation.text) == ("failed", "Once")
+    assert "fell off" in str(generation.error)
+
+
+REPORTS: list[dict[str, Any]] = [
+    {"object": "error", "message": "the GPU fell off", "code": 500},
+    {"type": "error", "error": {"type": "overloaded_error", "message": "the GPU fell off"}},
+    {"error": "the GPU fell off"},
+    {"type": "BadRequestError", "message": "the GPU fell off", "code": 400},
+    {"errors": [{"message": "the GPU fell off"}]},
+    {"detail": "the GPU fell off"},
+    {"code": "InternalError", "message": "the GPU fell off", "request_id": "7"},
+    {"id": "7", "error_code": 336, "error_msg": "the GPU fell off"},
+    {"id": "7", "choices": None, "base_resp": {"status_code": 1000, "status_msg": "the GPU fell off"}},
+]
+
+
+@pytest.mark.parametrize(
+    ("stream", "report"), [*((True, report) for report in REPORTS), (False, REPORTS[0]), (False, REPORTS[5])]
+)
+def test_what_a_server_reports_at_http_200_is_a_failure(ask: Ask, stream: bool, report: dict[str, Any]) -> None:
+    script: Script = streams([chunk("Once"), report]) if stream else lambda _asked, wire: wire.answer(200, report)
+    generation = ask(script, replace(GREEDY, stream=stream))
+    assert (generation.status, generation.text) == ("failed", "Once" if stream else "")
+    assert "the GPU fell off" in str(generation.error)
+
+
+def test_an_event_called_error_is_one(ask: Ask) -> None:
+    for data in ("the GPU fell off", '{"message": "the GPU fell off"}'):
+
+        def script(_asked: Asked, wire: Wire, data: str = data) -> None:
+            wire.open_stream()
+            wire.event(chunk("Once"))
+            wire.send(f"event: error\ndata: {data}\n\n")
+            wire.end()
+
+        generation = ask(script)
+        assert (generation.status, generation.text) == ("failed", "Once")
+        assert "the GPU fell off" in str(generation.error)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [chunk("I can"), chunk(reason="content_filter"), usage_chunk()],
+        [chunk("I can"), chunk(reason="refusal"), usage_chunk()],
+        [
+            {"choices": [{"index": 0, "delta": {"refusal": "I can"}, "finish_reason": None}]},
+            chunk(reason="stop"),
+            usage_chunk(),
+        ],
+        [
+            {"choices": [{"index": 0, "delta": {"content": [{"type": "refusal", "refusal": "I can"}]}}]},
+            chunk(reason="stop"),
+            usage_chunk(),
+        ],
+    ],
+)
+def test_a_refusal_is_told_as_one_and_not_cached(ask: Ask, server: Endpoint, parts: Chunks) -> None:
+    for _ in range(2):
+        generation = ask(streams(parts), GREEDY)
+        assert (generation.status, generation.text) == ("ok", "I can")
+        assert generation.finish_reason == "content_filter"
+        assert generation.footer.endswith("refused by the provider")
+    assert len(server.asked) == 2
+
+
+# Events that carry nothing
+
+NOTHING: Chunks = [
+    "null",
+    "{}",
+    "[]",
+    '""',
+    '{"type": "ping"}',
+    '{"type": "response.created", "response": {"id": "r"}}',
+    '{"object": "chat.completion.chunk", "choices": null}',
+    '{"object": "chat.completion.chunk", "choices": [], "error": null}',
+    '{"choices": [null]}',
+    '{"choices": [{"index": null, "delta": {}}]}',
+    '{"choices": [], "error": ""}',
+    '{"choices": [], "error": {}}',
+    '{"choices": [], "error": {"code": 0, "message": ""}}',
+    '{"choices": [], "error": {"code": null, "message": null}, "errors": []}',
+    '{"choices": [], "base_resp": {"status_code": 0, "status_msg": "success"}}',
+    '{"type": "status", "message": "2 are before you"}',
+    '{"type": "status", "code": 7, "message": "2 are before you"}',
+    '{"choices": [{"index": 0, "delta": {"content": null}, "error": null, "finish_reason": null}]}',
+]
+
+
+def test_events_that_carry_nothing_are_skipped(ask: Ask) -> None:
+    generation = ask(streams([*NOTHING, *ANSWER[:2], *NOTHING, *ANSWER[2:], *NOTHING]))
+    assert (generation.error, generation.text, counts(generation)) == (None, "Hello!", REPORTED)
+
+
+def test_a_named_event_in_words_is_skipped(ask: Ask) -> None:
+    def script(_asked: Asked, wire: Wire) -> None:
+        wire.open_stream()
+        wire.send("event: ping\ndata: still here\n\n")
+        for part in ANSWER:
+            wire.event(part)
+        wire.end()
+
+    assert ask(script).text == "Hello!"
+
+
+def test_events_that_carry_nothing_are_no_answer(ask: Ask) -> None:
+    generation = ask(streams(NOTHING))
+    assert (generation.status, generation.text) == ("failed", "")
+    assert "without sending any" in str(generation.error)
+
+
+# Reasoning
+
+THOUGHTS: dict[str, dict[str, Any]] = {
+    "a field": {"reasoning_content": "Hm. "},
+    "another field": {"reasoning": "Hm. "},
+    "ollama's": {"thinking": "Hm. "},
+    "mistral's parts": {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm. "}]}]},
+    "anthropic's parts": {"content": [{"type": "thinking", "thinking": "Hm. ", "signature": "s"}]},
+    "parts called reasoning": {"content": [{"type": "reasoning", "text": "Hm. "}]},
+    "parts called reasoning_text": {"content": [{"type": "reasoning_text", "text": "Hm. "}]},
+    "a part with a summary": {
+        "content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm. "}]}]
+    },
+    "a thought": {"content": [{"text": "Hm. ", "thought": True}]},
+    "google's mark": {"content": "Hm. ", "extra_content": {"google": {"thought": True}}},
+    "details": {"reasoning_details": [{"type": "reasoning.text", "text": "Hm. ", "format": "f"}]},
+    "details in a summary": {"reasoning_details": [{"type": "reasoning.summary", "summary": "Hm. "}]},
+    "litellm's blocks": {"thinking_blocks": [{"type": "thinking", "thinking": "Hm. "}]},
+    "in several fields": {
+        "content": "",
+        "reasoning": "Hm. ",
+        "reasoning_content": "Hm. ",
+        "reasoning_details": [{"type": "reasoning.text", "text": "Hm. "}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", THOUGHTS)
+def test_reasoning_is_content_and_kept_apart_from_the_answer(session: Session, server: Endpoint, name: str) -> None:
+    thought = {"choices": [{"index": 0, "delta": THOUGHTS[name], "finish_reason": None}]}
+    server.script = streams([ROLE, thought, *ANSWER[1:]])
+    tokens = [event for event in session.models.engine("m").stream(ASK) if isinstance(event, Token)]
+    assert [(token.reasoning, token.text) for token in tokens] == [("Hm. ", ""), ("", "Hel"), ("", "lo"), ("", "!")]
+    assert tokens[0].has_content, "it stops the clocks"
+
+
+def test_the_first_part_of_reasoning_is_the_first_token(ask: Ask) -> None:
+    def script(_asked: Asked, wire: Wire) -> None:
+        wire.open_stream()
+        wire.event({"choices": [{"index": 0, "delta": THOUGHTS["mistral's parts"], "finish_reason": None}]})
+        time.sleep(0.2)
+        for part in ANSWER[1:-1]:
+            wire.event(part)
+        wire.end()
+
+    reading = ask(script).reading
+    assert (reading.latency_s or 0) - (reading.ttft_s or 0) >= 0.1
+
+
+def test_silence_after_reasoning_is_one_in_mid_answer(ask: Ask, session: Session) -> None:
+    session.settings.silence_timeout_s = 0.2
+
+    def script(_asked: Asked, wire: Wire) -> None:
+        wire.open_stream()
+        wire.event({"choices": [{"index": 0, "delta": THOUGHTS["mistral's parts"], "finish_reason": None}]})
+        wire.wait_for_hangup()
+
+    assert "more of the answer for 0.2 s" in str(ask(script).error)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm. "}]}, {"type": "text", "text": "Hello!"}],
+        [{"type": "reasoning", "text": "Hm. "}, {"type": "output_text", "text": "Hello!"}],
+        [{"type": "redacted_thinking", "data": "QUJD"}, {"type": "text", "text": "Hello!"}],
+        [{"type": "reasoning.encrypted", "data": "QUJD"}, "Hello!"],
+        [{"text": "Hm. ", "thought": True}, {"text": "Hello!"}],
+        {"type": "text", "text": "Hello!"},
+    ],
+)
+def test_the_parts_of_a_whole_answer_are_told_apart(ask: Ask, content: Any) -> None:
+    body = whole("", usage=USAGE)
+    body["choices"][0]["message"]["content"] = content
+    generation = ask(lambda _asked, wire: wire.answer(200, body), replace(ASK, stream=False))
+    assert (generation.text, counts(generation)) == ("Hello!", REPORTED)
+
+
+# Whatever JSON there is
+
+WORDS = [
+    "choices",
+    "delta",
+    "message",
+    "content",
+    "text",
+    "type",
+    "thinking",
+    "reasoning",
+    "finish_reason",
+    "error",
+    "code",
+]
+WORDS += [
+    "usage",
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "index",
+    "object",
+    "logprobs",
+    "x_groq",
+    "detail",
+]
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats()
+    | st.sampled_from(["", "a", "error", "stop", "\ud83d"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(WORDS), JSON) | JSON, JSON, st.integers(1, 3), st.booleans())
+def test_any_json_is_an_answer_or_an_error(body: Any, choice: Any, choices: int, plain: bool) -> None:
+    for sent in (body, {"choices": [choice]}, {"choices": [{"delta": choice}], "usage": body}):
+        try:
+            answer = read_answer(sent, choices, 0, whole=plain)
+        except EndpointError:
+            continue
+        for piece in answer.pieces:
+            assert isinstance(piece.token.text, str)
+            assert isinstance(piece.token.reasoning, str)
+        for _, usage in answer.usages:
+            read_usages([usage])

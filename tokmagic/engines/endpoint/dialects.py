@@ -1,0 +1,132 @@
+"""What servers call things and where they put them: the one table of it. docs/endpoints.md says who, and since when.
+
+Nothing here depends on a server's address: what an object says is decided by what is in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from tokmagic.core.stream import FinishReason
+
+COUNTS: Mapping[str, tuple[str, ...]] = {
+    "input": (
+        "prompt_tokens",
+        "input_tokens",
+        "promptTokenCount",
+        "inputTokens",
+        "inputTokenCount",
+        "prompt_eval_count",
+    ),
+    "output": (
+        "completion_tokens",
+        "output_tokens",
+        "candidatesTokenCount",
+        "outputTokens",
+        "outputTokenCount",
+        "eval_count",
+    ),
+    "total": ("total_tokens", "totalTokenCount", "totalTokens"),
+    "cached": (
+        "prompt_tokens_details.cached_tokens",
+        "input_tokens_details.cached_tokens",
+        "cached_tokens",
+        "prompt_cache_hit_tokens",
+        "cachedContentTokenCount",
+        "cache_read_input_tokens",
+        "cacheReadInputTokens",
+        "cacheReadInputTokenCount",
+    ),
+    "written": (
+        "prompt_tokens_details.cache_creation_tokens",
+        "prompt_tokens_details.cache_creation_input_tokens",
+        "prompt_tokens_details.cache_write_tokens",
+        "input_tokens_details.cache_write_tokens",
+        "cache_creation_input_tokens",
+        "cacheWriteInputTokens",
+        "cacheWriteInputTokenCount",
+        "cache_creation",
+    ),
+    "reasoning": (
+        "completion_tokens_details.reasoning_tokens",
+        "output_tokens_details.reasoning_tokens",
+        "reasoning_tokens",
+        "thoughtsTokenCount",
+    ),
+}
+"""The names of each count in a usage object, a dot before what is nested; several may be there at once."""
+
+PLAIN_INPUT = frozenset({"input_tokens", "inputTokens", "inputTokenCount"})
+"""Names of an input from which Anthropic and Bedrock leave out what ``BESIDE`` names."""
+BESIDE = frozenset(
+    {
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+        "cache_creation",
+        "cacheReadInputTokens",
+        "cacheWriteInputTokens",
+        "cacheReadInputTokenCount",
+        "cacheWriteInputTokenCount",
+    }
+)
+"""Names of cached and cache-write tokens that stand beside such an input."""
+
+USAGE_KEYS = ("usage", "usageMetadata", "usage_metadata", "amazon-bedrock-invocationMetrics")
+"""Keys of an object that hold counts: at its top, one level down under a vendor's own key, or in a choice."""
+
+RUNNING = frozenset(
+    {"", "null", "none", "nil", "undefined", "false", "not_finished", "unspecified"}
+    | {"in_progress", "running", "continue", "pending"}
+)
+"""Words in the place of a finish reason that end nothing."""
+
+_WORDS: Mapping[FinishReason, str] = {
+    "stop": "stop eos eos_token stop_token end_turn stop_sequence complete completed normal finished end endoftext "
+    "end_of_text",
+    "length": "length max_length model_length limit error_limit max_new_tokens",
+    "content_filter": "recitation blocklist spii model_armor error_toxic",
+    "error": "cancel",
+}
+ENDS: Mapping[str, FinishReason] = {word: reason for reason, words in _WORDS.items() for word in words.split()}
+"""Finish reasons in lower case with underscores."""
+LIKE: tuple[tuple[str, FinishReason], ...] = (
+    ("filter|safety|unsafe|sensitive|refus|moderat|prohibited|blocked|guardrail", "content_filter"),
+    (
+        "error|abort|cancel|fail|time_?out|overload|exception|malformed|unavailable|insufficient|rate_limit|quota|interrupt",
+        "error",
+    ),
+    ("(token|length|context|output).*(max|limit|exceed|reach)|(max|limit).*(token|length|context|output)", "length"),
+)
+"""What the other finish reasons have in them: max_tokens, network_error, guardrail_intervened … The first one holds."""
+
+REASONING = (
+    "reasoning_content",
+    "reasoning",
+    "reasoning_text",
+    "thinking",
+    "thinking_content",
+    "thought",
+    "reasoning_details",
+    "thinking_blocks",
+)
+"""Fields of a delta or a message that hold reasoning, as a text or in parts; what is in several is the same."""
+PART_TEXTS = ("text", "thinking", "reasoning", "summary", "content", "output_text")
+"""Where a part has its text, or a list of parts."""
+HIDDEN_PART = ("encrypted", "redacted")
+"""What the types of parts contain whose reasoning is not to be read."""
+
+
+def is_thought(kind: str) -> bool:
+    """Whether a part of this ``type`` is reasoning: thinking, reasoning, reasoning.summary, thought, summary_text …"""
+    kind = kind.lower()
+    return any(word in kind for word in ("think", "reason", "thought", "summary", "analysis"))
+
+
+def end_of(word: str) -> FinishReason | None:
+    """The finish reason for a server's word; None for one that ends nothing."""
+    word = word.strip().lower().replace("-", "_").replace(" ", "_").removeprefix("finish_reason_")
+    if word in RUNNING:
+        return None
+    alike = (reason for pattern, reason in LIKE if re.search(pattern, word))
+    return ENDS.get(word) or next(alike, "other")

@@ -373,6 +373,17 @@ def test_today_is_what_this_user_ran_in_a_ledger_of_several(make_session: Make) 
     assert (view.notebook_totals.runs, view.day_totals.runs) == (3, 1)
 
 
+def test_rows_of_ids_that_are_only_places_are_this_kernels(make_session: Make) -> None:
+    """What nbstripout called the third cell yesterday is not the third cell of today."""
+    earlier, now = make_session(model="scripted"), make_session(model="scripted")
+    earlier.notebook = now.notebook = NOTEBOOK
+    for session, cells in ((earlier, ("1", "2", "a")), (now, ("2", "b"))):
+        for cell in cells:
+            session.generate(ASK, cell_id=cell)
+    found = [(it.cell_id, it.session == now.session_id) for it in now.everything(None, False).rows]
+    assert sorted(found) == [("2", True), ("a", False), ("b", True)]
+
+
 def test_a_setting_of_a_room_not_built_yet_is_refused(make_session: Make) -> None:
     session = make_session(model="scripted", engine_url="http://127.0.0.1:1")
     with pytest.raises(NotBuiltError, match="TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet"):

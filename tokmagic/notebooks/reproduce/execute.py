@@ -79,7 +79,10 @@ def execute(notebook: SavedNotebook, executor: Executor, *, budget_usd: str | No
         runs, strays = _runs(url, course)
     ended = len(notebook.cells) if course.error is None else course.at
     cells = tuple(
-        RanCell(cell.id, cell.number, tuple(runs.get(i, ())), frozenset(cell.ran_in), i < ended)
+        RanCell(
+            *(cell.id, cell.number, tuple(runs.get(i, ())), frozenset(cell.ran_in), i < ended),
+            source_sha256=cell.source_sha256,
+        )
         for i, cell in enumerate(notebook.cells)
     )
     return Executed(cells, document, course.error, strays)

@@ -18,6 +18,7 @@ from tokmagic.ledgers import file_of
 from tokmagic.notebooks import frozen_file, saved
 from tokmagic.notebooks.freeze import text_of
 from tokmagic.notebooks.reproduce.compare import Comparison, Kind, compare
+from tokmagic.notebooks.reproduce.differences import another_text
 from tokmagic.notebooks.reproduce.execute import Executed, Executor, Progress, execute, write_document
 from tokmagic.notebooks.reproduce.kernel import in_kernel
 from tokmagic.notebooks.saved import SavedNotebook
@@ -99,6 +100,8 @@ def reproduce(
         notes.append(f"{numbers.counted(executed.strays, 'run')} outside any cell, such as in a thread, not compared")
     notes += _billed(executed)
     found = compare(before, executed.cells)
+    edited = dict.fromkeys(it.cell for it in found if it.before and it.now and another_text(it.before, it.now))
+    notes += [f"{cell}: its numbers are of an earlier text" for cell in edited]
     return Report(path, against, found, executed.error, frozenset(allowed), tuple(notes), unwritten)
 
 
@@ -129,6 +132,7 @@ def _before(
         if not any(cell.runs for cell in cells):
             raise NotebookError(f"{file} contains no run; run the notebook's cells, then %tokmagic freeze in it")
         return str(file), cells, []
+    notebook.refuse_conflict()
     cells = [
         replace(cell, runs=tuple(_with_row(run, ledger) for run in cell.runs)) for cell in notebook.cells if cell.runs
     ]

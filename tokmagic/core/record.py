@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -92,8 +93,24 @@ class EngineInfo:
 
 INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy")
 """What of EngineInfo a row keeps in ``env``, having no column of its own."""
-RUN_IN_ENV = ("answer_sha256", "execution")
-"""What of the run itself a row keeps there: a digest of its answers, and which execution of its cell it belongs to."""
+RUN_IN_ENV = ("answer_sha256", "execution", "source_sha256")
+"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, and a
+digest of the cell's text as it ran."""
+
+
+def is_place(cell_id: str) -> bool:
+    """Whether a cell's id only tells where the cell stood: nbstripout numbers all cells anew each time."""
+    return cell_id.isdecimal()
+
+
+def source_sha256(source: str) -> str:
+    """The hex digest of a cell's text, by which it is seen later whether a run is of the text that stands there.
+
+    Front ends and tools write line ends as they like, and the one that ends the text belongs to no prompt.
+    """
+    text = source.replace("\r\n", "\n").removesuffix("\n")
+    # No output can hold half a character; it is counted as what stands for it.
+    return hashlib.sha256(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

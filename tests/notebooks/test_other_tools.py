@@ -108,12 +108,15 @@ LOOP = "for it in range(2):\n    display(tokmagic.generate(it))"
         # A prompt may be about a merge, and so may what a cell prints.
         (cell(told("1"), id="a", source="%%generate\n<<<<<<< local\n=======\n>>>>>>> remote"), ""),
         (cell(id="a", outputs=[MARKERS[0], SHOWN[0]]), ""),
+        (cell(id="a", outputs=[{**MARKERS[0], "text": "<<<<<<< a\n=======\n>>>>>>> b\n"}, SHOWN[0], MARKERS[1]]), ""),
         # Marked anywhere.
         (cell(id="a", outputs=[MARKERS[0], SHOWN[0], SHOWN[1], MARKERS[1]]), "refused"),
+        # Jupyter joins what stands side by side: here one side had no output.
+        (cell(id="a", outputs=[{**MARKERS[0], "text": "<<<<<<< a\n=======\n"}, SHOWN[0], MARKERS[1]]), "refused"),
         (cell(told("1"), id="a", metadata={"nbdime-conflicts": {}}), "refused"),
         (cell(id="b", source="1 + 1", metadata={"nbdime-conflicts": {}}), "refused"),
     ],
-    ids=range(14),
+    ids=range(16),
 )
 def test_versions_of_a_run_are_never_added_up(check: Command, made: dict[str, Any], says: str) -> None:
     done = check(write("nb.ipynb", made), "--max-cost", "1")

@@ -25,7 +25,7 @@ _TAKE_TEXT = {
     *("python", "python2", "python3", "ruby", "script", "sh", "sx", "svg", "system", "tokens", "writefile"),
 }
 _CONFLICTS = "nbdime-conflicts"
-_CONFLICT_LINE = re.compile(r"(<{7}|>{7}) [^\n]*\n?")
+_CONFLICT_LINE = re.compile(r"^(?:<{7}|>{7})(?= )", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +102,10 @@ def _marked(it: dict[str, Any]) -> bool:
 def _in_conflict(cell: dict[str, Any]) -> bool:
     """Whether a merge left both versions of a cell's outputs: named in the metadata, or between lines of markers."""
     outputs = _outputs(cell)
-    found = (_CONFLICT_LINE.fullmatch(_text(it.get("text"))) for it in outputs if it.get("output_type") == "stream")
-    return _marked(cell) or any(map(_marked, outputs)) or len({it[1] for it in found if it}) == 2
+    # Both in one output are something that the cell printed.
+    streams = [_text(it.get("text")) for it in outputs if it.get("output_type") == "stream"]
+    signs = [set(_CONFLICT_LINE.findall(text)) for text in streams]
+    return _marked(cell) or any(map(_marked, outputs)) or ({"<" * 7} in signs and {">" * 7} in signs)
 
 
 def _outputs(cell: dict[str, Any]) -> list[dict[str, Any]]:

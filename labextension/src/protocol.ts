@@ -76,6 +76,8 @@ export interface Row {
   readonly maxTokens: number | null;
   readonly finishReason: string | null;
   readonly error: string | null;
+  /** A digest of the cell's text as it ran; null where that is not known. */
+  readonly sourceSha256: string | null;
 }
 
 export interface Totals {
@@ -252,7 +254,9 @@ export function parseRow(data: unknown): Row {
     }),
     maxTokens: numberOrNull(row, 'max_tokens'),
     finishReason: textOrNull(row, 'finish_reason'),
-    error: textOrNull(row, 'error')
+    error: textOrNull(row, 'error'),
+    sourceSha256:
+      'source_sha256' in row ? textOrNull(row, 'source_sha256') : null
   };
 }
 

@@ -3,8 +3,8 @@
 import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
+import type { CellRow } from './cells';
 import { milliseconds, seconds, sparkline, tokens, usd } from './format';
-import type { CellRow } from './notebooks';
 import type { Row, Status } from './protocol';
 
 /** What a row lets a person do. */
@@ -50,12 +50,13 @@ export function Rows(props: {
         </tr>
       </thead>
       <tbody>
-        {rows.map(({ cellId, label, row }) => (
+        {rows.map(({ cellId, label, row, isOutdated }) => (
           <CellLine
             key={cellId}
             cellId={cellId}
             label={label}
             row={row}
+            isOutdated={isOutdated}
             actions={actions}
             trans={trans}
           />
@@ -69,11 +70,12 @@ const CellLine = React.memo(function CellLine(props: {
   cellId: string;
   label: string;
   row: Row;
+  isOutdated: boolean;
   actions: Actions;
   trans: TranslationBundle;
 }): React.ReactElement {
-  const { cellId, label, row, actions, trans } = props;
-  const note = noteOf(row, trans);
+  const { cellId, label, row, isOutdated, actions, trans } = props;
+  const note = noteOf(row, isOutdated, trans);
   const status = statusText(row.status, trans);
   const go = () => actions.goTo(cellId);
   return (
@@ -83,6 +85,7 @@ const CellLine = React.memo(function CellLine(props: {
         data-run-id={row.runId}
         data-cell-id={cellId}
         data-status={row.status}
+        data-outdated={isOutdated || undefined}
         title={`${row.model} · ${status}`}
         onClick={go}
       >
@@ -203,8 +206,15 @@ function priceOf(row: Row, trans: TranslationBundle): string | undefined {
 }
 
 /** The second line of a row: what its numbers do not say, and what the same tokens would cost elsewhere. */
-function noteOf(row: Row, trans: TranslationBundle): string | null {
-  const parts = [endOf(row, trans), shadowOf(row)];
+function noteOf(
+  row: Row,
+  isOutdated: boolean,
+  trans: TranslationBundle
+): string | null {
+  const earlier = isOutdated
+    ? trans.__('these numbers are of an earlier text')
+    : null;
+  const parts = [endOf(row, trans), earlier, shadowOf(row)];
   return parts.filter(part => part !== null).join(' · ') || null;
 }
 

@@ -48,7 +48,8 @@ describe('parseMessage', () => {
         sparkMs: [11.0, 11.2, 11.1, 11.1],
         maxTokens: 256,
         finishReason: null,
-        error: null
+        error: null,
+        sourceSha256: null
       }
     ]);
   });

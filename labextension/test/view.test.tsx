@@ -186,7 +186,7 @@ describe('a row', () => {
   function line(change: object): HTMLElement {
     const row: Row = parseRow(wireRow(change));
     const actions = { goTo: () => undefined, stop: () => undefined };
-    const rows = [{ cellId: 'c', label: '3', row }];
+    const rows = [{ cellId: 'c', label: '3', row, isOutdated: false }];
     return show(<Rows rows={rows} actions={actions} trans={trans} />);
   }
 
@@ -258,6 +258,24 @@ describe('a row', () => {
       title({ ...listed, status: 'cached', saved_usd: '0.0011' }, 'saved')
     ).toBe('at list price: an L4, by the hour');
     expect(title({ status: 'ok' }, 'cost')).toBeNull();
+  });
+
+  it('says that its numbers are of an earlier text', () => {
+    const row = parseRow(wireRow({ status: 'ok' }));
+    const rows = (isOutdated: boolean) =>
+      show(
+        <Rows
+          rows={[{ cellId: 'c', label: '3', row, isOutdated }]}
+          actions={{ goTo: () => {}, stop: () => {} }}
+          trans={trans}
+        />
+      );
+    expect(textOf(rows(true), '.tm-Note')).toBe(
+      'these numbers are of an earlier text'
+    );
+    expect(rows(true).querySelector('[data-outdated=true]')).not.toBeNull();
+    expect(rows(false).querySelector('.tm-Note')).toBeNull();
+    expect(rows(false).querySelector('[data-outdated]')).toBeNull();
   });
 
   it('shows no shadow price that is unknown', () => {

@@ -419,3 +419,33 @@ def test_a_real_run_count_and_report(tokmagic: Command, tmp_path: Path, model_ho
     assert {name: row[name] for name in ("run_id", "input_tokens", "cost_usd", "ttft_s")} == {
         name: answer[name] for name in ("run_id", "input_tokens", "cost_usd", "ttft_s")
     }
+
+
+NOBODY = "~nobody-of-this-name/x"
+LONG = "a" * 300
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "status"),
+    [
+        (("report",), {"TOKMAGIC_LEDGER": "", "TOKMAGIC_HOME": NOBODY}, 2),
+        (("report",), {"TOKMAGIC_LEDGER": f"sqlite:///{NOBODY}"}, 1),
+        (("run", "-"), {"TOKMAGIC_PRICES": NOBODY}, 1),
+        (("run", "-", "--model", NOBODY), {}, 2),
+        (("run", "-", "--model", f"scripted:{NOBODY}"), {}, 2),
+        (("count", "-", "--model", NOBODY), {}, 2),
+        (("run", "-", "--model", LONG), {}, 2),
+        (("run", "-", "--model", f"/{LONG}"), {}, 1),
+        (("run", "-", "--model", f"scripted:/{LONG}"), {}, 1),
+        (("count", "-", "--model", f"~/{LONG}"), {}, 1),
+        (("run", LONG), {}, 2),
+        (("check", f"{LONG}.ipynb", "--max-cost", "1"), {}, 2),
+        (("export", "-o", f"{LONG}.jsonl"), {}, 2),
+        (("report",), {"TOKMAGIC_HOME": f"/{LONG}", "TOKMAGIC_LEDGER": ""}, 1),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_told_in_one_line(
+    tokmagic: Command, words: tuple[str, ...], settings: dict[str, str], status: int
+) -> None:
+    line = one_line(tokmagic(*words, text="Hi", **{"TOKMAGIC_MODEL": "scripted", **settings}), status)
+    assert "nobody-of-this-name" in line or LONG in line

@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 from jsonschema import validate
 
+from tests.small_tokenizers import tekken
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.errors import ModelError
 from tokmagic.prompts.template import json_schema
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.session import Session
+from tokmagic.tokens.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.model
 
@@ -130,3 +133,33 @@ def test_a_schema_that_is_none_is_refused(ask: Ask) -> None:
 def test_an_answer_cut_by_its_limit_says_so(ask: Ask) -> None:
     generation = ask(RIVER, max_tokens=3)
     assert (generation.finish_reason, generation.usage.output_tokens) == ("length", 3)
+
+
+def test_a_vocabulary_of_another_package_fits_too(tmp_path: Path) -> None:
+    """Each token of a fitting answer is allowed where it comes, and few others are."""
+    import torch
+
+    from tokmagic.engines.local.schema import SchemaTokenizer
+
+    tekken(tmp_path)
+    tokenizer = Tokenizer(tmp_path)
+    size, end = 300, 2
+    schema = json.dumps({"type": "object", "properties": {"km": {"type": "integer"}}, "required": ["km"]})
+    constraint = SchemaTokenizer(tokenizer, size, frozenset([end])).constraint(schema, 1, 1)
+    seen = [1]
+    for token in [*tokenizer.text_ids('{"km": 12}'), end]:
+        scores = constraint(torch.tensor([seen]), torch.zeros(1, size))
+        allowed = (scores[0] == 0).nonzero().flatten().tolist()
+        assert token in allowed
+        assert len(allowed) < 40
+        seen.append(token)
+
+
+def test_a_tokenizer_that_does_not_tell_how_tokens_are_spelled_is_refused(tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
+    from tokmagic.engines.local.schema import SchemaTokenizer
+
+    ByT5Tokenizer(extra_ids=0).save_pretrained(str(tmp_path))
+    with pytest.raises(ModelError, match="a JSON schema needs to know how tokens are spelled"):
+        SchemaTokenizer(Tokenizer(tmp_path), 259, frozenset([1]))

@@ -94,3 +94,12 @@ def test_the_doctor_and_pull_know_of_it(
     monkeypatch.setenv("TOKMAGIC_API_BASE", server.url)
     assert main(["pull"]) == 2
     assert "runs at a server" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["m" * 256, "org/" + "m" * 5000, "a/" * 300 + "m", "m" * 300 + ":free"])
+def test_a_name_that_is_too_long_for_a_file_is_run_at_a_server(make_session: Make, server: Endpoint, name: str) -> None:
+    session = make_session()
+    session.models.add("long", ModelSpec(name, api_base=server.url))
+    generation = session.generate(ASK, "long")
+    assert (generation.status, generation.finish_reason) == ("ok", "stop")
+    assert session.ledger().runs()[0].info.model_id == name

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 from html.parser import HTMLParser
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokmagic.formatting.markdown import code_block, plain_text, safe_markdown
+from tokmagic.formatting.markdown import code_block, is_long, plain_text, safe_markdown
 
 INLINE = {"a", "b", "code", "del", "s", "em", "i", "input", "span", "strong"}
 BLOCKS = {"blockquote", "br", "dd", "div", "dl", "dt", "hr", "li", "ol", "p", "pre", "ul"}
@@ -191,6 +192,14 @@ LINKS = [
     ("See https://a.example/x?y=1&z=2 there.", "https://a.example/x?y=1&z=2", "See https://a.example/x?y=1&z=2 there."),
     ("[pay](https://a.example/?usd=$5)", "https://a.example/?usd=$5", "pay"),
     ("<https://a.example/x>", "https://a.example/x", None),
+    *(
+        (f"{before}{it}{after}", it, f"{before}{it}{after}")
+        for it in ("http://a.example", "HTTPS://a.example/b_c_d*e", "mailto:ada@a.example", "https://a.example/w_(x)")
+        for before, after in (("", ""), ("(", ")."), ("见", "。"), ("at: ", ", or"), ("«", "»"), ('"', '"'))
+    ),
+    ("**https://a.example/x**", "https://a.example/x", "https://a.example/x"),
+    ("| a |\n|---|\n| https://a.example |", "https://a.example", "a https://a.example"),
+    ("# https://a.example/#x", "https://a.example/#x", "https://a.example/#x"),
 ]
 
 
@@ -200,6 +209,54 @@ def test_harmless_links_keep_their_target(source: str, target: str, seen: str | 
     assert page.dangers == []
     assert [link.replace("&amp;", "&").replace("%24", "$") for link in page.links] == [target]
     assert flat(page.text) in ({seen} if seen else {target, f"<{target}>"})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "xhttp://a",
+        "http:// a",
+        "http://",
+        "http://_",
+        "https:",
+        "ftp://a.example",
+        "`http://a.b`",
+        "a.http://b",
+        "mailto:",
+    ],
+)
+def test_what_only_looks_like_an_address_is_no_link(source: str) -> None:
+    page = Page(source)
+    assert page.links == []
+    assert flat(page.text) == source.replace("`", "")
+
+
+DENSE = [
+    *("http://a.", "http://[", "http://(", "a://", "http://a-", "https://a.b/(", "https://a)", "mailto:a@b.", "www.a."),
+    *("[", "![", "[a](", "[a](b", "[]", "[[]](", "*a ", "a*", "***a ", "_a", "~~a ", "`", "<http://a", "\\", "&", ":"),
+    *("> a\n", "- a\n", "1)\n", "|1\n", "|a|b|\n|-|-|\n", "# a\n", "a\n=\n", "```\n", "word word. ", "é ", "(", "$"),
+    *(">", " ", "\t", "\n", "-", "#"),
+]
+
+
+@pytest.mark.parametrize("size", [36_000, *(pytest.param(it, marks=pytest.mark.slow) for it in (100_000, 1_000_000))])
+@pytest.mark.parametrize("piece", DENSE)
+def test_no_answer_takes_long_to_show(piece: str, size: int) -> None:
+    """A quadratic parser takes ten seconds for some of these, and minutes for others; CPU time, for a busy machine."""
+    began = time.process_time()
+    safe_markdown((piece * size)[:size])
+    assert time.process_time() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("text", "long"),
+    [("a " * 50_000, False), ("a " * 50_001, True), ("[" * 10_000, False), ("[" * 10_001, True), ("\n" * 10_001, True)],
+    ids=range(5),
+)
+def test_a_very_long_answer_is_shown_as_text(text: str, long: bool) -> None:
+    assert is_long(text) == is_long(text[:9], text[9:]) == long
+    assert (safe_markdown(text) == code_block(text)) == long
+    assert not Page(text[:100]).dangers
 
 
 def test_code_keeps_every_space() -> None:

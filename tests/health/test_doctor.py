@@ -11,20 +11,27 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from tokenizers import pre_tokenizers
 
 from tests.conftest import ROOT
+from tests.ledgers.test_store import run
 from tests.probes import ON_CPU
+from tests.small_tokenizers import byte_level, save
 from tokmagic import health
 from tokmagic.cli import main
 from tokmagic.core.config import TokMagic
+from tokmagic.core.prompt import Message
 from tokmagic.engines import gpu
 from tokmagic.formatting.numbers import counted
 from tokmagic.health import Diagnosis, Finding, Probe, doctor
+from tokmagic.ledgers import Ledger
 from tokmagic.prices.devices import cpus
 from tokmagic.runs import api
 
@@ -84,6 +91,60 @@ def test_a_model_that_is_here_is_told_with_its_place(look: Look, tmp_path: Path)
     assert (model.ok, model.message) == (True, f"{folder} (folder) in {folder}")
     scripted = finding(look(model="scripted"), "model")
     assert (scripted.ok, scripted.message) == (True, "scripted, which plays back a fixed answer")
+
+
+def a_model(folder: Path, tokenizer_class: str = "PreTrainedTokenizerFast") -> Path:
+    """A folder that holds a model by name, and a tokenizer with rules of its own."""
+    made = byte_level(["1 22 333 one two three " * 20], size=500)
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)])
+    save(folder, made)
+    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = tokenizer_class
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_text("{}", encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "agrees"),
+    [
+        ({"model": "{folder}"}, "PreTrainedTokenizerFast", True),
+        ({"model": "{folder}"}, "GPT2Tokenizer", False),
+        ({"model": "m", "api_base": "http://localhost:9/v1", "tokenizer": "{folder}"}, "GPT2Tokenizer", False),
+    ],
+)
+def test_a_tokenizer_is_told_with_whether_transformers_would_count_alike(
+    look: Look, tmp_path: Path, settings: dict[str, str], kind: str, agrees: bool
+) -> None:
+    folder = str(a_model(tmp_path / "mine", kind))
+    diagnosis = look(**{name: value.format(folder=folder) for name, value in settings.items()})
+    found = finding(diagnosis, "tokenizer")
+    assert found.message.startswith("tokenizer.json, read by tokenizers; transformers ")
+    assert ("makes the same ids" if agrees else "makes other ids of") in found.message
+    assert (found.ok, bool(found.fix), found.vital) == (agrees, not agrees, False)
+    assert diagnosis.can_generate
+
+
+def test_a_tokenizer_that_cannot_be_read_is_vital(look: Look, tmp_path: Path) -> None:
+    folder = a_model(tmp_path / "mine")
+    (folder / "tokenizer.json").write_text("{", encoding="utf-8")
+    found = finding(look(model=str(folder)), "tokenizer")
+    assert (found.ok, found.vital) == (False, True)
+    assert found.message.startswith(f"{folder} has no readable tokenizer: ")
+
+
+def test_without_transformers_nothing_is_compared(look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.metadata.version
+
+    def version(package: str) -> str:
+        if package == "transformers":
+            raise importlib.metadata.PackageNotFoundError
+        return real(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    found = finding(look(model=str(a_model(tmp_path / "mine"))), "tokenizer")
+    assert (found.ok, found.message) == (True, "tokenizer.json, read by tokenizers")
 
 
 @pytest.mark.parametrize(
@@ -165,6 +226,33 @@ def newer(path: Path) -> None:
 
 def a_folder(path: Path) -> None:
     path.mkdir()
+
+
+def page_lost(path: Path, page: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[page * 4096 : (page + 1) * 4096] = bytes(4096)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(partial(page_lost, page=page) for page in (3, 6, 9, 12, 15)),
+        lambda path: path.write_bytes(path.read_bytes()[:-20_000]),
+        lambda path: path.write_bytes(path.read_bytes()[:-8192] + b"\xff" * 8192),
+    ],
+)
+def test_damage_anywhere_in_a_ledger_is_found(look: Look, tmp_path: Path, spoil: Callable[[Path], object]) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with closing(Ledger(f"sqlite:///{path}")) as ledger:
+        for _ in range(60):
+            ledger.settle(run(), [Message("user", "many words " * 100)], "an answer")
+    assert finding(look(ledger=f"sqlite:///{path}"), "ledger").ok
+    spoil(path)
+    found = finding(look(ledger=f"sqlite:///{path}"), "ledger")
+    assert not found.ok
+    assert f"{path} is damaged" in found.message
+    assert "\n" not in found.message
 
 
 @pytest.mark.parametrize("spoil", [broken, newer, a_folder])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import threading
+import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
@@ -13,15 +19,18 @@ import pytest
 import sqlalchemy as sa
 
 from tests.ledgers.test_store import FULL, ids, run
+from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import Reading, RunRecord
 from tokmagic.core.stream import Usage
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.ledgers import Ledger, backend
+from tokmagic.runs import recorder
 from tokmagic.runs.recorder import LedgerWarning
 from tokmagic.runs.session import Session
 
 ANSWER = "This answer is scripted: it was not written by a model, but it is metered like one that was."
+THREADS = 12
 BIG = [Message("user", "many pages " * 20_000)]
 
 
@@ -353,3 +362,90 @@ def test_a_ledger_that_is_locked_in_mid_run_gets_the_run_when_it_is_free(
     watcher.lock.close()
     session.generate(ASK)
     assert [record.status for record in session.ledger().runs()] == ["ok", "ok"], "no run goes on for ever"
+
+
+@pytest.mark.parametrize("runs_go_on", [True, False], ids=["other runs", "an idle kernel"])
+def test_what_many_threads_owe_is_paid_once_the_ledger_is_free(
+    path: Path, make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch, runs_go_on: bool
+) -> None:
+    monkeypatch.setattr(recorder, "PAY_AGAIN_S", 0.05)
+    monkeypatch.setattr(backend, "BUSY_S", 1.0)  # threads also wait for each other
+    session = make_session(model="scripted", budget_day="5")
+    session.prices.set("scripted", Rates(input=Decimal(1), output=Decimal(2), source="%price"))
+    begun, lock = threading.Barrier(THREADS + 1, timeout=20), threading.Event()
+
+    class Watcher:
+        waited = False
+
+        def token(self, _text: str) -> None:
+            if not self.waited:
+                self.waited = True
+                begun.wait()
+                lock.wait(20)
+
+    # Warnings are the process's own: threads cannot each catch theirs.
+    with warned(), ThreadPoolExecutor(THREADS) as pool:
+        jobs = [pool.submit(session.generate, ASK, watcher=Watcher()) for _ in range(THREADS)]
+        begun.wait()
+        with locked(path):
+            lock.set()
+            lost = [job.result() for job in jobs]
+        if runs_go_on:
+            lost += pool.map(lambda _: session.generate(ASK), range(THREADS))
+    assert {generation.status for generation in lost} == {"ok"}
+    deadline = time.monotonic() + 10
+    while any(record.status == "running" for record in session.ledger().runs()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert Counter(record.status for record in session.ledger().runs()) == {"ok": len(lost)}
+    (standing,) = session.standings()
+    assert (standing.held_usd, standing.held_tokens) == (0, 0)
+    assert standing.spent_usd == sum(generation.cost.usd or 0 for generation in lost)
+
+
+def moved(path: Path) -> None:
+    path.rename(path.with_name("kept.sqlite"))
+
+
+def folder_gone(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def replaced(path: Path) -> None:
+    filled(path.with_name("other.sqlite"))
+    path.with_name("other.sqlite").replace(path)
+
+
+def restored(path: Path) -> None:
+    shutil.copy(path, path.with_name("copy.sqlite"))
+    path.unlink()
+    path.with_name("copy.sqlite").rename(path)
+
+
+@pytest.mark.parametrize("go", [Path.unlink, moved, folder_gone, replaced, restored])
+def test_a_file_that_goes_away_under_a_kernel_is_noticed_and_no_run_lost(
+    tmp_path: Path, make_session: Callable[..., Session], go: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "folder" / "ledger.sqlite"
+    session = make_session(model="scripted", ledger=url_of(path))
+    session.generate(ASK)
+
+    class Watcher:
+        went = False
+
+        def token(self, _text: str) -> None:
+            if not self.went:
+                self.went = True
+                go(path)
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        during = session.generate(ASK, watcher=Watcher())
+        after = session.generate(ASK)
+    (told,) = [str(it.message) for it in seen]
+    assert told.startswith(f"{path} was deleted, moved or replaced; ")
+    assert issubclass(seen[0].category, LedgerWarning)
+    opened = Ledger(url_of(path))
+    assert ids(opened.runs())[-2:] == [during.run_id, after.run_id]
+    assert opened.damage() is None
+    opened.close()
+    assert path.stat().st_mode & 0o077 == 0, "prompts stay private"

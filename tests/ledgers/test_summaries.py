@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.reports.test_tables import run
 from tokmagic.core.money import Bound, Cost
+from tokmagic.core.prompt import spelled
 from tokmagic.core.record import EngineInfo, RunRecord, Selection, Status, Sum
 from tokmagic.ledgers import Ledger, store, summaries
 from tokmagic.reports import table
@@ -175,7 +176,7 @@ def test_a_tag_selects_the_runs_that_have_exactly_it(books: Ledger, tagged: list
     known = {tag for tags in tagged for tag in tags}
     for wanted in [*((tag,) for tag in known | {"a", ",", "", "%"}), *map(tuple, tagged)]:
         where = Selection(user=user, tags=wanted)
-        expected = [tuple(tags) for tags in tagged if set(wanted) <= set(tags)]
+        expected = [tuple(map(spelled, tags)) for tags in tagged if set(wanted) <= set(tags)]
         assert [record.tags for record in books.stream(where)] == expected, wanted
         assert books.totals(where).runs == len(expected)
 

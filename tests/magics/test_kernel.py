@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.kernels import Kernel, running_kernel
-from tokmagic.core.record import RunRecord
+from tokmagic.core.record import RunRecord, source_sha256
 from tokmagic.ledgers import Ledger
 
 LONG = "Write a very long story about a lighthouse keeper and the sea."
@@ -48,7 +48,8 @@ def rows(url: str, cell_id: str) -> list[RunRecord]:
 
 @pytest.mark.model
 def test_a_cell_streams_and_its_numbers_agree_everywhere(kernel: Kernel, ledger_url: str) -> None:
-    ran = kernel.run(f"%%generate --max-tokens 400 --into out\n{LONG}", cell_id="cell-a", linger_s=0.3)
+    source = f"%%generate --max-tokens 400 --into out\n{LONG}"
+    ran = kernel.run(source, cell_id="cell-a", linger_s=0.3)
     assert ran.ok, ran.error
     (record,) = rows(ledger_url, "cell-a")
     usage = record.reading.usage
@@ -66,6 +67,7 @@ def test_a_cell_streams_and_its_numbers_agree_everywhere(kernel: Kernel, ledger_
 
     final = ran.displays[-1]
     assert final["metadata"]["tokmagic"] == last
+    assert last["source_sha256"] == source_sha256(source)
     assert "text/markdown" in final["data"]
     assert len(ran.displays) > 3, "the answer was not streamed"
     assert ran.results == [], "streamed once, it must not be shown a second time"

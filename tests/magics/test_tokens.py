@@ -203,6 +203,16 @@ def test_help_names_both_forms(kernel: Kernel) -> None:
     assert "%tokens [options] EXPR, or %%tokens [options]" in shown
 
 
+def test_info_tells_what_a_tokenizer_was_read_from_once_it_was_read(kernel: Kernel, folders: Path) -> None:
+    """Before, %model info would be the one to spend the time on it."""
+    assert kernel.run(f"%model add far m --api-base http://localhost:9/v1 --tokenizer {folders / 'bytes'}").ok
+    assert {"tokenizer", "compared"}.isdisjoint(rows(text(kernel.run("%model info far"))))
+    assert kernel.run("%tokens -m far 'Hi'").ok
+    told = rows(text(kernel.run("%model info far")))
+    assert told["tokenizer"] == ["tokenizer.json, read by tokenizers"]
+    assert re.fullmatch(r"transformers \S+ makes the same ids", told["compared"][0])
+
+
 @pytest.mark.tiktoken
 def test_an_openai_model_is_exact_for_a_text_and_marked_for_a_chat(kernel: Kernel, tiktoken_cache: Path) -> None:
     assert kernel.run(f"import os; os.environ['TIKTOKEN_CACHE_DIR'] = {str(tiktoken_cache)!r}").ok

@@ -63,7 +63,11 @@ class Shell(InteractiveShell):
     def run(self, source: str, *, cell_id: str | None = None) -> Ran:
         """Run a cell to its end."""
         ran = Ran(f"request-{next(_requests)}")
-        self.parent_message = {"header": {"msg_id": ran.request}, "metadata": {"cellId": cell_id} if cell_id else {}}
+        self.parent_message = {
+            "header": {"msg_id": ran.request},
+            "metadata": {"cellId": cell_id} if cell_id else {},
+            "content": {"code": source},
+        }
         self._ran, printed = ran, StringIO()
         self.display_pub = CapturingDisplayPublisher()
         self.display_trap.hook = hook = CapturingDisplayHook(self, [])

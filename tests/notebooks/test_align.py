@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,3 +86,19 @@ def test_no_cell_is_lost_or_taken_twice(before: list[str], now: list[str]) -> No
     assert sorted(id(was) for was, _ in pairs if was) == sorted(map(id, kept))
     ran_something = [id(it) for _, it in pairs if it and it.runs]
     assert ran_something == [id(cell) for cell in cells if cell.runs]
+
+
+@given(*[st.lists(st.sampled_from("abcd"), max_size=7)] * 2)
+def test_what_says_the_same_is_the_same_cell_wherever_it_stands(before: list[str], now: list[str]) -> None:
+    kept, cells = (
+        [
+            CellSnapshot(str(place), place + 1, (run(prompt_sha256=None),), source_sha256=it)
+            for place, it in enumerate(its)
+        ]
+        for its in (before, now)
+    )
+    pairs = align(kept, cells)
+    assert sorted(id(it) for pair in pairs for it in pair if it) == sorted(id(it) for it in (*kept, *cells))
+    assert [it for _, it in pairs if it] == cells
+    same = Counter(was.source_sha256 for was, it in pairs if was and it and was.source_sha256 == it.source_sha256)
+    assert same == Counter(before) & Counter(now)

@@ -84,11 +84,55 @@ def test_numbers_that_cannot_be_read_get_one_line(check: Command, bad: Any, says
     assert len(line) < 200
 
 
-def test_two_cells_with_one_id(check: Command) -> None:
-    write("nb.ipynb", TEXT, one("1"), TEXT, one("2"))
-    assert check("nb.ipynb", "--max-cost", "1").error(1) == (
-        "nb.ipynb: cells 2 and 4 have the same id a; save the notebook once in Jupyter, which fixes it"
-    )
+CODE = cell(source="1 + 1", id="a")
+
+
+@pytest.mark.parametrize(
+    ("cells", "both"),
+    [
+        ([TEXT, one("1"), TEXT, one("2")], "2 and 4"),
+        ([one("1"), {**TEXT, "id": "a"}], "1 and 2"),
+        ([{**TEXT, "id": "a"}, one("1")], "1 and 2"),
+        ([one("1"), CODE], "1 and 2"),
+        ([CODE, TEXT, cell(id="a")], "1 and 3"),
+        ([{"cell_type": "raw", "source": "", "id": "a"}, one("1")], "1 and 2"),
+        # What no prompt has anything to do with is no matter here.
+        ([one("1", id="b"), CODE, CODE, TEXT, TEXT], None),
+    ],
+)
+def test_a_prompt_cell_shares_its_id_with_no_other_cell(
+    check: Command, cells: list[dict[str, Any]], both: str | None
+) -> None:
+    done = check(write("nb.ipynb", *cells), "--max-cost", "3")
+    if both is None:
+        assert done.status == 0
+    else:
+        assert done.error(1) == (
+            f"nb.ipynb: cells {both} have the same id a; save the notebook once in Jupyter, which fixes it"
+        )
+
+
+GOOD = json.dumps({"nbformat": 4, "metadata": {}, "cells": [one("0.001")]})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ('"metadata": {}, "cells"', '"metadata": {}, "metadata": {}, "cells"', "metadata"),
+        ('"nbformat": 4', '"nbformat": 3, "nbformat": 4', "nbformat"),
+        ('"cost_usd": "0.001"', '"cost_usd": "9", "cost_usd": "0.001"', "cost_usd"),
+        ('"cost_usd": "0.001"', '"cost_\\u0075sd": "9", "cost_usd": "0.001"', "cost_usd"),
+        ('"outputs": [', '"outputs": [], "outputs": [', "outputs"),
+        ('"id": "a"', '"id": "a", "id": "a"', "id"),
+        ('"data": {}', '"data": {"x": 1, "x": 1}', "x"),
+    ],
+    ids=range(7),
+)
+def test_what_the_file_says_twice_is_refused(check: Command, old: str, new: str, key: str) -> None:
+    assert old in GOOD
+    Path("nb.ipynb").write_text(GOOD.replace(old, new), encoding="utf-8")
+    line = check("nb.ipynb", "--max-cost", "1").error(1)
+    assert line == f'nb.ipynb is damaged: "{key}" stands twice in one object; restore it'
 
 
 def test_odd_but_harmless_notebooks(check: Command) -> None:

@@ -118,7 +118,7 @@ def _running(
     name: str, folder: Path, command: Sequence[str], environment: Mapping[str, str], health: str
 ) -> Iterator[tuple[int, int, Path]]:
     """Run ``command``, a module and its arguments up to the port; yield the port, the process's id and its log."""
-    python = _interpreter(name)
+    python = interpreter(name)
     log = folder / "log"
     # Nothing of the person's: neither keys, nor proxies, nor settings of these servers.
     clean = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUNBUFFERED": "1", **environment}
@@ -146,7 +146,8 @@ def _running(
             raise PeerError(f"{name} {problem}; its log ends:\n{_tail(text)}")
 
 
-def _interpreter(name: str) -> Path:
+def interpreter(name: str) -> Path:
+    """The Python of a peer's environment. Raises NotInstalledError."""
     environment = ENVIRONMENTS / name
     if not (environment / ".installed").exists():
         raise NotInstalledError(f"{name} is not installed for the tests; run `make peers`")

@@ -33,6 +33,7 @@ from traitlets.config import Config
 import tokmagic
 from tests.documented import PARSERS
 from tests.kernels import Kernel, running_kernel
+from tests.small_tokenizers import split_as_gpt2
 from tokmagic import errors, events, ledgers, prices
 from tokmagic.cli import main
 from tokmagic.cli.command import parser
@@ -250,8 +251,27 @@ def test_a_cached_answer_is_replayed(desk: Desk, name: str) -> None:
     assert [it["status"] for it in earlier if it["run_id"] == replayed] == ["ok"]
 
 
+@pytest.fixture
+def as_before(model_home: Path, tmp_path: Path) -> Path:
+    """A data folder whose default model counts as it did when the answers were cached."""
+    (folder,) = (model_home / "models").glob("*Instruct")
+    copied = tmp_path / "models" / folder.name
+    copied.mkdir(parents=True)
+    for file in folder.iterdir():
+        if file.suffix == ".safetensors":
+            (copied / file.name).symlink_to(file)
+        else:
+            shutil.copy(file, copied)
+    split_as_gpt2(copied)
+    return tmp_path
+
+
 @pytest.mark.model
-def test_a_cached_answer_of_a_real_model_is_replayed(desk: Desk, model_home: Path) -> None:
+@pytest.mark.parametrize("counts_as_before", [True, False])
+def test_a_cached_answer_of_a_real_model_is_replayed_while_its_tokenizer_is_the_same(
+    desk: Desk, model_home: Path, as_before: Path, counts_as_before: bool
+) -> None:
+    """The default model's counted too much, so what it was fed then is not what it is fed now."""
     before = json.loads(kept("replay-model.json"))
     ran = next(it for it in map(json.loads, kept("export.jsonl").splitlines()) if it["engine"] == "local")
     import torch
@@ -259,10 +279,15 @@ def test_a_cached_answer_of_a_real_model_is_replayed(desk: Desk, model_home: Pat
     if torch.cuda.is_available():
         pytest.skip("what was cached was answered on a CPU")
     words = "run -m smollm2 --temperature 0 --max-tokens 8 --json"
-    done = desk.run(*words.split(), text="Name a river.", TOKMAGIC_HOME=str(model_home))
+    home = as_before if counts_as_before else model_home
+    done = desk.run(*words.split(), text="Name a river.", TOKMAGIC_HOME=str(home))
     assert (done.status, done.err) == (0, "")
-    assert ran["revision"] == json.loads(desk.export()[-1])["revision"]
-    assert lost(before, own(json.loads(done.out))) == []
+    row = json.loads(desk.export()[-1])
+    assert ran["revision"] == row["revision"]
+    assert row["status"] == ("cached" if counts_as_before else "ok")
+    assert (row["env"]["tokenizer_sha256"] == ran["env"]["tokenizer_sha256"]) is counts_as_before
+    if counts_as_before:
+        assert lost(before, own(json.loads(done.out))) == []
 
 
 def test_the_budgets_still_bind(desk: Desk) -> None:

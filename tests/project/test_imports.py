@@ -21,7 +21,7 @@ from tokmagic.cli.command import VERBS
 from tokmagic.magics.magics import TokMagics
 
 HEAVY = "torch transformers tokenizers sqlalchemy alembic jinja2 huggingface_hub bitsandbytes ipywidgets numpy pyarrow"
-HEAVY += " genai_prices pydantic pandas altair tiktoken"
+HEAVY += " genai_prices pydantic pandas altair tiktoken sentencepiece"
 
 LAZY = {
     ("tokmagic", "tokmagic.magics.magics"): "IPython and the magics come with %load_ext",

@@ -12,15 +12,18 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import altair
+import pyarrow
 import pyarrow.parquet
 import pytest
 
 from tests.reports.test_tables import FULL, START, TINY, run
-from tokmagic.core.money import Cost
-from tokmagic.core.record import Selection
+from tokmagic.core.money import Cost, Rates
+from tokmagic.core.record import EngineInfo, Selection
 from tokmagic.errors import UsageError
 from tokmagic.ledgers import Ledger
 from tokmagic.reports.exports import FORMATS, dataframe, export_file, export_lines, export_row
+from tokmagic.reports.tables import table
 
 FIELDS = re.findall(
     r"\w+",
@@ -30,6 +33,9 @@ FIELDS = re.findall(
     itl_mean_s itl_p50_s itl_p95_s output_tokens_per_s attempts device_seconds gpu_peak_bytes energy_j rates cost_usd
     cost_source cost_bound compute_cost_usd saved_usd replay_of tags env""",
 )
+
+
+MONEY = ("cost_usd", "compute_cost_usd", "saved_usd")
 
 
 def test_an_export_has_the_documented_fields_in_order() -> None:
@@ -82,10 +88,17 @@ def test_csv_round_trips() -> None:
 def test_parquet_round_trips(tmp_path: Path) -> None:
     path = tmp_path / "runs.parquet"
     export_file([FULL, run("x")], path)
-    read = pyarrow.parquet.read_table(str(path)).to_pylist()
-    assert [unflat(row) for row in read] == [export_row(FULL), export_row(run("x"))]
+    table = pyarrow.parquet.read_table(str(path))
+    assert [unflat(row) for row in table.select(FIELDS).to_pylist()] == [export_row(FULL), export_row(run("x"))]
+    floats = {
+        f"{name}_float": [
+            None if row[name] is None else float(row[name]) for row in (export_row(FULL), export_row(run("x")))
+        ]
+        for name in MONEY
+    }
+    assert table.drop_columns(FIELDS).to_pydict() == floats
     export_file([], path)
-    assert pyarrow.parquet.read_table(str(path)).column_names == FIELDS
+    assert pyarrow.parquet.read_table(str(path)).column_names == [*FIELDS, *floats]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -147,11 +160,70 @@ def test_parquet_keeps_numbers_as_numbers(tmp_path: Path) -> None:
     }
 
 
-def test_a_data_frame_keeps_money_exact() -> None:
+def test_a_data_frame_has_money_as_floats_beside_the_exact_text() -> None:
     frame = dataframe([FULL, run("x")])
-    assert list(frame.columns) == FIELDS
-    assert frame["cost_usd"][0] == Decimal("123.456789012345")
-    assert frame["cost_usd"][1] is None
+    assert list(frame.columns) == [*FIELDS, *(f"{name}_exact" for name in MONEY)]
+    assert frame["cost_usd"][0] == pytest.approx(123.456789012345)
+    assert frame["cost_usd"].sum() == pytest.approx(123.456789012345), "what is unknown is no 0 and breaks no sum"
+    assert frame["cost_usd"].isna()[1]
+    assert (frame["cost_usd_exact"][0], frame["cost_usd_exact"].isna()[1]) == ("123.456789012345", True)
+    assert {str(frame[name].dtype) for name in MONEY} == {"float64"}
     assert frame["started_at"][0].to_pydatetime() == START
     assert frame["input_tokens"].sum() == 422
     assert len(dataframe([])) == 0
+
+
+HALF = "cut \ud83d"
+SPELLED = r"cut \ud83d"
+
+
+@pytest.mark.parametrize("written", ["now", "by an earlier version"])
+@pytest.mark.parametrize(
+    ("more", "column"),
+    [
+        ({"tags": ("fine", HALF)}, "tags"),
+        ({"params": {"stop": [HALF]}}, "params"),
+        ({"params": {"json_schema": {HALF: [HALF]}}}, "params"),
+        ({"env": {"image": HALF}}, "env"),
+        ({"rates": Rates(Decimal(1), Decimal(1), source=HALF)}, "rates"),
+        ({"notebook": HALF}, "notebook"),
+        ({"cell_id": HALF}, "cell_id"),
+        ({"error": HALF}, "error"),
+        ({"info": EngineInfo(HALF, HALF, "endpoint", server=HALF)}, "model"),
+    ],
+)
+def test_half_a_character_in_one_run_breaks_no_export(
+    tmp_path: Path, ledger: Ledger, more: dict[str, Any], column: str, written: str
+) -> None:
+    ledger.settle(run("before"))
+    ledger.settle(replace(run("half"), **more))
+    if written != "now" and column in {"tags", "params", "env", "rates"}:
+        with ledger.writing() as connection:  # a backslash alone, which JSON reads as the half character
+            connection.exec_driver_sql(f"UPDATE runs SET {column} = replace({column}, '\\\\ud83d', '\\ud83d')")
+    for form in FORMATS:
+        export_file(ledger.stream(), tmp_path / f"runs.{form}")
+    lines = (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    assert SPELLED in str(json.loads(lines[1])[column]).replace("\\\\", "\\")
+    dataframe(ledger.stream()).drop(columns="tags").to_csv(tmp_path / "frame.csv")
+    for by in ("cell", "run", "model", "notebook", "tag", "user", "status"):
+        str(table(ledger, Selection(), by)).encode()
+    if column == "tags" and written == "now":
+        assert [it.run_id for it in ledger.runs(Selection(tags=(SPELLED,)))] == ["half"]
+
+
+@pytest.mark.parametrize("records", [[FULL, run("x")], [run("x")], []], ids=["one known", "none known", "no run"])
+def test_what_is_exported_can_be_drawn(tmp_path: Path, records: list[Any]) -> None:
+    """altair writes JSON, which has no decimals: a single such column, drawn or not, ended every chart."""
+    frame = dataframe(records)
+    export_file(records, tmp_path / "runs.parquet")
+    table = pyarrow.parquet.read_table(str(tmp_path / "runs.parquet"))
+    drawn = (
+        (frame, "cost_usd"),
+        (pyarrow.Table.from_pandas(frame.drop(columns=["params", "rates", "env", "tags"])), "cost_usd"),
+        (table, "cost_usd_float"),
+        (table.to_pandas(), "cost_usd_float"),
+    )
+    for data, column in drawn:
+        chart = altair.Chart(data).mark_point().encode(x="latency_s", y=column)
+        spec = json.loads(chart.to_json())
+        assert [spec["encoding"][axis]["type"] for axis in "xy"] == ["quantitative"] * 2

@@ -355,6 +355,27 @@ def test_a_cell_is_found_by_number_by_id_and_as_the_latest(
     assert "".join(record.run_id for record in cell_runs(ledger, Selection(notebook=notebook), cell)) == expected
 
 
+def test_an_id_that_is_only_a_place_is_another_cell_in_another_kernel(ledger: Ledger) -> None:
+    """nbstripout numbers the cells anew, so that the third of yesterday need not be the third of today."""
+    ran = [
+        ("1", "0", "old"),
+        ("2", "1", "old"),
+        ("3", "1", "old"),
+        ("4", "1", "new"),
+        ("5", "x", "old"),
+        ("6", "x", "new"),
+    ]
+    filled(ledger, [run(name, cell_id=its, notebook="/n", session=session, cost=name) for name, its, session in ran])
+    where = Selection(notebook="/n")
+    shown = [(row[0], row[1], row[4]) for row in table(ledger, where).rows]
+    expected = [("cell 1", "1", "$1.00"), ("cell 2", "2", "$5.00"), ("cell 3", "1", "$4.00"), ("cell 4", "2", "$11.00")]
+    assert shown[:-1] == expected
+    found = {
+        cell: "".join(it.run_id for it in cell_runs(ledger, where, cell)) for cell in ("1", "2", "3", "cell 4", "x")
+    }
+    assert found == {"1": "1", "2": "23", "3": "4", "cell 4": "56", "x": "56"}
+
+
 def test_a_cell_that_is_none_is_told(ledger: Ledger) -> None:
     with pytest.raises(UsageError, match="no complete run to project from; run a cell first"):
         cell_runs(ledger, EVERYTHING)

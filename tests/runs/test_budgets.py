@@ -172,11 +172,13 @@ def test_a_hold_grows_as_far_as_the_caps_allow(books: Ledger) -> None:
     books.set_budget(replace(DAY, usd=Decimal(1)))
     assert admit(books, "a", Hold(10, Decimal("0.2"), estimated=True)) is None
     assert admit(books, "b", Hold(10, Decimal("0.5"))) is None
-    assert books.extend(mine("a"), Decimal("0.4"), [], NOW) == Decimal("0.4")
+    assert books.extend(mine("a"), Hold(10, Decimal("0.4")), [], NOW).usd == Decimal("0.4")
     assert stands(books, replace(DAY, usd=Decimal(1))).held_usd == Decimal("0.9")
-    assert books.extend(mine("a"), Decimal("0.8"), [], NOW) == Decimal("0.5"), "all that is left"
+    assert books.extend(mine("a"), Hold(10, Decimal("0.8")), [], NOW).usd == Decimal("0.5"), "all that is left"
     assert admit(books, "c", Hold(1, Decimal("0.000001"))) is not None
-    assert books.extend(mine("a"), Decimal("9"), [Budget("cell", Decimal("0.3"))], NOW) == Decimal("0.3")
+    assert books.extend(mine("a"), Hold(10, Decimal("9")), [Budget("cell", Decimal("0.3"))], NOW).usd == Decimal("0.3")
+    books.set_budget(replace(DAY, tokens=50))
+    assert books.extend(mine("a"), Hold(99), [Budget("cell", tokens=5)], NOW) == Hold(36), "a cell's tokens are no cap"
 
 
 # Processes that have imported what they need: they are forked off one that did.

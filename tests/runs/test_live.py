@@ -24,7 +24,7 @@ from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Cost, Rates, Uncertainty
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import EngineInfo, Reading, RunRecord, Sum
+from tokmagic.core.record import EngineInfo, Reading, RunRecord, Sum, source_sha256
 from tokmagic.core.stream import Usage
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.registry import Models
@@ -62,7 +62,13 @@ BILL = Cost(Decimal("0.0011"), "measured", shadow_usd=Decimal("0.00030"))
 DONE = Reading(usage(118), BILL, 0.204, None, 1.5, 0.0111, spark_ms=(11.2,))
 GUESSED = Reading(usage(37, "estimated"), replace(PRICE, source="estimated", bound="at_least"), 0.204, None, 0.6036)
 CACHED = Reading(usage(37), Cost(Decimal(0), "measured", saved_usd=Decimal("0.00110")))
-OK_ROW = record("a1", "c-ok", "ok", DONE, finish_reason="stop", rates=Rates(shadow_model="openai/gpt-5-mini"))
+OF_CELL = {"source_sha256": source_sha256("%%generate\nWhy?"), "execution": "request-1"}
+OK_ROW = record(
+    *("a1", "c-ok", "ok", DONE),
+    finish_reason="stop",
+    rates=Rates(shadow_model="openai/gpt-5-mini"),
+    env={"python": "3.11.7", **OF_CELL},
+)
 ROWS = (
     OK_ROW,
     record("a2", "c-unpriced", "interrupted", replace(STREAMING, cost=Cost()), finish_reason="interrupted"),

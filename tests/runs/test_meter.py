@@ -204,14 +204,14 @@ def test_device_seconds_run_from_the_prefill_until_the_engine_says() -> None:
 
 def test_a_device_rate_bills_the_time_so_far() -> None:
     meter = metered(started(0.0), token(500), rates=Rates(device_hour=Decimal("3.6")))
-    assert meter.cost_usd() == meter.reading().cost.usd == Decimal("0.0005")
+    assert meter.used().usd == meter.reading().cost.usd == Decimal("0.0005")
 
 
 def test_the_bill_so_far_is_the_readings() -> None:
     meter = metered(started(5.0))
     for number in range(1, 20):
         meter.fold(token(50 + 10 * number))
-        assert meter.cost_usd() == meter.reading().cost.usd == Decimal(12 + 2 * number) / 1_000_000
+        assert meter.used().usd == meter.reading().cost.usd == Decimal(12 + 2 * number) / 1_000_000
 
 
 def test_what_the_engine_says_at_the_end_holds() -> None:

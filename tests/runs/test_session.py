@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import threading
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +31,7 @@ from tokmagic.ledgers import Ledger
 from tokmagic.runs import api, cache
 from tokmagic.runs import run as execution
 from tokmagic.runs import session as session_module
+from tokmagic.runs.channel import Channel
 from tokmagic.runs.environment import resolve_notebook
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.session import Session
@@ -317,7 +320,10 @@ def test_the_running_row_is_brought_up_to_date(
     assert [row.reading.cost.usd for row in looks[1:3]] == [Decimal("0.000014"), Decimal("0.000016")]
 
 
-def test_totals_are_the_sum_of_the_rows_the_running_one_included(make_session: Make) -> None:
+def test_totals_are_the_sum_of_the_rows_the_running_one_included(
+    make_session: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Channel, "listens", True)
     session, views = make_session(model="scripted"), []
     session.notebook = NOTEBOOK
     session.prices.set("scripted", DOLLARS)
@@ -338,6 +344,23 @@ def test_totals_are_the_sum_of_the_rows_the_running_one_included(make_session: M
     assert session.changes().rows == (), "told once"
 
 
+def test_a_long_script_keeps_nothing_of_its_runs(make_session: Make) -> None:
+    session = make_session(model="scripted")
+    tracemalloc.start()
+    try:
+        for _ in range(40):  # what is kept once: statements, adapters
+            session.generate(ASK)
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(100):
+            session.generate(ASK)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 100 < 200
+
+
 def test_today_is_what_this_user_ran_in_a_ledger_of_several(make_session: Make) -> None:
     mine, theirs = make_session(model="scripted"), make_session(model="scripted")
     mine.notebook = theirs.notebook = NOTEBOOK
@@ -348,6 +371,17 @@ def test_today_is_what_this_user_ran_in_a_ledger_of_several(make_session: Make) 
     assert view.notebook_totals is not None
     assert view.day_totals is not None
     assert (view.notebook_totals.runs, view.day_totals.runs) == (3, 1)
+
+
+def test_rows_of_ids_that_are_only_places_are_this_kernels(make_session: Make) -> None:
+    """What nbstripout called the third cell yesterday is not the third cell of today."""
+    earlier, now = make_session(model="scripted"), make_session(model="scripted")
+    earlier.notebook = now.notebook = NOTEBOOK
+    for session, cells in ((earlier, ("1", "2", "a")), (now, ("2", "b"))):
+        for cell in cells:
+            session.generate(ASK, cell_id=cell)
+    found = [(it.cell_id, it.session == now.session_id) for it in now.everything(None, False).rows]
+    assert sorted(found) == [("2", True), ("a", False), ("b", True)]
 
 
 def test_a_setting_of_a_room_not_built_yet_is_refused(make_session: Make) -> None:

@@ -307,3 +307,30 @@ def test_a_run_that_a_budget_stops_says_so(lab: Lab, open_notebook: Open, ui_led
     note = notebook.panel.locator(f"[data-note-for='{row.run_id}']")
     assert note.inner_text() == f"stopped by a budget: {saved['error']}"
     wait_budget(notebook, "used-up", 100)
+
+
+def test_numbers_are_told_from_those_of_an_earlier_text(lab: Lab, open_notebook: Open) -> None:
+    notebook = open_notebook(lab.notebook("edited.ipynb", [LOAD, "%%generate --max-tokens 8\nHi."]))
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    notebook.run(1)
+    row = notebook.row("cell-1")
+    row.wait("ok")
+    told = notebook.panel.get_by_text("these numbers are of an earlier text")
+    assert told.count() == 0
+    notebook.write(1)
+    notebook.page.keyboard.type("!")
+    told.wait_for()
+    notebook.page.keyboard.press("Backspace")
+    told.wait_for(state="detached")
+    # A copy has the numbers of the cell that it is of.
+    rows = notebook.panel.locator("tr[data-cell-id]")
+    assert rows.count() == 1
+    for key in ("Escape", "c", "v"):
+        notebook.page.keyboard.press(key)
+    rows.nth(1).wait_for()
+    assert rows.nth(1).get_attribute("data-run-id") == row.run_id
+    # What became Markdown runs nothing, and its row is gone.
+    for key in ("ArrowUp", "m"):
+        notebook.page.keyboard.press(key)
+    notebook.panel.locator("[data-cell-id='cell-1']").wait_for(state="detached")

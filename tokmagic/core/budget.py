@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tokmagic.core.money import CERTAIN, Bound, Precision, Uncertainty
 
@@ -89,6 +89,13 @@ class Hold:
     tokens: int
     usd: Decimal | None = None
     estimated: bool = False
+
+
+class Used(NamedTuple):
+    """What a run has used so far. ``usd`` None: its price is not known."""
+
+    usd: Decimal | None
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)

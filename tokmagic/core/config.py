@@ -19,6 +19,7 @@ import platformdirs
 from traitlets import Bool, Enum, Float, Int, TraitError, TraitType, Unicode, default, validate
 from traitlets.config import Configurable
 
+from tokmagic.core.files import expanded, sqlite_url
 from tokmagic.errors import UsageError, nearest
 
 DEFAULT_MODEL = "smollm2"
@@ -65,6 +66,14 @@ def _text(_name: str, value: Any) -> str:
     return str(value)
 
 
+def _folder(name: str, value: Any) -> str:
+    # Not relative: a notebook may change its directory, and nothing of it may land in another one.
+    try:
+        return str(expanded(str(value)).absolute())
+    except UsageError as error:
+        raise UsageError(f"{name} is {error}") from None
+
+
 def _ledger_url(_name: str, value: Any) -> str:
     # Runs of a reproduction must not count in the ledger that its notebook chose.
     return os.environ.get(REPRODUCING) or str(value)
@@ -105,8 +114,8 @@ def _seconds(name: str, value: Any) -> float:
 
 
 _DEFAULTS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
-    "home": (lambda _: platformdirs.user_data_path("tokmagic"), _text),
-    "ledger": (lambda it: f"sqlite:///{it.home_path / 'ledger.sqlite'}", _ledger_url),
+    "home": (lambda _: platformdirs.user_data_path("tokmagic"), _folder),
+    "ledger": (lambda it: sqlite_url(it.home_path / "ledger.sqlite"), _ledger_url),
     "model": (DEFAULT_MODEL, _text),
     "api_base": ("", _text),
     "api_key_name": ("", _text),
@@ -189,7 +198,10 @@ class TokMagic(Configurable):
     def _expand(self, proposal: dict[str, Any]) -> str:
         if not proposal["value"]:
             raise TraitError("home is empty; give a folder")
-        return str(Path(proposal["value"]).expanduser())
+        try:
+            return _folder("home", proposal["value"])
+        except UsageError as error:
+            raise TraitError(str(error)) from None
 
     @validate("ledger")
     def _chosen_ledger(self, proposal: dict[str, Any]) -> str:
@@ -197,8 +209,8 @@ class TokMagic(Configurable):
 
     @property
     def home_path(self) -> Path:
-        """The data folder, expanded. It need not exist yet."""
-        return Path(self.home).expanduser()
+        """The data folder. It need not exist yet. Raises UsageError."""
+        return Path(self.home)
 
 
 def describe() -> list[tuple[str, str]]:

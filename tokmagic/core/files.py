@@ -10,6 +10,19 @@ from pathlib import Path
 from tokmagic.errors import UsageError
 
 
+def expanded(text: str) -> Path:
+    """A path with ``~`` and ``~name`` filled in. Raises UsageError for a user who is not known here."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{text}: there is no user {Path(text).parts[0][1:]!r} here; give the whole path") from None
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file. What has a meaning in a URL is written out: ``?`` begins options, ``%41`` is an A."""
+    return f"sqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
+
+
 def atomic_write(path: Path, text: str) -> None:
     """Write a file, or leave an earlier one as it was. A link stays one, and so does who may read. Raises OSError.
 

@@ -65,6 +65,14 @@ class Prompt:
         return sum(len(text.encode("utf-8", "replace")) for text in texts)
 
 
+def spelled(text: str) -> str:
+    """``text`` with incomplete characters (lone surrogates), which no file and no database takes, as ``\\udce9``.
+
+    File names that are not UTF-8 reach Python as lone surrogates, and a text may have been cut within a character.
+    """
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def utf8(text: str) -> bytes:
     """A prompt's text in UTF-8. Raises PromptError for a lone surrogate, which no tokenizer and no server takes."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -102,9 +103,28 @@ INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy"
 """What of EngineInfo a row keeps in ``env``, having no column of its own."""
 USAGE_IN_ENV = ("cache_write_1h_input_tokens",)
 """What of Usage a row keeps there."""
-RUN_IN_ENV = ("answer_sha256", "execution", "reported_cost_usd", "ignored_options", "server_times", *USAGE_IN_ENV)
-"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, counts,
-and what its server told: a cost, a decimal string in USD, the options that it ignored, its own times in seconds."""
+RUN_IN_ENV = (
+    *("answer_sha256", "execution", "source_sha256"),
+    *("reported_cost_usd", "ignored_options", "server_times", *USAGE_IN_ENV),
+)
+"""What of the run itself a row keeps there: digests of its answers and of its cell's text, which execution of its cell
+it belongs to, counts, and what its server told: a cost, a decimal string in USD, the options that it ignored, its own
+times in seconds."""
+
+
+def is_place(cell_id: str) -> bool:
+    """Whether a cell's id only tells where the cell stood: nbstripout numbers all cells anew each time."""
+    return cell_id.isdecimal()
+
+
+def source_sha256(source: str) -> str:
+    """The hex digest of a cell's text, by which it is seen later whether a run is of the text that stands there.
+
+    Front ends and tools write line ends as they like, and the one that ends the text belongs to no prompt.
+    """
+    text = source.replace("\r\n", "\n").removesuffix("\n")
+    # No output can hold half a character; it is counted as what stands for it.
+    return hashlib.sha256(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from tokmagic.core.config import DEFAULT_MODEL, TokMagic
+from tokmagic.core.forks import in_child
 from tokmagic.core.record import EngineInfo
 from tokmagic.engines.base import Engine, ModelSpec, Progress, parse_source
 from tokmagic.engines.local.store import NAMED
@@ -28,6 +29,11 @@ class Models:
         self._current: str | None = None
         self._placed: tuple[str, ModelSpec] | None = None
         self._opening = threading.RLock()
+        self._loading = threading.Lock()
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        self._opening, self._loading = threading.RLock(), threading.Lock()
 
     @property
     def current(self) -> str:
@@ -39,7 +45,7 @@ class Models:
     def __iter__(self) -> Iterator[tuple[str, ModelSpec]]:
         with suppress(UsageError):  # what is wrong with the settings is told where their model is used
             self._place(self._settings.model)
-        return iter(self._specs.items())
+        return iter(list(self._specs.items()))
 
     def _place(self, text: str) -> None:
         """Register the model that the settings name at an endpoint, if it is asked for. Raises UsageError."""
@@ -74,11 +80,13 @@ class Models:
         else:
             source, revision = parse_source(spec.source)
             spec = replace(spec, source=source, revision=spec.revision or revision)
-        if name in self._engines:
-            self._engines.pop(name).close()
-        self._specs[name] = spec
-        if opened is not None:
-            self._engines[name] = opened
+        with self._opening:
+            before = self._engines.pop(name, None)
+            self._specs[name] = spec
+            if opened is not None:
+                self._engines[name] = opened
+        if before is not None:
+            before.close()
 
     def use(self, name: str) -> None:
         """Make a model the current one. Raises UsageError."""
@@ -93,7 +101,9 @@ class Models:
         if text in self._specs:
             return text
         if _is_source(text):
-            self.add(text, ModelSpec(text))
+            with self._opening:  # of two threads the second would close the engine of the first
+                if text not in self._specs:
+                    self.add(text, ModelSpec(text))
             return text
         raise UsageError(
             f"model {text!r} is unknown{nearest(text, self._specs)}; known: {', '.join(self._specs)}; "
@@ -116,8 +126,8 @@ class Models:
 
     def info(self, name: str) -> EngineInfo:
         """What is known of a model, without opening its engine for it. Raises UsageError."""
-        if name in self._engines:
-            return self._engines[name].info
+        if (engine := self._engines.get(name)) is not None:
+            return engine.info
         spec = self.spec(name)
         return EngineInfo(name, spec.source, spec.kind)
 
@@ -136,14 +146,15 @@ class Models:
     def load(self, name: str | None, progress: Progress, *, keep_others: bool = False) -> Engine:
         """Load a model. Other local models are unloaded first unless ``keep_others``. Raises ModelError."""
         engine = self.engine(name)
-        if engine.state != "ready" and engine.info.traits.has_weights and not keep_others:
-            # One loaded model per device unless the person asks for more.
-            for other in self._engines.values():
-                info = other.info
-                there = info.traits.has_weights and info.device == engine.info.device
-                if other is not engine and there and other.state == "ready":
-                    other.close()
-        engine.load(progress)
+        with self._loading:
+            if engine.state != "ready" and engine.info.traits.has_weights and not keep_others:
+                # One loaded model per device unless the person asks for more.
+                for other in list(self._engines.values()):
+                    info = other.info
+                    there = info.traits.has_weights and info.device == engine.info.device
+                    if other is not engine and there and other.state == "ready":
+                        other.close()
+            engine.load(progress)
         return engine
 
     def opened(self) -> list[str]:
@@ -152,7 +163,7 @@ class Models:
 
     def loaded(self) -> list[str]:
         """Return the names of the models whose weights are in memory."""
-        return [name for name, engine in self._engines.items() if engine.state == "ready"]
+        return [name for name, engine in list(self._engines.items()) if engine.state == "ready"]
 
     def unload(self, name: str) -> None:
         """Free what a model holds. Raises UsageError."""
@@ -162,7 +173,7 @@ class Models:
 
     def close(self) -> None:
         """Free what all models hold."""
-        for engine in self._engines.values():
+        for engine in list(self._engines.values()):
             engine.close()
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tokmagic.core.files import expanded
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Event, Finished, FinishReason, Source, Started, Token, Usage
@@ -99,7 +100,7 @@ class ScriptedEngine:
         """Open ``scripted`` (a built-in answer) or ``scripted:FILE``. Raises ModelError."""
         _, _, path = source.partition(":")
         if path:
-            return cls(name, [Script.read(Path(path).expanduser())])
+            return cls(name, [Script.read(expanded(path))])
         return cls(name, [Script.of_text(re.findall(r"\S+ ?", _DEFAULT_ANSWER))])
 
     @property

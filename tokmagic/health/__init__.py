@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tokmagic.core.config import TokMagic
 from tokmagic.engines import gpu
+from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.local.store import check_folder, locate
 from tokmagic.engines.registry import Models
 from tokmagic.errors import TokmagicError
@@ -21,7 +22,9 @@ from tokmagic.health.devices import Probe, probe
 from tokmagic.health.findings import Diagnosis, Finding
 from tokmagic.prices import PriceBook
 from tokmagic.runs.session import Session
+from tokmagic.tokens.agreement import compare
 from tokmagic.tokens.reconciliation import disagreement
+from tokmagic.tokens.tokenizer import Tokenizer
 
 __all__ = ["Diagnosis", "Finding", "Probe", "doctor", "probe"]
 
@@ -91,6 +94,7 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
             info = models.engine().info
             does = f"at {info.server}" if info.server else "which plays back a fixed answer"
             yield Finding("model", True, f"{info.name}, {does}")
+            yield from _tokenizer(spec, settings)
             return
         located = locate(spec, settings)
         if located is not None:
@@ -104,12 +108,32 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
         return
     if located is not None:
         yield Finding("model", True, f"{located.model_id} ({located.origin}) in {located.folder}")
+        yield from _tokenizer(spec, settings)
     elif has_network():
         yield Finding("model", False, f"{settings.model} is not here yet; it is fetched at first use", "tokmagic pull")
     else:
         message = f"{settings.model} is not here yet, and there is no network to fetch it"
         fix = "start once with a network, or put the model into the data folder"
         yield Finding("model", False, message, fix, vital=True)
+
+
+def _tokenizer(spec: ModelSpec, settings: TokMagic) -> Iterator[Finding]:
+    """What counts for a model, if it is here, and whether others would count alike."""
+    named = spec if spec.traits.has_weights else spec.of_tokenizer
+    try:
+        located = locate(named, settings) if named is not None else None
+        if located is None:
+            return
+        tokenizer = Tokenizer(located.folder, trust_remote_code=spec.trust_remote_code)
+    except TokmagicError as error:
+        yield Finding("tokenizer", False, str(error), "fetch the model again", vital=spec.traits.has_weights)
+        return
+    agreement = compare(tokenizer)
+    told = tokenizer.origin if agreement is None else f"{tokenizer.origin}; {agreement.told}"
+    if agreement is None or agreement.agrees is not False:
+        yield Finding("tokenizer", True, told)
+    else:
+        yield Finding("tokenizer", False, told, "servers that count as transformers does will report other counts")
 
 
 def has_network() -> bool:
@@ -130,8 +154,12 @@ def _ledger(settings: TokMagic) -> Iterator[Finding]:
     except TokmagicError as error:
         yield Finding("ledger", False, str(error), "runs are not recorded until this is fixed")
         return
-    yield Finding("ledger", True, ledger.name)
-    ledger.close()
+    with closing(ledger):
+        damage = ledger.damage()
+    if damage is None:
+        yield Finding("ledger", True, ledger.name)
+    else:
+        yield Finding("ledger", False, damage, "runs may be lost until this is fixed")
     home = settings.home_path
     where = next(path for path in (home, *home.parents) if path.exists())
     free = shutil.disk_usage(where).free

@@ -10,17 +10,22 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from tokmagic.errors import LedgerError
+from tokmagic.core.files import expanded
+from tokmagic.core.forks import before_fork, in_child, whole
+from tokmagic.core.interrupts import uninterrupted
+from tokmagic.errors import LedgerError, UsageError
 from tokmagic.ledgers.liveness import AdvisoryLocks, FileLocks, Liveness
 
 BUSY_S = 10.0
 """How long to wait for other programs that write."""
 # Everything that is decided under one lock for all of a user's runs; the number is tokmagic's own.
 _ADMISSIONS = 0x746F6B6D
+_PATH = re.compile(r"[^:]+:///([^?]*)")
 
 
 Execute = Callable[[str, Any], object]
@@ -39,13 +44,33 @@ class Backend:
         """Make ready what only an own database may be given, before its first migration."""
 
     @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads."""
+        with whole(), self.engine.connect() as connection:
+            yield connection.execution_options(tokmagic_reading=True)
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """A transaction that writes."""
+        with whole(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
     def quickly(self) -> Iterator[Execute]:
         """A transaction that writes statements as the driver takes them, for what every run does."""
-        with self.engine.begin() as connection:
+        with self.writing() as connection:
             yield connection.exec_driver_sql
 
     def serialise(self, connection: sa.Connection, key: str) -> None:
         """Let no other transaction that asks for ``key`` go on before this one has ended."""
+
+    def gone(self) -> bool:
+        """Whether what was opened is there no more."""
+        return False
+
+    def damage(self) -> str | None:
+        """What is wrong with how the database is kept, looked for in all of it; None where nothing is."""
+        return None
 
     def explain(self, reason: str) -> str:
         """What an error of the database's driver means, and how to fix it."""
@@ -71,35 +96,51 @@ class SqliteBackend(Backend):
     """A file in WAL mode, with one writer at a time: a transaction that writes has it for itself."""
 
     def __init__(self, url: sa.URL) -> None:
+        # One file has one name here, however it is written: who lives is told by a folder beside it.
         self._path = _file_of(url)
         self.name = str(self._path)
+        url = url.set(database=f"file:{quote(self.name)}" if _is_uri(url) else self.name)
         self.liveness = FileLocks(self._path.with_name(self._path.name + ".live"))
         self.engine = _create_engine(url, self.name, connect_args={"timeout": BUSY_S})
         sa.event.listen(self.engine, "connect", _on_connect)
         sa.event.listen(self.engine, "begin", _on_begin)
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._connection: Any = None
-        self._parents: list[Any] = []
+        # SQLite keeps for the whole process what its connections have locked, which in a child is not locked at all.
+        before_fork(self.close)
+        in_child(self._renew)
         with mapped(self):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._path.exists():
                 # Prompts are private: the mode must be right before the first byte is written.
                 os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
+            found = self._path.stat()
+        self._opened = found.st_dev, found.st_ino
+        if self._path.is_file() and found.st_nlink > 1:
+            # Under each name SQLite would keep another journal, and neither would know of the other's runs.
+            raise LedgerError(
+                f"{self.name} has {found.st_nlink} names (hard links), and its runs would get lost; copy the file, or "
+                "use a symbolic link"
+            )
 
     def prepare(self) -> None:
         # Only now: a file that turned out to be somebody else's keeps its journal as it was.
         with closing(self.engine.raw_connection()) as raw:
             raw.cursor().execute("PRAGMA journal_mode=WAL")
 
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        # No interrupt reaches SQLite's wait for its lock, and one after it would leave that taken.
+        with uninterrupted(), super().writing() as connection:
+            yield connection
+
     @contextmanager
     def quickly(self) -> Iterator[Execute]:
         # By a connection of its own: asking SQLAlchemy's pool takes longer than SQLite's own work.
-        if self._pid != os.getpid():
-            # A forked child may not even close its parent's connection; and a lock may have been held at the fork.
-            self._parents.append(self._connection)
-            self._connection, self._lock, self._pid = None, threading.Lock(), os.getpid()
-        with self._lock:
+        with uninterrupted(), whole(), self._lock:
             if self._connection is None:
                 raw = self.engine.raw_connection()
                 raw.detach()
@@ -112,6 +153,20 @@ class SqliteBackend(Backend):
             except BaseException:
                 connection.rollback()  # does nothing where SQLite has done so itself
                 raise
+
+    def gone(self) -> bool:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) != self._opened
+
+    def damage(self) -> str | None:
+        with self.reading() as connection:
+            said = connection.exec_driver_sql("PRAGMA quick_check(1)").scalars().first()
+        return None if said == "ok" else self.explain(f"malformed: {' '.join(str(said).split())}")
 
     def explain(self, reason: str) -> str:
         if "readonly" in reason or "read-only" in reason:
@@ -129,11 +184,10 @@ class SqliteBackend(Backend):
         return f"cannot be used: {reason}; set TOKMAGIC_LEDGER to another file"
 
     def close(self) -> None:
-        if self._pid == os.getpid():
-            with self._lock:
-                if self._connection is not None:
-                    self._connection.close()
-                    self._connection = None
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
         super().close()
 
 
@@ -157,6 +211,11 @@ class PostgresBackend(Backend):
                 f"a PostgreSQL ledger needs the package {error.name}; run: pip install 'tokmagic[postgres]'"
             ) from error
         self.liveness = AdvisoryLocks(self.engine)
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        # A child may neither use nor close its parent's connections.
+        self.engine.dispose(close=False)
 
     def serialise(self, connection: sa.Connection, key: str) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADMISSIONS, sa.func.hashtext(key))))
@@ -183,9 +242,18 @@ def mapped(backend: Backend) -> Iterator[None]:
         raise LedgerError(f"{backend.name} {backend.explain(' '.join(str(told).split()))}") from error
 
 
+def file_of(url: str) -> Path | None:
+    """The file of a ledger, without links; None for one on a server. Raises LedgerError."""
+    parsed = _parsed(url)
+    return _file_of(parsed) if parsed.get_backend_name() == "sqlite" else None
+
+
 def _parsed(url: str) -> sa.URL:
     try:
-        return sa.make_url(url)
+        parsed = sa.make_url(url)
+        # SQLAlchemy before 2.1 leaves what is written out as it is.
+        path = _PATH.match(url) if parsed.get_backend_name() == "sqlite" else None
+        return parsed if path is None else parsed.set(database=unquote(path[1]))
     except (ArgumentError, ValueError) as error:
         # A password that stands in the URL must not be shown.
         shown = re.sub(r"//[^/@]*@", "//…@", url)
@@ -199,10 +267,16 @@ def _file_of(url: sa.URL) -> Path:
     name = url.database or ""
     if not name or ":memory:" in name or "memory" in url.query.get("mode", ""):
         raise LedgerError("the ledger must be a file; give a URL such as sqlite:////home/me/ledger.sqlite")
+    name = unquote(name.removeprefix("file:")) if _is_uri(url) else name.removeprefix("file:")
     try:
-        return Path(name.removeprefix("file:")).expanduser()
-    except RuntimeError as error:
+        return Path(os.path.realpath(expanded(name)))
+    except (UsageError, OSError, ValueError) as error:  # a loop of links, a NUL
         raise LedgerError(f"{name} cannot be found: {error}; set TOKMAGIC_LEDGER to another file") from None
+
+
+def _is_uri(url: sa.URL) -> bool:
+    """Whether SQLite itself reads the name as a URI, with its own options."""
+    return url.query.get("uri") == "true" and (url.database or "").startswith("file:")
 
 
 def _create_engine(url: sa.URL, name: str, **options: Any) -> sa.Engine:

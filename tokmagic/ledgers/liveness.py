@@ -5,7 +5,6 @@ Each holds a lock that the operating system or the database releases at its deat
 
 from __future__ import annotations
 
-import os
 import threading
 import uuid
 from contextlib import suppress
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
+from tokmagic.core.forks import in_child
 from tokmagic.core.record import REMOTE
 from tokmagic.ledgers.schema import LIVE, RELEASED, runs, to_record
 from tokmagic.prices import bill
@@ -44,22 +44,29 @@ class FileLocks:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._pid: int | None = None
         self._owner = ""
         self._lock: FileLock | None = None
+        self._guard = threading.Lock()
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        # A forked child is a process of its own. Its parent's lock must not be let go of: both have it in one file.
+        self._parents = self._lock
+        self._owner, self._lock, self._guard = "", None, threading.Lock()
 
     def owner(self) -> str:
-        if self._pid != os.getpid():  # a forked child is a process of its own
-            owner = uuid.uuid4().hex
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = FileLock(self._path(owner), thread_local=False, mode=0o600)
-            lock.acquire(blocking=False)
-            self._sweep(owner)
-            self._owner, self._lock, self._pid = owner, lock, os.getpid()
-        return self._owner
+        with self._guard:
+            if self._lock is None:
+                owner = uuid.uuid4().hex
+                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                lock = FileLock(self._path(owner), thread_local=False, mode=0o600)
+                lock.acquire(blocking=False)
+                self._sweep(owner)
+                self._owner, self._lock = owner, lock
+            return self._owner
 
     def is_dead(self, owner: str) -> bool:
-        if owner == self._owner and self._pid == os.getpid():
+        if owner == self._owner:
             return False
         path = self._path(owner)
         if not path.exists():
@@ -89,19 +96,23 @@ class AdvisoryLocks:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
-        self._pid: int | None = None
         self._owner = ""
         self._connection: sa.Connection | None = None
         self._guard = threading.Lock()
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        self._parents = self._connection
+        self._owner, self._connection, self._guard = "", None, threading.Lock()
 
     def owner(self) -> str:
         with self._guard:
-            if self._pid != os.getpid() or not self._holds():
+            if not self._holds():
                 owner = uuid.uuid4().hex
                 # Never given back: a lock of the session lives as long as its connection.
                 connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
                 connection.execute(sa.select(sa.func.pg_advisory_lock(_key(owner))))
-                self._owner, self._connection, self._pid = owner, connection, os.getpid()
+                self._owner, self._connection = owner, connection
             return self._owner
 
     def is_dead(self, owner: str) -> bool:
@@ -111,11 +122,11 @@ class AdvisoryLocks:
             return bool(connection.execute(sa.select(free)).scalar_one())
 
     def close(self) -> None:
-        if self._connection is not None and self._pid == os.getpid():
+        if self._connection is not None:
             with suppress(SQLAlchemyError):
                 self._connection.invalidate()
                 self._connection.close()
-            self._connection, self._pid = None, None
+            self._connection = None
 
     def _holds(self) -> bool:
         """Whether the connection lives that holds the lock: a server that was started anew has forgotten it."""

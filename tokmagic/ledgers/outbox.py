@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from tokmagic.core.files import sqlite_url
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import LedgerError
@@ -23,7 +24,6 @@ class Outbox:
         """Nothing is made before the first run has to be kept."""
         self._path = path
         self._store_text = store_text
-        self._lock = FileLock(f"{path}.lock", mode=0o600)
 
     def __bool__(self) -> bool:
         """Whether something waits to be delivered."""
@@ -50,16 +50,17 @@ class Outbox:
             return len(kept)
 
     def _box(self) -> Ledger:
-        return Ledger(f"sqlite:///{self._path}", store_text=self._store_text)
+        return Ledger(sqlite_url(self._path), store_text=self._store_text)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        lock = FileLock(f"{self._path}.lock", mode=0o600)  # each block its own: no child may use its parent's
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock.acquire(timeout=_PATIENCE_S)
+            lock.acquire(timeout=_PATIENCE_S)
         except (OSError, Timeout) as error:
             raise LedgerError(f"{self._path} cannot be used: {error}; make its folder writable") from error
         try:
             yield
         finally:
-            self._lock.release()
+            lock.release()

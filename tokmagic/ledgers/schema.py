@@ -7,6 +7,7 @@ does), and what nobody filters by is JSON.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import lru_cache
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 
 from tokmagic.core.fields import FIELDS, Field, Kind, Layout, utc_text, utc_time
 from tokmagic.core.money import Cost, Rates, rates_dict, rates_of
+from tokmagic.core.prompt import spelled
 from tokmagic.core.record import INFO_IN_ENV, USAGE_IN_ENV, EngineInfo, Reading, RunRecord
 from tokmagic.core.stream import Usage
 from tokmagic.prices import bill, from_picodollars, to_picodollars
@@ -125,37 +127,53 @@ def money(high: Any, low: Any) -> Decimal | None:
 
 
 def storable(text: str) -> str:
-    """``text`` with what not every database takes written out: lone surrogates as ``\\udce9``, NUL as ``\\x00``.
-
-    File names that are not UTF-8 reach Python as lone surrogates, and a model may write an incomplete one.
-    """
+    """``text`` with what not every database takes written out: lone surrogates as ``\\udce9``, NUL as ``\\x00``."""
     if text.isascii() and "\0" not in text:  # nearly always, and every run asks it thirty times
         return text
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    return spelled(text).replace("\0", "\\x00")
 
 
 # Made once: making an encoder takes longer than encoding what a row holds.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str)
 
 
-def _json(value: Any) -> str:
-    return storable(_ENCODER.encode(value))
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def json_text(value: Any) -> str:
+    """A value as JSON that any database takes and any file: lone surrogates in it are spelled out, as in a text."""
+    text = _ENCODER.encode(value)
+    # Within JSON's strings a backslash is two: one alone would come back as the surrogate.
+    return text if text.isascii() else _SURROGATE.sub(lambda found: rf"\\u{ord(found[0]):04x}", text)
+
+
+def json_value(text: str) -> Any:
+    """The inverse of :func:`json_text`; what was written before is read as it would be written now."""
+    value = json.loads(text)
+    return json.loads(json_text(value)) if r"\ud" in text else value
 
 
 # A session's runs have few different rates.
 @lru_cache(maxsize=64)
 def _frozen(rates: Rates) -> str:
-    return _json(rates_dict(rates))
+    return json_text(rates_dict(rates))
 
 
 @lru_cache(maxsize=64)
 def _thawed(text: str) -> Rates:
-    return rates_of(json.loads(text))
+    return rates_of(json_value(text))
 
 
 _COLUMNS = Layout(
     {field.column: field for field in FIELDS if field.stored},
-    {"text": storable, "time": utc_text, "money": to_picodollars, "json": _json, "list": _json, "rates": _frozen},
+    {
+        "text": storable,
+        "time": utc_text,
+        "money": to_picodollars,
+        "json": json_text,
+        "list": json_text,
+        "rates": _frozen,
+    },
 )
 to_row = _COLUMNS.row
 """The columns of a record: without ``id``, and without what it holds and belongs to while it goes on."""
@@ -163,8 +181,8 @@ to_row = _COLUMNS.row
 _READERS: dict[Kind, Callable[[Any], Any]] = {
     "time": utc_time,
     "money": from_picodollars,
-    "json": json.loads,
-    "list": lambda text: tuple(json.loads(text)),
+    "json": json_value,
+    "list": lambda text: tuple(json_value(text)),
     "rates": _thawed,
 }
 # Attributes, their columns and how these are read, by what has them: "reading.usage", "" for the record itself.

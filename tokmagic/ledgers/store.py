@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,10 +19,10 @@ from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.ledgers import answers, budgets, summaries, waste
 from tokmagic.ledgers.backend import Execute, mapped, open_backend
 from tokmagic.ledgers.liveness import dead_owners, reap
-from tokmagic.ledgers.schema import ENDED, RELEASED, runs, storable, texts, to_record, to_row
+from tokmagic.ledgers.schema import ENDED, RELEASED, json_text, json_value, runs, storable, texts, to_record, to_row
 from tokmagic.ledgers.summaries import conditions
 from tokmagic.prices import to_picodollars
-from tokmagic.prices.budgets import refusal
+from tokmagic.prices.budgets import refusal, within
 from tokmagic.tokens.reconciliation import Compared
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -39,7 +38,6 @@ _UPDATE_TEXT = texts.update().where(texts.c.run_id == sa.bindparam("key"))
 _PORTION = 1_000
 # Runs looked through for how long a token takes.
 _LOOK_BACK = 2000
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 class Ledger:
@@ -95,8 +93,8 @@ class Ledger:
             tuple(replace(it, held_usd=it.held_usd + usd, held_tokens=it.held_tokens + tokens) for it in before),
         )
 
-    def extend(self, record: RunRecord, wanted: Decimal, own: Sequence[Budget], now: datetime) -> Decimal:
-        """Raise a running run's hold to ``wanted`` USD, or to what its budgets have left; return what it holds now.
+    def extend(self, record: RunRecord, wanted: Hold, own: Sequence[Budget], now: datetime) -> Hold:
+        """Raise a running run's hold to what is ``wanted``, or to what its budgets have left; return what it holds now.
 
         ``own`` are budgets that stand in no ledger: of settings and of the run itself. The others are read anew, since
         a person may have raised one meanwhile.
@@ -105,9 +103,9 @@ class Ledger:
         with self._deciding(user) as connection:
             held = [*budgets.read(connection, user, notebook), *own]
             others = [budgets.standing(connection, budget, user, now, but=record.run_id) for budget in held]
-            left = [it.available_usd for it in others if it.available_usd is not None]
-            granted = max(Decimal(0), min([wanted, *left]))
-            connection.execute(_UPDATE_RUN, {"key": record.run_id, "hold_pico": to_picodollars(granted)})
+            granted = within(others, wanted)
+            row = {"hold_pico": to_picodollars(granted.usd), "hold_tokens": granted.tokens}
+            connection.execute(_UPDATE_RUN, {"key": record.run_id, **row})
         return granted
 
     def set_budget(self, budget: Budget) -> None:
@@ -241,7 +239,7 @@ class Ledger:
             row = connection.execute(sa.select(texts).where(texts.c.run_id == run_id)).mappings().one_or_none()
         if row is None:
             return None
-        chat = json.loads(row["prompt"]) if row["prompt"] else []
+        chat = json_value(row["prompt"]) if row["prompt"] else []
         return [Message(role, content) for role, content in chat], row["answer"]
 
     def answer(self, key: str) -> tuple[str, str] | None:
@@ -279,6 +277,20 @@ class Ledger:
         with self.reading() as connection:
             return answers.status(connection)
 
+    @property
+    def gone(self) -> bool:
+        """Whether the file was deleted, moved or replaced since it was opened: what is written now would be lost."""
+        return self._backend.gone()
+
+    def damage(self) -> str | None:
+        """What is wrong with the file, looked for in all of it, which takes a while; None where nothing is."""
+        try:
+            with mapped(self._backend):
+                found = self._backend.damage()
+        except LedgerError as error:
+            return str(error)
+        return None if found is None else f"{self.name} {found}"
+
     def close(self) -> None:
         """Let go of the database."""
         self._liveness.close()
@@ -287,13 +299,13 @@ class Ledger:
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """A transaction that only reads; for the ledger's own modules."""
-        with mapped(self._backend), self._backend.engine.connect() as connection:
-            yield connection.execution_options(tokmagic_reading=True)
+        with mapped(self._backend), self._backend.reading() as connection:
+            yield connection
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """A transaction that writes; for the ledger's own modules."""
-        with mapped(self._backend), self._backend.engine.begin() as connection:
+        with mapped(self._backend), self._backend.writing() as connection:
             yield connection
 
     def take_answers(self, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -376,4 +388,4 @@ class _Insert:
 
 
 def _chat(prompt: Sequence[Message]) -> str:
-    return storable(_ENCODER.encode([[message.role, message.content] for message in prompt]))
+    return json_text([[message.role, message.content] for message in prompt])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -12,7 +11,7 @@ import sqlalchemy as sa
 from tokmagic.core.fields import utc_text, utc_time
 from tokmagic.core.money import Uncertainty
 from tokmagic.core.record import REMOTE, Selection, Sum
-from tokmagic.ledgers.schema import ENDED, money, money_sum, runs, storable
+from tokmagic.ledgers.schema import ENDED, json_text, money, money_sum, runs, storable
 from tokmagic.tokens.reconciliation import COMPARED, Compared
 
 Grouped = list[tuple[tuple[Any, ...], Sum]]
@@ -130,7 +129,7 @@ def _has_tag(tag: str) -> Any:
     """
     # Backslashes and quotes within tags become what JSON never holds, so that each quote left begins or ends a tag.
     kept: Any = runs.c.tags
-    wanted = storable(json.dumps(tag, ensure_ascii=False))[1:-1]
+    wanted = json_text(tag)[1:-1]
     for escaped, instead in (("\\\\", "\1"), ('\\"', "\2")):
         kept, wanted = sa.func.replace(kept, escaped, instead), wanted.replace(escaped, instead)
     # ["a","b"] as ","a","b"]: so every tag follows the end of another one.

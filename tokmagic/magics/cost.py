@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokmagic import reports
-from tokmagic.core.files import read_file
+from tokmagic.core.files import expanded, read_file
 from tokmagic.errors import UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
@@ -52,7 +52,7 @@ def run(at: Shell, line: str) -> Any:
     if options.action == "by":
         return _with_notes(reports.table(ledger, where, options.value or "cell"), _loaded(session))
     if options.action == "export":
-        exports.export_file(ledger.stream(where), Path(options.value).expanduser())
+        exports.export_file(ledger.stream(where), expanded(options.value))
         return None
     if options.action == "df":
         return exports.dataframe(ledger.stream(where))

@@ -9,10 +9,10 @@ from typing import Any
 import IPython.display
 
 from tokmagic.formatting import terminal
-from tokmagic.formatting.markdown import code_block, note, plain_text, safe_markdown
+from tokmagic.formatting.markdown import code_block, is_long, note, plain_text, safe_markdown
 from tokmagic.magics.shell import Shell
 from tokmagic.runs.generation import Generation
-from tokmagic.runs.live import row_wire
+from tokmagic.runs.live import of_cell, row_wire
 
 _UPDATE_S = 0.15
 # Each update renders the whole answer again, so a long one is updated after it has grown by a share of itself.
@@ -33,7 +33,9 @@ def bundle(generation: Generation) -> Bundle:
     shown = {"text/plain": f"{plain}\n\n{footer}"}
     if generation.format == "text":
         return shown
-    parts = [_formatted(text, generation.format) for text in texts]
+    # Several answers are one output, which is formatted within the time of one.
+    as_text = generation.format == "markdown" and is_long(*texts)
+    parts = [code_block(text) if as_text else _formatted(text, generation.format) for text in texts]
     if len(parts) > 1:
         parts = [f"**{index} of {len(parts)}**\n\n{part}" for index, part in enumerate(parts, 1)]
     return {"text/markdown": "\n\n".join([*parts, note(footer)]), **shown}
@@ -57,9 +59,11 @@ def _unfenced(text: str) -> str:
     return "\n".join(lines[1:-1]) if fenced else text
 
 
-def metadata(generation: Generation, *, wanted: bool) -> dict[str, Any]:
-    """What a finished cell's output keeps: the numbers of its run."""
-    return {"tokmagic": row_wire(generation.record)} if wanted else {}
+def metadata(generation: Generation, execution: str | None, *, wanted: bool) -> dict[str, Any]:
+    """What a finished cell's output keeps: the numbers of its run, and which execution of the cell shows them."""
+    if not wanted:
+        return {}
+    return {"tokmagic": row_wire(generation.record) | of_cell(None, execution)}
 
 
 def publish(data: Any, meta: dict[str, Any] | None = None, display_id: str | None = None) -> str:
@@ -81,7 +85,10 @@ def show(at: Shell, generation: Generation) -> None:
     if at.terminal:
         print(bundle(generation)["text/plain"])  # noqa: T201
     else:
-        publish(bundle(generation), metadata(generation, wanted=own and at.session.settings.notebook_metadata))
+        publish(
+            bundle(generation),
+            metadata(generation, at.execution(), wanted=own and at.session.settings.notebook_metadata),
+        )
 
 
 class View:
@@ -103,10 +110,13 @@ class View:
 class NotebookView(View):
     """One output that first tells of the model's loading, then grows with the answer, then is final."""
 
-    def __init__(self, *, form: str, stream: bool, widgets: bool, keep_metadata: bool) -> None:
+    def __init__(
+        self, *, form: str, stream: bool, widgets: bool, keep_metadata: bool, execution: str | None = None
+    ) -> None:
         self._form = form
         self._stream = stream
         self._keep_metadata = keep_metadata
+        self._execution = execution
         self._widgets = widgets
         self._bar: Any = None
         self._id: str | None = None
@@ -143,7 +153,7 @@ class NotebookView(View):
 
     def finish(self, generation: Generation) -> None:
         """Show the final answer with its footer and write the numbers into the output's metadata."""
-        self._show(bundle(generation), metadata(generation, wanted=self._keep_metadata))
+        self._show(bundle(generation), metadata(generation, self._execution, wanted=self._keep_metadata))
 
     def clear(self) -> None:
         """Empty the output: what it told of is over."""
@@ -184,7 +194,8 @@ def view(at: Shell, form: str = "text", *, stream: bool = False, keep_metadata: 
     """What shows an answer in this shell, and before it how far the model's loading is."""
     if at.terminal:
         return TerminalView(stream=stream)
-    return NotebookView(form=form, stream=stream, widgets=at.session.widgets, keep_metadata=keep_metadata)
+    widgets, execution = at.session.widgets, at.execution()
+    return NotebookView(form=form, stream=stream, widgets=widgets, keep_metadata=keep_metadata, execution=execution)
 
 
 def _progress_bar() -> Any:

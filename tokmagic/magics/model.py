@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.base import ModelSpec, Tokenized
 from tokmagic.errors import TokmagicError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
@@ -12,6 +12,7 @@ from tokmagic.prompts.options import add_endpoint
 from tokmagic.prompts.parser import Parser
 from tokmagic.runs import request
 from tokmagic.runs.session import Session
+from tokmagic.tokens.agreement import compare
 
 ACTIONS = ("list", "add", "use", "load", "unload", "info")
 _INFO = (
@@ -97,4 +98,8 @@ def _table(session: Session) -> Table:
 def _info(session: Session, name: str) -> Table:
     engine = session.models.engine(name)
     rows = [(field, str(getattr(engine.info, field) or numbers.UNKNOWN)) for field in _INFO]
+    if engine.info.tokenizer_sha256 is not None and isinstance(engine, Tokenized):
+        tokenizer = engine.tokenizer()
+        agreement = compare(tokenizer)
+        rows += [("tokenizer", tokenizer.origin), ("compared", agreement.told if agreement else numbers.UNKNOWN)]
     return Table(("", "value"), (*rows, ("state", engine.state)), figures=False)

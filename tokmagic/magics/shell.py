@@ -60,6 +60,11 @@ class Shell:
         request = self._request().get("header", {}).get("msg_id")
         return str(request) if request else None
 
+    def source(self) -> str | None:
+        """The whole text of the cell that runs now, as the front end sent it; None in a terminal."""
+        code = self._request().get("content", {}).get("code")
+        return code if isinstance(code, str) else None
+
     def _request(self) -> dict[str, Any]:
         get_parent = getattr(self.ipython, "get_parent", None)
         return get_parent() or {} if get_parent is not None else {}
@@ -102,7 +107,7 @@ class Shell:
         api.furnish = None
         self.channel.close()
         if session := api.made_session():
-            session.cell_id = session.execution = lambda: None
+            session.cell_id = session.execution = session.source = lambda: None
             session.variables, session.import_lock = dict, threading.Lock()
             session.models.close()
 
@@ -110,6 +115,6 @@ class Shell:
         # VS Code tells the notebook's path in a variable, Jupyter in the environment.
         path = self.variables.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
         session.notebook = session.notebook or (str(path) if path else None)
-        session.cell_id, session.execution = self.cell_id, self.execution
+        session.cell_id, session.execution, session.source = self.cell_id, self.execution, self.source
         session.variables, session.import_lock = (lambda: self.variables), self.import_lock.lock
         return session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from decimal import Decimal
 from typing import Any
 
@@ -11,6 +12,23 @@ _KINDS = {str: "a string", int: "a whole number from 0 on", bool: "true or false
 _HIGHEST = 10**12
 # What tokmagic writes: no sign, no exponent, nothing finer than a picodollar.
 _AMOUNT = re.compile(r"\d{1,9}(\.\d{1,12})?", re.ASCII)
+
+
+class TwiceError(ValueError):
+    """JSON that says something twice: each reader chooses one of the two, and not all the same one."""
+
+
+def parse_json(data: bytes) -> Any:
+    """Read JSON that says each thing once. Raises TwiceError, ValueError and RecursionError."""
+    return json.loads(data, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise TwiceError(f"{shown(name)} stands twice in one object")
+    return found
 
 
 def take(body: Any, field: str, kind: type, *, needed: bool = False) -> Any:

@@ -18,7 +18,7 @@ from tokmagic.core.record import EngineInfo, Status
 from tokmagic.core.stream import Source, Usage
 from tokmagic.errors import NotebookError, UsageError
 from tokmagic.formatting.markdown import plain_text
-from tokmagic.notebooks.fields import amount, one_of, take
+from tokmagic.notebooks.fields import amount, one_of, parse_json, take
 from tokmagic.notebooks.snapshots import CellSnapshot, Decoding, NotebookSnapshot, RunSnapshot
 
 FORMAT = 1
@@ -88,6 +88,7 @@ def _run_dict(run: RunSnapshot, shared: Mapping[str, Any]) -> dict[str, Any]:
         "finish_reason": run.finish_reason,
         "answer_sha256": run.answer_sha256,
         "answer": run.answer,
+        "source_sha256": run.source_sha256,
         "cost": _known({**cost, "saved_usd": plain(run.cost.saved_usd)}),
         "rates": None if run.rates is None else rates_dict(run.rates),
         "environment": {name: run.env[name] for name in sorted(run.env) if name not in shared} or None,
@@ -120,7 +121,7 @@ def read(path: Path) -> NotebookSnapshot:
 def parse(data: bytes, name: str) -> NotebookSnapshot:
     """The inverse of :func:`dump`. ``name`` is what errors call it. Raises NotebookError."""
     try:
-        body = json.loads(data)
+        body = parse_json(data)
         form = take(body, "format", int, needed=True)
         if form > FORMAT:
             raise NotebookError(f"{name} was written by a newer tokmagic (format {form}); upgrade tokmagic")
@@ -141,7 +142,8 @@ def parse(data: bytes, name: str) -> NotebookSnapshot:
 
 def _cell(body: Any, shared: Mapping[str, Any]) -> CellSnapshot:
     runs = tuple(_run(run, shared) for run in take(body, "runs", list, needed=True))
-    return CellSnapshot(take(body, "id", str), take(body, "cell", int), runs)
+    source = next((run.source_sha256 for run in runs), None)
+    return CellSnapshot(take(body, "id", str), take(body, "cell", int), runs, source_sha256=source)
 
 
 def _run(body: Any, shared: Mapping[str, Any]) -> RunSnapshot:
@@ -159,6 +161,7 @@ def _run(body: Any, shared: Mapping[str, Any]) -> RunSnapshot:
         finish_reason=take(body, "finish_reason", str),
         answer_sha256=take(body, "answer_sha256", str),
         answer=take(body, "answer", str),
+        source_sha256=take(body, "source_sha256", str),
         cost=_cost(take(body, "cost", dict) or {}),
         rates=_rates(take(body, "rates", dict)),
         env={**shared, **(take(body, "environment", dict) or {})},

@@ -31,6 +31,7 @@ class RunSnapshot:
 
     ``env`` holds the versions of packages, CUDA, driver and image. ``answer_sha256`` is a digest of all its answers
     (:func:`tokmagic.runs.generation.answers_sha256`), ``answer`` the text of the first, where it is at hand.
+    ``source_sha256`` is a digest of its cell's text as it ran.
     """
 
     run_id: str
@@ -46,6 +47,7 @@ class RunSnapshot:
     env: dict[str, Any] = field(default_factory=dict)
     answer_sha256: str | None = None
     answer: str | None = None
+    source_sha256: str | None = None
 
     @classmethod
     def of(cls, record: RunRecord, answer: str | None = None) -> RunSnapshot:
@@ -66,6 +68,7 @@ class RunSnapshot:
             env={name: value for name, value in record.env.items() if name not in own},
             answer_sha256=record.env.get("answer_sha256"),
             answer=answer,
+            source_sha256=record.env.get("source_sha256"),
         )
 
     @property
@@ -86,16 +89,26 @@ class RunSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class CellSnapshot:
-    """The runs of a cell's last execution, in order. ``number`` is its place in the file, from 1; None: not known."""
+    """The runs of a cell's last execution, in order. ``number`` is its place in the file, from 1; None: not known.
+
+    ``source_sha256`` is a digest of the text that stands, or stood, in the cell.
+    """
 
     id: str | None
     number: int | None
     runs: tuple[RunSnapshot, ...] = ()
+    source_sha256: str | None = field(default=None, kw_only=True)
 
     @property
     def runs_prompts(self) -> bool:
         """Whether running the cell runs prompts."""
         return bool(self.runs)
+
+    @property
+    def outdated(self) -> bool:
+        """Whether a run is of another text than the cell's."""
+        texts = {run.source_sha256 for run in self.runs} - {None}
+        return self.source_sha256 is not None and bool(texts - {self.source_sha256})
 
     @property
     def name(self) -> str:

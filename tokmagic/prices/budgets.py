@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -51,6 +52,19 @@ def refusal(standings: Sequence[Standing], hold: Hold) -> str | None:
     return None
 
 
+def within(standings: Sequence[Standing], wanted: Hold) -> Hold:
+    """As much of a hold as every budget has left."""
+    usd_left = [it.available_usd for it in standings if it.available_usd is not None]
+    tokens_left = [it.available_tokens or 0 for it in standings if caps_tokens(it.budget)]
+    most = None if wanted.usd is None else max(Decimal(0), min([wanted.usd, *usd_left]))
+    return replace(wanted, usd=most, tokens=max(0, min([wanted.tokens, *tokens_left])))
+
+
+def caps_tokens(budget: Budget) -> bool:
+    """Whether runs may use only so many tokens. A cell's are no cap: above them the user is asked."""
+    return budget.tokens is not None and budget.scope != "cell"
+
+
 def _usd_refusal(it: Standing, hold: Hold) -> str | None:
     budget, left = it.budget, it.available_usd
     if left is None:
@@ -80,8 +94,7 @@ def _usd_refusal(it: Standing, hold: Hold) -> str | None:
 
 def _token_refusal(it: Standing, hold: Hold) -> str | None:
     left = it.available_tokens
-    # A cell's tokens are not a cap: above them the user is asked.
-    if left is None or it.budget.scope == "cell" or hold.tokens <= left:
+    if left is None or not caps_tokens(it.budget) or hold.tokens <= left:
         return None
     return (
         f"this run may use up to {numbers.counted(hold.tokens, 'token')}, {title(it.budget)} of {it.budget.tokens:,} "

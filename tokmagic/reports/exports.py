@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -84,7 +83,11 @@ def export_file(records: Iterable[RunRecord], path: Path, form: str | None = Non
 
 
 def dataframe(records: Iterable[RunRecord]) -> Any:
-    """Runs as a pandas DataFrame, a row each; money stays an exact Decimal. Raises UsageError without pandas."""
+    """Runs as a pandas DataFrame, a row each. Raises UsageError without pandas.
+
+    Money is a float, which can be drawn and added up, and under ``…_exact`` the exact text. A Decimal would be no use:
+    a chart library that writes JSON refuses every frame that has one.
+    """
     try:
         import pandas
     except ImportError:
@@ -94,10 +97,16 @@ def dataframe(records: Iterable[RunRecord]) -> Any:
     for name, field in _EXPORT.fields.items():
         if field.kind == "time":
             frame[name] = pandas.to_datetime(frame[name], utc=True)
+        elif field.kind == "float":
+            frame[name] = frame[name].astype("float64")  # where none is known, too
         elif field.kind == "money":
-            exact = [None if row[name] is None else Decimal(row[name]) for row in rows]
-            frame[name] = pandas.Series(exact, dtype="object")
+            frame[f"{name}_exact"] = frame[name]
+            frame[name] = pandas.Series(_floats(rows, name), dtype="float64")
     return frame
+
+
+def _floats(rows: list[dict[str, Any]], name: str) -> list[float | None]:
+    return [None if row[name] is None else float(row[name]) for row in rows]
 
 
 def _write_parquet(records: Iterable[RunRecord], path: Path) -> None:
@@ -106,13 +115,16 @@ def _write_parquet(records: Iterable[RunRecord], path: Path) -> None:
         import pyarrow.parquet
     except ImportError:
         raise UsageError("parquet needs the package pyarrow; run: pip install 'tokmagic[parquet]'") from None
-    # Money is exact text, and what is nested is JSON.
+    # Money is exact text, with a float beside it for what draws, and what is nested is JSON.
     kinds = {"int": pyarrow.int64(), "float": pyarrow.float64()}
     schema = pyarrow.schema([(name, kinds.get(it.kind, pyarrow.string())) for name, it in _EXPORT.fields.items()])
+    money = [name for name, it in _EXPORT.fields.items() if it.kind == "money"]
+    schema = pyarrow.schema([*schema, *((f"{name}_float", pyarrow.float64()) for name in money)])
     with pyarrow.parquet.ParquetWriter(str(path), schema) as writer:
         rows = (export_row(record) for record in records)
         while portion := list(islice(rows, _PORTION)):
             columns = {name: [_flat(row[name]) for row in portion] for name in _EXPORT.fields}
+            columns |= {f"{name}_float": _floats(portion, name) for name in money}
             writer.write_table(pyarrow.table(columns, schema=schema))
 
 

@@ -14,7 +14,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.money import Cost, Precision, Uncertainty, plain
-from tokmagic.core.record import RunRecord, Selection, Sum
+from tokmagic.core.prompt import spelled
+from tokmagic.core.record import RunRecord, Selection, Sum, is_place
 from tokmagic.errors import UsageError, nearest
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
@@ -55,13 +56,17 @@ def naming(by: str) -> Callable[[tuple[Any, ...]], list[str]]:
 
     def names(key: tuple[Any, ...]) -> list[str]:
         if by == "cell":
-            notebook, session, cell_id = key
-            return [places.setdefault((notebook or session, cell_id), f"cell {len(places) + 1}")]
+            return [places.setdefault((_home(*key), key[2]), f"cell {len(places) + 1}")]
         if by == "tag":
-            return json.loads(key[0]) or [numbers.UNKNOWN]
+            return [spelled(tag) for tag in json.loads(key[0])] or [numbers.UNKNOWN]
         return [str(key[0] or numbers.UNKNOWN)]
 
     return names
+
+
+def _home(notebook: str | None, session: str | None, cell_id: str | None) -> str | None:
+    """Where a cell's id means one cell: in its notebook; an id that is only a place means another one later."""
+    return session if notebook is None or is_place(cell_id or "") else notebook
 
 
 def shown(name: str, by: str) -> str:
@@ -82,8 +87,9 @@ def cell_runs(ledger: Ledger, where: Selection, cell: str | None = None) -> list
         notebook, session, cell_id = _KEYS["cell"](latest[0])
     else:
         notebook, session, cell_id = _found(ledger, where, cell)
-    # Without a path the session stands for the notebook, as it does in the table's numbers.
-    place = {"session": session} if notebook is None else {"notebook": notebook}
+    # As in the table's numbers.
+    home = _home(notebook, session, cell_id)
+    place = {"session": session} if home == session else {"notebook": notebook}
     found = ledger.stream(replace(where, status="ok", cell_id=cell_id, **place))
     return [run for run in found if run.cell_id == cell_id and run.notebook == notebook]
 
@@ -91,7 +97,9 @@ def cell_runs(ledger: Ledger, where: Selection, cell: str | None = None) -> list
 def _found(ledger: Ledger, where: Selection, cell: str) -> tuple[Any, ...]:
     names, keys = naming("cell"), [key for key, _ in ledger.summarise(where, "cell")]
     numbered = {names(key)[0].removeprefix("cell "): key for key in keys}
-    key = {key[2]: key for key in keys}.get(cell) or numbered.get(cell.removeprefix("cell "))
+    by_id = {key[2]: key for key in keys}
+    told = None if is_place(cell) else by_id.get(cell)  # a number is the one that the table shows
+    key = told or numbered.get(cell.removeprefix("cell ")) or by_id.get(cell)
     if key is None:
         raise UsageError(f"--cell {cell!r} is not a cell that ran here; %cost and tokmagic report list the cells")
     return key

@@ -9,6 +9,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+from tokmagic.core.forks import in_child
 from tokmagic.core.prompt import Message, Prompt, Role, Sampling
 from tokmagic.errors import UsageError, nearest
 from tokmagic.prompts.template import build, json_schema
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 _session: Session | None = None
 _lock = threading.Lock()
 
+
+def _renew() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+in_child(_renew)
 
 furnish: Callable[[type[Session]], Session] | None = None
 """Makes this process's session where magics have a shell for it."""

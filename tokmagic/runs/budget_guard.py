@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from tokmagic.core.budget import Admission, Budget, Hold, Standing
+from tokmagic.core.budget import Admission, Budget, Hold, Standing, Used
 from tokmagic.core.money import Cost
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import RunRecord
@@ -16,7 +17,7 @@ from tokmagic.engines.base import Engine
 from tokmagic.errors import BudgetError, LedgerError, ModelError
 from tokmagic.formatting import numbers
 from tokmagic.prices import bound_usd
-from tokmagic.prices.budgets import near, refusal
+from tokmagic.prices.budgets import caps_tokens, near, refusal
 from tokmagic.runs.recorder import Teller
 
 if TYPE_CHECKING:
@@ -32,6 +33,31 @@ Confirm = Callable[[str], bool | None]
 
 class BudgetWarning(UserWarning):
     """A budget is nearly used up, or cannot count a run."""
+
+
+@dataclass(slots=True)
+class _Limit:
+    """What a run may use of ``usd`` or ``tokens`` until more is asked for; ``final``: there is no more."""
+
+    kind: Literal["usd", "tokens"]
+    most: Decimal
+    final: bool = False
+
+    def near(self, now: Used) -> bool:
+        """Whether it is time to ask for more."""
+        used = getattr(now, self.kind)
+        return not self.final and used is not None and used >= self.most * Decimal("0.8")
+
+    def reached(self, now: Used) -> bool:
+        """Whether the run has to stop: at the last dollar, but not at the last token, which may well be its end."""
+        used = getattr(now, self.kind)
+        return used is not None and (used > self.most if self.kind == "tokens" else used >= self.most)
+
+    def grow(self, granted: Hold, wanted: Hold) -> None:
+        """Take what was granted."""
+        most, asked = getattr(granted, self.kind), getattr(wanted, self.kind)
+        if most is not None:
+            self.most, self.final = Decimal(most), most < asked
 
 
 class BudgetGuard:
@@ -52,8 +78,7 @@ class BudgetGuard:
         self._own = tuple(own)
         self._teller = teller
         self._confirm = confirm
-        self._limit: Decimal | None = None
-        self._final = False
+        self._limits: list[_Limit] = []
         self._standings: tuple[Standing, ...] = ()
         self.hold: Hold | None = None
 
@@ -68,43 +93,56 @@ class BudgetGuard:
         tokens, estimated = _input_tokens(engine, prompt)
         self._ask(tokens)
         self.hold = self._set_aside(record, prompt, tokens, estimated=estimated)
+        in_ledger = True
         try:
             admission = self._ledger().admit(record, prompt.messages, self.hold, self._held, datetime.now())
         except LedgerError as error:
-            admission, self._final = self._without_ledger(error, self.hold), True
+            admission, in_ledger = self._without_ledger(error, self.hold), False
         if admission.refused is not None:
             raise BudgetError(admission.refused)
         self._standings = admission.standings
-        caps = [budget.usd for budget in self._held if budget.usd is not None]
-        # What is held may be no bound: a server may not keep to the limit that it was given, for one.
-        unbound = self.hold.usd is None or self.hold.estimated or engine.info.traits.remote
-        if caps and unbound:
-            # Without a ledger what was set aside cannot grow, and the caps themselves are all that there is.
-            self._limit = min(caps) if self._final else self.hold.usd or Decimal(0)
+        self._limits = list(self._watched(self.hold, remote=engine.info.traits.remote, in_ledger=in_ledger))
         self._teller.tell(dict(self._causes(record)))
-        return not self._final
+        return in_ledger
 
-    def covers(self, cost: Callable[[], Decimal | None], record: RunRecord) -> bool:
-        """Whether the run may go on, now that it has cost so much. Its hold grows with it, as far as caps allow."""
-        if self._limit is None:
+    def _watched(self, hold: Hold, *, remote: bool, in_ledger: bool) -> Iterator[_Limit]:
+        """What the run is watched for. What it holds may be no bound: a server may not keep to its limit, for one."""
+        caps = [budget.usd for budget in self._held if budget.usd is not None]
+        if caps and (hold.usd is None or hold.estimated or remote):
+            # Without a ledger what was set aside cannot grow, and the caps themselves are all that there is.
+            yield _Limit("usd", hold.usd or Decimal(0)) if in_ledger else _Limit("usd", min(caps), final=True)
+        if any(map(caps_tokens, self._held)) and (hold.estimated or remote):
+            yield _Limit("tokens", Decimal(hold.tokens))
+
+    def covers(self, used: Callable[[], Used], record: RunRecord) -> bool:
+        """Whether the run may go on, now that it has used so much. Its hold grows with it, as far as caps allow."""
+        if not self._limits:
             return True
-        spent = cost()
-        if spent is None:
-            return True
+        now = used()
         # Asked for ahead of time, so that at the cap itself nothing has to be waited for.
-        if not self._final and spent >= self._limit * Decimal("0.8"):
-            wanted = 2 * spent
-            try:
-                self._limit = self._ledger().extend(record, wanted, self._own, datetime.now())
-            except LedgerError:
-                self._final = True
-            self._final = self._final or self._limit < wanted
-        return spent < self._limit
+        if any(limit.near(now) for limit in self._limits):
+            self._extend(now, record)
+        return not any(limit.reached(now) for limit in self._limits)
+
+    def _extend(self, now: Used, record: RunRecord) -> None:
+        hold = self.hold
+        assert hold is not None
+        usd = hold.usd if now.usd is None else max(hold.usd or Decimal(0), 2 * now.usd)
+        wanted = replace(hold, usd=usd, tokens=max(hold.tokens, 2 * now.tokens))
+        try:
+            self.hold = self._ledger().extend(record, wanted, self._own, datetime.now())
+        except LedgerError:
+            for limit in self._limits:
+                limit.final = True
+            return
+        for limit in self._limits:
+            limit.grow(self.hold, wanted)
 
     def stopped(self, cost: Cost) -> BudgetError:
         """What to raise for a run that was stopped."""
         budgets = [it.budget for it in self._standings]
         caps = [f"{budget.scope} {numbers.usd(budget.usd)}" for budget in budgets if budget.usd is not None]
+        caps += [f"{it.scope} {numbers.counted(it.tokens or 0, 'token')}" for it in budgets if caps_tokens(it)]
         return BudgetError(
             f"stopped at {numbers.cost(cost)}: a budget is used up ({', '.join(caps)}); its text and its cost are "
             "kept, raise the budget to go on"
@@ -113,7 +151,8 @@ class BudgetGuard:
     def _causes(self, record: RunRecord) -> Iterable[tuple[str, str]]:
         """What to warn of: keys, by which each is told once, and texts."""
         model = record.info.name
-        if self._limit is not None and record.rates.input is None and record.rates.device_hour is None:
+        in_usd = any(limit.kind == "usd" for limit in self._limits)
+        if in_usd and record.rates.input is None and record.rates.device_hour is None:
             unknown = f"the price of {model} is unknown, so no budget in USD can count or stop it"
             yield f"unpriced {model}", f"{unknown}; set rates with %price, or make the budget --strict"
         for it in self._standings:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tokmagic.core.forks import in_child
 from tokmagic.errors import TokmagicError
 
 if TYPE_CHECKING:
@@ -41,6 +42,17 @@ class Channel:
         self._thread: threading.Thread | None = None
         self._data: Any = None
         self._controls: list[Any] = []
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        # In a forked child there is no sidebar: the sockets are its parent's.
+        self._looking, self._state = threading.Lock(), threading.Condition()
+        self._open, self._thread, self._data, self._controls = False, None, None, []
+
+    @property
+    def listens(self) -> bool:
+        """Whether views are asked for: outside a kernel there is nobody to send them to."""
+        return self._open
 
     def open(self, *, heard: bool = True) -> None:
         """Answer sidebars, and where they may be ``heard`` send to them. Does nothing outside a kernel."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +47,19 @@ _ROW = Layout({field.name: field for field in FIELDS if field.sent}, AS_JSON)
 
 def row_wire(record: RunRecord) -> dict[str, Any]:
     """One run as the sidebar gets it, and as a cell's output keeps it in ``metadata.tokmagic``."""
-    return _ROW.row(record) | {
+    row = _ROW.row(record) | {
         "list_price": list_price(record.reading.cost, record.rates),
         "max_tokens": record.params.get("max_tokens"),
     }
+    return row | of_cell(record.env.get("source_sha256"), record.env.get("execution"))
+
+
+def of_cell(source_sha256: str | None, execution: str | None) -> dict[str, str]:
+    """What a row says of its cell, where a front end ran one: which text it had, and which execution of it this was."""
+    # Of an execution only whether it is the same counts, and a request's id says more: the kernel's process.
+    shown_by = execution and hashlib.sha256(execution.encode()).hexdigest()[:16]
+    told = {"source_sha256": source_sha256, "execution": shown_by}
+    return {name: value for name, value in told.items() if value}
 
 
 def snapshot_wire(view: View, *, session: str, seq: int, complete: bool) -> dict[str, Any]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
-from decimal import Decimal
 from itertools import pairwise
 
+from tokmagic.core.budget import Used
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.record import Reading
 from tokmagic.core.stream import Event, Finished, ServerTimes, Started, Token, Usage
 from tokmagic.formatting import numbers
 from tokmagic.prices import bill
+from tokmagic.tokens.tokenizer import rough_count_text
 
 _SPARK_POINTS = 32
 
@@ -43,6 +44,8 @@ class Meter:
         self._thoughts = False
         self._pieces = 0
         self._so_far: Usage | None = None
+        # Tokens of what arrived since the count of output tokens changed, estimated.
+        self._uncounted = 0
 
     def reprice(self, rates: Rates, missing: str | None) -> None:
         """From now on calculate with these rates. ``missing`` says why they may not be those that are billed."""
@@ -62,6 +65,7 @@ class Meter:
             return
         if token.id is None:
             self._pieces += 1
+            self._note_uncounted(token)
             self._so_far = token.usage
             self._thoughts = self._thoughts or bool(token.reasoning)
             first, _ = self._ends.get(token.choice, (token.at_ns, 0))
@@ -76,9 +80,25 @@ class Meter:
             self._first_ns = token.at_ns
         self._last_ns = token.at_ns
 
-    def cost_usd(self) -> Decimal | None:
-        """The bill so far, without the rest of a reading: cheap enough to be asked at every token."""
-        return self._cost(self._usage(), self._device_s()).usd
+    def _note_uncounted(self, piece: Token) -> None:
+        before = self._so_far.output_tokens if self._so_far is not None else 0
+        if piece.usage is not None and piece.usage.output_tokens != before:
+            self._uncounted = 0
+        else:
+            self._uncounted += max(1, rough_count_text(piece.reasoning + piece.text))
+
+    def used(self) -> Used:
+        """What budgets count of the run so far, without the rest of a reading: cheap enough to be asked at every token.
+
+        What arrived since the count of output tokens last changed is estimated and added: a server may give its counts
+        once, at the beginning, and go on.
+        """
+        usage = self._usage()
+        if self._finished is None and self._uncounted:
+            output_tokens = (usage.output_tokens or 0) + self._uncounted
+            usage = replace(usage, output_tokens=output_tokens, output_source="estimated")
+        tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        return Used(self._cost(usage, self._device_s()).usd, tokens)
 
     def _cost(self, usage: Usage, device_s: float | None) -> Cost:
         finished = self._finished

@@ -6,9 +6,11 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tokmagic.core.config import TokMagic
+from tokmagic.core.forks import in_child
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import LedgerError
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger, Outbox
 
 _LOST = "this run is NOT being recorded"
+PAY_AGAIN_S = 1.0
+"""How long to wait before what is owed is written again."""
+
+Write = Callable[["Ledger"], None]
+"""Something that is written to a ledger."""
 
 
 class LedgerWarning(UserWarning):
@@ -40,16 +47,24 @@ class Teller:
 
 
 class Recorder:
-    """A session's ledger, opened when it is first needed, and what is owed to it."""
+    """A session's ledger, opened when it is first needed, and what is owed to it. For any thread."""
 
     def __init__(self, settings: TokMagic) -> None:
         self._settings = settings
         self._ledger: Ledger | None = None
         self._outbox: Outbox | None = None
-        self._owed: deque[Callable[[Ledger], None]] = deque()
+        # Ends of runs whose rows say that they go on, each with the ledger in which it says so.
+        self._owed: deque[tuple[Ledger, Write]] = deque()
         self._lock = threading.Lock()
-        self._warnings = Teller(LedgerWarning)
-        settings.observe(lambda _change: self.close(), ["ledger", "store_text"])
+        self._payer: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._warnings, self._moved = Teller(LedgerWarning), Teller(LedgerWarning)
+        settings.observe(lambda _change: self._let_go(), ["ledger", "store_text"])
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        # What is owed is for the parent to pay.
+        self._owed, self._lock, self._payer, self._closed = deque(), threading.Lock(), None, threading.Event()
 
     def ledger(self) -> Ledger:
         """Return the ledger. Raises LedgerError."""
@@ -58,6 +73,12 @@ class Recorder:
 
         given = self._settings
         with self._lock:
+            if self._ledger is not None and self._ledger.gone:
+                gone = f"{self._ledger.name} was deleted, moved or replaced; runs are recorded in what is there now"
+                self._ledger.close()
+                self._ledger = None
+                self._moved.tell({})  # each time anew
+                self._moved.tell({gone: gone})
             if self._ledger is None:
                 if not given.ledger.startswith("sqlite"):
                     self._outbox = Outbox(given.home_path / "undelivered.sqlite", store_text=given.store_text)
@@ -65,21 +86,25 @@ class Recorder:
             return self._ledger
 
     def close(self) -> None:
-        """Let go of the ledger; it is opened anew when it is needed again."""
+        """Pay what is owed, if that can be, and let go of the ledger; it is opened anew when it is needed again."""
+        self._closed.set()
+        with suppress(LedgerError):
+            self._pay()
+        self._let_go()
+
+    def _let_go(self) -> None:
         with self._lock:
             if self._ledger is not None:
                 self._ledger.close()
             self._ledger = self._outbox = None
 
-    def write(self, write: Callable[[Ledger], None], otherwise: str = _LOST) -> bool:
+    def write(self, write: Write, otherwise: str = _LOST) -> bool:
         """Write to the ledger and say whether it was written; where not, a warning says so once and nothing stops."""
         try:
             ledger = self.ledger()
-            while self._owed:
-                self._owed[0](ledger)
-                self._owed.popleft()
-            if self._outbox:
-                self._outbox.deliver(ledger)
+            self._pay()
+            if outbox := self._outbox:
+                outbox.deliver(ledger)
             write(ledger)
         except LedgerError as error:
             return self._not_written(f"{otherwise}: {error}")
@@ -96,18 +121,50 @@ class Recorder:
         def write(ledger: Ledger) -> None:
             ledger.settle(record, prompt, answer)
 
-        if self._outbox is None:
+        ledger, outbox = self._ledger, self._outbox
+        if outbox is None:
             written = self.write(write)
-            if not written and begun:
-                self._owed.append(write)
+            if not written and begun and ledger is not None:
+                self._owe(ledger, write)
             return written
         if self.write(write, "this run is kept on this machine and delivered when its ledger can be reached again"):
             return True
         try:
-            self._outbox.keep(record, prompt, answer)
+            outbox.keep(record, prompt, answer)
         except LedgerError as error:
             self._not_written(f"{_LOST}: {error}")
         return False
+
+    def _owe(self, ledger: Ledger, write: Write) -> None:
+        with self._lock:
+            self._owed.append((ledger, write))
+            # Until it is paid the run holds back what others could spend, and this kernel may not run another one.
+            if self._payer is None or not self._payer.is_alive():
+                self._closed.clear()
+                self._payer = threading.Thread(target=self._keep_paying, name="tokmagic-owed", daemon=True)
+                self._payer.start()
+
+    def _keep_paying(self) -> None:
+        while not self._closed.wait(PAY_AGAIN_S):
+            with suppress(LedgerError):
+                self._pay()
+            with self._lock:
+                if not self._owed:
+                    self._payer = None
+                    return
+
+    def _pay(self) -> None:
+        """Write what is owed, each end by the one thread that took it. Raises LedgerError."""
+        while True:
+            with self._lock:
+                if not self._owed:
+                    return
+                ledger, write = self._owed.popleft()
+            try:
+                write(self.ledger() if ledger.gone else ledger)
+            except BaseException:
+                self._owe(ledger, write)
+                raise
 
     def _not_written(self, why: str) -> bool:
         self._warnings.tell({why: why})

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from tokmagic.core.interrupts import uninterrupted
 from tokmagic.core.money import Rates, plain
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import USAGE_IN_ENV, EngineInfo, Reading, RunRecord, Status
@@ -119,10 +118,15 @@ class Run:
 
     def _begin(self) -> None:
         """Insert the row as running, if the budgets let the run in."""
-        self._begun = self._guard.admit(self.record, self._prompt, self._engine)
-        if not self._begun:
-            messages, hold = self._prompt.messages, self._guard.hold
-            self._begun = self._context.recorder.write(lambda ledger: ledger.begin(self.record, messages, hold))
+        # True until the contrary is known: an interrupt may come when the row is written and nobody has heard of it.
+        self._begun = True
+        try:
+            begun = self._guard.admit(self.record, self._prompt, self._engine)
+        except TokmagicError:
+            self._begun = False
+            raise
+        messages, hold = self._prompt.messages, self._guard.hold
+        self._begun = begun or self._context.recorder.write(lambda ledger: ledger.begin(self.record, messages, hold))
 
     def stop(self) -> None:
         """Stop as the sidebar asks to; any thread."""
@@ -141,7 +145,7 @@ class Run:
             if isinstance(event, Token):
                 if event.choice == 0:
                     self._show(event.text)
-                if not self._broke and not self._guard.covers(self._meter.cost_usd, self.record):
+                if not self._broke and not self._guard.covers(self._meter.used, self.record):
                     self._broke = True
                     stream.close()
                 if time.monotonic() >= self._checkpoint_due:
@@ -286,19 +290,3 @@ def _unforeseen(error: Exception) -> ModelError:
     told = ModelError(f"{type(error).__name__}: {' '.join(str(error).split())}")
     told.__cause__ = error
     return told
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold interrupts back until the end of the block, so that a row is always settled."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    held: list[tuple[int, Any]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-        if held and callable(before):
-            before(*held[0])

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.config import REPRODUCING_USD, TokMagic
+from tokmagic.core.forks import in_child
 from tokmagic.core.money import Rates
-from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum
+from tokmagic.core.prompt import Message, Prompt, spelled
+from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum, is_place, source_sha256
 from tokmagic.engines.base import Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import BudgetError, GenerationInterrupted, LedgerError, NotBuiltError, TokmagicError
@@ -59,6 +60,8 @@ class Session:
         """Tells the id of the cell that runs now; the magics set it."""
         self.execution: Callable[[], str | None] = lambda: None
         """Tells cells' executions apart: the runs of a loop belong to one, those of a second run to another."""
+        self.source: Callable[[], str | None] = lambda: None
+        """The whole text of the cell that runs now."""
         self.variables: Callable[[], Mapping[str, Any]] = dict
         """Gives the notebook's variables; the magics set it."""
         self.import_lock = threading.Lock()
@@ -79,6 +82,11 @@ class Session:
         self._loaded_at: dict[str, float] = {}
         self._budgets: list[Budget] = []
         self._notices: dict[str, str | None] = {}
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        # In a forked child nothing runs: what does is the parent's, and stopping it would break its connections.
+        self._lock, self._reading, self._running = threading.Lock(), threading.RLock(), {}
 
     # Generating
 
@@ -172,11 +180,15 @@ class Session:
         env |= {name: value for name in INFO_IN_ENV if (value := getattr(info, name)) is not None}
         if execution := self.execution():
             env["execution"] = execution
+        if (source := self.source()) is not None:
+            env["source_sha256"] = source_sha256(source)
         params = {
             key: value
             for key, value in asdict(prompt.sampling).items()
             if value is not None and value is not False and value != ()
         }
+        if prompt.sampling.stop:
+            params["stop"] = tuple(map(spelled, prompt.sampling.stop))
         if prompt.completion:
             params["completion"] = True
         return RunRecord(
@@ -191,7 +203,7 @@ class Session:
             session=self.session_id,
             user=self.user,
             rates=self.rates(info),
-            tags=tuple(tags),
+            tags=tuple(map(spelled, tags)),
             env=env,
         )
 
@@ -264,7 +276,8 @@ class Session:
                 if ended is not None:
                     # At once: a view in between would count the run twice, or not at all.
                     self._running.pop(ended.run_id, None)
-                    self._ended.append(ended)
+                    if self.channel.listens:  # else nobody would ever take it from here
+                        self._ended.append(ended)
 
     # What the live channel asks (it calls from its own threads)
 
@@ -280,7 +293,8 @@ class Session:
         # In this order: the look at the rows also settles those whose process died.
         latest = self.ledger().latest_by_cell(self.selection)
         self.refresh_totals()
-        return self._view(latest)
+        # An id that is only a place meant another cell to another kernel.
+        return self._view([it for it in latest if it.session == self.session_id or not is_place(it.cell_id or "")])
 
     def _view(self, rows: Sequence[RunRecord] | None) -> View:
         """The running rows after ``rows``; None: after those that ended since such a view was made."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tokmagic.core.prompt import Message, Prompt, utf8
 from tokmagic.core.stream import Source
-from tokmagic.errors import ModelError
+from tokmagic.errors import ModelError, PromptError
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -85,7 +85,10 @@ def count(encoding: Encoding, prompt: Prompt) -> tuple[int, Source]:
 def encode(encoding: Encoding, text: str) -> list[int]:
     """Return the ids of ``text``, in which the names of special tokens are plain text. Raises PromptError."""
     utf8(text)  # in a lone surrogate's place tiktoken would put U+FFFD
-    ids: list[int] = encoding.encode(text, disallowed_special=())
+    try:
+        ids: list[int] = encoding.encode(text, disallowed_special=())
+    except ValueError as error:
+        raise PromptError(f"tiktoken cannot split this text ({error}); shorten its longest run of blanks") from None
     return ids
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokmagic.core.config import TokMagic
+from tokmagic.core.forks import in_child
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Source, Usage
 from tokmagic.engines.base import ModelSpec
@@ -34,6 +37,11 @@ class Counter:
         self._tokenizer: Tokenizer | None = None
         self._encoding: Encoding | None = None
         self._sought = False
+        self._seeking = threading.RLock()
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        self._seeking = threading.RLock()
 
     @property
     def sha256(self) -> str | None:
@@ -42,16 +50,18 @@ class Counter:
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that was named, else that of a model of the same name on this machine. Raises ModelError."""
-        if self._tokenizer is None:
-            named = self._spec.of_tokenizer
-            if named is not None:
-                folder = pull_tokenizer(named, self._settings, lambda _doing, _share: None)
-            elif (located := locate(ModelSpec(self._spec.source), self._settings)) is not None:
-                folder = located.folder
-            else:
-                raise ModelError(f"the tokenizer of {self._spec.source} is not on this machine")
-            self._tokenizer = Tokenizer(folder)
-        return self._tokenizer
+        with self._seeking:
+            if self._tokenizer is None:
+                self._tokenizer = Tokenizer(self._folder())
+            return self._tokenizer
+
+    def _folder(self) -> Path:
+        named = self._spec.of_tokenizer
+        if named is not None:
+            return pull_tokenizer(named, self._settings, lambda _doing, _share: None)
+        if (located := locate(ModelSpec(self._spec.source), self._settings)) is not None:
+            return located.folder
+        raise ModelError(f"the tokenizer of {self._spec.source} is not on this machine")
 
     def count(self, prompt: Prompt) -> int:
         """Return the input tokens exactly as the model's own tokenizer and template make them.
@@ -103,20 +113,22 @@ class Counter:
             return sum(map(self._tokenizer.count_text, texts))
         if self._encoding is not None:
             clean = (text.encode("utf-8", "replace").decode() for text in texts)
-            return sum(len(encodings.encode(self._encoding, text)) for text in clean)
+            with suppress(PromptError):  # a run of blanks that tiktoken cannot split
+                return sum(len(encodings.encode(self._encoding, text)) for text in clean)
         return None
 
     def _seek(self) -> None:
-        """Look for a tokenizer or an encoding, once."""
-        if self._sought:
-            return
-        self._sought = True
-        try:
-            self.tokenizer()
-        except (TokmagicError, ImportError):
-            if self._spec.tokenizer is None:
-                with suppress(TokmagicError):
-                    self._encoding = encodings.openai_encoding(self._spec.source)
+        """Look for a tokenizer or an encoding, once; whoever asks meanwhile waits for what is found."""
+        with self._seeking:
+            if self._sought:
+                return
+            try:
+                self.tokenizer()
+            except (TokmagicError, ImportError):
+                if self._spec.tokenizer is None:
+                    with suppress(TokmagicError):
+                        self._encoding = encodings.openai_encoding(self._spec.source)
+            self._sought = True  # only now: an interrupted search begins anew
 
 
 @dataclass

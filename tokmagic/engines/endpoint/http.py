@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import json
-import os
 import re
 import select
 import socket
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from tokmagic.core.forks import in_child
 from tokmagic.core.version import __version__
 from tokmagic.engines.endpoint.addresses import is_this_machine
 from tokmagic.engines.endpoint.answers import error_text
@@ -165,15 +165,16 @@ class Connections:
         self.target = target
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         self._parents: list[Connection] = []
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        # A forked child shares its parent's sockets: it may neither use nor close them.
+        self._parents += self._idle
+        self._idle, self._lock = [], threading.Lock()
 
     def take(self, connect_timeout_s: float, read_timeout_s: float) -> Connection:
         """Return a connection for one run. Raises AttemptError."""
-        if self._pid != os.getpid():
-            # A forked child shares its parent's sockets: it may neither use nor close them.
-            self._parents += self._idle
-            self._idle, self._lock, self._pid = [], threading.Lock(), os.getpid()
         with self._lock:
             if self._idle:
                 return self._idle.pop()

@@ -18,6 +18,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from tokmagic.core.config import TokMagic
+from tokmagic.core.forks import in_child
 from tokmagic.core.prompt import DRAWING, PENALTIES, Prompt, Sampling
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Finished, Source, Started, Usage
@@ -52,6 +53,17 @@ class LocalEngine:
         self._state: EngineState = "unloaded"
         self._worker: _Worker | None = None
         self._lock = threading.Lock()
+        self._reading = threading.RLock()
+        self._parents: list[Any] = []
+        in_child(self._renew)
+
+    def _renew(self) -> None:
+        """Begin anew in a forked child, where the inference thread is not; weights in memory are shared with it."""
+        self._lock, self._reading, self._worker = threading.Lock(), threading.RLock(), None
+        if self._state == "loading" or (self._device is not None and self._device.type != "cpu"):
+            # What is half loaded stays so, and a GPU's memory is the parent's: it may not even be freed here.
+            self._parents.append(self._model)
+            self._model, self._state = None, "unloaded"
 
     @property
     def info(self) -> EngineInfo:
@@ -111,10 +123,11 @@ class LocalEngine:
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is not None or locate(self._spec, self._settings) is not None:
             return self._ready_tokenizer(_no_progress)
-        if self._bare_tokenizer is None:
-            folder = pull_tokenizer(self._spec, self._settings, _no_progress)
-            self._bare_tokenizer = Tokenizer(folder, trust_remote_code=self._spec.trust_remote_code)
-        return self._bare_tokenizer
+        with self._reading:
+            if self._bare_tokenizer is None:
+                folder = pull_tokenizer(self._spec, self._settings, _no_progress)
+                self._bare_tokenizer = Tokenizer(folder, trust_remote_code=self._spec.trust_remote_code)
+            return self._bare_tokenizer
 
     def load(self, progress: Progress) -> None:
         if self._state == "ready":
@@ -253,10 +266,11 @@ class LocalEngine:
             )
 
     def _ready_tokenizer(self, progress: Progress) -> Tokenizer:
-        if self._tokenizer is None:
-            self._located = pull(self._spec, self._settings, progress)
-            self._tokenizer = Tokenizer(self._located.folder, trust_remote_code=self._spec.trust_remote_code)
-        return self._tokenizer
+        with self._reading:  # any thread counts, and the inference thread loads
+            if self._tokenizer is None:
+                self._located = pull(self._spec, self._settings, progress)
+                self._tokenizer = Tokenizer(self._located.folder, trust_remote_code=self._spec.trust_remote_code)
+            return self._tokenizer
 
     def _ready_worker(self) -> _Worker:
         with self._lock:

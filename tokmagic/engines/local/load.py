@@ -6,12 +6,14 @@ import gc
 import importlib.util
 import json
 import logging
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from tokmagic.core.forks import in_child
 from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.engines.local.store import check_folder, quiet_transformers
 from tokmagic.errors import ModelError, OutOfMemoryError, UsageError, nearest
@@ -28,6 +30,18 @@ _DTYPES = {
 _DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 # Bytes a parameter takes in memory; the quantised figures include their scales and what stays unquantised.
 _QUANT_BYTES = {"int8": 1.2, "nf4": 0.8}
+
+
+# One load at a time in the whole process: transformers changes torch itself meanwhile, which another load would meet.
+_turn = threading.Lock()
+
+
+def _renew() -> None:
+    global _turn
+    _turn = threading.Lock()
+
+
+in_child(_renew)
 
 
 def pick_device(asked: str | None) -> torch.device:
@@ -104,7 +118,7 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
     if spec.quant is not None:
         options |= {"quantization_config": _quantisation(spec), "device_map": {"": str(device)}}
     try:
-        with quiet_transformers():
+        with _turn, quiet_transformers():
             model, loaded = AutoModelForCausalLM.from_pretrained(str(folder), output_loading_info=True, **options)
         if missing := sorted(loaded["missing_keys"]):
             # transformers would fill them with random numbers and warn.

@@ -26,12 +26,13 @@ class SchemaTokenizer:
             raise ModelError(
                 f"a JSON schema needs the package {error.name}; run: pip install 'tokmagic[local]'"
             ) from error
-        if tokenizer.backend is None:
-            raise ModelError("a JSON schema needs a tokenizer from the package tokenizers; this model uses another")
         self.vocabulary = vocabulary
-        self._tokenizer = LLTokenizer(
-            _one_alphabet(tokenizer.backend.to_str()), n_vocab=vocabulary, eos_token=sorted(eos)
+        spelled: Any = (
+            _Spelled(tokenizer, vocabulary, eos).wrapped()
+            if tokenizer.backend is None
+            else _one_alphabet(tokenizer.backend.to_str())
         )
+        self._tokenizer = LLTokenizer(spelled, n_vocab=vocabulary, eos_token=sorted(eos))
 
     def constraint(self, schema: str, choices: int, prompt_tokens: int) -> SchemaConstraint:
         """Return what holds ``choices`` answers to a schema, given as JSON text. Raises UsageError."""
@@ -46,6 +47,31 @@ class SchemaTokenizer:
             raise UsageError(f"the JSON schema cannot be used: {' '.join(wrong.split())}")
         matchers = [LLMatcher(self._tokenizer, grammar) for _ in range(choices)]
         return SchemaConstraint(matchers, prompt_tokens, self.vocabulary)
+
+
+class _Spelled:
+    """What llguidance asks of a tokenizer that the package tokenizers does not read; its names are llguidance's."""
+
+    def __init__(self, tokenizer: Tokenizer, vocabulary: int, eos: frozenset[int]) -> None:
+        special = tokenizer.special_ids
+        spelled = [tokenizer.token_bytes(it) for it in range(vocabulary)]
+        if not any(it for at, it in enumerate(spelled) if at not in special):
+            raise ModelError("a JSON schema needs to know how tokens are spelled; this model's tokenizer does not tell")
+        self._tokenizer = tokenizer
+        self.tokens = [it or b"" for it in spelled]
+        self.special_token_ids = sorted(it for it in special if it < vocabulary)
+        self.eos_token_id = min(eos)
+        self.bos_token_id = None
+
+    def __call__(self, text: str) -> list[int]:
+        if not isinstance(text, str):  # llguidance tries bytes first
+            raise TypeError
+        return self._tokenizer.text_ids(text)
+
+    def wrapped(self) -> Any:
+        from llguidance import TokenizerWrapper
+
+        return TokenizerWrapper(self)
 
 
 def _one_alphabet(tokenizer: str) -> str:

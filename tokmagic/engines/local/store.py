@@ -21,16 +21,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tokmagic.core.config import DEFAULT_MODEL, TokMagic
+from tokmagic.core.files import expanded
 from tokmagic.engines.base import ModelSpec, Progress
+from tokmagic.engines.local.splitting import SMOLLM, set_splitting
 from tokmagic.errors import ModelError
+from tokmagic.tokens import vocabularies
 
 DEFAULT_MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 NAMED = {DEFAULT_MODEL: DEFAULT_MODEL_ID}
 """Models that are known by a short name without `%model add`."""
 
 _STAMP = "tokmagic.json"
-_WEIGHTS = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-_TOKENIZER = ("*.json", "*.jinja", "*.model", "*.txt")
+_CONVERSION = 2
+"""How the default model is converted. The first way left out how its tokenizer splits text."""
+_TOKENIZER = ("*.json", "*.jinja", "*.model", "*.model.v*", "*.tiktoken", "*.txt")
+_WEIGHTS = ("*.safetensors", *_TOKENIZER)
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 
 # The package on the Python index that carries the default model's GGUF file.
@@ -54,10 +59,22 @@ class Located:
 def locate(spec: ModelSpec, settings: TokMagic) -> Located | None:
     """Find the files of ``spec`` on this machine, or return ``None`` if they must be fetched first.
 
+    A default model that an earlier version converted is brought up to date, without a network.
     Raises ModelError for a folder that holds no model.
     """
-    folder = Path(spec.source).expanduser()
-    if spec.source.startswith(("/", ".", "~")) or folder.is_dir():
+    given = spec.source.startswith(("/", ".", "~"))
+    try:
+        return _located(spec, settings, given=given)
+    except (OSError, ValueError) as error:
+        # A name that no file system takes, too long for one, is still a model's name at a server.
+        if given:
+            raise ModelError(f"{spec.source} cannot be read: {error}; give a folder that holds a model") from error
+        return None
+
+
+def _located(spec: ModelSpec, settings: TokMagic, *, given: bool) -> Located | None:
+    folder = expanded(spec.source)
+    if given or folder.is_dir():
         return _given_folder(folder)
     model_id = NAMED.get(spec.source, spec.source)
     if spec.revision is None:
@@ -109,7 +126,7 @@ def pull_tokenizer(spec: ModelSpec, settings: TokMagic, progress: Progress) -> P
     if settings.model_source == "package" or model_id.count("/") != 1:
         return pull(spec, settings, progress).folder
     cached = _snapshot(model_id, spec.revision)
-    if cached is not None and any((cached / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if cached is not None and any(any(cached.glob(name)) for name in (*vocabularies.FILES, "tokenizer_config.json")):
         return cached
     try:
         return _from_hub(model_id, spec, force=False, patterns=_TOKENIZER).folder
@@ -163,9 +180,37 @@ def _home_folder(settings: TokMagic, model_id: str) -> Path:
 def _stamped(folder: Path) -> Located:
     try:
         stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
-        return Located(folder, stamp["model_id"], stamp["revision"], stamp["origin"])
+        located = Located(folder, stamp["model_id"], stamp["revision"], stamp["origin"])
+        outdated = stamp.get("conversion", 1) < _CONVERSION
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / _STAMP} is damaged ({error}); run: tokmagic pull --force") from error
+    if outdated:
+        _update(located)
+    return located
+
+
+def _stamp(located: Located, folder: Path) -> None:
+    stamp = {key: value for key, value in asdict(located).items() if key != "folder"} | {"conversion": _CONVERSION}
+    written = folder / f"{_STAMP}.new"
+    written.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+    written.replace(folder / _STAMP)
+
+
+def _update(located: Located) -> None:
+    """Give a model that was converted the first way its tokenizer's rules; all else of it is as it would be now.
+
+    Whoever has it open goes on with what they read, as the tokenizer's digest in their runs says.
+    """
+    try:
+        set_splitting(located.folder, SMOLLM)
+        _stamp(located, located.folder)
+    except Exception as error:
+        # The operating system's errors, and whatever tokenizers raises for a file that is damaged.
+        reason = " ".join(str(error).split())
+        raise ModelError(
+            f"{located.folder} was converted by an earlier version, whose tokenizer counts too many tokens, and cannot "
+            f"be updated: {reason}; run: tokmagic pull --force"
+        ) from error
 
 
 def _in_cache(model_id: str, revision: str | None) -> Located | None:
@@ -222,8 +267,7 @@ def _from_carrier(settings: TokMagic, progress: Progress, *, force: bool) -> Loc
                 progress("converting to safetensors", 0.5)
                 _convert(gguf, Path(scratch) / "model")
                 located = Located(folder, DEFAULT_MODEL_ID, _CARRIED_REVISION, _CARRIER)
-                stamp = {key: value for key, value in asdict(located).items() if key != "folder"}
-                (Path(scratch) / "model" / _STAMP).write_text(json.dumps(stamp, indent=1), encoding="utf-8")
+                _stamp(located, Path(scratch) / "model")
                 if folder.exists():
                     shutil.rmtree(folder)
                 (Path(scratch) / "model").replace(folder)

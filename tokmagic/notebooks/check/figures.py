@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokmagic.core.files import read_file
 from tokmagic.core.money import CERTAIN, Precision, Uncertainty
+from tokmagic.core.record import is_place
 from tokmagic.errors import NotebookError, UsageError
 from tokmagic.formatting.markdown import plain_text
 from tokmagic.notebooks import saved
@@ -111,38 +112,54 @@ def read(data: bytes, name: str) -> Notebook:
 
     Raises NotebookError for what is no notebook, and for numbers that cannot be read.
     """
-    cells = [cell for cell in saved.read(data, name).cells if cell.generates or cell.runs or cell.problem]
+    notebook = saved.read(data, name)
+    notebook.refuse_conflict()
+    _refuse_duplicates(notebook.cells, name)
+    cells = [cell for cell in notebook.cells if _has_numbers(cell)]
     for cell in cells:
         if cell.problem:
             raise NotebookError(
                 f"{name}: {cell.name} has numbers that cannot be read: {cell.problem}; run the cell again"
             )
-    _refuse_duplicates(cells, name)
     owners, found = _owners(cells), []
     for cell in cells:
         runs = cell.runs if all(run.ended_well for run in cell.runs) else ()
-        found.append(PromptCell(cell.id, cell.number, runs, _missing(cell, owners)))
+        found.append(PromptCell(cell.id, cell.number, runs, _missing(cell, owners), source_sha256=cell.source_sha256))
     return Notebook(name, tuple(found))
 
 
 def _refuse_duplicates(cells: Sequence[SavedCell], name: str) -> None:
-    seen: dict[str, SavedCell] = {}
+    """Raise NotebookError where a cell that runs prompts has an id that another cell has, of whatever kind."""
+    by_id: dict[str | None, list[SavedCell]] = {}
     for cell in cells:
-        if cell.id is not None and (other := seen.setdefault(cell.id, cell)) is not cell:
+        by_id.setdefault(cell.id, []).append(cell)
+    for cell_id, same in by_id.items():
+        if cell_id is not None and len(same) > 1 and any(map(_has_numbers, same)):
             raise NotebookError(
-                f"{name}: cells {other.number} and {cell.number} have the same id "
-                f"{plain_text(cell.id)[:40]}; save the notebook once in Jupyter, which fixes it"
+                f"{name}: cells {same[0].number} and {same[1].number} have the same id "
+                f"{plain_text(cell_id)[:40]}; save the notebook once in Jupyter, which fixes it"
             )
 
 
+def _has_numbers(cell: SavedCell) -> bool:
+    """Whether it has numbers, or should have them."""
+    return bool(cell.generates or cell.runs or cell.problem)
+
+
 def _owners(cells: Sequence[SavedCell]) -> dict[str, SavedCell]:
-    """The cell that ran a run: it names itself in the row; where none does, the copy stands further down."""
+    """The cell that ran a run, by its text, then by its name in the row; where neither tells, the first one."""
     owners: dict[str, SavedCell] = {}
     for cell in cells:
-        for run_id, ran_in in cell.ran_in.items():
-            if run_id not in owners or (cell.id is not None and cell.id == ran_in):
+        for run_id in cell.ran_in:
+            owner = owners.setdefault(run_id, cell)
+            if _claim(cell, run_id) > _claim(owner, run_id):
                 owners[run_id] = cell
     return owners
+
+
+def _claim(cell: SavedCell, run_id: str) -> tuple[bool, bool]:
+    named = cell.id is not None and cell.id == cell.ran_in[run_id] and not is_place(cell.id)
+    return not cell.outdated, named
 
 
 def _missing(cell: SavedCell, owners: Mapping[str, SavedCell]) -> str:
@@ -150,11 +167,17 @@ def _missing(cell: SavedCell, owners: Mapping[str, SavedCell]) -> str:
     others = [owners[run.run_id] for run in cell.runs if owners[run.run_id] is not cell]
     if others:
         return f"carries the run of cell {others[0].number}, from which it was copied; run it"
+    if cell.outdated:
+        return "was edited after it was run: its numbers are of an earlier text; run it again"
+    if cell.versions > 1:
+        return f"has numbers of {cell.versions} executions, which are versions of one another; run it again"
     unfinished = [run.status for run in cell.runs if not run.ended_well]
     if unfinished:
         return f"has an incomplete run ({unfinished[0]}); run it again"
     if cell.runs:
         return ""
+    if cell.captured:
+        return "is below %%capture, which keeps its numbers out of the file; run it without"
     if "error" in cell.output_types:
         return "ended in an error and has no numbers; fix and run it"
     if cell.output_types:

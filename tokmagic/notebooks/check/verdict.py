@@ -120,6 +120,9 @@ def check(notebook: Notebook, wanted: Limits, against: Notebook | None = None, *
     without = len(notebook.cells) - len(notebook.measured)
     if without and notebook.measured:
         notes.append(f"{without} of its {counted(len(notebook.cells), 'prompt cell')} without numbers, in no sum")
+    if not wanted.any:
+        # Numbers that stand there and are not the cell's own are told of, whatever is asked.
+        notes += [f"{cell.name} {cell.missing}" for cell in notebook.cells if cell.missing and cell.runs]
     if any(cell.cached for version in (notebook, against) if version for cell in version.cells):
         notes.append("answers from the cache are counted at what they would have cost")
     return Verdict(notebook, against, tuple(pairs), tuple(problems), tuple(notes))

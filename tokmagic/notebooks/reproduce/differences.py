@@ -11,7 +11,8 @@ from tokmagic.core.money import rates_dict
 from tokmagic.formatting.numbers import UNKNOWN
 from tokmagic.notebooks.snapshots import RunSnapshot
 
-PROMPT, RATES, CACHED = "the prompt", "the rates", "input tokens that the server had cached"
+PROMPT, SOURCE, RATES = "the prompt", "the cell's text", "the rates"
+CACHED = "input tokens that the server had cached"
 OF_COSTS = (RATES, CACHED)
 """What explains a cost, and no answer."""
 _DIGEST_SHOWN = 12
@@ -44,12 +45,15 @@ class Difference:
 
 
 def differences(before: RunSnapshot, now: RunSnapshot) -> Iterator[Difference]:
-    """All that differs, what explains most first: the prompt, the options, the model, the rates, the machine.
+    """All that differs, what explains most first: the prompt, the cell, the options, the model, the rates, the machine.
 
     What was not kept of the earlier run is not compared.
     """
     if before.prompt_sha256 is not None and before.prompt_sha256 != now.prompt_sha256:
         yield Difference(PROMPT, before.prompt_sha256[:_DIGEST_SHOWN], (now.prompt_sha256 or UNKNOWN)[:_DIGEST_SHOWN])
+    # The text says nothing that the prompt and the options do not, where these are known.
+    if before.prompt_sha256 is None and another_text(before, now):
+        yield Difference(SOURCE, *((run.source_sha256 or UNKNOWN)[:_DIGEST_SHOWN] for run in (before, now)))
     if before.prompt_sha256 is not None:
         yield from _of(before.params, now.params)
         yield from _of(asdict(before.info), asdict(now.info), _INFO)
@@ -62,6 +66,12 @@ def differences(before: RunSnapshot, now: RunSnapshot) -> Iterator[Difference]:
         yield Difference(CACHED, _shown(cached[0]), _shown(cached[1]))
     if before.env:
         yield from _of(before.env, now.env)
+
+
+def another_text(before: RunSnapshot, now: RunSnapshot) -> bool:
+    """Whether their cells are known to have had different texts."""
+    texts = {before.source_sha256, now.source_sha256}
+    return None not in texts and len(texts) == 2
 
 
 def _of(
@@ -107,6 +117,8 @@ def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...]
     """
     if any(it.what == PROMPT for it in found):
         return "the prompt itself changed: everything else follows from it"
+    if any(it.what == SOURCE for it in found):
+        return "its numbers are of an earlier text of the cell: run it, and save the notebook"
     if not answer_changed:
         return ""
     if now.info.traits.remote:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.config import REPRODUCING, REPRODUCING_USD
-from tokmagic.core.files import atomic_write
+from tokmagic.core.files import atomic_write, sqlite_url
 from tokmagic.errors import NotebookError
 from tokmagic.formatting.markdown import plain_text
 from tokmagic.notebooks.freeze import text_of
@@ -73,13 +73,16 @@ def execute(notebook: SavedNotebook, executor: Executor, *, budget_usd: str | No
     document = _document(notebook)
     path = Path(notebook.name).resolve()
     with tempfile.TemporaryDirectory(prefix="tokmagic-reproduce-", ignore_cleanup_errors=True) as folder:
-        url = f"sqlite:///{folder}/ledger.sqlite"
+        url = sqlite_url(Path(folder, "ledger.sqlite"))
         names = tuple(cell.name for cell in notebook.cells)
         course = executor(Task(document, names, path.parent, _environment(path, url, budget_usd), progress))
         runs, strays = _runs(url, course)
     ended = len(notebook.cells) if course.error is None else course.at
     cells = tuple(
-        RanCell(cell.id, cell.number, tuple(runs.get(i, ())), frozenset(cell.ran_in), i < ended)
+        RanCell(
+            *(cell.id, cell.number, tuple(runs.get(i, ())), frozenset(cell.ran_in), i < ended),
+            source_sha256=cell.source_sha256,
+        )
         for i, cell in enumerate(notebook.cells)
     )
     return Executed(cells, document, course.error, strays)

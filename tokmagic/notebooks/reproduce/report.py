@@ -10,13 +10,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokmagic.core.files import read_file
+from tokmagic.core.files import expanded, read_file
 from tokmagic.core.money import CERTAIN, Uncertainty
 from tokmagic.errors import LedgerError, NotebookError, UsageError
 from tokmagic.formatting import numbers
+from tokmagic.ledgers import file_of
 from tokmagic.notebooks import frozen_file, saved
 from tokmagic.notebooks.freeze import text_of
 from tokmagic.notebooks.reproduce.compare import Comparison, Kind, compare
+from tokmagic.notebooks.reproduce.differences import another_text
 from tokmagic.notebooks.reproduce.execute import Executed, Executor, Progress, execute, write_document
 from tokmagic.notebooks.reproduce.kernel import in_kernel
 from tokmagic.notebooks.saved import SavedNotebook
@@ -98,6 +100,8 @@ def reproduce(
         notes.append(f"{numbers.counted(executed.strays, 'run')} outside any cell, such as in a thread, not compared")
     notes += _billed(executed)
     found = compare(before, executed.cells)
+    edited = dict.fromkeys(it.cell for it in found if it.before and it.now and another_text(it.before, it.now))
+    notes += [f"{cell}: its numbers are of an earlier text" for cell in edited]
     return Report(path, against, found, executed.error, frozenset(allowed), tuple(notes), unwritten)
 
 
@@ -120,7 +124,7 @@ def _before(
 ) -> tuple[str, Sequence[CellSnapshot], list[str]]:
     """What to compare with, and what it is called: the frozen file, else the outputs with the ledger."""
     path = Path(notebook.name)
-    file = Path(frozen).expanduser() if frozen is not None else frozen_file.beside(path)
+    file = expanded(frozen) if frozen is not None else frozen_file.beside(path)
     # A folder or a link to nowhere in its place is told, not passed over.
     if frozen is not None or os.path.lexists(file):
         found = frozen_file.read(file).cells
@@ -128,6 +132,7 @@ def _before(
         if not any(cell.runs for cell in cells):
             raise NotebookError(f"{file} contains no run; run the notebook's cells, then %tokmagic freeze in it")
         return str(file), cells, []
+    notebook.refuse_conflict()
     cells = [
         replace(cell, runs=tuple(_with_row(run, ledger) for run in cell.runs)) for cell in notebook.cells if cell.runs
     ]
@@ -158,11 +163,9 @@ def _billed(executed: Executed) -> list[str]:
 
 def _ledger(session: Session) -> Ledger | None:
     """The person's ledger, where there is one: none is made for a look."""
-    url = session.settings.ledger
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
-        return None
     with suppress(LedgerError):
-        return session.ledger()
+        file = file_of(session.settings.ledger)
+        return session.ledger() if file is None or file.is_file() else None
     return None
 
 

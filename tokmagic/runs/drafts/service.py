@@ -50,7 +50,7 @@ class _Cell:
             return way.tokenizer.count(prompt), "counted", len(text) > _LONG_CHARS
         if self.counter is None or self.counter[:2] != (way.tokenizer, prompt.completion):
             # A template writes the special tokens itself; as Tokenizer.count does it.
-            counter = LiveCounter(way.tokenizer.whole_backend(), add_special_tokens=prompt.completion)
+            counter = LiveCounter(way.tokenizer.backend, add_special_tokens=prompt.completion)
             self.counter = (way.tokenizer, prompt.completion, counter)
         counter = self.counter[2]
         return counter.update(text), "counted", not counter.incremental and len(text) > _LONG_CHARS

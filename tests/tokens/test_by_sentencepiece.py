@@ -1,0 +1,107 @@
+"""A folder with a SentencePiece model counts as SentencePiece does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tokens.test_vocabularies import LEARNT, TEXTS, completion, ids_of, streamed
+from tokmagic.core.prompt import Message, Prompt
+from tokmagic.tokens.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Make a folder with a SentencePiece model of the Llama kind and nothing else; settings by keyword."""
+    trained = pytest.importorskip("sentencepiece")
+    file = tmp_path_factory.mktemp("sentencepiece") / "tokenizer.model"
+    with file.open("wb") as writer:
+        trained.SentencePieceTrainer.train(
+            sentence_iterator=(line for text in LEARNT for line in text.splitlines() if line),
+            model_writer=writer,
+            model_type="bpe",
+            vocab_size=900,
+            byte_fallback=True,
+            split_digits=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            control_symbols=["[INST]", "[/INST]"],
+            minloglevel=2,
+        )
+
+    def make(folder: Path, **config: Any) -> Path:
+        shutil.copy(file, folder / "tokenizer.model")
+        if config:
+            (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return folder
+
+    return make
+
+
+def own(folder: Path) -> Any:
+    from sentencepiece import SentencePieceProcessor
+
+    return SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+
+
+@pytest.mark.parametrize("config", [{}, {"tokenizer_class": "LlamaTokenizer"}, {"legacy": False}], ids=repr)
+def test_a_sentencepiece_model_counts_as_sentencepiece_does(
+    tmp_path: Path, pieces: Callable[..., Path], config: dict[str, Any]
+) -> None:
+    tokenizer, processor = Tokenizer(pieces(tmp_path, **config)), own(tmp_path)
+    assert tokenizer.origin == "tokenizer.model, read by sentencepiece"
+    control = [processor.id_to_piece(it) for it in range(processor.get_piece_size()) if processor.is_control(it)]
+    found = ids_of(tokenizer)
+    plain = {name: text for name, text in TEXTS.items() if not any(it in text for it in control)}
+    assert len(plain) > 150
+    assert {name: found[name] for name in plain} == {name: processor.encode(text) for name, text in plain.items()}
+    for name, text in plain.items():
+        assert tokenizer.decode(found[name]) == processor.decode(found[name])
+        assert "".join(streamed(tokenizer, found[name])) == tokenizer.decode(found[name])
+        spelled = b"".join(tokenizer.token_bytes(it) or b"?" for it in found[name])
+        # A blank is put in front, and one that is spelled as the vocabulary does it is no other.
+        assert spelled.decode() == f" {text}".replace("▁", " ")
+
+
+@pytest.mark.parametrize(("legacy", "after"), [(True, "▁Hi"), (False, "Hi")])
+def test_special_tokens_in_a_template_are_cut_out_and_what_is_between_them_is_a_text(
+    tmp_path: Path, pieces: Callable[..., Path], legacy: bool, after: str
+) -> None:
+    template = "{{ bos_token }}[INST]{{ messages[0]['content'] }}[/INST]"
+    tokenizer, processor = Tokenizer(pieces(tmp_path, chat_template=template, legacy=legacy)), own(tmp_path)
+    ids = tokenizer.encode(Prompt((Message("user", "Hi"),)))
+    ends = [processor.piece_to_id(it) for it in ("<s>", "[INST]", "[/INST]")]
+    assert [ids[0], ids[1], ids[-1]] == ends
+    assert "".join(processor.id_to_piece(it) for it in ids[2:-1]) == after
+    assert tokenizer.special_ids >= set(ends)
+    assert tokenizer.decode(ids) == "Hi"
+
+
+@pytest.mark.parametrize(("begin", "end"), [(True, False), (True, True), (None, None)])
+def test_every_text_begins_and_ends_as_the_settings_say(
+    tmp_path: Path, pieces: Callable[..., Path], begin: bool | None, end: bool | None
+) -> None:
+    tokenizer, processor = Tokenizer(pieces(tmp_path, add_bos_token=begin, add_eos_token=end)), own(tmp_path)
+    expected = [*([1] if begin else []), *processor.encode("one 2"), *([2] if end else [])]
+    _, ids, spans = tokenizer.trace(completion("one 2"))
+    assert list(ids) == expected
+    assert spans is not None
+    assert len(spans) == len(ids)
+    assert tokenizer.count_text("one 2") == len(processor.encode("one 2"))
+
+
+def test_tokens_added_to_a_sentencepiece_model_come_out_again(tmp_path: Path, pieces: Callable[..., Path]) -> None:
+    pieces(tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"<tool>": 900, "<|end|>": 901}', encoding="utf-8")
+    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": {"content": "<|end|>"}}', encoding="utf-8")
+    tokenizer = Tokenizer(tmp_path)
+    ids = tokenizer.encode(completion("one<tool> two<|end|>"))
+    assert ids[-1] == 901
+    assert 900 in ids
+    assert 901 in tokenizer.special_ids
+    assert tokenizer.decode(ids) == "one<tool> two"

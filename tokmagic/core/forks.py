@@ -1,0 +1,90 @@
+"""Forked children: what becomes of a parent's locks, threads and connections in one.
+
+A child has only the thread that forked. A lock that another thread held stays locked there, a thread that works for the
+parent is not there, and a connection is the parent's. So whoever has one of these begins anew in each child.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import MethodType
+
+_LONGEST_S = 15.0
+"""How long a fork waits at most."""
+
+Hook = Callable[[], None]
+_Hooks = list[Callable[[], Hook | None]]
+_before: _Hooks = []
+_in_child: _Hooks = []
+
+
+def before_fork(hook: Hook) -> None:
+    """Call a function before this process forks, with no :func:`whole` block open; a method while its object lives."""
+    _add(_before, hook)
+
+
+def in_child(hook: Hook) -> None:
+    """Call a function in each forked child; a method while its object lives. It must not wait for anything."""
+    _add(_in_child, hook)
+
+
+def _add(hooks: _Hooks, hook: Hook) -> None:
+    hooks[:] = [it for it in hooks if it() is not None]
+    hooks.append(weakref.WeakMethod(hook) if isinstance(hook, MethodType) else lambda: hook)
+
+
+def _call(hooks: _Hooks) -> None:
+    for reference in list(hooks):
+        if (hook := reference()) is not None:
+            hook()
+
+
+class _Blocks:
+    """The blocks that go on, each with its thread."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.ended = threading.Condition(self.lock)
+        self.threads: dict[object, int] = {}
+
+
+_blocks = _Blocks()
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """A block that no fork cuts in two: one waits until it has ended on every other thread."""
+    block, blocks = object(), _blocks
+    try:
+        with blocks.lock:
+            blocks.threads[block] = threading.get_ident()
+        yield
+    finally:
+        with blocks.lock:
+            blocks.threads.pop(block, None)
+            blocks.ended.notify_all()
+
+
+def _wait() -> None:
+    blocks, me = _blocks, threading.get_ident()
+    blocks.lock.acquire()  # so that no other block begins
+    blocks.ended.wait_for(lambda: all(thread == me for thread in blocks.threads.values()), _LONGEST_S)
+    _call(_before)
+
+
+def _go_on() -> None:
+    _blocks.lock.release()
+
+
+def _begin_anew() -> None:
+    global _blocks
+    _blocks = _Blocks()
+    _call(_in_child)
+
+
+if hasattr(os, "register_at_fork"):  # where processes can fork at all
+    os.register_at_fork(before=_wait, after_in_parent=_go_on, after_in_child=_begin_anew)

@@ -1,0 +1,119 @@
+"""tokenizer.model, by SentencePiece: pieces are chosen by their scores, which no list of merges replaces."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tokmagic.tokens.vocabularies.base import Span
+from tokmagic.tokens.vocabularies.folder import TokenizerFolder
+
+# normalizer_spec.add_dummy_prefix = false, as a field of the model's message: in protobuf what comes later holds.
+_NO_PREFIX = bytes([0x1A, 0x02, 0x18, 0x00])
+
+
+class SentencePieceVocabulary:
+    """A SentencePiece model, with the special tokens that chat templates spell.
+
+    SentencePiece itself finds no control symbol in a text. As everywhere with these models, a text is cut at its
+    special tokens, and each part between is a text of its own. Each then begins with a blank unless the folder's
+    settings say ``legacy: false``; the first one always does, if the model has it so.
+    """
+
+    reader = "sentencepiece"
+    backend = None
+
+    def __init__(self, folder: TokenizerFolder, file: Path) -> None:
+        """Read a model. Raises ImportError, OSError, and RuntimeError where SentencePiece cannot read it."""
+        from sentencepiece import SentencePieceProcessor
+
+        content = file.read_bytes()
+        self.read_from = file.name
+        self._whole: Any = SentencePieceProcessor(model_proto=content)
+        self._inner: Any = SentencePieceProcessor(model_proto=content + _NO_PREFIX)
+        self._size = int(self._whole.get_piece_size())
+        self._prefix_each = folder.config.get("legacy") is not False
+        control = [it for it in range(self._size) if self._whole.is_control(it)]
+        added = {it: str(token["content"]) for it, token in folder.added().items() if it >= self._size}
+        self._tokens: dict[int, str] = {it: self._whole.id_to_piece(it) for it in control} | added
+        self._ids_of = {token: it for it, token in self._tokens.items()}
+        plain = {it for it, token in folder.added().items() if not token.get("special", True)}
+        self.special_ids = frozenset(self._tokens) - plain
+        longest_first = sorted(self._ids_of, key=len, reverse=True)
+        self._cut = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._before = [self._whole.bos_id()] if folder.adds("bos") else []
+        self._after = [self._whole.eos_id()] if folder.adds("eos") else []
+        settings = [sorted(self._tokens.items()), self._prefix_each, self._before, self._after]
+        self.identity = f"{hashlib.sha256(content).hexdigest()} {settings}"
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What the model itself calls its special tokens."""
+        ends = {"bos_token": self._whole.bos_id(), "eos_token": self._whole.eos_id(), "unk_token": self._whole.unk_id()}
+        return {name: self._whole.id_to_piece(it) for name, it in ends.items() if it >= 0}
+
+    def ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        found = [
+            it
+            for part, special, processor in self._parts(text)
+            for it in ([special] if special is not None else processor.encode(part))
+        ]
+        return [*self._before, *found, *self._after] if add_special_tokens else found
+
+    def trace(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], list[Span] | None]:
+        ids: list[int] = []
+        spans: list[Span] = []
+        at = 0
+        for part, special, processor in self._parts(text):
+            if special is not None:
+                ids.append(special)
+                spans.append((at, at + len(part)))
+            else:
+                mapped = processor.encode_as_offset_mapping(part)
+                ids += mapped["ids"]
+                spans += [(at + start, at + end) for start, end in mapped["offsets"]]
+            at += len(part)
+        if not add_special_tokens:
+            return ids, spans
+        begin, end = [(0, 0)] * len(self._before), [(at, at)] * len(self._after)
+        return [*self._before, *ids, *self._after], [*begin, *spans, *end]
+
+    def count(self, text: str, *, add_special_tokens: bool) -> int:
+        return len(self.ids(text, add_special_tokens=add_special_tokens))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text = ""
+        known = [it for it in ids if it not in self.special_ids and (it < self._size or it in self._tokens)]
+        for added, run in groupby(known, key=lambda it: it in self._tokens):
+            pieces = list(run)
+            if added:
+                text += "".join(self._tokens[it] for it in pieces)
+            else:
+                # Where a blank was put in front, the first piece gives one up.
+                text += (self._whole if self._prefix_each or not text else self._inner).decode(pieces)
+        return text
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        if token_id in self._tokens:
+            return self._tokens[token_id].encode()
+        if not 0 <= token_id < self._size:
+            return None
+        piece = str(self._whole.id_to_piece(token_id))
+        if self._whole.is_byte(token_id):
+            return bytes([int(piece[3:-1], 16)])
+        return piece.replace("▁", " ").encode()
+
+    def _parts(self, text: str) -> Iterator[tuple[str, int | None, Any]]:
+        """The parts of a text: the id of a special token, or a text and what reads it."""
+        at = 0
+        for found in self._cut.finditer(text):
+            if found.start() > at:
+                yield text[at : found.start()], None, self._whole if self._prefix_each or at == 0 else self._inner
+            yield found[0], self._ids_of[found[0]], None
+            at = found.end()
+        if at < len(text):
+            yield text[at:], None, self._whole if self._prefix_each or at == 0 else self._inner

@@ -84,6 +84,21 @@ def test_every_bill_is_what_the_package_computes_below_at_and_above_each_tier() 
     assert set(SOME) < seen
 
 
+def test_a_cache_write_for_an_hour_costs_what_the_table_says() -> None:
+    found = 0
+    for _, info, rates in accepted(NOW):
+        hourly = vars(info.get_prices(NOW)).get("cache_write_1h_mtok")
+        if hourly is None:
+            assert rates.cache_write_1h is None
+            continue
+        assert rates.cache_write_1h == getattr(hourly, "base", hourly)
+        written = replace(usage(100), input_tokens=100, cached_input_tokens=0, cache_write_input_tokens=100)
+        cost = bill(replace(written, cache_write_1h_input_tokens=100, output_tokens=0), None, rates)
+        assert cost.usd == rates.cache_write_1h * 100 / 1_000_000
+        found += 1
+    assert found > 50
+
+
 def test_a_dated_price_holds_from_its_day_on() -> None:
     changes = 0
     for provider in providers:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from tests.engines.endpoints import ENDS, GREEDY, REPORTED, Ask, counts, several
+from tests.engines.endpoints import ASK, ENDS, GREEDY, REPORTED, Ask, counts, several
 from tests.servers import ANSWER, USAGE, Asked, Endpoint, Wire, chunk, streams, usage_chunk, whole
 from tokmagic.runs.session import Session
 
@@ -96,3 +98,45 @@ def test_halves_are_joined_answer_by_answer(ask: Ask) -> None:
     parts = [f'{{"choices": [{{"index": {index}, "delta": {{"content": "{text}"}}}}]}}' for index, text in halves]
     generation = ask(streams([*parts, *ENDS, usage_chunk()]), several(2))
     assert [choice.text for choice in generation.choices] == ["😀", "😁"]
+
+
+# The server's own times
+
+VLLM = {
+    "time_to_first_token_ms": 85.2,
+    "generation_time_ms": 1240.5,
+    "queue_time_ms": 12.2,
+    "mean_itl_ms": 9.1,
+    "tokens_per_second": 103.2,
+}
+LLAMA_CPP = {"cache_n": 60, "prompt_n": 8, "prompt_ms": 43.25, "predicted_ms": 238.75, "predicted_per_token_ms": 9.55}
+TIMES: dict[str, tuple[dict[str, Any], dict[str, float] | None]] = {
+    "vLLM": ({"metrics": VLLM}, {"queue_s": 0.0122, "prefill_s": 0.073, "itl_mean_s": 0.0091}),
+    "llama.cpp": ({"timings": LLAMA_CPP}, {"prefill_s": 0.04325, "itl_mean_s": 0.00955}),
+    "Groq": (
+        {"usage": USAGE | {"queue_time": 0.25, "prompt_time": 0.002, "completion_time": 0.4}},
+        {"queue_s": 0.25, "prefill_s": 0.002},
+    ),
+    "parts are null": ({"metrics": VLLM | {"mean_itl_ms": None, "queue_time_ms": None}}, None),
+    "impossible": ({"timings": {"prompt_ms": -1, "predicted_per_token_ms": "x"}}, None),
+    "none": ({"metrics": None, "timings": {}}, None),
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("name", TIMES)
+def test_a_servers_own_times_are_read(session: Session, ask: Ask, name: str, stream: bool) -> None:
+    beside, expected = TIMES[name]
+    if stream:
+        generation = ask(streams([*ANSWER[:-1], usage_chunk() | beside]))
+    else:
+        body = whole("Hello!") | beside
+        generation = ask(lambda _asked, wire: wire.answer(200, body), replace(ASK, stream=False))
+    (row,) = session.ledger().runs()
+    assert row.env.get("server_times") == (None if expected is None else pytest.approx(expected))
+    told = expected or {}
+    assert generation.reading.queue_s == (pytest.approx(told["queue_s"]) if "queue_s" in told else None)
+    if not stream:
+        itl_s = generation.reading.itl_mean_s
+        assert itl_s == (pytest.approx(told["itl_mean_s"]) if "itl_mean_s" in told else None)
+    assert (row.reading.queue_s, row.reading.itl_mean_s) == (generation.reading.queue_s, generation.reading.itl_mean_s)

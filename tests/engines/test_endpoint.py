@@ -279,7 +279,14 @@ def test_only_what_was_asked_for_is_sent(ask: Ask, server: Endpoint) -> None:
     ("kind", "sent"),
     [
         ("openai", {"max_completion_tokens": 256, "stream_options": {"include_usage": True}}),
-        ("vllm", {"max_tokens": 256, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
+        (
+            "vllm",
+            {
+                "max_tokens": 256,
+                "include_metrics": True,
+                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            },
+        ),
         ("transformers", {"max_tokens": 256}),
     ],
 )

@@ -18,6 +18,7 @@ from tokmagic.core.stream import Event, Finished, Started, Token, Usage
 from tokmagic.engines.base import Engine, ModelSpec
 from tokmagic.engines.registry import open_engine
 from tokmagic.engines.scripted import Script, ScriptedEngine
+from tokmagic.engines.stops import StopFilter
 from tokmagic.errors import ModelError
 from tokmagic.runs.meter import Meter
 
@@ -186,14 +187,8 @@ def test_a_missing_script_and_a_folder_are_named(tmp_path: Path) -> None:
             opened(f"scripted:{path}")
 
 
-def stop_filter(*stops: str) -> Any:
-    from tokmagic.engines.local.stream import StopFilter  # imports torch, which no other test here needs
-
-    return StopFilter(stops)
-
-
 def filtered(stops: tuple[str, ...], pieces: list[str]) -> tuple[str, bool]:
-    stop = stop_filter(*stops)
+    stop = StopFilter(stops)
     text = ""
     for piece in pieces:
         text += stop.push(piece)
@@ -224,7 +219,7 @@ def test_stop_strings(stops: tuple[str, ...], pieces: list[str], text: str, stop
 
 
 def test_text_is_let_go_as_soon_as_it_cannot_begin_a_stop() -> None:
-    stop = stop_filter("END", "\n\n")
+    stop = StopFilter(("END", "\n\n"))
     pieces = ["Go E", "a", "st\n", "or EN", "DLESS"]
     assert [stop.push(piece) for piece in pieces] == ["Go ", "Ea", "st", "\nor ", ""]
     assert (stop.stopped, stop.push("more"), stop.flush()) == (True, "", "")

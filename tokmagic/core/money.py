@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from tokmagic.core.stream import Source
 
 Bound = Literal["exact", "at_least", "at_most"]
-_TOKEN_RATES = ("input", "output", "cached", "cache_write")
+_TOKEN_RATES = ("input", "output", "cached", "cache_write", "cache_write_1h")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,14 @@ class Tier:
     output: Decimal
     cached: Decimal | None = None
     cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
     """Prices frozen into a run: USD per 1,000,000 tokens, USD per hour for the device.
 
+    ``cache_write_1h`` is that of tokens that are kept in a cache for an hour, where it differs from ``cache_write``.
     ``source`` and ``version`` say where they came from. ``shadow`` are the rates of the hosted model named
     ``shadow_model``, for what the same tokens would cost there.
     """
@@ -41,6 +43,7 @@ class Rates:
     tiers: tuple[Tier, ...] = ()
     shadow_model: str | None = None
     shadow: Rates | None = None
+    cache_write_1h: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,18 +84,32 @@ class EngineInfo:
     """An endpoint's base URL, without anything that could be a key."""
     greedy: bool | None = None
     """Whether the model by itself, where a prompt says nothing of sampling, takes the likeliest token each time."""
+    service_tier: str | None = None
+    """At which service tier a server says that it answered, such as ``priority``; a provider's price depends on it."""
 
     @property
     def traits(self) -> EngineTraits:
         """What holds of its kind of engine."""
         return traits_of(self.engine)
 
+    @property
+    def listed_as(self) -> tuple[str, ...]:
+        """What a price list may call the model: its id, also without its provider's name before it."""
+        bare = self.model_id.removeprefix(f"{self.provider}/")
+        return tuple(dict.fromkeys((self.model_id, bare)))
 
-INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy")
+
+INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy", "service_tier")
 """What of EngineInfo a row keeps in ``env``, having no column of its own."""
-RUN_IN_ENV = ("answer_sha256", "execution", "source_sha256")
-"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, and a
-digest of the cell's text as it ran."""
+USAGE_IN_ENV = ("cache_write_1h_input_tokens",)
+"""What of Usage a row keeps there."""
+RUN_IN_ENV = (
+    *("answer_sha256", "execution", "source_sha256"),
+    *("reported_cost_usd", "ignored_options", "server_times", *USAGE_IN_ENV),
+)
+"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, a digest of
+the cell's text as it ran, counts, and what its server told: a cost, a decimal string in USD, the options that it ignored, its
+own times in seconds."""
 
 
 def is_place(cell_id: str) -> bool:

@@ -4,6 +4,7 @@ comparable within one process only."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal, NamedTuple
 
 Source = Literal["measured", "reported", "counted", "estimated", "unknown"]
@@ -15,13 +16,14 @@ FinishReason = Literal["stop", "length", "content_filter", "other", "interrupted
 class Usage:
     """Token counts of a run. Cached, cache-write and reasoning tokens are subsets of the totals.
 
-    ``None`` is unknown, never zero.
+    ``None`` is unknown, never zero. Of the cache-write tokens ``cache_write_1h_input_tokens`` are kept for an hour.
     """
 
     input_tokens: int | None = None
     output_tokens: int | None = None
     cached_input_tokens: int | None = None
     cache_write_input_tokens: int | None = None
+    cache_write_1h_input_tokens: int | None = None
     reasoning_tokens: int | None = None
     input_source: Source = "unknown"
     output_source: Source = "unknown"
@@ -70,7 +72,8 @@ class Token:
     certain with it: often empty, since a character may span several tokens. Without an ``id`` it is
     a network piece that carries an unknown number of tokens; ``usage`` then says how the counts stand after it.
     ``reasoning`` is text that is generated, but is not the answer's. ``logprobs`` are those of the tokens that it
-    carries, where they were asked for.
+    carries, where they were asked for. ``service_tier`` is the one at which the server says that it answers.
+    ``held``: it carries text that is held back, or left out at a stop text.
     """
 
     at_ns: int
@@ -80,11 +83,22 @@ class Token:
     reasoning: str = ""
     usage: Usage | None = None
     logprobs: tuple[Logprob, ...] = ()
+    service_tier: str | None = None
+    held: bool = False
 
     @property
     def has_content(self) -> bool:
         """Whether it stops a clock and is counted: a role alone, or log probabilities alone, are no content."""
-        return self.id is not None or bool(self.text or self.reasoning)
+        return self.id is not None or self.held or bool(self.text or self.reasoning)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTimes:
+    """What a server says of its own times, in seconds: until it began, for the prompt, between two tokens."""
+
+    queue_s: float | None = None
+    prefill_s: float | None = None
+    itl_mean_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +109,9 @@ class Finished:
     was held back until the end. ``device_s`` is the run's share of the device's busy time. ``error`` says why the
     answer is not whole, or not there. ``cut``: a server may have gone on after the last thing that was heard of it, so
     it may bill more than was counted. ``local_input_tokens`` is this process' own count of what a server counted, and
-    ``anomaly`` what is wrong with the server's.
+    ``anomaly`` what is wrong with the server's. ``service_tier`` and ``reported_usd`` are what the server says of its
+    tier and its cost, ``ignored`` the options that it did not follow, though it took them,
+    and ``server_times`` its own.
     """
 
     at_ns: int
@@ -109,6 +125,10 @@ class Finished:
     cut: bool = False
     anomaly: str | None = None
     local_input_tokens: int | None = None
+    service_tier: str | None = None
+    reported_usd: Decimal | None = None
+    ignored: tuple[str, ...] = ()
+    server_times: ServerTimes | None = None
 
 
 Event = Started | Token | Finished

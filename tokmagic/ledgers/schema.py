@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from tokmagic.core.fields import FIELDS, Field, Kind, Layout, utc_text, utc_time
 from tokmagic.core.money import Cost, Rates, rates_dict, rates_of
 from tokmagic.core.prompt import spelled
-from tokmagic.core.record import INFO_IN_ENV, EngineInfo, Reading, RunRecord
+from tokmagic.core.record import INFO_IN_ENV, USAGE_IN_ENV, EngineInfo, Reading, RunRecord
 from tokmagic.core.stream import Usage
 from tokmagic.prices import bill, from_picodollars, to_picodollars
 
@@ -201,8 +201,9 @@ def to_record(row: Mapping[str, Any]) -> RunRecord:
             for attribute, name, read in _ATTRIBUTES[owner]
         }
 
-    own, usage = of(""), Usage(**of("reading.usage"))
+    own = of("")
     rates, env = own["rates"], own["env"]
+    usage = Usage(**of("reading.usage"), **{name: env.get(name) for name in USAGE_IN_ENV})
     # Follows from what is frozen in the row, so it has no column of its own.
     shadow_usd = None if rates.shadow is None else bill(usage, None, rates.shadow).usd
     return RunRecord(

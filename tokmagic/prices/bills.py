@@ -80,6 +80,7 @@ def _anomaly(usage: Usage, device_s: float | None) -> str | None:
         "output": usage.output_tokens,
         "cached": usage.cached_input_tokens,
         "cache-write": usage.cache_write_input_tokens,
+        "one-hour cache-write": usage.cache_write_1h_input_tokens,
         "reasoning": usage.reasoning_tokens,
     }
     for name, count in counts.items():
@@ -88,6 +89,8 @@ def _anomaly(usage: Usage, device_s: float | None) -> str | None:
     parts = (usage.cached_input_tokens or 0) + (usage.cache_write_input_tokens or 0)
     if usage.input_tokens is not None and parts > usage.input_tokens:
         return f"cached and cache-write tokens ({parts}) exceed the input ({usage.input_tokens})"
+    if (usage.cache_write_1h_input_tokens or 0) > (usage.cache_write_input_tokens or 0):
+        return f"one-hour cache-write tokens ({usage.cache_write_1h_input_tokens}) exceed all cache-write tokens"
     if (usage.reasoning_tokens or 0) > (usage.output_tokens or 0):
         return f"reasoning tokens ({usage.reasoning_tokens}) exceed the output ({usage.output_tokens})"
     if device_s is not None and not 0 <= device_s <= _LONGEST_S:
@@ -103,10 +106,13 @@ def _token_cost(usage: Usage, rates: Rates, cut: bool) -> tuple[Decimal | None, 
     assert tier.output is not None
     cached_rate = tier.input if tier.cached is None else tier.cached
     write_rate = tier.input if tier.cache_write is None else tier.cache_write
+    hour_rate = write_rate if tier.cache_write_1h is None else tier.cache_write_1h
     cached = usage.cached_input_tokens or 0
     written = usage.cache_write_input_tokens or 0
+    for_an_hour = usage.cache_write_1h_input_tokens or 0
     plain = usage.input_tokens - cached - written
-    total = plain * tier.input + cached * cached_rate + written * write_rate + usage.output_tokens * tier.output
+    total = plain * tier.input + cached * cached_rate + (written - for_an_hour) * write_rate + for_an_hour * hour_rate
+    total += usage.output_tokens * tier.output
     # A part that is unknown is priced as plain input: the bill may be lower, or higher, where its rate is.
     unknown = [cached_rate] if usage.cached_input_tokens is None else []
     unknown += [write_rate] if usage.cache_write_input_tokens is None else []
@@ -133,6 +139,10 @@ def _tier(rates: Rates, input_tokens: int) -> Rates | Tier:
         if above < tier.above_tokens < input_tokens:
             found, above = tier, tier.above_tokens
     return found
+
+
+def _input_rates(rates: Rates | Tier) -> tuple[Decimal | None, ...]:
+    return rates.input, rates.cached, rates.cache_write, rates.cache_write_1h
 
 
 def input_usd(rates: Rates, input_tokens: int, calls: int = 1, *, part: int | None = None) -> Decimal | None:
@@ -167,7 +177,7 @@ def bound_usd(
     if rates.input is not None and rates.output is not None:
         # The count may itself be an upper bound, so each tier up to it can be the one that is billed.
         tiers: list[Rates | Tier] = [rates, *(tier for tier in rates.tiers if tier.above_tokens < input_tokens)]
-        parts = [rate for tier in tiers for rate in (tier.input, tier.cached, tier.cache_write) if rate is not None]
+        parts = [rate for tier in tiers for rate in _input_rates(tier) if rate is not None]
         outputs = [tier.output for tier in tiers if tier.output is not None]
         with localcontext(EXACT):
             return (input_tokens * max(parts) + max_output_tokens * max(outputs)) / MILLION, False

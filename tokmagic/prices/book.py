@@ -11,7 +11,7 @@ from tokmagic.core.money import Rates
 from tokmagic.core.record import EngineInfo
 from tokmagic.errors import PriceError
 from tokmagic.prices.devices import device_of, list_rates
-from tokmagic.prices.hosted import hosted_rates
+from tokmagic.prices.hosted import hosted_rates, tariff_of
 from tokmagic.prices.user_file import PriceFile
 
 
@@ -69,7 +69,7 @@ class PriceBook:
         file = self._file.read(self._setting())
         key = device_of(info)
         device = Rates() if key is None else file.devices.get(key) or list_rates(key)
-        rates = self._set.get(info.name) or file.rates(info) or _hosted(info, moment) or device
+        rates = self._set.get(info.name) or file.rates(info) or _hosted(info, moment)[0] or device
         if rates.input is not None and rates.device_hour is None and device.device_hour is not None:
             # Beside the token cost stands what the machine's time is worth, and the source says whose rate that is.
             source = f"{rates.source}; device {device.source} ({device.version})"
@@ -80,6 +80,18 @@ class PriceBook:
             with suppress(PriceError):
                 rates = replace(rates, shadow_model=hosted, shadow=hosted_rates(hosted, moment))
         return rates
+
+    def at_tier(self, rates: Rates, info: EngineInfo, at: datetime) -> tuple[Rates, str | None]:
+        """The rates of a run that go with the service tier at which its server answers, ``info``'s.
+
+        Only a provider's price depends on it; other rates stay as they are. Beside them: what is wrong, where the price
+        at that tier is not known.
+        """
+        standard, _ = _hosted(replace(info, service_tier=None), at)
+        hosted, missing = _hosted(info, at)
+        if standard is None or hosted is None or standard.source != rates.source:
+            return rates, None
+        return replace(hosted, shadow_model=rates.shadow_model, shadow=rates.shadow), missing
 
     def check(self) -> None:
         """Read the user's file, if there is one. Raises PriceError where it was never good."""
@@ -95,9 +107,20 @@ class PriceBook:
         return iter(sorted(self._set.items()))
 
 
-def _hosted(info: EngineInfo, moment: datetime) -> Rates | None:
+def _hosted(info: EngineInfo, moment: datetime) -> tuple[Rates | None, str | None]:
+    """The provider's price at the service tier that ``info`` names, None where the provider or the model has none.
+
+    Where that tier has no price it is the standard one, and beside it stands what is missing.
+    """
     if not info.traits.remote or info.provider is None:
-        return None
-    with suppress(PriceError):
-        return hosted_rates(f"{info.provider}/{info.model_id}", moment)
-    return None
+        return None, None
+    for name in info.listed_as:
+        model = f"{info.provider}/{name}"
+        with suppress(PriceError):
+            standard = hosted_rates(model, moment)
+            try:
+                tariff = tariff_of(model, info.service_tier, moment)
+                return (hosted_rates(f"{model}?{tariff}", moment) if tariff else standard), None
+            except PriceError as error:
+                return standard, str(error)
+    return None, None

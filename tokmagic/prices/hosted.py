@@ -28,12 +28,15 @@ _FIELDS = {
     "output_mtok": "output",
     "cache_read_mtok": "cached",
     "cache_write_mtok": "cache_write",
+    "cache_write_1h_mtok": "cache_write_1h",
 }
-# What text that goes through a model without tools does not use. A cache is written for the shortest time.
+# What text that goes through a model without tools does not use.
 _NOT_TEXT = re.compile(
     r"(input|output|cache)_(audio|image|video|document|annotated_document)_\w+|audio_hours"
-    r"|(web_searches|social_searches|storage_searches|code_executions)_kcount|cache_write_1h_mtok"
+    r"|(web_searches|social_searches|storage_searches|code_executions)_kcount"
 )
+# Words for the tier that has no price of its own.
+_STANDARD = frozenset({"", "standard", "default", "auto", "on_demand", "none", "null"})
 _version = cache(importlib.metadata.version)
 _DATED = re.compile(r"(.+)-(20\d\d)-?(\d\d)-?(\d\d)", re.ASCII)
 
@@ -60,6 +63,24 @@ def hosted_rates(model: str, at: datetime) -> Rates:
         version=f"{_version('genai-prices')}, as of {moment:%Y-%m-%d}",
         tiers=tuple(Tier(start, **_at(label, prices, start)) for start in sorted(starts)),
     )
+
+
+def tariff_of(model: str, service_tier: str | None, at: datetime) -> str:
+    """The tariff of ``PROVIDER/MODEL`` for a service tier that a server names, as :func:`hosted_rates` takes it.
+
+    It is empty for the standard one. Raises PriceError where the table does not have that tier.
+    """
+    tier = (service_tier or "").lower().replace("-", "_").removeprefix("on_demand_")
+    if tier in _STANDARD:
+        return ""
+    provider_id, _, name = model.partition("/")
+    info = _model(_provider(provider_id), name)
+    for variant in info.price_variants or ():
+        in_force = variant.constraint is None or variant.constraint.active(at.astimezone(UTC))
+        if in_force and list(variant.when.values()) == [tier]:
+            ((key, value),) = variant.when.items()
+            return f"{key}={value}"
+    raise PriceError(f"the price table has no price for {model} at service tier {service_tier!r}")
 
 
 def provider_of(api_base: str) -> str | None:

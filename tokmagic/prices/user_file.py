@@ -40,7 +40,8 @@ class UserPrices:
 
     def rates(self, info: EngineInfo) -> Rates | None:
         """The rates for a model by its name in the session or its id; None where there are none."""
-        return self.models.get(info.name) or self.models.get(info.model_id)
+        found = (self.models.get(name) for name in (info.name, *info.listed_as))
+        return next(filter(None, found), None)
 
 
 class PriceFile:

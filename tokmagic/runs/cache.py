@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Prompt, Sampling
-from tokmagic.core.record import INFO_IN_ENV, EngineInfo, Reading, RunRecord
+from tokmagic.core.record import INFO_IN_ENV, USAGE_IN_ENV, EngineInfo, Reading, RunRecord
 from tokmagic.core.stream import Logprob, Usage
 from tokmagic.engines.base import Engine
 from tokmagic.errors import GenerationInterrupted, LedgerError, TokmagicError
@@ -82,8 +82,9 @@ class Answer:
 def dump(key: str, answer: Answer) -> str:
     """An answer as text that any database takes, with a digest that also binds it to its key."""
     body = {
-        "info": {name: getattr(answer.info, name) for name in _KEPT_INFO},
-        "usage": asdict(answer.usage),
+        # What is unknown is left out, so that a field more or less stops no other version from reading it.
+        "info": {name: value for name in _KEPT_INFO if (value := getattr(answer.info, name)) is not None},
+        "usage": {name: value for name, value in asdict(answer.usage).items() if value is not None},
         "device_s": answer.device_s,
         "choices": [[it.text, it.tokens, it.finish_reason, it.logprobs] for it in answer.choices],
     }
@@ -112,6 +113,7 @@ def _digest(key: str, text: str) -> str:
 
 def replayed(record: RunRecord, answer: Answer) -> RunRecord:
     """The row of a run whose answer comes from the cache: it costs nothing, takes no time, and says what it saved."""
+    kept = {name: count for name in USAGE_IN_ENV if (count := getattr(answer.usage, name)) is not None}
     cost = replay(bill(answer.usage, answer.device_s, record.rates))
     return replace(
         record,
@@ -120,7 +122,7 @@ def replayed(record: RunRecord, answer: Answer) -> RunRecord:
         finish_reason=answer.choices[0].finish_reason,
         reading=Reading(answer.usage, cost),
         replay_of=answer.run_id,
-        env=record.env | {"answer_sha256": answers_sha256(choice.text for choice in answer.choices)},
+        env=record.env | kept | {"answer_sha256": answers_sha256(choice.text for choice in answer.choices)},
     )
 
 

@@ -92,7 +92,10 @@ class Generation:
     def footer(self) -> str:
         """The one line of numbers under the answer."""
         line = numbers.footer(self.reading, self.model, self.status, self.record.rates)
-        return f"{line} · refused by the provider" if self.finish_reason == "content_filter" else line
+        if self.finish_reason == "content_filter":
+            line += " · refused by the provider"
+        ignored = self.record.env.get("ignored_options")
+        return f"{line} · the server ignored {', '.join(ignored)}" if ignored else line
 
     def raise_for_status(self) -> Generation:
         """Return self, or raise what ended the run early."""

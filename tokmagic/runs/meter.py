@@ -14,11 +14,14 @@ from itertools import pairwise
 from tokmagic.core.budget import Used
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.record import Reading
-from tokmagic.core.stream import Event, Finished, Started, Token, Usage
+from tokmagic.core.stream import Event, Finished, ServerTimes, Started, Token, Usage
+from tokmagic.formatting import numbers
 from tokmagic.prices import bill
 from tokmagic.tokens.tokenizer import rough_count_text
 
 _SPARK_POINTS = 32
+# A cost that a server reports is rounded: differences below a nanodollar say nothing.
+_COST_GRAIN = Decimal("1e-9")
 
 
 class Meter:
@@ -30,6 +33,7 @@ class Meter:
 
     def __init__(self, rates: Rates) -> None:
         self._rates = rates
+        self._mispriced: str | None = None
         self._started: Started | None = None
         self._finished: Finished | None = None
         # Stamps of tokens whose ids were seen, by choice; int64 nanoseconds.
@@ -44,6 +48,10 @@ class Meter:
         self._so_far: Usage | None = None
         # Tokens of what arrived since the count of output tokens changed, estimated.
         self._uncounted = 0
+
+    def reprice(self, rates: Rates, missing: str | None) -> None:
+        """From now on calculate with these rates. ``missing`` says why they may not be those that are billed."""
+        self._rates, self._mispriced = rates, missing
 
     def fold(self, event: Event) -> None:
         """Take one event in."""
@@ -97,7 +105,12 @@ class Meter:
     def _cost(self, usage: Usage, device_s: float | None) -> Cost:
         finished = self._finished
         cost = bill(usage, device_s, self._rates, cut=finished is not None and finished.cut)
-        return replace(cost, anomaly=cost.anomaly or finished.anomaly) if finished is not None else cost
+        if self._mispriced is not None and cost.usd is not None:
+            cost = replace(cost, source="estimated")
+        if finished is None:
+            return cost
+        odd = (cost.anomaly or finished.anomaly, self._mispriced, _other_cost(cost.usd, finished.reported_usd))
+        return replace(cost, anomaly="; ".join(filter(None, odd)) or None)
 
     def reading(self, *, final: bool = False) -> Reading:
         """Return what is known now: cumulative, so a later reading replaces an earlier one.
@@ -109,13 +122,15 @@ class Meter:
         t0, prefill = (started.submitted_ns, started.prefill_ns) if started else (None, None)
         intervals = self._intervals() if final else []
         device_s = self._device_s()
+        told = (finished and finished.server_times) or ServerTimes()
+        queue_s, itl_mean_s = _seconds(t0, prefill), self._itl_mean(usage)
         return Reading(
             usage=usage,
             cost=self._cost(usage, device_s),
             ttft_s=_seconds(t0, self._first_ns),
-            queue_s=_seconds(t0, prefill),
+            queue_s=told.queue_s if queue_s is None else queue_s,
             latency_s=_seconds(t0, self._last_ns),
-            itl_mean_s=self._itl_mean(usage),
+            itl_mean_s=told.itl_mean_s if itl_mean_s is None else itl_mean_s,
             itl_p50_s=_percentile(intervals, 0.50),
             itl_p95_s=_percentile(intervals, 0.95),
             output_tokens_per_s=self._speed(usage),
@@ -193,6 +208,16 @@ class Meter:
         points = min(_SPARK_POINTS, steps)
         edges = [round(point * steps / points) for point in range(points + 1)]
         return tuple(round((stamps[b] - stamps[a]) / (b - a) / 1e6, 3) for a, b in pairwise(edges))
+
+
+def _other_cost(usd: Decimal | None, reported_usd: Decimal | None) -> str | None:
+    """What to say of a cost that the server reports, where it is not ours."""
+    if usd is None or reported_usd is None:
+        return None
+    apart = abs(usd - reported_usd)
+    if apart * 100 <= usd or apart < _COST_GRAIN:
+        return None
+    return f"the server reports a cost of {numbers.usd(reported_usd)}, here it is {numbers.usd(usd)}"
 
 
 def _seconds(from_ns: int | None, to_ns: int | None) -> float | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
 from tokmagic.core.interrupts import uninterrupted
+from tokmagic.core.money import Rates, plain
 from tokmagic.core.prompt import Prompt
-from tokmagic.core.record import Reading, RunRecord, Status
-from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, Token
+from tokmagic.core.record import USAGE_IN_ENV, EngineInfo, Reading, RunRecord, Status
+from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, ServerTimes, Token
 from tokmagic.engines.base import Engine, Stream
 from tokmagic.errors import (
     BudgetError,
@@ -53,6 +54,7 @@ class RunContext:
     began: Callable[[Run], None]
     changed: Callable[[], None]
     ended: Callable[[RunRecord], None]
+    at_tier: Callable[[Rates, EngineInfo, datetime], tuple[Rates, str | None]]
 
 
 @dataclass(slots=True)
@@ -77,6 +79,7 @@ class Run:
         self._context = context
         self._watcher = context.watcher
         self._meter = Meter(record.rates)
+        self._listed = record.rates
         self._stream: Stream | None = None
         self._begun = self._stopped = self._broke = False
         self._error: TokmagicError | KeyboardInterrupt | None = None
@@ -152,6 +155,8 @@ class Run:
             self._context.changed()
 
     def _keep(self, event: Event) -> None:
+        if isinstance(event, Token | Finished) and event.service_tier is not None:
+            self._price_at(event.service_tier)
         self._meter.fold(event)
         if isinstance(event, Token):
             parts = self._parts[event.choice]
@@ -163,6 +168,16 @@ class Run:
             self._finished = event
             for parts, tail in zip(self._parts, event.tails, strict=False):
                 parts.texts.append(tail)
+
+    def _price_at(self, service_tier: str) -> None:
+        """The server says at which service tier it answers: from now on that one's price holds."""
+        record = self.record
+        if service_tier == record.info.service_tier:
+            return
+        info = replace(record.info, service_tier=service_tier)
+        rates, missing = self._context.at_tier(self._listed, info, record.started_at)
+        self.record = replace(record, info=info, rates=rates)
+        self._meter.reprice(rates, missing)
 
     def _show(self, text: str) -> None:
         if text and self._watcher is not None:
@@ -204,26 +219,37 @@ class Run:
         return f"{numbers.tokens(usage.output_tokens, usage.output_source)} {noun}"
 
     def _settle(self, status: Status) -> Generation:
-        choices, env, refused = self._choices(), self.record.env, status == "refused"
-        if not refused:
-            # Of the answers that there are, as a replay has them: an engine may give fewer than asked for.
-            env = env | {"answer_sha256": answers_sha256(choice.text for choice in choices)}
+        choices, refused = self._choices(), status == "refused"
         self.record = replace(
             self.record,
             status=status,
-            info=self._engine.info,
+            info=replace(self._engine.info, service_tier=self.record.info.service_tier),
             finished_at=datetime.now(UTC),
             finish_reason=self._finish_reason(status),
             error=str(self._error) if self._error and (self._broke or status == "failed" or refused) else None,
             reading=Reading() if refused else self._meter.reading(final=True),
             local_input_tokens=self._finished.local_input_tokens if self._finished is not None else None,
-            env=env,
+            env=self.record.env if refused else self._env(choices),
         )
         generation = Generation(self._prompt, self.record, choices, error=self._error)
         if self._context.recorder.settle(self.record, self._prompt.messages, generation.text, begun=self._begun):
             self._context.place.keep(generation)
         self._context.ended(self.record)
         return generation
+
+    def _env(self, choices: Iterable[Choice]) -> dict[str, Any]:
+        """What the row keeps beside its columns, now that the run has ended."""
+        told, usage = self._finished, self._meter.reading().usage
+        known = {
+            **{name: getattr(usage, name) for name in USAGE_IN_ENV},
+            # Of the answers that there are, as a replay has them: an engine may give fewer than asked for.
+            "answer_sha256": answers_sha256(choice.text for choice in choices),
+            "service_tier": self.record.info.service_tier,
+            "reported_cost_usd": plain(told.reported_usd) if told is not None else None,
+            "ignored_options": list(told.ignored) or None if told is not None else None,
+            "server_times": _known(told.server_times) if told is not None else None,
+        }
+        return self.record.env | {name: value for name, value in known.items() if value is not None}
 
     def _finish_reason(self, status: Status) -> FinishReason | None:
         if self._broke and status == "interrupted":
@@ -251,6 +277,12 @@ def replay(prompt: Prompt, record: RunRecord, answer: Answer, context: RunContex
     if generation.text and context.watcher is not None:
         context.watcher.token(generation.text)
     return generation
+
+
+def _known(times: ServerTimes | None) -> dict[str, float] | None:
+    if times is None:
+        return None
+    return {name: seconds for name, seconds in asdict(times).items() if seconds is not None}
 
 
 def _unforeseen(error: Exception) -> ModelError:

@@ -132,7 +132,8 @@ class Session:
         # Where the ledger cannot be read the run is not recorded either, and a warning says so.
         with suppress(LedgerError):
             held = self._read_budgets()
-        context = RunContext(self._recorder, place, watcher, self._on_begin, self.channel.touch, self._on_end)
+        told = self._on_begin, self.channel.touch, self._on_end
+        context = RunContext(self._recorder, place, watcher, *told, self.prices.at_tier)
         if answer is not None:
             self._shown_model = info.name
             return replay(prompt, record, answer, context)

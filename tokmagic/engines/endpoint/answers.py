@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tokmagic.core.stream import FinishReason, Logprob, Token
+from tokmagic.engines.endpoint.beside import NOTHING, Beside, read_beside
 from tokmagic.engines.endpoint.dialects import HIDDEN_PART, PART_TEXTS, REASONING, USAGE_KEYS, end_of, is_thought
 from tokmagic.engines.endpoint.surrogates import whole as whole_text
 from tokmagic.errors import EndpointError
 
 _NO_ERROR = frozenset({"", "0", "200", "ok", "success", "none", "null"})
+_SPARE_CHOICES = 64
 _CODES = ("code", "error_code", "status_code", "err_code")
 _WORDS = ("message", "msg", "error_msg", "status_msg", "error_message", "detail")
 
@@ -32,12 +34,13 @@ class Answer:
     """One object of the server.
 
     ``usages`` are those that it sent, each with the choice that it is of, None for all of them. ``error`` is what it
-    reports in the place of an answer, or of more of it.
+    reports in the place of an answer, or of more of it, ``beside`` what it tells beside it.
     """
 
     pieces: tuple[Piece, ...] = ()
     usages: tuple[tuple[int | None, object], ...] = ()
     error: str | None = None
+    beside: Beside = NOTHING
 
 
 def read_answer(given: object, choices: int, at_ns: int, *, whole: bool) -> Answer:
@@ -55,8 +58,11 @@ def read_answer(given: object, choices: int, at_ns: int, *, whole: bool) -> Answ
     if not isinstance(listed, list) or not all(isinstance(choice, Mapping | None) for choice in listed):
         raise EndpointError(f"its choices are {_short(listed)}")
     listed = [choice for choice in listed if choice is not None]
+    if len(listed) > _SPARE_CHOICES + choices:
+        raise EndpointError(f"it sent {len(listed):,} choices at once, {choices} were requested")
     pieces = tuple(_piece(choice, choices, at_ns) for choice in listed)
-    return Answer(pieces, _usages(given, listed, pieces, choices), error)
+    usages = _usages(given, listed, pieces, choices)
+    return Answer(pieces, usages, error, read_beside(given, (usage for _, usage in usages)))
 
 
 def _usages(
@@ -156,14 +162,15 @@ def _logprobs(given: object) -> tuple[Logprob, ...]:
         return ()
     listed = given.get("content")
     if isinstance(listed, list):
-        pairs = [(it.get("token"), it.get("logprob")) for it in listed if isinstance(it, Mapping)]
+        pairs = [(it.get("token", it.get("id")), it.get("logprob")) for it in listed if isinstance(it, Mapping)]
     else:
         tokens, values = given.get("tokens"), given.get("token_logprobs")
         pairs = list(zip(tokens, values, strict=False)) if isinstance(tokens, list) and isinstance(values, list) else []
     return tuple(
-        Logprob(whole_text(text), float(value))
+        # mlx-lm has ids in the place of texts.
+        Logprob(whole_text(text) if isinstance(text, str) else "", float(value))
         for text, value in pairs
-        if isinstance(text, str) and isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(text, str | int) and isinstance(value, int | float) and not isinstance(value, bool)
     )
 
 

@@ -48,6 +48,11 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
         "cacheWriteInputTokenCount",
         "cache_creation",
     ),
+    "hour": (
+        "cache_creation.ephemeral_1h_input_tokens",
+        "prompt_tokens_details.cache_creation_token_details.ephemeral_1h_input_tokens",
+        "cacheWrite1hInputTokens",
+    ),
     "reasoning": (
         "completion_tokens_details.reasoning_tokens",
         "output_tokens_details.reasoning_tokens",
@@ -55,7 +60,12 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
         "thoughtsTokenCount",
     ),
 }
-"""The names of each count in a usage object, a dot before what is nested; several may be there at once."""
+"""The names of each count in a usage object, a dot before what is nested; several may be there at once.
+
+``hour`` are the cache-write tokens that are kept for an hour.
+"""
+TTL_DETAILS = "cacheDetails"
+"""Bedrock's list of cache-write tokens by how long they are kept."""
 
 PLAIN_INPUT = frozenset({"input_tokens", "inputTokens", "inputTokenCount"})
 """Names of an input from which Anthropic and Bedrock leave out what ``BESIDE`` names."""
@@ -74,6 +84,23 @@ BESIDE = frozenset(
 
 USAGE_KEYS = ("usage", "usageMetadata", "usage_metadata", "amazon-bedrock-invocationMetrics")
 """Keys of an object that hold counts: at its top, one level down under a vendor's own key, or in a choice."""
+
+TIERS = ("service_tier", "serviceTier", "trafficType", "speed")
+"""Names of the service tier, in an object or in its usage."""
+COST = ("cost", "cost_usd", "total_cost", "cost_in_usd_ticks")
+"""Names of a cost in USD in a usage, the sum of several under ``total_cost``."""
+TICKS_PER_USD = 10**10
+"""xAI's unit."""
+
+TIMES = ("metrics", "timings")
+"""Where vLLM and llama.cpp have their own times; Groq has them in its usage."""
+SECONDS: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "queue": (("queue_time_ms", 1e-3), ("queue_time", 1.0)),
+    "first token": (("time_to_first_token_ms", 1e-3),),
+    "prefill": (("prompt_ms", 1e-3), ("prompt_time", 1.0)),
+    "ITL": (("mean_itl_ms", 1e-3), ("predicted_per_token_ms", 1e-3)),
+}
+"""The names of each time, and its unit in seconds."""
 
 RUNNING = frozenset(
     {"", "null", "none", "nil", "undefined", "false", "not_finished", "unspecified"}

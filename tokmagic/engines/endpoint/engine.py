@@ -19,6 +19,7 @@ from tokmagic.core.stream import Source
 from tokmagic.engines.base import EngineState, ModelSpec, Progress
 from tokmagic.engines.endpoint.counting import Counter, Tally
 from tokmagic.engines.endpoint.http import Connections, target_of
+from tokmagic.engines.endpoint.limits import Limits
 from tokmagic.engines.endpoint.reader import Request
 from tokmagic.engines.endpoint.servers import SERVERS, server_of
 from tokmagic.engines.endpoint.stream import EndpointStream
@@ -59,15 +60,10 @@ class EndpointEngine:
         return None if self._target.loopback else provider_of(self._target.url)
 
     @property
-    def _model(self) -> str:
-        # At a provider's own address its name before the model's is ours, as in openai/gpt-5-mini.
-        return self._spec.source.removeprefix(f"{self._provider}/") if self._provider else self._spec.source
-
-    @property
     def info(self) -> EngineInfo:
         return EngineInfo(
             name=self._name,
-            model_id=self._model,
+            model_id=self._spec.source,
             engine="endpoint",
             tokenizer_sha256=self._counter.sha256,
             provider=self._provider,
@@ -80,7 +76,7 @@ class EndpointEngine:
 
     def identity(self) -> EngineInfo:
         # The tokenizer of this machine does not change what a server answers.
-        return EngineInfo("", self._model, "endpoint", server=self._target.identity)
+        return EngineInfo("", self._spec.source, "endpoint", server=self._target.identity)
 
     def count(self, prompt: Prompt) -> int:
         return self._counter.count(prompt)
@@ -97,11 +93,12 @@ class EndpointEngine:
     def stream(self, prompt: Prompt) -> EndpointStream:
         submitted_ns = time.perf_counter_ns()
         server = server_of(self._spec.server, self._provider)
-        body = json.dumps(request_of(self._model, prompt, server), ensure_ascii=False)
+        body = json.dumps(request_of(self._spec.source, prompt, server), ensure_ascii=False)
         given = self._settings
         limits = given.connect_timeout_s, given.first_token_timeout_s, given.silence_timeout_s, given.attempts
         path = "/completions" if prompt.completion else "/chat/completions"
-        request = Request(path, utf8(body), self._key(), prompt.sampling.n, *limits)
+        most = Limits.of(prompt.sampling)
+        request = Request(path, utf8(body), self._key(), prompt.sampling.n, *limits, most)
         tally = Tally(self._counter, prompt, prompt.sampling.max_tokens * prompt.sampling.n)
         return EndpointStream(self._connections, request, tally, submitted_ns)
 

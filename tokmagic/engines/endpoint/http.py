@@ -5,6 +5,8 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import json
+import re
+import select
 import socket
 import ssl
 import threading
@@ -19,15 +21,19 @@ import httpx2
 
 from tokmagic.core.forks import in_child
 from tokmagic.core.version import __version__
+from tokmagic.engines.endpoint.addresses import is_this_machine
 from tokmagic.engines.endpoint.answers import error_text
+from tokmagic.engines.endpoint.compressed import decompressed
+from tokmagic.engines.endpoint.limits import Limits
 from tokmagic.errors import EndpointError, UsageError
 
-MOST_EVENT = 4 * 2**20
-"""Bytes of one server-sent event: no token needs a thousandth of it."""
-MOST_BODY = 32 * 2**20
 _KEPT_CONNECTIONS = 4
 _MOST_ERROR = 64 * 2**10
-_TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+_TRY_AGAIN = frozenset({408, 425, 429})
+"""Statuses below 500 that another attempt may get past."""
+# Behind these stands a gateway that gave up waiting for a server that may go on working, or that broke off.
+_MAY_BE_BILLED = frozenset({408, 499, 502, 504, 520, 522, 524, 598, 599})
+_TIMED_OUT = re.compile(r"tim(e|ed)[ -]?out", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +72,7 @@ def target_of(api_base: str) -> Target:
         )
     name = f"[{host}]" if ":" in host else host
     url = f"{parts.scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
-    return Target(url, parts.query, url, host == "localhost" or host.startswith("127.") or host == "::1")
+    return Target(url, parts.query, url, is_this_machine(host))
 
 
 class AttemptError(EndpointError):
@@ -135,6 +141,16 @@ class Connection:
                 # Closing the socket would leave the thread that reads from it waiting; shutting it down wakes it.
                 socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes wait in its socket; any thread."""
+        stream = self._stream
+        if stream is None:
+            return False
+        with suppress(OSError, ValueError):
+            return bool(select.select([stream.get_extra_info("socket")], (), (), 0)[0])
+        return False
+
     def close(self) -> None:
         """Let go of it."""
         self._client.close()
@@ -194,16 +210,17 @@ def redacted(text: str | None, key: str | None) -> str | None:
     return text
 
 
-def body_of(response: httpx2.Response) -> object:
+def body_of(response: httpx2.Response, limits: Limits) -> object:
     """The JSON of a whole answer. Raises EndpointError."""
-    text = _read(response, MOST_BODY)
+    text = _read(response.iter_bytes(), limits.body_bytes)
     if text is None:
-        raise EndpointError(f"it sent more than {MOST_BODY // 2**20} MiB; no answer is that long")
-    return parse_json(text, response.headers.get("content-type", ""))
+        raise limits.too_long()
+    return parse_json(text, limits, response.headers.get("content-type", ""))
 
 
-def parse_json(text: str, content_type: str = "") -> object:
+def parse_json(text: str, limits: Limits, content_type: str = "") -> object:
     """Parse what a server sent. Raises EndpointError that shows its beginning."""
+    limits.check_values(text)
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -217,10 +234,10 @@ def _kind(text: str, content_type: str) -> str:
     return repr(line if len(line) <= 80 else f"{line[:80]}…") if line else "nothing"
 
 
-def _read(response: httpx2.Response, most: int) -> str | None:
-    """The body as text; None where it is longer than ``most`` bytes."""
+def _read(content: Iterator[bytes], most: int) -> str | None:
+    """A body as text; None where it is longer than ``most`` bytes."""
     parts, size = [], 0
-    for part in response.iter_bytes():
+    for part in content:
         size += len(part)
         if size > most:
             return None
@@ -237,17 +254,17 @@ def _rejected(response: httpx2.Response, target: Target, path: str, key: str | N
             f"{target.shown} redirects to {where}; nothing was sent there, give it as --api-base if you trust it"
         )
     said = _said(response)
-    again = status in _TRY_AGAIN and "insufficient_quota" not in said
+    again = (status in _TRY_AGAIN or status >= 500) and "insufficient_quota" not in said
     wait_s = _retry_after(response.headers.get("retry-after")) if again else None
-    # Behind these stands a gateway that gave up waiting for a server that may go on working.
-    reached = status in (408, 502, 504)
+    reached = status in _MAY_BE_BILLED or (status >= 500 and _TIMED_OUT.search(said) is not None)
     return AttemptError(_explained(status, said, target, path, key), again=again, wait_s=wait_s, reached=reached)
 
 
 def _said(response: httpx2.Response) -> str:
     try:
-        text = _read(response, _MOST_ERROR)
-    except httpx2.HTTPError:
+        encoding = response.headers.get("content-encoding", "")
+        text = _read(decompressed(response.iter_raw(), encoding), _MOST_ERROR)
+    except (httpx2.HTTPError, EndpointError):
         text = ""
     if text is None:
         return "a body too long to show"
@@ -303,10 +320,6 @@ def _mapped(target: Target) -> Iterator[None]:
         raise AttemptError(f"the proxy to {name} refuses: {error}; fix HTTPS_PROXY or NO_PROXY") from None
     except httpx2.ReadTimeout:
         raise AttemptError(f"{name} sent nothing for too long", reached=True) from None
-    except httpx2.SSEError:
-        raise AttemptError(
-            f"{name} sent an event of more than {MOST_EVENT // 2**20} MiB; that is not a model's answer", reached=True
-        ) from None
     except (httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.WriteError, httpx2.WriteTimeout) as error:
         garbled = "malformed" in str(error).lower() or "illegal" in str(error).lower()
         text = "does not speak HTTP" if garbled else "broke off before the answer's end"

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 from httpx2 import Response
 
+from tokmagic.engines.endpoint.compressed import decompressed
+from tokmagic.engines.endpoint.limits import Limits
+
 _BOM = b"\xef\xbb\xbf"
 # A field of server-sent events; a comment is one without a name.
 _FIELD = re.compile(rb"(?:data|event|id|retry)?:")
@@ -14,14 +17,17 @@ _JSON = (b"{", b"[")
 _LONGEST_FIELD = len(b"event:")
 
 
-def opened(response: Response) -> tuple[Response, bool]:
+def opened(response: Response, limits: Limits) -> tuple[Response, bool]:
     """The same answer, with its beginning looked at, and whether it is a stream of events.
 
-    Blocks until something of it arrived.
+    Blocks until something of it arrived. Raises EndpointError.
     """
-    parts = response.iter_bytes()
-    head = b""
+    parts = decompressed(response.iter_raw(), response.headers.get("content-encoding", ""))
+    head, size = b"", 0
     for part in parts:
+        size += len(part)
+        if size > limits.body_bytes:  # nothing but blanks
+            raise limits.too_long()
         head = (head + part).removeprefix(_BOM).lstrip()
         if head.startswith(_JSON) or len(head) >= _LONGEST_FIELD:
             break

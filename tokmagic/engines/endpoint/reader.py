@@ -8,22 +8,28 @@ import threading
 import time
 from dataclasses import dataclass
 
-from httpx2 import EventSource, Response
+from httpx2 import EventSource, Response, SSEError
 
 from tokmagic.engines.endpoint.answers import Answer, error_text, read_answer
-from tokmagic.engines.endpoint.http import MOST_EVENT, AttemptError, Connection, Connections, body_of, parse_json
+from tokmagic.engines.endpoint.beside import NOTHING
+from tokmagic.engines.endpoint.http import AttemptError, Connection, Connections, body_of, parse_json
+from tokmagic.engines.endpoint.limits import Limits, kept_bytes
 from tokmagic.engines.endpoint.opening import opened
 from tokmagic.errors import EndpointError, TokmagicError
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
+_MOST_WAITING = 1024
+"""Arrivals that may wait for the run's own thread: what is not read yet stays in the network."""
+_PAUSE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is asked of a server: a JSON body at a path below its base URL, for so many answers.
 
-    It has so many seconds until a connection, the first token and each further one, and at most so many ``attempts``.
+    It has so many seconds until a connection, the first token and each further one, at most so many ``attempts``, and
+    what an answer may take.
     """
 
     path: str
@@ -34,6 +40,7 @@ class Request:
     first_token_s: float
     silence_s: float
     attempts: int
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ class Reader:
         self._request = request
         self._arrivals = arrivals
         self._begun = self._ended = self._working = False
+        self._kept_bytes = 0
         self.reached_before = False
         """Whether an attempt failed on which the server may have worked."""
         self._closed = threading.Event()
@@ -77,6 +85,12 @@ class Reader:
     def reached(self) -> bool:
         """Whether the server may have worked on the prompt by now; not while the next attempt is waited for."""
         return self._working or self.reached_before
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something that the server sent waits to be read."""
+        connection = self._connection
+        return connection is not None and connection.has_unread
 
     def hang_up(self) -> None:
         """Close the connection at once; any thread."""
@@ -130,11 +144,11 @@ class Reader:
         good = False
         try:
             with connection.post(request.path, request.body, request.key) as response:
-                answer, streamed = opened(response)
+                answer, streamed = opened(response, request.limits)
                 if streamed:
                     self._events(answer)
                 else:
-                    self._arrive(body_of(answer), whole=True)
+                    self._arrive(body_of(answer, request.limits), whole=True)
                     self._end(None, said=True)
             good = True
         finally:
@@ -145,17 +159,20 @@ class Reader:
                 connection.close()
 
     def _events(self, response: Response) -> None:
-        for event in EventSource(response, MOST_EVENT):
-            data = event.data.strip()
-            if data == "[DONE]":
-                # Said now; what is left is read to its end, so that the connection can be used again.
-                self._end(None, said=True)
-            elif data and not self._ended:
-                self._event(event.event, data)
+        try:
+            for event in EventSource(response, self._request.limits.body_bytes):
+                data = event.data.strip()
+                if data == "[DONE]":
+                    # Said now; what is left is read to its end, so that the connection can be used again.
+                    self._end(None, said=True)
+                elif data and not self._ended:
+                    self._event(event.event, data)
+        except SSEError:
+            raise self._request.limits.too_long() from None
 
     def _event(self, name: str, data: str) -> None:
         try:
-            given = parse_json(data)
+            given = parse_json(data, self._request.limits)
         except EndpointError:
             if name == "error":
                 raise EndpointError(f"it reports: {error_text(data)}") from None
@@ -169,7 +186,12 @@ class Reader:
     def _arrive(self, given: object, *, whole: bool) -> None:
         answer = read_answer(given, self._request.choices, time.perf_counter_ns(), whole=whole)
         self._begun = self._begun or any(piece.token.has_content for piece in answer.pieces)
-        if answer.pieces or answer.usages:
+        self._kept_bytes += sum(kept_bytes(piece.token) for piece in answer.pieces)
+        if self._kept_bytes > self._request.limits.kept_bytes:
+            raise EndpointError("it goes on far beyond the tokens that it was asked for")
+        while self._arrivals.qsize() >= _MOST_WAITING and not self._closed.wait(_PAUSE_S):
+            pass  # the run is slower than the network
+        if answer.pieces or answer.usages or answer.beside != NOTHING:
             self._arrivals.put(answer)
         if answer.error is not None:
             raise EndpointError(f"it reports: {answer.error}")

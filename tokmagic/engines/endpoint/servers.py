@@ -14,19 +14,23 @@ OWN = ("temperature", "top_p", "seed")
 class Server:
     """How to talk to one kind of server.
 
-    ``names`` has the sampling options that the server calls otherwise. Those beyond OpenAI's own are refused rather
-    than sent to be ignored where it takes no ``extras``; so are several answers, JSON schemas and log probabilities
-    where it has no ``samples``, ``schemas`` or ``logprobs``.
+    It may be asked for ``continuous_usage``, with every chunk, and for its own ``times``. ``names`` has the sampling
+    options that the server calls otherwise. Those beyond OpenAI's own are refused rather than sent to be ignored where
+    it takes no ``extras``; so are several answers, JSON schemas and log probabilities where it has no ``samples``,
+    ``schemas`` or ``logprobs``. ``completion_logprobs`` asks for them in completions: OpenAI's take the number of
+    likeliest tokens to tell of beside the one that was drawn.
     """
 
     max_tokens: str = "max_tokens"
     stream_usage: bool = True
     continuous_usage: bool = False
+    times: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
     extras: bool = True
     samples: bool = True
     schemas: bool = True
     logprobs: bool = True
+    completion_logprobs: int | bool = 1
 
 
 SERVERS: Mapping[str, Server] = MappingProxyType(
@@ -34,12 +38,14 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
         "generic": Server(),
         "openai": Server(max_tokens="max_completion_tokens", extras=False),
         "google": Server(extras=False),
-        "vllm": Server(continuous_usage=True),
+        "vllm": Server(continuous_usage=True, times=True),
         "sglang": Server(continuous_usage=True),
         "llama.cpp": Server(names={"repetition_penalty": "repeat_penalty"}),
         "ollama": Server(extras=False),
         "litellm": Server(),
         "tgi": Server(extras=False),
+        # Its log probabilities are of ids, without their texts.
+        "mlx": Server(samples=False, schemas=False, completion_logprobs=True),
         # It streams usage by itself, answers 422 to options that it does not know, and ignores the others.
         "transformers": Server(stream_usage=False, extras=False, samples=False, schemas=False, logprobs=False),
     }

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from tokmagic.core.stream import Event, Finished, FinishReason, Started, Token, Usage
 from tokmagic.engines.endpoint.answers import Answer, Piece
+from tokmagic.engines.endpoint.beside import NOTHING
 from tokmagic.engines.endpoint.counting import Tally
 from tokmagic.engines.endpoint.http import Connections, redacted
+from tokmagic.engines.endpoint.ignored import Shown, ignored
 from tokmagic.engines.endpoint.reader import Arrivals, End, Reader, Request, Waiting
 from tokmagic.engines.endpoint.surrogates import Joined
+from tokmagic.engines.stops import StopFilter
 
 _LAST_WORD_S = 5.0
+# For so long what waits in the socket is read before silence is judged: comments could wait there for ever.
+_UNREAD_S = 1.0
+_LOOK_S = 0.05
 
 
 @dataclass(slots=True)
 class _Choice:
     """What is known of one answer."""
 
+    stop: StopFilter
     reason: FinishReason | None = None
     refused: bool = False
     error: str | None = None
     text: Joined = field(default_factory=Joined)
     reasoning: Joined = field(default_factory=Joined)
+    past_stop: bool = False
+    """Whether the server went on after a stop text."""
+    logprobs: bool = False
+    answer: list[str] = field(default_factory=list)
+    """What is shown of it."""
 
 
 class EndpointStream:
@@ -33,11 +47,14 @@ class EndpointStream:
     def __init__(self, connections: Connections, request: Request, tally: Tally, submitted_ns: int) -> None:
         self._tally = tally
         self._request = request
-        self._choices = [_Choice() for _ in range(request.choices)]
+        self._sampling = tally.prompt.sampling
+        self._choices = [_Choice(StopFilter(self._sampling.stop)) for _ in range(request.choices)]
         self._ended: list[int] = []
+        self._beside = NOTHING
         self._arrivals: Arrivals = queue.SimpleQueue()
         self._pending: list[Event] = [Started(submitted_ns, tally.so_far())]
         self._done = False
+        self._over: End | None = None
         # Until when something of the answer must come; None: the wait for it has yet to begin.
         self._deadline: float | None = None
         self._reader = Reader(connections, request, self._arrivals)
@@ -60,9 +77,11 @@ class EndpointStream:
         self._reader.hang_up()
 
     def _next_arrival(self) -> Answer | End:
+        if self._over is not None:
+            return self._over
         begun = self._tally.begun
         limit = self._request.silence_s if begun else self._request.first_token_s
-        if begun and self._complete:
+        if begun and self._answered:
             limit = min(limit, _LAST_WORD_S)  # only the usage can still come
         if self._deadline is None:
             self._deadline = time.monotonic() + limit
@@ -70,6 +89,8 @@ class EndpointStream:
             try:
                 arrival = self._arrivals.get(timeout=max(0.0, self._deadline - time.monotonic()))
             except queue.Empty:
+                if (waiting := self._unread()) is not None:
+                    return waiting
                 self._reader.hang_up()
                 where = "more of the answer" if begun else "answer"
                 return End(time.perf_counter_ns(), f"{self._reader.name} sent no {where} for {limit:g} s")
@@ -77,17 +98,38 @@ class EndpointStream:
                 return arrival
             self._deadline = time.monotonic() + arrival.seconds + limit
 
+    def _unread(self) -> Answer | End | None:
+        """What had come in time and was not read: this process may have been stopped, or busy with something else."""
+        until = time.monotonic() + _UNREAD_S
+        while time.monotonic() < until:
+            waits = self._reader.has_unread
+            with suppress(queue.Empty):
+                arrival = self._arrivals.get(timeout=_LOOK_S)
+                if not isinstance(arrival, Waiting):
+                    return arrival
+            if not waits:
+                return None
+        return None
+
     def _take(self, arrival: Answer | End) -> list[Event]:
         if isinstance(arrival, End):
             return [self._finish(arrival)]
+        if arrival.beside != NOTHING:
+            self._beside |= arrival.beside
         tokens = [self._token(piece) for piece in arrival.pieces]
         # After the pieces: a chunk's usage counts what it carries.
         for of in dict.fromkeys(choice for choice, _ in arrival.usages):
             choice = of if self._names_choice(arrival) else self._tally.reports.of(self._ended)
             final = self._complete if choice is None else choice in self._ended
             self._tally.report([usage for about, usage in arrival.usages if about == of], choice, final=final)
-        usage = self._tally.so_far()
-        return [replace(token, usage=usage) for token in tokens if token.has_content or token.logprobs]
+        if self._answered and not self._complete and any(choice.past_stop for choice in self._choices):
+            # At its stop text the answer is complete, whatever else the server makes of it.
+            self._over = End(time.perf_counter_ns())
+            self._reader.hang_up()
+        usage, tier = self._tally.so_far(), self._beside.service_tier
+        return [
+            replace(token, usage=usage, service_tier=tier) for token in tokens if token.has_content or token.logprobs
+        ]
 
     def _names_choice(self, arrival: Answer) -> bool:
         """Whether an object's choices tell of which its usage is: after the end of all, empty ones do not."""
@@ -98,14 +140,23 @@ class EndpointStream:
     def _complete(self) -> bool:
         return len(self._ended) == len(self._choices)
 
+    @property
+    def _answered(self) -> bool:
+        """Whether nothing of the answer is to come: each choice has ended, or is at a stop text."""
+        return all(choice.stop.stopped or number in self._ended for number, choice in enumerate(self._choices))
+
     def _token(self, piece: Piece) -> Token:
         number = piece.token.choice
         choice = self._choices[number]
-        token = replace(
-            piece.token,
-            text=choice.text.take(piece.token.text),
-            reasoning=choice.reasoning.take(piece.token.reasoning),
-        )
+        text, reasoning = choice.text.take(piece.token.text), choice.reasoning.take(piece.token.reasoning)
+        if text or reasoning:
+            choice.past_stop = choice.past_stop or choice.stop.stopped
+            self._tally.take(number, reasoning + text)
+        shown = choice.stop.push(text)
+        choice.answer.append(shown)
+        choice.logprobs = choice.logprobs or bool(piece.token.logprobs)
+        held = bool(piece.token.text) and not shown
+        token = replace(piece.token, text=shown, reasoning=reasoning, held=held)
         if piece.reason is not None:
             if number not in self._ended:
                 self._deadline = None
@@ -113,18 +164,17 @@ class EndpointStream:
             choice.reason = piece.reason
         choice.refused = choice.refused or piece.refused
         choice.error = choice.error or piece.error
-        if token.has_content:
-            self._tally.take(number, token.reasoning + token.text)
         return token
 
     def _finish(self, end: End) -> Finished:
         tally = self._tally
         # What breaks after every choice has ended took nothing of the answer away.
         failure = next((choice.error for choice in self._choices if choice.error is not None), None)
-        error = None if self._complete else end.error
+        answered = self._answered
+        error = None if answered else end.error
         if failure is not None:
             error = f"{self._reader.name}: it reports: {failure}"
-        whole = failure is None and (self._complete or (error is None and end.said and tally.begun))
+        whole = failure is None and (answered or (error is None and end.said and tally.begun))
         ended: FinishReason = "stop" if whole else "error"
         if not whole and error is None:
             if end.hung_up:
@@ -135,21 +185,29 @@ class EndpointStream:
         # An attempt that the server may have worked on can be billed, whatever became of it.
         reached = end.reached or self._reader.reached_before
         local = tally.local_input_tokens() if reached else None
+        # Left at a stop text, the server may have gone on.
+        early = answered and not self._complete and not end.said
         # Where nothing was asked of the model nothing is billed.
         usage = Usage.measured(0, 0, 0)
         if reached or tally.begun:
-            usage = tally.final(whole=whole or self._complete)
+            usage = tally.final(whole=(whole or self._complete) and not early)
             tally.judge(usage, local)
+        tails = tuple(choice.stop.push(choice.text.end()) + choice.stop.flush() for choice in self._choices)
+        reasons = tuple(self._reason(choice, ended) for choice in range(len(self._choices)))
         finished = Finished(
             end.at_ns,
-            tuple(self._reason(choice, ended) for choice in range(len(self._choices))),
+            reasons,
             usage,
-            tuple(choice.text.end() for choice in self._choices),
+            tails,
             attempts=max(1, self._reader.attempts),
             error=redacted(error, self._request.key),
-            cut=(reached if not whole else self._reader.reached_before) or tally.unsure,
+            cut=(reached if not whole else self._reader.reached_before) or tally.unsure or early,
             anomaly=redacted(tally.anomaly, self._request.key),
             local_input_tokens=local,
+            service_tier=self._beside.service_tier,
+            reported_usd=self._beside.reported_usd,
+            server_times=self._beside.times,
+            ignored=ignored(self._sampling, self._shown(reasons, tails), usage) if whole else (),
         )
         # Last: counting may be interrupted, and is then asked for again.
         self._done = True
@@ -159,7 +217,19 @@ class EndpointStream:
         choice = self._choices[number]
         if choice.reason == "stop" and choice.refused:
             return "content_filter"
+        if choice.stop.stopped and choice.reason not in ("content_filter", "error"):
+            return "stop"
         if choice.reason is not None:
             return choice.reason
         # Of several answers that were asked for a server may give fewer.
         return "other" if ended == "stop" and not self._tally.spoke(number) else ended
+
+    def _shown(self, reasons: Sequence[FinishReason], tails: Sequence[str]) -> list[Shown]:
+        """What the answers show of which anything came."""
+        found = []
+        for number, (choice, reason, tail) in enumerate(zip(self._choices, reasons, tails, strict=True)):
+            # At its limit a server that follows no stop text is past one, too.
+            past = choice.past_stop or (choice.stop.stopped and choice.reason == "length")
+            if self._tally.spoke(number):
+                found.append(Shown("".join(choice.answer) + tail, reason, choice.logprobs, past))
+        return found

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tokmagic.core.stream import Usage
-from tokmagic.engines.endpoint.dialects import BESIDE, COUNTS, PLAIN_INPUT
+from tokmagic.engines.endpoint.dialects import BESIDE, COUNTS, PLAIN_INPUT, TTL_DETAILS
 
 # No context of today is near it, and sums of such counts stay far inside the ledger's 64 bits.
 _MOST = 1_000_000_000
@@ -48,6 +48,7 @@ class _Counts:
     output: int | None
     cached: int | None
     written: int | None
+    hour: int | None
     reasoning: int | None
     names: frozenset[str]
 
@@ -112,6 +113,7 @@ def updated(before: Usage | None, now: Usage) -> Usage:
             now,
             cached_input_tokens=before.cached_input_tokens,
             cache_write_input_tokens=before.cache_write_input_tokens,
+            cache_write_1h_input_tokens=before.cache_write_1h_input_tokens,
         )
     return now
 
@@ -133,7 +135,12 @@ def without_zeros(usage: Usage) -> Usage:
     """A usage that came before the end: its zeros only hold the places of counts to come."""
     if usage.input_tokens == 0:
         usage = replace(
-            usage, input_tokens=None, input_source="unknown", cached_input_tokens=None, cache_write_input_tokens=None
+            usage,
+            input_tokens=None,
+            input_source="unknown",
+            cached_input_tokens=None,
+            cache_write_input_tokens=None,
+            cache_write_1h_input_tokens=None,
         )
     if usage.output_tokens == 0:
         usage = replace(usage, output_tokens=None, output_source="unknown", reasoning_tokens=None)
@@ -151,6 +158,7 @@ def _counts(given: Mapping[str, object], odd: _Oddities) -> _Counts:
         output=_agreed("output", found["output"], odd, {reasoning or 0}),
         cached=_agreed("cached", found["cached"], odd),
         written=_agreed("cache-write", found["written"], odd),
+        hour=_largest([*found["hour"].values(), *_by_lifetime(given, odd)]),
         reasoning=_agreed("reasoning", found["reasoning"], odd),
         names=frozenset(name for names in found.values() for name in names),
     )
@@ -172,6 +180,13 @@ def _named(given: Mapping[str, object], names: Iterable[str], odd: _Oddities) ->
         else:
             found[name] = count
     return found
+
+
+def _by_lifetime(given: Mapping[str, object], odd: _Oddities) -> list[int]:
+    """The cache-write tokens that are kept for an hour, where a list has them by lifetime."""
+    listed = given.get(TTL_DETAILS)
+    details = [it for it in listed if isinstance(it, Mapping)] if isinstance(listed, list) else []
+    return [sum(_largest(_named(it, COUNTS["input"], odd).values()) or 0 for it in details if it.get("ttl") == "1h")]
 
 
 def _number(value: object) -> int | None:
@@ -283,11 +298,17 @@ def _usage(counts: _Counts, odd: _Oddities) -> Usage:
     if counts.output is not None and (reasoning or 0) > counts.output:
         odd.note(f"{reasoning:,} reasoning tokens in an output of {counts.output:,}", more=True)
         reasoning = None
+    hour = counts.hour or None
+    if hour is not None and hour > (written or 0):
+        if written is not None:
+            odd.note(f"{hour:,} one-hour cache-write tokens of {written:,}", more=True)
+        hour = written or None
     return Usage(
         input_tokens=counts.input,
         output_tokens=counts.output,
         cached_input_tokens=None if counts.input is None else cached,
         cache_write_input_tokens=None if counts.input is None else written,
+        cache_write_1h_input_tokens=None if counts.input is None else hour,
         reasoning_tokens=None if counts.output is None else reasoning,
         input_source="unknown" if counts.input is None else "reported",
         output_source="unknown" if counts.output is None else "reported",

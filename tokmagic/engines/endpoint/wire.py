@@ -38,8 +38,7 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
         if asked:
             raise UsageError(f"this server ignores {option}; leave it out")
     if sampling.logprobs:
-        # Completions take the number of likeliest tokens to tell of beside the one that was drawn.
-        body["logprobs"] = 1 if prompt.completion else True
+        body["logprobs"] = server.completion_logprobs if prompt.completion else True
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.n > 1:
@@ -47,6 +46,8 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
     if sampling.json_schema is not None:
         schema = {"name": "answer", "schema": json.loads(sampling.json_schema), "strict": True}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if server.times:
+        body["include_metrics"] = True
     if prompt.stream:
         body["stream"] = True
         if server.stream_usage:

@@ -18,7 +18,7 @@ from tokmagic.core.money import CERTAIN, Uncertainty
 from tokmagic.ledgers import summaries
 from tokmagic.ledgers.schema import ENDED, LIVE, budgets, money, money_sum, runs, storable
 from tokmagic.prices import from_picodollars, to_picodollars
-from tokmagic.prices.budgets import start_of_day, start_of_month
+from tokmagic.prices.budgets import this_month, today
 
 SESSION = "session:"
 """Begins what stands for the notebook where its path is not known: the session is all that there is of it."""
@@ -137,7 +137,7 @@ def _counted(budget: Budget, user: str | None, now: datetime) -> list[Any]:
 
 
 def _start(budget: Budget, now: datetime) -> str:
-    return utc_text(start_of_day(now) if budget.scope == "day" else start_of_month(now))
+    return utc_text(today(now) if budget.scope == "day" else this_month(now))
 
 
 def _same(column: Any, value: str | None) -> Any:

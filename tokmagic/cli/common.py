@@ -82,6 +82,8 @@ def print_table(table: Table, given: argparse.Namespace) -> int:
 
 def read_text(file: str) -> str:
     """Return the text of a file, or of standard input. Raises UsageError."""
+    if file == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed; name a file, or give the text on standard input")
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except OSError as error:

@@ -159,6 +159,8 @@ class Ledger:
         """Write a run's end. Where its beginning could not be written the whole row is written now."""
         row = to_row(record) | RELEASED
         with self.writing() as connection:
+            # Between two looks of an admission it would be in neither: no longer held, and not spent yet.
+            self._backend.serialise(connection, f"budgets of {record.user}")
             updated = connection.execute(_UPDATE_RUN, {"key": record.run_id, **row})
             if updated.rowcount == 0:
                 connection.execute(_INSERT_RUN, row)

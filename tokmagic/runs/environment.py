@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from tokmagic.core.forks import whole
 from tokmagic.core.version import __version__
 from tokmagic.engines import gpu
 
@@ -21,6 +22,7 @@ _FROM_IMAGE = {"image": "TOKMAGIC_IMAGE", "image_base": "TOKMAGIC_IMAGE_BASE"}
 
 
 @cache
+@whole()
 def environment() -> tuple[tuple[str, str], ...]:
     """Name and version of what there is: packages, interpreter, CUDA, driver, GPU, container image. Imports no package.
 

@@ -26,7 +26,7 @@ from tokmagic.engines.base import Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import BudgetError, GenerationInterrupted, LedgerError, NotBuiltError, TokmagicError
 from tokmagic.prices import PriceBook, budgets
-from tokmagic.prices.budgets import start_of_day
+from tokmagic.prices.budgets import today
 from tokmagic.prompts.options import check_sampling
 from tokmagic.prompts.template import sha256
 from tokmagic.runs.budget_guard import BudgetGuard, BudgetWarning, Confirm
@@ -268,9 +268,9 @@ class Session:
         with self._reading:
             sums = self._sums
             with suppress(LedgerError):
-                ledger, today = self.ledger(), Selection(since=start_of_day(), user=self.user)
+                ledger, day = self.ledger(), Selection(since=today(), user=self.user)
                 standings = tuple(ledger.standings(self._budgets, self.user, datetime.now()))
-                sums = View(None, None, ledger.totals(self.selection), ledger.totals(today), (), standings)
+                sums = View(None, None, ledger.totals(self.selection), ledger.totals(day), (), standings)
             with self._lock:
                 self._sums = sums
                 if ended is not None:

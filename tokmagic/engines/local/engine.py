@@ -18,7 +18,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from tokmagic.core.config import TokMagic
-from tokmagic.core.forks import in_child
+from tokmagic.core.forks import in_child, whole
 from tokmagic.core.prompt import DRAWING, PENALTIES, Prompt, Sampling
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Finished, Source, Started, Usage
@@ -266,7 +266,9 @@ class LocalEngine:
             )
 
     def _ready_tokenizer(self, progress: Progress) -> Tokenizer:
-        with self._reading:  # any thread counts, and the inference thread loads
+        if self._tokenizer is not None:
+            return self._tokenizer
+        with whole(), self._reading:  # any thread counts, and the inference thread loads
             if self._tokenizer is None:
                 self._located = pull(self._spec, self._settings, progress)
                 self._tokenizer = Tokenizer(self._located.folder, trust_remote_code=self._spec.trust_remote_code)

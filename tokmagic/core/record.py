@@ -107,9 +107,9 @@ RUN_IN_ENV = (
     *("answer_sha256", "execution", "source_sha256"),
     *("reported_cost_usd", "ignored_options", "server_times", *USAGE_IN_ENV),
 )
-"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, a digest
-of the cell's text as it ran, counts, and what its server told: a cost, a decimal string in USD, the options that it
-ignored, its own times in seconds."""
+"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to,
+a digest of the cell's text as it ran, counts, and what its server told: a cost, a decimal string in USD, the options that
+it ignored, its own times in seconds."""
 
 
 def is_place(cell_id: str) -> bool:

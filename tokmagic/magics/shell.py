@@ -109,7 +109,8 @@ class Shell:
     def _join(self, session: Session) -> Session:
         # VS Code tells the notebook's path in a variable, Jupyter in the environment.
         path = self.variables.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
-        session.notebook = session.notebook or (str(path) if path else None)
+        if session.notebook is None and path:
+            session.notebook = str(path)
         session.cell_id, session.execution = self.cell_id, self.execution
         session.variables, session.import_lock = (lambda: self.variables), self.import_lock.lock
         return session

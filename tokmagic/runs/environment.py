@@ -57,23 +57,6 @@ def torch_cuda() -> str | None:
     return None
 
 
-def resolve_notebook(known: str | None, server_path: str) -> str:
-    """Join what the kernel knew of its notebook's path with the path the sidebar sees.
-
-    The kernel's name is fixed at its start and absolute; the sidebar's follows renames and is
-    relative to the server's root. Where the folders agree the absolute form is kept.
-    """
-    if known is None:
-        return server_path
-    if known.endswith(f"/{server_path}") or known == server_path:
-        return known
-    folder, _, name = server_path.rpartition("/")
-    known_folder = known.rpartition("/")[0]
-    if not folder or known_folder == folder or known_folder.endswith(f"/{folder}"):
-        return f"{known_folder}/{name}" if known_folder else name
-    return server_path
-
-
 def user_name() -> str | None:
     """Who runs this process, as the operating system says."""
     try:

@@ -32,11 +32,12 @@ from tokmagic.runs.budget_guard import BudgetGuard, BudgetWarning, Confirm
 from tokmagic.runs.cache import Cache
 from tokmagic.runs.channel import Channel
 from tokmagic.runs.drafts.service import DraftService
-from tokmagic.runs.environment import environment, resolve_notebook, user_name
+from tokmagic.runs.environment import environment, user_name
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.live import ModelView, View
 from tokmagic.runs.recorder import Recorder, Teller
 from tokmagic.runs.run import Run, RunContext, Watcher, replay
+from tokmagic.runs.whereabouts import Whereabouts
 from tokmagic.tokens.reconciliation import disagreement
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Session:
         self.models = Models(self.settings)
         self.prices = PriceBook(lambda: self.settings.prices)
         self.chats: dict[str, list[Message]] = {}
-        self.notebook: str | None = None
+        self.user = user_name()
+        self.whereabouts = Whereabouts(self.session_id, self.user)
         self.widgets = False
         self.cell_id: Callable[[], str | None] = lambda: None
         """Tells the id of the cell that runs now; the magics set it."""
@@ -67,6 +69,8 @@ class Session:
         self._recorder = Recorder(self.settings)
         self.cache = Cache(self.settings, self.ledger)
         self._prices_warnings, self._budgets_warnings = Teller(BudgetWarning), Teller(BudgetWarning)
+        self._place_warnings = Teller(BudgetWarning)
+        self._last_run: str | None = None
         self._running: dict[str, Run] = {}
         self._ended: list[RunRecord] = []
         self._lock = threading.Lock()
@@ -75,7 +79,6 @@ class Session:
         self._sums = View(None, None, None, None, ())
         self._loading: tuple[str, float | None] | None = None
         self._shown_model: str | None = None
-        self.user = user_name()
         self._loaded_at: dict[str, float] = {}
         self._budgets: list[Budget] = []
         self._notices: dict[str, str | None] = {}
@@ -119,6 +122,9 @@ class Session:
             engine = self.load(model, progress)
             answer = place.find()
         info = engine.info if answer is None else replace(answer.info, name=engine.info.name)
+        self._settle_place()
+        notice = self.whereabouts.notice
+        self._place_warnings.tell({} if notice is None else {notice: notice})
         record = self._new_record(info, prompt, tags, cell_id)
         held = self._budgets = own
         # Where the ledger cannot be read the run is not recorded either, and a warning says so.
@@ -198,6 +204,26 @@ class Session:
         """What is known of a model, without opening its engine for it. Raises UsageError."""
         return self.models.info(name)
 
+    @property
+    def notebook(self) -> str | None:
+        """The notebook's path; None where it is not known."""
+        return self.whereabouts.path
+
+    @notebook.setter
+    def notebook(self, path: str | None) -> None:
+        self.whereabouts.path = path
+
+    def notebook_was(self, earlier: str) -> None:
+        """Bring along what the ledger keeps of the notebook under an earlier path. Raises UsageError, LedgerError."""
+        with self._reading:
+            self.whereabouts.was(self.ledger(), earlier)
+
+    def _settle_place(self) -> None:
+        # Where the ledger cannot be asked nothing is recorded either, and a warning says so.
+        with self._reading, suppress(LedgerError):
+            if self.notebook is not None:
+                self.whereabouts.settle(self.ledger(), self._last_run)
+
     # Prices and budgets
 
     def rates(self, info: EngineInfo) -> Rates:
@@ -209,7 +235,8 @@ class Session:
     @property
     def budget_notebook(self) -> str:
         """What stands for this notebook in a budget: its path, or this session where the path is unknown."""
-        return self.notebook or f"session:{self.session_id}"
+        self._settle_place()
+        return self.whereabouts.key
 
     def standings(self, *, with_uncertainty: bool = False) -> list[Standing]:
         """How the budgets that apply here stand now; ``with_uncertainty``: how sure what was spent is, too (slower).
@@ -241,6 +268,7 @@ class Session:
     @property
     def selection(self) -> Selection:
         """What selects this notebook's runs: its path, or this session where the path is unknown."""
+        self._settle_place()
         return Selection(notebook=self.notebook) if self.notebook else Selection(session=self.session_id)
 
     def refresh_totals(self) -> None:
@@ -275,7 +303,8 @@ class Session:
         """The view with each cell's latest run, for a sidebar that said hello."""
         self.widgets = widgets
         if path is not None:
-            self.notebook = resolve_notebook(self.notebook, path)
+            with self._reading:
+                self.whereabouts.told(path)
         # In this order: the look at the rows also settles those whose process died.
         latest = self.ledger().latest_by_cell(self.selection)
         self.refresh_totals()
@@ -330,6 +359,7 @@ class Session:
             with suppress(LedgerError):
                 compared = self.ledger().compared(record.info.model_id)
                 self._notices[record.info.model_id] = disagreement(compared)
+        self._last_run = record.run_id
         self._read_sums(record)
         self.channel.touch()
 

@@ -122,6 +122,12 @@ class RunRecord:
     env: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def owes_no_price(self) -> bool:
+        """Whether no price is missing where there is no cost: it was refused, or goes on and its rates are known."""
+        priced = self.rates.input is not None or self.rates.device_hour is not None
+        return self.status == "refused" or (self.status == "running" and priced)
+
+    @property
     def seed(self) -> int | None:
         """The seed that was asked for."""
         return self.params.get("seed")
@@ -204,7 +210,7 @@ class Sum:
             input_tokens=usage.input_tokens or 0,
             output_tokens=usage.output_tokens or 0,
             cost_usd=cost.usd,
-            unpriced_runs=int(cost.usd is None and record.status != "refused"),
+            unpriced_runs=int(cost.usd is None and not record.owes_no_price),
             saved_usd=cost.saved_usd,
             ttft_total_s=ttft or 0.0,
             ttft_runs=int(ttft is not None),

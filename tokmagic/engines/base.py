@@ -14,7 +14,10 @@ from tokmagic.errors import UsageError
 from tokmagic.tokens.tokenizer import Tokenizer
 
 Progress = Callable[[str, float | None], None]
-"""Told what is being done and the share done (0 to 1), ``None`` where that is not known."""
+"""Told what is being done and the share done (0 to 1), ``None`` where that is not known; at 1, what comes next."""
+
+PREFILL = "prefill: waiting for the first token"
+"""What comes after loading, and takes long where the prompt is."""
 
 EngineState = Literal["unloaded", "loading", "ready", "failed"]
 

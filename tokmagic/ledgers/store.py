@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from tokmagic.core.budget import Admission, Budget, Hold, Standing
 from tokmagic.core.prompt import Message
-from tokmagic.core.record import REMOTE, CacheStatus, RunRecord, Selection, Sum
+from tokmagic.core.record import REMOTE, CacheStatus, EngineInfo, RunRecord, Selection, Sum
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.ledgers import answers, budgets, summaries, waste
 from tokmagic.ledgers.backend import Execute, mapped, open_backend
@@ -144,10 +144,9 @@ class Ledger:
         with self.reading() as connection:
             return [replace(it, uncertainty=budgets.uncertainty(connection, it.budget, user, now)) for it in standings]
 
-    def token_time_s(self, record: RunRecord) -> float | None:
+    def token_time_s(self, info: EngineInfo) -> float | None:
         """The 95th percentile of the seconds a token took in this model's latest runs; None where none was measured."""
         newest = sa.select(sa.func.max(runs.c.id)).scalar_subquery()
-        info = record.info
         same = (runs.c.model_id == info.model_id, runs.c.device == info.device, runs.c.quant == info.quant)
         query = (
             sa.select(runs.c.itl_p95_s)

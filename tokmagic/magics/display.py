@@ -116,6 +116,9 @@ class NotebookView(View):
 
     def progress(self, doing: str, share: float | None) -> None:
         """Show how far the model's loading is."""
+        if share == 1.0:
+            self._show({"text/plain": doing})
+            return
         if self._widgets and self._bar is None:
             self._bar = _progress_bar()
         if self._bar is not None:

@@ -9,9 +9,11 @@ import os
 import platform
 import re
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from tokmagic.core.record import EngineInfo
 from tokmagic.core.version import __version__
 from tokmagic.engines import gpu
 
@@ -55,6 +57,19 @@ def torch_cuda() -> str | None:
         if found := re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE):
             return found[1]
     return None
+
+
+def expected_device(info: EngineInfo, wanted: str | None) -> EngineInfo:
+    """A model's info with the device that it will run on, as far as that is known before it is loaded.
+
+    Looked up without torch; ``wanted`` is what its ``--device`` says.
+    """
+    if not info.traits.billed_by_device or info.device_name is not None:
+        return info
+    here = dict(environment())
+    gpu_name = here.get("gpu") if "cuda" in here else None
+    device = info.device or wanted or ("cuda:0" if gpu_name else "cpu")
+    return replace(info, device=device, device_name=None if device.startswith("cpu") else gpu_name)
 
 
 def user_name() -> str | None:

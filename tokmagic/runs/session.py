@@ -6,11 +6,12 @@ How a single run goes is in :mod:`tokmagic.runs.run`.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -21,7 +22,7 @@ from tokmagic.core.config import REPRODUCING_USD, TokMagic
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum
-from tokmagic.engines.base import Engine, Progress
+from tokmagic.engines.base import PREFILL, Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import BudgetError, GenerationInterrupted, LedgerError, NotBuiltError, TokmagicError
 from tokmagic.prices import PriceBook, budgets
@@ -115,12 +116,14 @@ class Session:
         if self.settings.engine_url:
             raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
         self.prices.check()
-        engine = self.models.engine(model)
-        place = self.cache.place(engine, prompt, cache, refresh=refresh)
-        answer = place.find()
-        if answer is None:
-            engine = self.load(model, progress)
+        with self._readying(progress) as report:
+            engine = self._opened(model, report)
+            place = self.cache.place(engine, prompt, cache, refresh=refresh)
             answer = place.find()
+            if answer is None and engine.state != "ready":
+                engine = self.load(model, progress)
+                answer = place.find()
+                report(PREFILL, 1.0)
         info = engine.info if answer is None else replace(answer.info, name=engine.info.name)
         self._settle_place()
         notice = self.whereabouts.notice
@@ -140,10 +143,31 @@ class Session:
 
     def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
         """Make a model ready, telling the sidebar meanwhile. Raises UsageError, ModelError."""
-        engine = self.models.engine(model)
-        self._shown_model = engine.info.name
-        if engine.state == "ready":
-            return engine
+        with self._readying(progress) as report:
+            engine = self._opened(model, report)
+            if engine.state == "ready":
+                return engine
+            loaded = self.models.load(model, report, keep_others=keep_others)
+            self._loaded_at[loaded.info.name] = time.monotonic()
+            return loaded
+
+    def _opened(self, model: str | None, report: Progress) -> Engine:
+        """The model's engine, and what takes long before it can load told meanwhile. Raises UsageError, ModelError."""
+        name = self.models.current if model is None else self.models.resolve(model)
+        self._shown_model = name
+        has_weights = self.models.spec(name).traits.has_weights
+        if has_weights and "torch" not in sys.modules:
+            report("importing torch and transformers", None)
+            self.channel.flush()  # an import leaves no other thread much time
+        engine = self.models.engine(name)
+        if has_weights and engine.info.tokenizer_sha256 is None:
+            report("reading the tokenizer", None)
+            self.channel.flush()
+        return engine
+
+    @contextmanager
+    def _readying(self, progress: Progress | None) -> Iterator[Progress]:
+        """Gives what tells the sidebar, and ``progress``, how far a model's loading is; Ctrl-C ends it in our words."""
 
         def report(doing: str, share: float | None) -> None:
             self._loading = (doing, share)
@@ -152,14 +176,13 @@ class Session:
                 progress(doing, share)
 
         try:
-            loaded = self.models.load(model, report, keep_others=keep_others)
-            self._loaded_at[loaded.info.name] = time.monotonic()
-            return loaded
+            yield report
         except KeyboardInterrupt:
             raise GenerationInterrupted("loading the model was interrupted; nothing was generated") from None
         finally:
-            self._loading = None
-            self.channel.touch()
+            if self._loading is not None:
+                self._loading = None
+                self.channel.touch()
 
     def loaded_s(self) -> dict[str, float]:
         """Seconds since each model that is in memory now was loaded, idle time included."""
@@ -339,11 +362,10 @@ class Session:
             info = self.info(name)
         except TokmagicError:
             return None
-        if name not in self.models.opened():
-            return ModelView(info, "unloaded")
-        detail, share = self._loading or (None, None)
-        state = "loading" if self._loading else self.models.engine(name).state
-        return ModelView(info, state, detail, share, self._notices.get(info.model_id))
+        if loading := self._loading:
+            return ModelView(info, "loading", *loading, self._notices.get(info.model_id))
+        state = self.models.engine(name).state if name in self.models.opened() else "unloaded"
+        return ModelView(info, state, notice=self._notices.get(info.model_id))
 
     # What a run does to its session
 

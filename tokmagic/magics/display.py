@@ -163,6 +163,16 @@ class NotebookView(View):
             publish(data, meta, self._id)
 
 
+class FinalView(NotebookView):
+    """One output that is final from the start: for what renders no updates."""
+
+    def progress(self, doing: str, share: float | None) -> None:
+        """Show nothing yet."""
+
+    def token(self, text: str) -> None:
+        """Show nothing yet."""
+
+
 class TerminalView(View):
     """Prints the answer as it comes."""
 
@@ -185,9 +195,10 @@ class TerminalView(View):
 
 def view(at: Shell, form: str = "text", *, stream: bool = False, keep_metadata: bool = False) -> View:
     """What shows an answer in this shell, and before it how far the model's loading is."""
-    if at.terminal:
+    if at.shows == "printed":
         return TerminalView(stream=stream)
-    return NotebookView(form=form, stream=stream, widgets=at.session.widgets, keep_metadata=keep_metadata)
+    kind = FinalView if at.shows == "once" else NotebookView
+    return kind(form=form, stream=stream, widgets=at.session.widgets, keep_metadata=keep_metadata)
 
 
 def _progress_bar() -> Any:

@@ -21,6 +21,7 @@ from tokmagic.errors import UsageError
 if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger
 
+_EXECUTORS = frozenset({"papermill", "jupyter-nbconvert", "nbconvert", "jupyter-execute"})
 _SHORTEST_ID = 8
 """Ids that a program drew at random are not shorter; those that nbstripout counts from 0 are in every notebook."""
 
@@ -203,6 +204,36 @@ def resolve_notebook(known: str | None, server_path: str) -> str:
     # The server's root is one of the folders above the notebook.
     below = [str(root / server_path) for root in PurePosixPath(known).parents]
     return next((path for path in (found, *below) if is_file(path)), found)
+
+
+def executed_notebook() -> str | None:
+    """The notebook that papermill, nbconvert or ``jupyter execute`` runs in this kernel; None where none of them does.
+
+    They tell their kernels nothing, so it is read from the command that started this process.
+    """
+    with suppress(ImportError):
+        import psutil
+
+        with suppress(psutil.Error, OSError):
+            parent = psutil.Process().parent()
+            return None if parent is None else notebook_of(parent.cmdline(), parent.cwd())
+    return None
+
+
+def notebook_of(command: Sequence[str], folder: str) -> str | None:
+    """The one notebook that a command line, given in ``folder``, has executed; None where it does not say."""
+    names = [Path(word).name.removesuffix(".exe") for word in command[:3]]
+    start = next((at for at, name in enumerate(names) if name in _EXECUTORS), None)
+    if start is None:
+        return None
+    pairs = zip(command[start:], command[start + 1 :], strict=False)
+    inputs = [word for before, word in pairs if not word.startswith("-") and before != "--output"]
+    found = [word for word in inputs if word.endswith(".ipynb")]
+    if names[start] == "papermill":  # what it writes comes second
+        del found[1:]
+    if len(found) != 1:
+        return None
+    return found[0] if "://" in found[0] else str(Path(folder) / found[0])
 
 
 def _parts(thing: Any, name: str) -> Iterator[dict[str, Any]]:

@@ -6,12 +6,11 @@ How a single run goes is in :mod:`tokmagic.runs.run`.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -24,7 +23,7 @@ from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum
 from tokmagic.engines.base import PREFILL, Engine, Progress
 from tokmagic.engines.registry import Models
-from tokmagic.errors import BudgetError, GenerationInterrupted, LedgerError, NotBuiltError, TokmagicError
+from tokmagic.errors import BudgetError, LedgerError, NotBuiltError, TokmagicError
 from tokmagic.prices import PriceBook, budgets
 from tokmagic.prices.budgets import start_of_day
 from tokmagic.prompts.options import check_sampling
@@ -36,6 +35,7 @@ from tokmagic.runs.drafts.service import DraftService
 from tokmagic.runs.environment import environment, user_name
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.live import ModelView, View
+from tokmagic.runs.readying import Readying
 from tokmagic.runs.recorder import Recorder, Teller
 from tokmagic.runs.run import Run, RunContext, Watcher, replay
 from tokmagic.runs.whereabouts import Whereabouts
@@ -53,6 +53,7 @@ class Session:
         self.channel = channel or Channel(uuid.uuid4().hex, lambda: self)
         self.session_id = self.channel.session_id
         self.models = Models(self.settings)
+        self.readying = Readying(self.channel)
         self.prices = PriceBook(lambda: self.settings.prices)
         self.chats: dict[str, list[Message]] = {}
         self.user = user_name()
@@ -78,7 +79,6 @@ class Session:
         self._reading = threading.RLock()  # one at a time: what was read last must be kept last
         # Of ended runs alone: each view adds what runs.
         self._sums = View(None, None, None, None, ())
-        self._loading: tuple[str, float | None] | None = None
         self._shown_model: str | None = None
         self._loaded_at: dict[str, float] = {}
         self._budgets: list[Budget] = []
@@ -116,7 +116,7 @@ class Session:
         if self.settings.engine_url:
             raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
         self.prices.check()
-        with self._readying(progress) as report:
+        with self.readying.telling(progress) as report:
             engine = self._opened(model, report)
             place = self.cache.place(engine, prompt, cache, refresh=refresh)
             answer = place.find()
@@ -143,7 +143,7 @@ class Session:
 
     def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
         """Make a model ready, telling the sidebar meanwhile. Raises UsageError, ModelError."""
-        with self._readying(progress) as report:
+        with self.readying.telling(progress) as report:
             engine = self._opened(model, report)
             if engine.state == "ready":
                 return engine
@@ -152,37 +152,8 @@ class Session:
             return loaded
 
     def _opened(self, model: str | None, report: Progress) -> Engine:
-        """The model's engine, and what takes long before it can load told meanwhile. Raises UsageError, ModelError."""
-        name = self.models.current if model is None else self.models.resolve(model)
-        self._shown_model = name
-        has_weights = self.models.spec(name).traits.has_weights
-        if has_weights and "torch" not in sys.modules:
-            report("importing torch and transformers", None)
-            self.channel.flush()  # an import leaves no other thread much time
-        engine = self.models.engine(name)
-        if has_weights and engine.info.tokenizer_sha256 is None:
-            report("reading the tokenizer", None)
-            self.channel.flush()
-        return engine
-
-    @contextmanager
-    def _readying(self, progress: Progress | None) -> Iterator[Progress]:
-        """Gives what tells the sidebar, and ``progress``, how far a model's loading is; Ctrl-C ends it in our words."""
-
-        def report(doing: str, share: float | None) -> None:
-            self._loading = (doing, share)
-            self.channel.touch()
-            if progress is not None:
-                progress(doing, share)
-
-        try:
-            yield report
-        except KeyboardInterrupt:
-            raise GenerationInterrupted("loading the model was interrupted; nothing was generated") from None
-        finally:
-            if self._loading is not None:
-                self._loading = None
-                self.channel.touch()
+        self._shown_model = self.models.current if model is None else self.models.resolve(model)
+        return self.readying.open(self.models, self._shown_model, report)
 
     def loaded_s(self) -> dict[str, float]:
         """Seconds since each model that is in memory now was loaded, idle time included."""
@@ -356,13 +327,18 @@ class Session:
         """Count a cell that is being written. Raises UsageError."""
         self._drafts.take(page, request, send)
 
+    @property
+    def shown_model(self) -> str:
+        """The model in the sidebar's head: the current one, or the one that ran last. Raises UsageError."""
+        return self._shown_model or self.models.current
+
     def _model_view(self) -> ModelView | None:
         try:
-            name = self._shown_model or self.models.current
+            name = self.shown_model
             info = self.info(name)
         except TokmagicError:
             return None
-        if loading := self._loading:
+        if loading := self.readying.stage:
             return ModelView(info, "loading", *loading, self._notices.get(info.model_id))
         state = self.models.engine(name).state if name in self.models.opened() else "unloaded"
         return ModelView(info, state, notice=self._notices.get(info.model_id))

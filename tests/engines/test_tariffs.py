@@ -223,6 +223,7 @@ def test_a_reported_cost_stands_beside_ours_and_a_difference_is_told(session: Se
     (row,) = session.ledger().runs()
     assert row.env.get("reported_cost_usd") == kept
     assert ("the server reports a cost of" in str(row.reading.cost.anomaly)) is differs
+    assert ("the server reports a cost of" in generation.footer) is differs
 
 
 def test_a_reported_cost_is_kept_where_there_is_no_price(session: Session, ask: Ask, server: Endpoint) -> None:

@@ -6,6 +6,7 @@ import gzip
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -14,9 +15,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from pathlib import Path
 
 import pytest
+import trustme
 
 from tests.engines.endpoints import ASK, Ask, in_turn, status
 from tests.servers import ANSWER, Asked, Endpoint, Script, Wire, chunk, serve, streams, usage_chunk, whole
@@ -119,6 +121,20 @@ def test_another_machine_is_reached_by_the_proxy(session: Session, proxy: Endpoi
     session.models.add("far", ModelSpec("org/m", api_base="http://192.0.2.7/v1"))
     assert "proxied" in str(session.generate(ASK, "far").error)
     assert len(proxy.asked) == 1
+
+
+def test_a_certificate_of_ones_own_is_trusted_on_this_machine(
+    session: Session, proxy: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    authority, file = trustme.CA(), tmp_path / "authority.pem"
+    authority.cert_pem.write_to_path(file)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with serve(streams(ANSWER), context) as secure:
+        session.models.add("secure", ModelSpec("org/m", api_base=secure.url))
+        assert session.generate(ASK, "secure").status == "ok"
+    assert proxy.asked == []
 
 
 # How much is taken in
@@ -232,7 +248,7 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.engines.base import ModelSpec
 from tokmagic.runs.session import Session
-session = Session(TokMagic(home=sys.argv[2], ledger=f"sqlite:///{sys.argv[2]}/l.sqlite", silence_timeout_s=0.4))
+session = Session(TokMagic(home=sys.argv[2], ledger=f"sqlite:///{sys.argv[2]}/l.sqlite", silence_timeout_s=1.0))
 session.models.add("m", ModelSpec("org/m", api_base=sys.argv[1]))
 generation = session.generate(Prompt((Message("user", str(os.getpid())),)), "m")
 print(generation.status, generation.text)
@@ -240,16 +256,16 @@ print(generation.status, generation.text)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no process can be stopped")
-def test_what_came_in_time_is_no_silence_for_a_process_that_was_stopped(tmp_path: Any) -> None:
+def test_what_came_in_time_is_no_silence_for_a_process_that_was_stopped(tmp_path: Path) -> None:
     def script(asked: Asked, wire: Wire) -> None:
         process = int(asked.body["messages"][0]["content"])
         wire.open_stream()
         wire.event(chunk("Hel"))
-        time.sleep(0.2)
+        time.sleep(0.1)
         os.kill(process, signal.SIGSTOP)
         for part in ANSWER[2:]:
             wire.event(part)
-        time.sleep(0.7)
+        time.sleep(1.2)
         os.kill(process, signal.SIGCONT)
         wire.end()
 

@@ -95,7 +95,7 @@ class EngineInfo:
     @property
     def listed_as(self) -> tuple[str, ...]:
         """What a price list may call the model: its id, also without its provider's name before it."""
-        bare = self.model_id.removeprefix(f"{self.provider}/")
+        bare = self.model_id.removeprefix(f"{self.provider}/") if self.provider else self.model_id
         return tuple(dict.fromkeys((self.model_id, bare)))
 
 

@@ -13,6 +13,8 @@ from tokmagic.core.stream import Source, Usage
 
 UNKNOWN = "—"
 NO_RATES = Rates()
+# A cost that a server reports is rounded: differences below a nanodollar say nothing.
+_COST_GRAIN = Decimal("1e-9")
 _MARK: dict[Bound, str] = {"exact": "", "at_least": "≥", "at_most": "≤"}
 
 
@@ -106,6 +108,16 @@ def _beside(value: Cost, usage: Usage, rates: Rates) -> str:
     there = usd_marked(value.shadow_usd, Precision(guessed))
     shadow = f" ({rates.shadow_model}: {there})" if rates.shadow_model else ""
     return f"{' at list price' if list_price(value, rates) else ''}{shadow}"
+
+
+def other_cost(ours: Decimal | None, reported_usd: Decimal | None) -> str | None:
+    """What to say of a cost that the server reports and that is more than 1 % off ours; else None."""
+    if ours is None or reported_usd is None:
+        return None
+    apart = abs(ours - reported_usd)
+    if apart * 100 <= ours or apart < _COST_GRAIN:
+        return None
+    return f"the server reports a cost of {usd(reported_usd)}, here it is {usd(ours)}"
 
 
 def footer(reading: Reading, model: str, status: str = "ok", rates: Rates = NO_RATES) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from tokmagic.core.money import Cost, plain
@@ -94,6 +95,8 @@ class Generation:
         line = numbers.footer(self.reading, self.model, self.status, self.record.rates)
         if self.finish_reason == "content_filter":
             line += " · refused by the provider"
+        if reported := self.record.env.get("reported_cost_usd"):
+            line += f" · {told}" if (told := numbers.other_cost(self.cost.usd, Decimal(reported))) else ""
         ignored = self.record.env.get("ignored_options")
         return f"{line} · the server ignored {', '.join(ignored)}" if ignored else line
 

@@ -21,8 +21,6 @@ from tokmagic.prices import bill
 from tokmagic.tokens.tokenizer import rough_count_text
 
 _SPARK_POINTS = 32
-# A cost that a server reports is rounded: differences below a nanodollar say nothing.
-_COST_GRAIN = Decimal("1e-9")
 
 
 class Meter:
@@ -110,7 +108,7 @@ class Meter:
             cost = replace(cost, source="estimated")
         if finished is None:
             return cost
-        odd = (cost.anomaly or finished.anomaly, self._mispriced, _other_cost(cost.usd, finished.reported_usd))
+        odd = (cost.anomaly or finished.anomaly, self._mispriced, numbers.other_cost(cost.usd, finished.reported_usd))
         return replace(cost, anomaly="; ".join(filter(None, odd)) or None)
 
     def reading(self, *, final: bool = False, now_ns: int | None = None) -> Reading:
@@ -213,16 +211,6 @@ class Meter:
         points = min(_SPARK_POINTS, steps)
         edges = [round(point * steps / points) for point in range(points + 1)]
         return tuple(round((stamps[b] - stamps[a]) / (b - a) / 1e6, 3) for a, b in pairwise(edges))
-
-
-def _other_cost(usd: Decimal | None, reported_usd: Decimal | None) -> str | None:
-    """What to say of a cost that the server reports, where it is not ours."""
-    if usd is None or reported_usd is None:
-        return None
-    apart = abs(usd - reported_usd)
-    if apart * 100 <= usd or apart < _COST_GRAIN:
-        return None
-    return f"the server reports a cost of {numbers.usd(reported_usd)}, here it is {numbers.usd(usd)}"
 
 
 def _seconds(from_ns: int | None, to_ns: int | None) -> float | None:

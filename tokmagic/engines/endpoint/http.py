@@ -96,8 +96,10 @@ class Connection:
         timeout = httpx2.Timeout(read_timeout_s, connect=connect_timeout_s)
         limits = httpx2.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30.0)
         try:
-            # A proxy does not stand between this machine and itself.
-            self._client = httpx2.Client(timeout=timeout, limits=limits, trust_env=not target.loopback)
+            # A proxy does not stand between this machine and itself; certificates of one's own hold there, too.
+            proxied = not target.loopback
+            verify = True if proxied or target.url.startswith("http:") else httpx2.create_ssl_context()
+            self._client = httpx2.Client(timeout=timeout, limits=limits, trust_env=proxied, verify=verify)
         except (ValueError, httpx2.InvalidURL, OSError, ImportError) as error:
             raise AttemptError(
                 f"the environment's proxy or certificates cannot be used: {error}; fix HTTPS_PROXY, HTTP_PROXY, "

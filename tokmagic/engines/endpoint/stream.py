@@ -89,24 +89,23 @@ class EndpointStream:
             try:
                 arrival = self._arrivals.get(timeout=max(0.0, self._deadline - time.monotonic()))
             except queue.Empty:
-                if (waiting := self._unread()) is not None:
-                    return waiting
-                self._reader.hang_up()
-                where = "more of the answer" if begun else "answer"
-                return End(time.perf_counter_ns(), f"{self._reader.name} sent no {where} for {limit:g} s")
+                late = self._unread()
+                if late is None:
+                    self._reader.hang_up()
+                    where = "more of the answer" if begun else "answer"
+                    return End(time.perf_counter_ns(), f"{self._reader.name} sent no {where} for {limit:g} s")
+                arrival = late
             if not isinstance(arrival, Waiting):
                 return arrival
             self._deadline = time.monotonic() + arrival.seconds + limit
 
-    def _unread(self) -> Answer | End | None:
+    def _unread(self) -> Answer | Waiting | End | None:
         """What had come in time and was not read: this process may have been stopped, or busy with something else."""
         until = time.monotonic() + _UNREAD_S
         while time.monotonic() < until:
             waits = self._reader.has_unread
             with suppress(queue.Empty):
-                arrival = self._arrivals.get(timeout=_LOOK_S)
-                if not isinstance(arrival, Waiting):
-                    return arrival
+                return self._arrivals.get(timeout=_LOOK_S)
             if not waits:
                 return None
         return None

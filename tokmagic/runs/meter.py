@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import replace
-from decimal import Decimal
 from itertools import pairwise
 
 from tokmagic.core.budget import Used

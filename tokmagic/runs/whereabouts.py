@@ -1,6 +1,6 @@
 """Where a session's notebook is, and whether it is one that the ledger knows under another path.
 
-What counts as the same notebook is told in docs/budgets.md, and why in decision 19: a file is known by what is in it,
+What counts as the same notebook is told in docs/budgets.md, and why in decision 20: a file is known by what is in it,
 the runs that its outputs name and the ids of its cells. Nothing is written into it for that.
 """
 

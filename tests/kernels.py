@@ -69,9 +69,10 @@ class Kernel:
         on_message: Callable[[dict[str, Any]], None] | None = None,
         linger_s: float = 0.0,
         timeout_s: float = TIMEOUT_S,
+        allow_stdin: bool = False,
     ) -> Ran:
         """Run a cell to its end, watching its messages; ``linger_s`` goes on reading after it."""
-        request = self.send(source, cell_id)
+        request = self.send(source, cell_id, allow_stdin=allow_stdin)
         ran = Ran({})
         deadline = time.monotonic() + timeout_s
         while (left := deadline - time.monotonic()) > 0:
@@ -89,11 +90,17 @@ class Kernel:
                 ran.reply = reply
                 return ran
 
-    def send(self, source: str, cell_id: str | None = None) -> str:
+    def send(self, source: str, cell_id: str | None = None, *, allow_stdin: bool = False) -> str:
         """Ask for an execution and return the request's id."""
         message = self.client.session.msg(
             "execute_request",
-            {"code": source, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False},
+            {
+                "code": source,
+                "silent": False,
+                "store_history": True,
+                "user_expressions": {},
+                "allow_stdin": allow_stdin,
+            },
             metadata={"cellId": cell_id} if cell_id else {},
         )
         self.client.shell_channel.send(message)

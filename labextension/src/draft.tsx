@@ -19,7 +19,7 @@ export function DraftSection(props: {
   const input = inputText(draft, trans);
   const output = outputText(draft, trans);
   const context = contextText(draft, trans);
-  const cost = costText(draft);
+  const cost = costText(draft, trans);
   return (
     <section
       className="tm-Draft"
@@ -114,17 +114,29 @@ function contextShare(draft: Draft): number | null {
     : inputTokens / contextTokens;
 }
 
-function costText(draft: Draft): string {
-  const { lowUsd, highUsd, costSource } = draft;
+function costText(draft: Draft, trans: TranslationBundle): string {
+  const { lowUsd, highUsd, costSource, deviceHourUsd } = draft;
   const amounts = [lowUsd, highUsd]
     .filter(amount => amount !== null)
     .map(amount => usd(amount, costSource));
+  if (amounts.length === 0 && deviceHourUsd !== null) {
+    return trans.__('%1 an hour', usd(deviceHourUsd));
+  }
   return [...new Set(amounts)].join(' – ') || UNKNOWN;
 }
 
 function costTitle(draft: Draft, trans: TranslationBundle): string {
+  if (draft.deviceHourUsd !== null) {
+    const price = draft.listPrice ?? trans.__('the rate that was set');
+    return draft.highUsd === null
+      ? trans.__("The device's time, at %1", price)
+      : trans.__(
+          'The longest answer, at the speed of the latest runs and at %1',
+          price
+        );
+  }
   if (draft.lowUsd === null) {
-    return trans.__('No token rates are known; set them with %price');
+    return trans.__('No rates are known; set them with %price');
   }
   return draft.highUsd === null
     ? trans.__('The input alone')

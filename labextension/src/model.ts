@@ -89,6 +89,14 @@ export class Readings {
     this._changed.emit();
   }
 
+  /** A row of a run that ended, now that its cell is known. */
+  place(row: Row): void {
+    if (row.cellId !== null) {
+      this._rows.set(row.cellId, settled(row));
+      this._changed.emit();
+    }
+  }
+
   /** The kernel went away: nothing runs any more, and what ended stays. */
   interruptRunning(): void {
     for (const [cellId, row] of this._rows) {

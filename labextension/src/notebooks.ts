@@ -1,6 +1,11 @@
 /** The readings of every open notebook, and which notebook is in front. */
 
-import type { Cell, CodeCell } from '@jupyterlab/cells';
+import type {
+  Cell,
+  CodeCell,
+  ICellModel,
+  ICodeCellModel
+} from '@jupyterlab/cells';
 import type { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
 import type { IDisposable } from '@lumino/disposable';
 import type { ISignal } from '@lumino/signaling';
@@ -46,11 +51,7 @@ export class Watched implements IDisposable {
     );
     panel.content.modelContentChanged.connect(this._onContent, this);
     panel.content.activeCellChanged.connect(this._onActiveCell, this);
-    void panel.context.ready.then(() => {
-      this._seed();
-      // A cell that is pasted or brought back may have numbers in its outputs.
-      panel.content.model?.cells.changed.connect(this._seed, this);
-    });
+    void panel.context.ready.then(() => this._onReady());
   }
 
   get isDisposed(): boolean {
@@ -71,7 +72,10 @@ export class Watched implements IDisposable {
     }
   }
 
-  /** The cells with a run, in notebook order. */
+  /**
+   * The cells with a run, in notebook order; then what runs in none of them, as a console's or a server's request
+   * does, which names no cell.
+   */
   rows(): CellRow[] {
     const cells = this.panel.content.widgets.map((cell, index) => ({
       id: cell.model.id,
@@ -79,7 +83,15 @@ export class Watched implements IDisposable {
       label: labelOf(cell, index),
       source: () => cell.model.sharedModel.getSource()
     }));
-    return this._cellRows.of(cells, this.readings);
+    const rows = this._cellRows.of(cells, this.readings);
+    const placed = new Set(cells.map(cell => cell.id));
+    for (const row of this.readings.running) {
+      if (row.cellId !== null && !placed.has(row.cellId)) {
+        this._strays.add(row.runId);
+        rows.push({ cellId: row.cellId, label: '…', row, isOutdated: false });
+      }
+    }
+    return rows;
   }
 
   /** The prompt that is being written. An answer that comes late, when another cell is active, is none. */
@@ -107,27 +119,49 @@ export class Watched implements IDisposable {
     this._channel.stop(runId);
   }
 
-  private _seed(): void {
-    if (this._disposed) {
-      return;
+  private _onReady(): void {
+    const cells = this.panel.content.model?.cells;
+    if (!this._disposed && cells !== undefined) {
+      cells.changed.connect(this._onCells, this);
+      this._seed(cells);
     }
+  }
+
+  /** A cell that was duplicated or pasted brings its outputs along. */
+  private _onCells(
+    _cells: unknown,
+    change: { readonly newValues: Iterable<ICellModel> }
+  ): void {
+    this._seed(change.newValues);
+  }
+
+  /** Take in the rows that cells' outputs hold. A copied cell carries the metadata of the one it was copied from. */
+  private _seed(cells: Iterable<ICellModel>): void {
     const rows: Row[] = [];
-    for (const cell of this.panel.content.widgets) {
-      const outputs =
-        cell.model.type === 'code' ? (cell as CodeCell).model.outputs : null;
-      for (let index = (outputs?.length ?? 0) - 1; index >= 0; index--) {
-        const row = savedRow(outputs?.get(index).metadata.tokmagic);
-        if (row !== null) {
-          // A copied cell carries the metadata of the one it was copied from.
-          rows.push({ ...row, cellId: cell.model.id });
-          break;
-        }
+    for (const cell of cells) {
+      const row = savedIn(cell);
+      if (row !== null) {
+        rows.push({ ...row, cellId: cell.id });
       }
     }
-    this.readings.seed(rows);
+    if (rows.length > 0) {
+      this.readings.seed(rows);
+    }
+  }
+
+  /** Runs that named no cell are known by the output that they left in one. */
+  private _placeStrays(): void {
+    const cells = this._strays.size > 0 ? this.panel.content.model?.cells : [];
+    for (const cell of cells ?? []) {
+      const row = savedIn(cell);
+      if (row !== null && this._strays.delete(row.runId)) {
+        this.readings.place({ ...row, cellId: cell.id });
+      }
+    }
   }
 
   private _onContent(): void {
+    this._placeStrays();
     this._cellsChanged.emit();
     this._onActiveCell();
   }
@@ -154,6 +188,8 @@ export class Watched implements IDisposable {
   private readonly _cellsChanged = new Signal<Watched, void>(this);
   private readonly _channel: Channel;
   private _disposed = false;
+  /** The runs that were seen running in no cell. */
+  private readonly _strays = new Set<string>();
 }
 
 /** All open notebooks. */
@@ -239,6 +275,19 @@ function isPrompt(cell: Cell): boolean {
     }
   }
   return false;
+}
+
+/** The run whose numbers stand in a cell's outputs: the last of them. */
+function savedIn(cell: ICellModel): Row | null {
+  const outputs =
+    cell.type === 'code' ? (cell as ICodeCellModel).outputs : null;
+  for (let index = (outputs?.length ?? 0) - 1; index >= 0; index--) {
+    const row = savedRow(outputs?.get(index).metadata.tokmagic);
+    if (row !== null) {
+      return row;
+    }
+  }
+  return null;
 }
 
 function savedRow(data: unknown): Row | null {

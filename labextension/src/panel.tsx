@@ -37,6 +37,10 @@ export class SidebarPanel extends ReactWidget {
   protected override onAfterShow(message: Message): void {
     super.onAfterShow(message);
     this._notebooks.setVisible(true);
+    // Notebook 7 gives a stack the width of its stylesheet alone, and does not look again at what it shows.
+    for (let around = this.parent; around !== null; around = around.parent) {
+      around.fit();
+    }
     this.update();
   }
 
@@ -75,6 +79,7 @@ export class SidebarPanel extends ReactWidget {
         <Empty
           connection={readings?.connection ?? null}
           hasRows={rows.length > 0}
+          isLoading={readings?.model?.state === 'loading'}
           trans={trans}
         />
         {rows.length > 0 && (

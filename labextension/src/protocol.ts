@@ -154,6 +154,10 @@ export interface Draft {
   /** The input and the longest answer. */
   readonly highUsd: string | null;
   readonly costSource: Source;
+  /** What an hour of the model's device costs, where that is its price. */
+  readonly deviceHourUsd: string | null;
+  /** Whose price that is, where nobody set one. */
+  readonly listPrice: string | null;
   /** Why there is no count, or only an estimate. */
   readonly reason: string | null;
   /** Each count is worth waiting for a pause in typing. */
@@ -286,6 +290,13 @@ function parseDraft(message: Fields): Draft {
     lowUsd: moneyOrNull(message, 'low_usd'),
     highUsd: moneyOrNull(message, 'high_usd'),
     costSource: word(message, 'cost_source', SOURCES),
+    // Kernels of earlier versions price no device.
+    deviceHourUsd:
+      'device_hour_usd' in message
+        ? moneyOrNull(message, 'device_hour_usd')
+        : null,
+    listPrice:
+      'list_price' in message ? textOrNull(message, 'list_price') : null,
     reason: textOrNull(message, 'reason'),
     costly: message.costly === true
   };

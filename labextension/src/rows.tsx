@@ -222,6 +222,9 @@ function endOf(row: Row, trans: TranslationBundle): string | null {
   const reason = row.error ?? trans.__('no reason known');
   switch (row.status) {
     case 'running':
+      if (row.ttftS === null) {
+        return trans.__('prefill: waiting for the first token');
+      }
       return row.maxTokens === null
         ? trans.__('generating')
         : trans._n(

@@ -184,19 +184,20 @@ function eachRun(
 export function Empty(props: {
   connection: Connection | null;
   hasRows: boolean;
+  isLoading: boolean;
   trans: TranslationBundle;
 }): React.ReactElement {
-  const { connection, hasRows, trans } = props;
+  const { connection, hasRows, isLoading, trans } = props;
   return (
     <div className="tm-Empty" data-connection={connection ?? 'no-notebook'}>
-      {emptyText(connection, hasRows, trans)}
+      {emptyText(connection, hasRows || isLoading, trans)}
     </div>
   );
 }
 
 function emptyText(
   connection: Connection | null,
-  hasRows: boolean,
+  isUsed: boolean,
   trans: TranslationBundle
 ): React.ReactNode {
   switch (connection) {
@@ -220,7 +221,7 @@ function emptyText(
         </>
       );
     case 'ready':
-      return hasRows ? null : (
+      return isUsed ? null : (
         <>
           {trans.__('No prompt has run yet. Put this at the top of a cell:')}
           <pre>%%generate</pre>

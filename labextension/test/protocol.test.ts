@@ -259,8 +259,16 @@ describe('drafts on the wire', () => {
       'counting',
       'counted',
       'counted',
-      'lost'
+      'lost',
+      'counted'
     ]);
+    expect(drafts[4]).toMatchObject({
+      lowUsd: null,
+      highUsd: '0.0021',
+      costSource: 'estimated',
+      deviceHourUsd: '0.08',
+      listPrice: 'list price: 2 vCPU, a cloud by the hour'
+    });
     expect(drafts[1]).toEqual({
       type: 'draft',
       cellId: 'c-draft',
@@ -274,6 +282,8 @@ describe('drafts on the wire', () => {
       lowUsd: '0.0000618',
       highUsd: '0.0002154',
       costSource: 'counted',
+      deviceHourUsd: null,
+      listPrice: null,
       reason: null,
       costly: false
     });

@@ -244,6 +244,14 @@ describe('a row', () => {
     );
   });
 
+  it('in prefill says that it waits for its first token', () => {
+    const note = textOf(
+      line({ ttft_s: null, output_tokens: 0 }),
+      '.tm-Note td'
+    );
+    expect(note).toBe('prefill: waiting for the first token■');
+  });
+
   it('says of a cost at list price whose price that is', () => {
     const listed = {
       status: 'ok',
@@ -339,6 +347,20 @@ describe('the draft', () => {
   it('shows the input alone where the longest answer is unknown or costs nothing', () => {
     expect(shown({ high_usd: null }, 'cost')).toBe('$0.0000618');
     expect(shown({ low_usd: '0', high_usd: '0' }, 'cost')).toBe('$0');
+  });
+
+  it('shows a cost by the hour, and what an hour costs where no run told the speed', () => {
+    const timed = wire('drafts')[4];
+    const title = (change: object) =>
+      section({ ...timed, ...change })
+        .querySelector('[data-field=cost]')!
+        .getAttribute('title');
+    expect(shown(timed, 'cost')).toBe('~$0.0021');
+    expect(title({})).toContain('at list price: 2 vCPU');
+    const unknown = { high_usd: null };
+    expect(shown({ ...timed, ...unknown }, 'cost')).toBe('$0.0800 an hour');
+    expect(title(unknown)).toContain('at list price: 2 vCPU');
+    expect(title({ list_price: null })).toContain('at the rate that was set');
   });
 
   it('warns of a prompt that is longer than the context', () => {

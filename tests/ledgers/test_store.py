@@ -89,6 +89,7 @@ def ledger_url(database_url: str) -> str:
 
 def test_a_run_is_one_row_from_its_beginning_to_its_end(ledger: Ledger, ledger_url: str) -> None:
     begun = run("r", status="running", reading=Reading())
+    begun = replace(begun, notebook=FULL.notebook)
     ledger.begin(begun, CHAT)
     assert (ledger.runs(), ledger.texts("r")) == ([begun], (list(CHAT), None))
     later = replace(begun, reading=Reading(Usage(output_tokens=2)))

@@ -65,6 +65,14 @@ def test_a_cell_streams_and_its_numbers_agree_everywhere(kernel: Kernel, ledger_
     assert Decimal(last["cost_usd"]) == record.reading.cost.usd
     assert (last["ttft_s"], last["itl_mean_s"]) == (record.reading.ttft_s, record.reading.itl_mean_s)
 
+    stages = [str(snapshot["model"]["detail"]) for snapshot in ran.snapshots if snapshot["model"]["state"] == "loading"]
+    assert stages[:2] == ["importing torch and transformers", "reading the tokenizer"]
+    texts = [display["data"]["text/plain"] for display in ran.displays]
+    assert texts[:2] == [f"loading: {stage}" for stage in stages[:2]]
+    assert "prefill: waiting for the first token" in texts
+    totals = [snapshot["totals"]["notebook"] or {"unpriced_runs": 0} for snapshot in ran.snapshots]
+    assert {total["unpriced_runs"] for total in totals} == {0}
+
     final = ran.displays[-1]
     assert final["metadata"]["tokmagic"] == last
     assert last["source_sha256"] == source_sha256(source)

@@ -327,9 +327,9 @@ def test_runs_that_were_not_delivered_still_are(desk: Desk) -> None:
 
 
 @contextmanager
-def kernel_of(desk: Desk) -> Iterator[Kernel]:
-    """A kernel of the notebook, which Jupyter says is in a folder that is not here, with tokmagic loaded."""
-    with desk.settled(TOKMAGIC_MODEL="scripted", JPY_SESSION_NAME=HERE), running_kernel() as kernel:
+def kernel_of(desk: Desk, notebook: str = HERE) -> Iterator[Kernel]:
+    """A kernel of a notebook, which Jupyter says is in a folder that is not here, with tokmagic loaded."""
+    with desk.settled(TOKMAGIC_MODEL="scripted", JPY_SESSION_NAME=notebook), running_kernel() as kernel:
         assert kernel.run("%load_ext tokmagic").ok
         yield kernel
 
@@ -357,6 +357,7 @@ def test_the_sidebar_shows_it_and_it_is_frozen_as_before(desk: Desk) -> None:
         assert kernel.run("%tokmagic freeze again.tokmagic.json").ok
         assert kernel.run("%tokmagic freeze again-texts.tokmagic.json --texts").ok
         assert kernel.run("%cost export again.jsonl").ok
+    with kernel_of(desk, "/notebooks/budgets.ipynb") as kernel:
         assert lost(json.loads(kept("snapshot-budgets.json")), snapshot(kernel, "budgets.ipynb")) == []
     for name, again in (("notebook", "again"), ("notebook-texts", "again-texts")):
         new = (desk.folder / f"{again}.tokmagic.json").read_text(encoding="utf-8")

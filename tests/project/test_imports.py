@@ -30,6 +30,7 @@ LAZY = {
         "tokmagic.runs.{room}",
     ): "a public name is looked up at its first use, so that --version imports nothing",
     ("tokmagic.cli", "tokmagic.cli.command"): "--version needs no parser",
+    ("tokmagic.cli", "tokmagic.cli.streams"): "--version needs nothing of the standard streams",
     ("tokmagic.cli.command", "tokmagic.cli.{name}"): "a verb brings its machinery, so it is imported when it is called",
     ("tokmagic.magics.magics", "tokmagic.magics.{magic}"): "a magic brings its machinery, as a verb does",
     ("tokmagic.magics.magics", "tokmagic.magics.display"): "the first answer brings what shows it",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 from IPython.core.interactiveshell import InteractiveShell
 from tokenizers import pre_tokenizers
 
+from tests.ledgers.test_store import run
 from tests.small_tokenizers import TEMPLATE, TRIMMING, byte_level, save
+from tokmagic.core.money import plain
 from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.record import Reading
 from tokmagic.engines.base import ModelSpec, Tokenized
 from tokmagic.errors import UsageError
 from tokmagic.explain import TokenView
@@ -422,3 +426,27 @@ def test_any_changes_give_the_text_that_utf_16_gives(changes: list[tuple[int, in
                 units[: 2 * offset] + inserted.encode("utf-16-le", "surrogatepass") + units[2 * (offset + deleted) :]
             )
         assert str(text) == units.decode("utf-16-le", "surrogatepass")
+
+
+def test_a_model_priced_by_the_hour_has_a_draft_at_list_price(session: Session) -> None:
+    """Before its first run what an hour costs; then what the longest answer costs at the speed of its runs."""
+    page = Page(session)
+    asked = "%%generate --max-tokens 100 -n 2\nHello"
+    before = page.whole(asked)
+    assert (before["low_usd"], before["high_usd"]) == (None, None)
+    assert before["list_price"].startswith("list price: ")
+    info = session.info("small")
+    assert info.device == "cpu"
+    rates = session.rates(info)
+    assert before["device_hour_usd"] == plain(rates.device_hour)
+    slow = replace(run("r", status="ok", user=session.user), info=info, reading=Reading(itl_p95_s=0.36))
+    session.ledger().settle(slow)
+    again = Session(session.settings)
+    for name, spec in session.models:
+        again.models.add(name, spec)
+    after = Page(again).whole(asked.replace("%%generate", "%%generate -m small"))
+    assert rates.device_hour is not None
+    assert after["high_usd"] == plain(rates.device_hour / 50), "200 tokens of 0.36 s are a fiftieth of an hour"
+    assert (after["low_usd"], after["cost_source"]) == (None, "estimated")
+    assert page.whole("%%tokens\nHello")["device_hour_usd"] is None
+    again.close()

@@ -146,6 +146,9 @@ def test_running_rows_are_added_to_the_sums_and_unknown_stays_unknown() -> None:
     assert guessed.uncertainty == Uncertainty(1, 1), "an estimate that is a lower bound"
     assert guessed.precision == (True, "at_least")
     assert told(Sum.of([replace(unknown, status="running")])) == (None, 0, 0, 1, 1)
+    by_the_hour = replace(unknown, status="running", rates=Rates(device_hour=Decimal(1), source="list price: a GPU"))
+    assert told(Sum.of([by_the_hour])) == (None, 0, 0, 1, 0), "its price is known, and nothing is owed yet"
+    assert told(Sum.of([replace(by_the_hour, status="interrupted")])) == (None, 0, 0, 1, 1)
     assert told(Sum.of([priced, priced])) == (Decimal("0.0022"), 824, 236, 2, 0)
 
 
@@ -305,6 +308,17 @@ def test_a_channel_that_was_opened_again_keeps_to_the_rate(wire: Wire, numbers: 
     assert len(stamps) <= (stamps[-1] - stamps[0]) / INTERVAL_S + 1
 
 
+def test_what_runs_without_a_word_is_told_again(
+    wire: Wire, numbers: Numbers, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long prefill: nothing happens that anybody is told of, and its cost grows."""
+    monkeypatch.setattr("tokmagic.runs.channel.RUNNING_S", 0.02)
+    channel.touch()
+    wire.wait(lambda messages: len(messages) == 1)
+    numbers.value = 5
+    wire.wait(lambda messages: shown(messages[-1]) == 5)
+
+
 def test_closing_sends_the_last_value_and_nothing_after_it(wire: Wire, numbers: Numbers, channel: Channel) -> None:
     numbers.value = 41
     channel.touch()
@@ -375,11 +389,18 @@ def test_control_messages_of_the_fixture_are_understood(wire: Wire, numbers: Num
 def test_drafts_are_the_fixture() -> None:
     priced = Cost(Decimal("0.0000618"), "counted"), Cost(Decimal("0.00021540"), "counted")
     estimated = "the template holds more than {{ name }} of a string or number, which only a run fills in"
+    by_the_hour = Draft(
+        *("smollm2", 412, "counted", 256, 8192),
+        high=Cost(Decimal("0.00210"), "estimated"),
+        device_hour=Decimal("0.080"),
+        list_price="list price: 2 vCPU, a cloud by the hour",
+    )
     drafts: list[tuple[State, Draft]] = [
         ("counting", Draft("smollm2", 6, "estimated", 256)),
         ("counted", Draft("smollm2", 412, "counted", 256, 8192, *priced)),
         ("counted", Draft(None, 108_031, "estimated", reason=estimated, costly=True)),
         ("lost", Draft()),
+        ("counted", by_the_hour),
     ]
     made = [draft_wire(it, cell_id="c-draft", seq=at, state=state) for at, (state, it) in enumerate(drafts, 1)]
     assert made == fixture("drafts")

@@ -288,3 +288,14 @@ def test_reasoning_that_is_not_shown_is_no_part_of_the_intervals() -> None:
     shown = [Token(T0 + 1000 * MS, "", None, 0, "Hm."), *pieces]
     reading = metered(started(None), *shown, replace(finished(2600, 11), usage=usage)).reading(final=True)
     assert reading.itl_mean_s == pytest.approx(1.5 / 1010)
+
+
+def test_until_the_first_token_the_device_costs_what_it_has_been_busy() -> None:
+    hour = Rates(device_hour=Decimal(3600), source="list price: a GPU")
+    meter = metered(started(prefill_ms=100), rates=hour)
+    assert meter.reading().cost.usd is None, "without a clock nothing is known"
+    for busy_ms, usd in ((-1, "0"), (0, "0"), (250, "0.25"), (4000, "4")):
+        reading = meter.reading(now_ns=T0 + (100 + busy_ms) * MS)
+        assert (reading.cost.usd, reading.device_s) == (Decimal(usd), max(0, busy_ms) / 1000)
+    meter.fold(token(600))
+    assert meter.reading(now_ns=T0 + 9000 * MS).cost.usd == Decimal("0.5"), "then the last token tells"

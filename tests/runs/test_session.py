@@ -32,7 +32,6 @@ from tokmagic.runs import api, cache
 from tokmagic.runs import run as execution
 from tokmagic.runs import session as session_module
 from tokmagic.runs.channel import Channel
-from tokmagic.runs.environment import resolve_notebook
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.session import Session
 
@@ -416,23 +415,6 @@ def test_another_ledger_is_opened_when_the_setting_changes(make_session: Make, t
     assert session.ledger().texts(session.generate(ASK).run_id) is None
     session.settings.ledger = old
     assert [row.run_id for row in session.ledger().runs()] == [one]
-
-
-@pytest.mark.parametrize(
-    ("known", "seen", "expected"),
-    [
-        (None, "nb/one.ipynb", "nb/one.ipynb"),
-        (NOTEBOOK, "nb/one.ipynb", NOTEBOOK),
-        (NOTEBOOK, "one.ipynb", NOTEBOOK),
-        (NOTEBOOK, "nb/two.ipynb", "/home/ada/nb/two.ipynb"),
-        (NOTEBOOK, "two.ipynb", "/home/ada/nb/two.ipynb"),
-        (NOTEBOOK, "b/one.ipynb", "b/one.ipynb"),
-        ("one.ipynb", "one.ipynb", "one.ipynb"),
-        ("one.ipynb", "two.ipynb", "two.ipynb"),
-    ],
-)
-def test_the_notebook_is_named_by_what_kernel_and_sidebar_know(known: str | None, seen: str, expected: str) -> None:
-    assert resolve_notebook(known, seen) == expected
 
 
 WRONG_PROMPTS: tuple[Any, ...] = (5, None, {"role": "user", "content": "x"}, ["x"], b"x", [5], [{"role": "user"}])

@@ -334,3 +334,47 @@ def test_numbers_are_told_from_those_of_an_earlier_text(lab: Lab, open_notebook:
     for key in ("ArrowUp", "m"):
         notebook.page.keyboard.press(key)
     notebook.panel.locator("[data-cell-id='cell-1']").wait_for(state="detached")
+
+
+def test_rows_follow_their_cells_and_a_budget_its_notebook(
+    lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path
+) -> None:
+    notebook = open_notebook(
+        lab.notebook("first.ipynb", [f"{LOAD}\n%budget notebook 0.05", "%%generate --max-tokens 4\nHi."])
+    )
+    notebook.run(0)
+    notebook.wait_connection("ready")
+    notebook.run(1)
+    notebook.row("cell-1").wait("ok")
+
+    notebook.page.evaluate("() => window.jupyterapp.commands.execute('notebook:duplicate-below')")
+    rows = notebook.panel.locator(f"tr[data-run-id='{notebook.row('cell-1').run_id}']")
+    rows.nth(1).wait_for()
+
+    # As a console does, and a server that executes cells: the request names no cell.
+    code = "%%generate --max-tokens 600\nGo on."
+    notebook.page.evaluate(
+        "code => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code }); }",
+        code,
+    )
+    running = notebook.panel.locator("tr[data-status='running']")
+    running.wait_for()
+    notebook.page.screenshot(path=shots / "stray-light.png")
+    notebook.panel.locator(".tm-Stop").click()
+    running.wait_for(state="detached")
+
+    total = notebook.panel.locator("[data-total='notebook'] [data-field='output']")
+    before = total.get_attribute("data-value")
+    notebook.page.evaluate("() => window.jupyterapp.serviceManager.contents.rename('first.ipynb', 'second.ipynb')")
+    notebook.page.wait_for_function("() => window.jupyterapp.shell.currentWidget.title.label === 'second.ipynb'")
+    notebook.run(1)
+    notebook.page.wait_for_function(
+        """before => Number(document.querySelector("[data-total='notebook'] [data-field='output']").dataset.value)
+            > Number(before)""",
+        arg=before,
+    )
+    notebook.panel.locator("[data-budget='notebook']").wait_for()
+    named = {
+        str(run.notebook) for run in ui_ledger.runs() if str(run.notebook).endswith(("first.ipynb", "second.ipynb"))
+    }
+    assert named == {str(lab.root / "second.ipynb")}

@@ -7,6 +7,7 @@ import os
 import sys
 from importlib import import_module
 
+from tokmagic.cli import streams
 from tokmagic.core.version import __version__
 from tokmagic.errors import TokmagicError, UsageError
 from tokmagic.prompts.parser import HelpWanted, Parser
@@ -46,7 +47,9 @@ def run(words: list[str]) -> int:
     """Run a command line and return its exit status."""
     status = 0
     try:
-        given = parser(next((word for word in words if not word.startswith("-")), "")).parse_args(words)
+        with streams.told_of_interrupts():
+            verb = parser(next((word for word in words if not word.startswith("-")), ""))
+        given = verb.parse_args(words)
         status = int(given.run(given))
         sys.stdout.flush()  # what is still buffered may be what cannot be written
         return status

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
+from tokmagic.core.days import start_of_day
 from tokmagic.core.record import Selection
 from tokmagic.errors import UsageError
 from tokmagic.formatting.tables import Table
@@ -49,15 +50,18 @@ def selection(given: argparse.Namespace) -> Selection:
 
 def _date(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text).astimezone(UTC)
+        given = datetime.fromisoformat(text)
+        # Of a date alone the day's beginning is meant, which is not everywhere and always at midnight.
+        return (given if given.tzinfo or given.time() != time() else start_of_day(given.date())).astimezone(UTC)
     except (ValueError, OverflowError):  # at the ends of the calendar a local time has no UTC
         raise argparse.ArgumentTypeError(f"{text!r} is not a date; give one such as 2026-11-24") from None
 
 
 def _month(text: str) -> tuple[datetime, datetime]:
     try:
-        first = datetime.strptime(text, "%Y-%m")
-        return first.astimezone(UTC), (first + timedelta(days=32)).replace(day=1).astimezone(UTC)
+        first = datetime.strptime(text, "%Y-%m").date()
+        after = (first + timedelta(days=32)).replace(day=1)
+        return start_of_day(first).astimezone(UTC), start_of_day(after).astimezone(UTC)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a month; give one such as 2026-11") from None
 
@@ -78,6 +82,8 @@ def print_table(table: Table, given: argparse.Namespace) -> int:
 
 def read_text(file: str) -> str:
     """Return the text of a file, or of standard input. Raises UsageError."""
+    if file == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed; name a file, or give the text on standard input")
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except OSError as error:

@@ -1,7 +1,8 @@
 """Forked children: what becomes of a parent's locks, threads and connections in one.
 
-A child has only the thread that forked. A lock that another thread held stays locked there, a thread that works for the
-parent is not there, and a connection is the parent's. So whoever has one of these begins anew in each child.
+A child has only the thread that forked. A lock that another thread held stays locked there, a thread that works for
+the parent is not there, and a connection is the parent's. So whoever has one of these begins anew in each child. What
+cannot begin anew is left whole: transactions, since SQLite keeps in memory what is locked, and imports, as Python does.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import MethodType
 
+from tokmagic.core.interrupts import uninterrupted
+
 _LONGEST_S = 15.0
 """How long a fork waits at most."""
+_LATER_S = 0.05
+"""When an interrupt comes that came meanwhile: Python drops what a function raises that it calls before a fork."""
 
 Hook = Callable[[], None]
 _Hooks = list[Callable[[], Hook | None]]
@@ -71,9 +76,10 @@ def whole() -> Iterator[None]:
 
 def _wait() -> None:
     blocks, me = _blocks, threading.get_ident()
-    blocks.lock.acquire()  # so that no other block begins
-    blocks.ended.wait_for(lambda: all(thread == me for thread in blocks.threads.values()), _LONGEST_S)
-    _call(_before)
+    with uninterrupted(later_s=_LATER_S):
+        blocks.lock.acquire()  # so that no other block begins
+        blocks.ended.wait_for(lambda: all(thread == me for thread in blocks.threads.values()), _LONGEST_S)
+        _call(_before)
 
 
 def _go_on() -> None:
@@ -86,5 +92,15 @@ def _begin_anew() -> None:
     _call(_in_child)
 
 
-if hasattr(os, "register_at_fork"):  # where processes can fork at all
-    os.register_at_fork(before=_wait, after_in_parent=_go_on, after_in_child=_begin_anew)
+def let_forks_wait() -> None:
+    """From now on forks wait for :func:`whole` blocks.
+
+    To be called once, when filelock was imported: what was registered last is called first, and a lock that is taken
+    within a block would wait for the fork that waits for the block.
+    """
+    if hasattr(os, "register_at_fork"):  # where processes can fork at all
+        os.register_at_fork(before=_wait, after_in_parent=_go_on)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -10,8 +10,8 @@ from typing import Any
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold interrupts back until the end of the block."""
+def uninterrupted(*, later_s: float = 0.0) -> Iterator[None]:
+    """Hold interrupts back until the end of the block; with ``later_s`` until so many seconds after it."""
     before = signal.getsignal(signal.SIGINT)
     # Only the main thread is interrupted; and a handler that is not Python's own could not be put back.
     if threading.current_thread() is not threading.main_thread() or before is None:
@@ -23,5 +23,7 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if held and callable(before):
+        if held and later_s:
+            threading.Timer(later_s, signal.raise_signal, (signal.SIGINT,)).start()
+        elif held and callable(before):
             before(*held[0])

@@ -107,9 +107,9 @@ RUN_IN_ENV = (
     *("answer_sha256", "execution", "source_sha256"),
     *("reported_cost_usd", "ignored_options", "server_times", *USAGE_IN_ENV),
 )
-"""What of the run itself a row keeps there: digests of its answers and of its cell's text, which execution of its cell
-it belongs to, counts, and what its server told: a cost, a decimal string in USD, the options that it ignored, its own
-times in seconds."""
+"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, a
+digest of the cell's text as it ran, counts, and what its server told: a cost, a decimal string in USD, the options that
+it ignored, its own times in seconds."""
 
 
 def is_place(cell_id: str) -> bool:
@@ -151,6 +151,12 @@ class RunRecord:
     replay_of: str | None = None
     tags: tuple[str, ...] = ()
     env: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def owes_no_price(self) -> bool:
+        """Whether no price is missing where there is no cost: it was refused, or goes on and its rates are known."""
+        priced = self.rates.input is not None or self.rates.device_hour is not None
+        return self.status == "refused" or (self.status == "running" and priced)
 
     @property
     def seed(self) -> int | None:
@@ -235,7 +241,7 @@ class Sum:
             input_tokens=usage.input_tokens or 0,
             output_tokens=usage.output_tokens or 0,
             cost_usd=cost.usd,
-            unpriced_runs=int(cost.usd is None and record.status != "refused"),
+            unpriced_runs=int(cost.usd is None and not record.owes_no_price),
             saved_usd=cost.saved_usd,
             ttft_total_s=ttft or 0.0,
             ttft_runs=int(ttft is not None),

@@ -3,10 +3,11 @@ comparable within one process only."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
+# Of the classes below the newer fields are not in the repr: cached answers of scripts are known by a digest of it.
 Source = Literal["measured", "reported", "counted", "estimated", "unknown"]
 """Where a count or a cost came from; see docs/metrics.md, "Provenance"."""
 FinishReason = Literal["stop", "length", "content_filter", "other", "interrupted", "error", "budget"]
@@ -23,7 +24,7 @@ class Usage:
     output_tokens: int | None = None
     cached_input_tokens: int | None = None
     cache_write_input_tokens: int | None = None
-    cache_write_1h_input_tokens: int | None = None
+    cache_write_1h_input_tokens: int | None = field(default=None, repr=False)
     reasoning_tokens: int | None = None
     input_source: Source = "unknown"
     output_source: Source = "unknown"
@@ -83,8 +84,8 @@ class Token:
     reasoning: str = ""
     usage: Usage | None = None
     logprobs: tuple[Logprob, ...] = ()
-    service_tier: str | None = None
-    held: bool = False
+    service_tier: str | None = field(default=None, repr=False)
+    held: bool = field(default=False, repr=False)
 
     @property
     def has_content(self) -> bool:
@@ -125,10 +126,10 @@ class Finished:
     cut: bool = False
     anomaly: str | None = None
     local_input_tokens: int | None = None
-    service_tier: str | None = None
-    reported_usd: Decimal | None = None
-    ignored: tuple[str, ...] = ()
-    server_times: ServerTimes | None = None
+    service_tier: str | None = field(default=None, repr=False)
+    reported_usd: Decimal | None = field(default=None, repr=False)
+    ignored: tuple[str, ...] = field(default=(), repr=False)
+    server_times: ServerTimes | None = field(default=None, repr=False)
 
 
 Event = Started | Token | Finished

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from tokmagic.core.config import DEFAULT_MODEL, TokMagic
-from tokmagic.core.forks import in_child
+from tokmagic.core.forks import in_child, whole
 from tokmagic.core.record import EngineInfo
 from tokmagic.engines.base import Engine, ModelSpec, Progress, parse_source
 from tokmagic.engines.local.store import NAMED
@@ -138,7 +138,7 @@ class Models:
         if engine is not None:
             return engine
         # Opening one takes seconds, and the live channel may ask meanwhile; there must never be two of one model.
-        with self._opening:
+        with whole(), self._opening:
             if name not in self._engines:
                 self._engines[name] = open_engine(name, self._specs[name], self._settings)
             return self._engines[name]

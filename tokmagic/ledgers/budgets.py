@@ -18,7 +18,7 @@ from tokmagic.core.money import CERTAIN, Uncertainty
 from tokmagic.ledgers import summaries
 from tokmagic.ledgers.schema import ENDED, LIVE, budgets, money, money_sum, runs, storable
 from tokmagic.prices import from_picodollars, to_picodollars
-from tokmagic.prices.budgets import start_of_day, start_of_month
+from tokmagic.prices.budgets import this_month, today
 
 SESSION = "session:"
 """Begins what stands for the notebook where its path is not known: the session is all that there is of it."""
@@ -80,6 +80,10 @@ def standing(
     """How a budget stands for a user's runs; ``but`` leaves one run's hold out."""
     if budget.scope == "cell":
         return Standing(budget)  # it bounds each run by itself
+    # First what runs: one that ends between the two looks is counted twice rather than not at all.
+    # All that run, and then whose they are: they are few, while a user's runs are many.
+    running = connection.execute(sa.select(*_HELD).where(LIVE, runs.c.owner.is_not(None))).all()
+    counted = [row for row in running if row.run_id != but and row.user == user and _in_period(row, budget, now)]
     # What was replayed from the cache used no tokens.
     metered = sa.func.coalesce(runs.c.input_tokens, 0) + sa.func.coalesce(runs.c.output_tokens, 0)
     used = sa.case((runs.c.status != "cached", metered), else_=0)
@@ -88,9 +92,6 @@ def standing(
         *_counted(budget, user, now)
     )
     spent_high, spent_low, spent_tokens, unpriced_runs = connection.execute(ended).one()
-    # All that run, and then whose they are: they are few, while a user's runs are many.
-    running = connection.execute(sa.select(*_HELD).where(LIVE, runs.c.owner.is_not(None))).all()
-    counted = [row for row in running if row.run_id != but and row.user == user and _in_period(row, budget, now)]
     # One that has used more than its hold counts with what it has used.
     pico = sum(max(row.hold_pico or 0, row.cost_pico or 0) for row in counted)
     tokens = sum(max(row.hold_tokens or 0, (row.input_tokens or 0) + (row.output_tokens or 0)) for row in counted)
@@ -137,7 +138,7 @@ def _counted(budget: Budget, user: str | None, now: datetime) -> list[Any]:
 
 
 def _start(budget: Budget, now: datetime) -> str:
-    return utc_text(start_of_day(now) if budget.scope == "day" else start_of_month(now))
+    return utc_text(today(now) if budget.scope == "day" else this_month(now))
 
 
 def _same(column: Any, value: str | None) -> Any:

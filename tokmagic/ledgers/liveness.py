@@ -15,11 +15,13 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
-from tokmagic.core.forks import in_child
+from tokmagic.core.forks import in_child, let_forks_wait
+from tokmagic.core.interrupts import uninterrupted
 from tokmagic.core.record import REMOTE
 from tokmagic.ledgers.schema import LIVE, RELEASED, runs, to_record
 from tokmagic.prices import bill
 
+let_forks_wait()
 _DIED = {"status": "interrupted", "finish_reason": "interrupted", "error": "the kernel ended during the run"}
 
 
@@ -106,7 +108,8 @@ class AdvisoryLocks:
         self._owner, self._connection, self._guard = "", None, threading.Lock()
 
     def owner(self) -> str:
-        with self._guard:
+        # An interrupt would close the connection, and with it this process would pass for dead while its runs go on.
+        with uninterrupted(), self._guard:
             if not self._holds():
                 owner = uuid.uuid4().hex
                 # Never given back: a lock of the session lives as long as its connection.

@@ -211,3 +211,15 @@ def to_record(row: Mapping[str, Any]) -> RunRecord:
         info=EngineInfo(**of("info"), **{name: env.get(name) for name in INFO_IN_ENV}),
         reading=Reading(usage=usage, cost=Cost(**of("reading.cost"), shadow_usd=shadow_usd), **of("reading")),
     )
+
+
+class Insert:
+    """An insert as the driver takes it, compiled once. ``columns`` are those that a row gives."""
+
+    def __init__(self, statement: sa.Insert, columns: list[str], dialect: sa.Dialect) -> None:
+        compiled: Any = statement.compile(dialect=dialect, column_keys=columns)
+        self._sql = str(compiled)
+        self._order: list[str] | None = compiled.positiontup
+
+    def __call__(self, execute: Callable[[str, Any], object], row: dict[str, Any]) -> None:
+        execute(self._sql, row if self._order is None else tuple([row[name] for name in self._order]))

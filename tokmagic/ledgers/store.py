@@ -14,12 +14,24 @@ import sqlalchemy as sa
 
 from tokmagic.core.budget import Admission, Budget, Hold, Standing
 from tokmagic.core.prompt import Message
-from tokmagic.core.record import REMOTE, CacheStatus, RunRecord, Selection, Sum
+from tokmagic.core.record import REMOTE, CacheStatus, EngineInfo, RunRecord, Selection, Sum
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.ledgers import answers, budgets, summaries, waste
 from tokmagic.ledgers.backend import Execute, mapped, open_backend
 from tokmagic.ledgers.liveness import dead_owners, reap
-from tokmagic.ledgers.schema import ENDED, RELEASED, json_text, json_value, runs, storable, texts, to_record, to_row
+from tokmagic.ledgers.notebooks import Notebooks
+from tokmagic.ledgers.schema import (
+    ENDED,
+    RELEASED,
+    Insert,
+    json_text,
+    json_value,
+    runs,
+    storable,
+    texts,
+    to_record,
+    to_row,
+)
 from tokmagic.ledgers.summaries import conditions
 from tokmagic.prices import to_picodollars
 from tokmagic.prices.budgets import refusal, within
@@ -50,6 +62,8 @@ class Ledger:
     """What to call this ledger in messages: its file, or its server and database."""
     store_text: bool
     """Whether prompts and answers are kept."""
+    notebooks: Notebooks
+    """What is kept of which notebook."""
 
     def __init__(self, url: str, *, store_text: bool = True) -> None:
         """Open the ledger at a SQLAlchemy URL, creating or migrating it as needed.
@@ -60,10 +74,11 @@ class Ledger:
         self.store_text = store_text
         self._backend = open_backend(url)
         self.name = self._backend.name
+        self.notebooks = Notebooks(self)
         self._liveness = self._backend.liveness
         dialect = self._backend.engine.dialect
-        self._insert_run = _Insert(_INSERT_RUN, _RUN_COLUMNS, dialect)
-        self._insert_text = _Insert(_INSERT_TEXT, _TEXT_COLUMNS, dialect)
+        self._insert_run = Insert(_INSERT_RUN, _RUN_COLUMNS, dialect)
+        self._insert_text = Insert(_INSERT_TEXT, _TEXT_COLUMNS, dialect)
         self._migrate()
 
     def begin(self, record: RunRecord, prompt: Sequence[Message] = (), hold: Hold | None = None) -> None:
@@ -99,8 +114,11 @@ class Ledger:
         ``own`` are budgets that stand in no ledger: of settings and of the run itself. The others are read anew, since
         a person may have raised one meanwhile.
         """
-        user, notebook = record.user, record.notebook or f"{budgets.SESSION}{record.session}"
+        user = record.user
         with self._deciding(user) as connection:
+            # Asked of the row: the notebook may have been renamed since the run began.
+            asked = sa.select(runs.c.notebook).where(runs.c.run_id == record.run_id)
+            notebook = connection.execute(asked).scalar() or record.notebook or f"{budgets.SESSION}{record.session}"
             held = [*budgets.read(connection, user, notebook), *own]
             others = [budgets.standing(connection, budget, user, now, but=record.run_id) for budget in held]
             granted = within(others, wanted)
@@ -135,10 +153,9 @@ class Ledger:
         with self.reading() as connection:
             return [replace(it, uncertainty=budgets.uncertainty(connection, it.budget, user, now)) for it in standings]
 
-    def token_time_s(self, record: RunRecord) -> float | None:
+    def token_time_s(self, info: EngineInfo) -> float | None:
         """The 95th percentile of the seconds a token took in this model's latest runs; None where none was measured."""
         newest = sa.select(sa.func.max(runs.c.id)).scalar_subquery()
-        info = record.info
         same = (runs.c.model_id == info.model_id, runs.c.device == info.device, runs.c.quant == info.quant)
         query = (
             sa.select(runs.c.itl_p95_s)
@@ -153,15 +170,16 @@ class Ledger:
     def progress(self, record: RunRecord) -> None:
         """Write a running run's counts so far, so that a killed process loses at most the last moments."""
         with self.writing() as connection:
-            connection.execute(_UPDATE_RUN, {"key": record.run_id, **to_row(record)})
+            connection.execute(_UPDATE_RUN, _changed(record))
 
     def settle(self, record: RunRecord, prompt: Sequence[Message] = (), answer: str | None = None) -> None:
         """Write a run's end. Where its beginning could not be written the whole row is written now."""
-        row = to_row(record) | RELEASED
         with self.writing() as connection:
-            updated = connection.execute(_UPDATE_RUN, {"key": record.run_id, **row})
+            # Between two looks of an admission it would be in neither: no longer held, and not spent yet.
+            self._backend.serialise(connection, f"budgets of {record.user}")
+            updated = connection.execute(_UPDATE_RUN, _changed(record) | RELEASED)
             if updated.rowcount == 0:
-                connection.execute(_INSERT_RUN, row)
+                connection.execute(_INSERT_RUN, to_row(record) | RELEASED)
             if not self.store_text:
                 return
             text = None if answer is None else storable(answer)
@@ -375,16 +393,11 @@ class Ledger:
         return str(revision) if revision is not None else None
 
 
-class _Insert:
-    """An insert as the driver takes it, compiled once."""
-
-    def __init__(self, statement: sa.Insert, columns: list[str], dialect: sa.Dialect) -> None:
-        compiled: Any = statement.compile(dialect=dialect, column_keys=columns)
-        self._sql = str(compiled)
-        self._order: list[str] | None = compiled.positiontup
-
-    def __call__(self, execute: Execute, row: dict[str, Any]) -> None:
-        execute(self._sql, row if self._order is None else tuple([row[name] for name in self._order]))
+def _changed(record: RunRecord) -> dict[str, Any]:
+    """What an update of a run's row writes: all but its notebook, which may have been renamed since."""
+    row = to_row(record)
+    del row["notebook"]
+    return {"key": record.run_id, **row}
 
 
 def _chat(prompt: Sequence[Message]) -> str:

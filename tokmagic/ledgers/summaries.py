@@ -160,8 +160,11 @@ def _sum(row: Sequence[Any]) -> Sum:
 def _time_keys(connection: sa.Connection, where: Selection) -> tuple[Any, ...]:
     """The hour of a run in UTC; its minute where local midnights do not fall on full hours."""
     ends = sa.select(sa.func.min(runs.c.started_at), sa.func.max(runs.c.started_at)).where(*conditions(where))
-    instants = [utc_time(text) for text in connection.execute(ends).one() if text is not None]
-    offsets = [instant.astimezone().utcoffset() or timedelta() for instant in instants]
+    first, last = (None if text is None else utc_time(text) for text in connection.execute(ends).one())
+    # Asked day by day: an offset in between may be another one than at both ends.
+    days = 0 if first is None or last is None else (last - first).days + 2
+    instants = (first + timedelta(days=day) for day in range(days)) if first is not None else ()
+    offsets = (instant.astimezone().utcoffset() or timedelta() for instant in instants)
     whole_hours = all(offset.total_seconds() % 3600 == 0 for offset in offsets)
     return (sa.func.substr(runs.c.started_at, 1, 13 if whole_hours else 16),)
 

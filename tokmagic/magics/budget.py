@@ -29,6 +29,7 @@ def parser() -> Parser:
     add("--tokens", type=integer, metavar="N", help="cap in tokens; for cell: the prompt length above which it asks")
     add("--warn", type=float, metavar="SHARE", default=0.8, help="share of the cap at which it warns (0.8)")
     add("--strict", action="store_true", help="refuse runs without a known price instead of warning")
+    add("--was", metavar="PATH", help="notebook: its path before it was renamed; its runs and budget come along")
     add("--everyone", action="store_true", help="cap each user of a shared ledger, not only you")
     return made
 
@@ -45,6 +46,13 @@ def run(at: Shell, line: str) -> Table:
 
 def _change(session: Session, options: argparse.Namespace) -> None:
     ledger = session.ledger()
+    if options.was is not None:
+        if options.scope != "notebook" or options.usd is not None or options.tokens is not None:
+            raise UsageError(
+                "--was brings a renamed notebook's budget along: %budget notebook --was PATH, nothing else"
+            )
+        session.notebook_was(options.was)
+        return
     if options.scope == "off":
         for scope in SCOPES:
             ledger.drop_budget(_named(session, scope, everyone=options.everyone))
@@ -61,7 +69,7 @@ def table(session: Session) -> Table:
     standings = session.standings(with_uncertainty=True)
     rows = tuple(_row(it) for it in standings)
     unpriced = max((it.unpriced_runs for it in standings if it.budget.usd is not None), default=0)
-    note = "" if rows else "no budget is set: %budget day 5 caps a day at $5.00"
+    note = session.whereabouts.notice or ("" if rows else "no budget is set: %budget day 5 caps a day at $5.00")
     if unpriced:
         runs = numbers.counted(unpriced, "run")
         note = f"{runs} without a price, not counted in any budget in USD; set one with %price"

@@ -126,6 +126,9 @@ class NotebookView(View):
 
     def progress(self, doing: str, share: float | None) -> None:
         """Show how far the model's loading is."""
+        if share == 1.0:
+            self._show({"text/plain": doing})
+            return
         if self._widgets and self._bar is None:
             self._bar = _progress_bar()
         if self._bar is not None:
@@ -170,6 +173,16 @@ class NotebookView(View):
             publish(data, meta, self._id)
 
 
+class FinalView(NotebookView):
+    """One output that is final from the start: for what renders no updates."""
+
+    def progress(self, doing: str, share: float | None) -> None:
+        """Show nothing yet."""
+
+    def token(self, text: str) -> None:
+        """Show nothing yet."""
+
+
 class TerminalView(View):
     """Prints the answer as it comes."""
 
@@ -192,10 +205,11 @@ class TerminalView(View):
 
 def view(at: Shell, form: str = "text", *, stream: bool = False, keep_metadata: bool = False) -> View:
     """What shows an answer in this shell, and before it how far the model's loading is."""
-    if at.terminal:
+    if at.shows == "printed":
         return TerminalView(stream=stream)
     widgets, execution = at.session.widgets, at.execution()
-    return NotebookView(form=form, stream=stream, widgets=widgets, keep_metadata=keep_metadata, execution=execution)
+    kind = FinalView if at.shows == "once" else NotebookView
+    return kind(form=form, stream=stream, widgets=widgets, keep_metadata=keep_metadata, execution=execution)
 
 
 def _progress_bar() -> Any:

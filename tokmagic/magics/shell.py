@@ -6,7 +6,8 @@ import argparse
 import os
 import threading
 import uuid
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -16,12 +17,18 @@ from tokmagic.magics.import_lock import ImportLock
 from tokmagic.prompts.parser import Parser, split
 from tokmagic.runs import api
 from tokmagic.runs.channel import Channel
+from tokmagic.runs.whereabouts import executed_notebook
 
 if TYPE_CHECKING:
     from tokmagic.runs.session import Session
 
 # IPython would fill in the local variables of a caller's frame before the notebook's; no stack is as deep as this.
 _NO_FRAME = 10**6
+
+
+Shows = Literal["printed", "updated", "once"]
+"""Printed as it comes; in one output that is updated; or, where no update is rendered, in one output at the end:
+consoles and servers that execute cells keep what they were shown first."""
 
 
 class Shell:
@@ -64,6 +71,17 @@ class Shell:
         """The whole text of the cell that runs now, as the front end sent it; None in a terminal."""
         code = self._request().get("content", {}).get("code")
         return code if isinstance(code, str) else None
+
+    @property
+    def shows(self) -> Shows:
+        """How an answer can be shown by what asked for the cell that runs now."""
+        if self.terminal:
+            return "printed"
+        request = self._request()
+        # Notebooks' front ends say which cell it is; what executes whole notebooks cannot be asked anything.
+        if request.get("metadata") or not request.get("content", {}).get("allow_stdin"):
+            return "updated"
+        return "printed" if self.session.notebook is None else "once"
 
     def _request(self) -> dict[str, Any]:
         get_parent = getattr(self.ipython, "get_parent", None)
@@ -112,9 +130,15 @@ class Shell:
             session.models.close()
 
     def _join(self, session: Session) -> Session:
-        # VS Code tells the notebook's path in a variable, Jupyter in the environment.
-        path = self.variables.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
-        session.notebook = session.notebook or (str(path) if path else None)
+        if session.notebook is None:
+            session.notebook = self._notebook()
         session.cell_id, session.execution, session.source = self.cell_id, self.execution, self.source
         session.variables, session.import_lock = (lambda: self.variables), self.import_lock.lock
         return session
+
+    def _notebook(self) -> str | None:
+        # VS Code tells the notebook's path in a variable, Jupyter in the environment, papermill where it is asked to.
+        path = self.variables.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
+        if not path and (given := self.variables.get("PAPERMILL_INPUT_PATH")):
+            path = given if "://" in str(given) else Path(str(given)).absolute()
+        return str(path) if path else executed_notebook()

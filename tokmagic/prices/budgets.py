@@ -8,6 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from tokmagic.core.budget import Budget, Hold, Standing
+from tokmagic.core.days import start_of_day
 from tokmagic.errors import BudgetError
 from tokmagic.formatting import numbers
 from tokmagic.prices import money
@@ -119,13 +120,15 @@ def near(it: Standing) -> str:
     return f"the {budget.scope}'s budget is {it.share:.0%} used: {', '.join(used)}"
 
 
-def start_of_day(now: datetime | None = None) -> datetime:
-    """The local midnight before ``now`` (the present by default), with the offset that held then."""
-    local = (now or datetime.now()).astimezone()
-    return datetime(local.year, local.month, local.day).astimezone()
+def today(now: datetime | None = None) -> datetime:
+    """When the local day of ``now`` (the present by default) began."""
+    return start_of_day(_local(now).date())
 
 
-def start_of_month(now: datetime | None = None) -> datetime:
-    """The local midnight that began the month of ``now`` (the present by default)."""
-    local = (now or datetime.now()).astimezone()
-    return datetime(local.year, local.month, 1).astimezone()
+def this_month(now: datetime | None = None) -> datetime:
+    """When the local month of ``now`` (the present by default) began."""
+    return start_of_day(_local(now).date().replace(day=1))
+
+
+def _local(now: datetime | None) -> datetime:
+    return (now or datetime.now()).astimezone()

@@ -16,6 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from tokmagic.core.forks import whole
 from tokmagic.core.money import Rates, Tier
 from tokmagic.errors import PriceError, nearest
 from tokmagic.prices.money import rate
@@ -105,8 +106,9 @@ def _stands_at(provider: Provider, host: str, path: str) -> bool:
 
 @cache
 def _providers() -> dict[str, Provider]:
-    # Imported here: it takes half a second. The bundled data themselves: a snapshot could have been replaced.
-    from genai_prices.data import providers
+    with whole():
+        # Imported here: it takes half a second. The bundled data themselves: a snapshot could have been replaced.
+        from genai_prices.data import providers
 
     return {provider.id: provider for provider in providers}
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-from tokmagic.core.forks import in_child
+from tokmagic.core.forks import in_child, whole
 from tokmagic.core.prompt import Message, Prompt, Role, Sampling
 from tokmagic.errors import UsageError, nearest
 from tokmagic.prompts.template import build, json_schema
@@ -36,9 +36,11 @@ furnish: Callable[[type[Session]], Session] | None = None
 
 def session() -> Session:
     """Return this process's session, made at the first call."""
-    from tokmagic.runs.session import Session  # start-up: %load_ext needs this module, and no session yet
-
     global _session
+    if _session is not None:
+        return _session
+    with whole():
+        from tokmagic.runs.session import Session  # start-up: %load_ext needs this module, and no session yet
     with _lock:  # a sidebar asks from a thread of its own
         if _session is None:
             _session = furnish(Session) if furnish else Session()

@@ -175,7 +175,7 @@ class BudgetGuard:
         most, itl_s = prompt.sampling.max_tokens * prompt.sampling.n, None
         if record.rates.device_hour is not None and record.rates.input is None:
             with suppress(LedgerError):
-                itl_s = self._ledger().token_time_s(record)
+                itl_s = self._ledger().token_time_s(record.info)
         usd, guessed = bound_usd(record.rates, input_tokens, most, itl_s)
         return Hold(input_tokens + most, usd, guessed or estimated)
 

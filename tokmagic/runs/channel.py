@@ -25,6 +25,8 @@ DATA_TARGET = "tokmagic.data"
 CONTROL_TARGET = "tokmagic.control"
 INTERVAL_S = 0.1
 """The pause after each message: ten a second, half of what is allowed a kernel, is quick enough for the eye."""
+RUNNING_S = 1.0
+"""How long a run may go on without a word: until its first token nothing changes but what its device costs."""
 
 
 class Channel:
@@ -109,7 +111,8 @@ class Channel:
             self._state.wait_for(lambda: not self._open or not (self._changed or self._sending), timeout_s)
 
     def _pump(self) -> None:
-        while self._wait_for_change():
+        patience_s: float | None = None
+        while self._wait_for_change(patience_s):
             try:
                 message = self._message(lambda: self._session().changes(), complete=False)
             except Exception as error:
@@ -117,15 +120,17 @@ class Channel:
                 message = _error_wire(f"{type(error).__name__}: {error}")
             if self._data is not None:
                 self._data.send(message)
+            running = any(row["status"] == "running" for row in message.get("rows", ()))
+            patience_s = RUNNING_S if running else None
             with self._state:
                 self._next_at = time.monotonic() + INTERVAL_S
                 self._sending = False
                 self._state.notify_all()
 
-    def _wait_for_change(self) -> bool:
-        """Wait for a change and for the interval to be over; False at the end."""
+    def _wait_for_change(self, patience_s: float | None) -> bool:
+        """Wait for a change, not longer than ``patience_s``, and for the interval to be over; False at the end."""
         with self._state:
-            self._state.wait_for(lambda: self._changed or not self._open)
+            self._state.wait_for(lambda: self._changed or not self._open, patience_s)
             while self._open and (left := self._next_at - time.monotonic()) > 0:
                 self._state.wait(left)
             # Taken down before the look: a change during the look makes one more message, never one less.

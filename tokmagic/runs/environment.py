@@ -9,9 +9,12 @@ import os
 import platform
 import re
 from contextlib import suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from tokmagic.core.forks import whole
+from tokmagic.core.record import EngineInfo
 from tokmagic.core.version import __version__
 from tokmagic.engines import gpu
 
@@ -21,6 +24,7 @@ _FROM_IMAGE = {"image": "TOKMAGIC_IMAGE", "image_base": "TOKMAGIC_IMAGE_BASE"}
 
 
 @cache
+@whole()
 def environment() -> tuple[tuple[str, str], ...]:
     """Name and version of what there is: packages, interpreter, CUDA, driver, GPU, container image. Imports no package.
 
@@ -57,21 +61,17 @@ def torch_cuda() -> str | None:
     return None
 
 
-def resolve_notebook(known: str | None, server_path: str) -> str:
-    """Join what the kernel knew of its notebook's path with the path the sidebar sees.
+def expected_device(info: EngineInfo, wanted: str | None) -> EngineInfo:
+    """A model's info with the device that it will run on, as far as that is known before it is loaded.
 
-    The kernel's name is fixed at its start and absolute; the sidebar's follows renames and is
-    relative to the server's root. Where the folders agree the absolute form is kept.
+    Looked up without torch; ``wanted`` is what its ``--device`` says.
     """
-    if known is None:
-        return server_path
-    if known.endswith(f"/{server_path}") or known == server_path:
-        return known
-    folder, _, name = server_path.rpartition("/")
-    known_folder = known.rpartition("/")[0]
-    if not folder or known_folder == folder or known_folder.endswith(f"/{folder}"):
-        return f"{known_folder}/{name}" if known_folder else name
-    return server_path
+    if not info.traits.billed_by_device or info.device_name is not None:
+        return info
+    here = dict(environment())
+    gpu_name = here.get("gpu") if "cuda" in here else None
+    device = info.device or wanted or ("cuda:0" if gpu_name else "cpu")
+    return replace(info, device=device, device_name=None if device.startswith("cpu") else gpu_name)
 
 
 def user_name() -> str | None:

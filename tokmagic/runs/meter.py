@@ -110,16 +110,17 @@ class Meter:
         odd = (cost.anomaly or finished.anomaly, self._mispriced, numbers.other_cost(cost.usd, finished.reported_usd))
         return replace(cost, anomaly="; ".join(filter(None, odd)) or None)
 
-    def reading(self, *, final: bool = False) -> Reading:
+    def reading(self, *, final: bool = False, now_ns: int | None = None) -> Reading:
         """Return what is known now: cumulative, so a later reading replaces an earlier one.
 
-        Percentiles take a sort of all intervals and are computed for the ``final`` reading alone.
+        Percentiles take a sort of all intervals and are computed for the ``final`` reading alone. ``now_ns`` tells of
+        a run that has no token yet how long its device has been busy with the prompt.
         """
         usage = self._usage()
         started, finished = self._started, self._finished
         t0, prefill = (started.submitted_ns, started.prefill_ns) if started else (None, None)
         intervals = self._intervals() if final else []
-        device_s = self._device_s()
+        device_s = self._device_s(now_ns)
         told = (finished and finished.server_times) or ServerTimes()
         queue_s, itl_mean_s = _seconds(t0, prefill), self._itl_mean(usage)
         return Reading(
@@ -192,10 +193,13 @@ class Meter:
         first_tokens = max(1, len(self._spans()))
         return (n - first_tokens) / ((self._last_ns - self._first_ns) / 1e9) if n > first_tokens else None
 
-    def _device_s(self) -> float | None:
+    def _device_s(self, now_ns: int | None = None) -> float | None:
         if self._finished is not None:
             return self._finished.device_s
-        return None if self._started is None else _seconds(self._started.prefill_ns, self._last_ns)
+        if self._started is None:
+            return None
+        device_s = _seconds(self._started.prefill_ns, self._last_ns or now_ns)
+        return None if device_s is None else max(0.0, device_s)
 
     def _spark(self) -> tuple[float, ...]:
         """The first choice's ITL in milliseconds as at most 32 means of equal spans, oldest first."""

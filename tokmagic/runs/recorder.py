@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from tokmagic.core.config import TokMagic
-from tokmagic.core.forks import in_child
+from tokmagic.core.forks import in_child, whole
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import LedgerError
@@ -68,11 +68,12 @@ class Recorder:
 
     def ledger(self) -> Ledger:
         """Return the ledger. Raises LedgerError."""
-        # start-up: SQLAlchemy takes 0.2 s, which a session without a run need not pay for.
-        from tokmagic.ledgers import Ledger, Outbox
+        with whole():
+            # start-up: SQLAlchemy takes 0.2 s, which a session without a run need not pay for.
+            from tokmagic.ledgers import Ledger, Outbox
 
         given = self._settings
-        with self._lock:
+        with whole(), self._lock:
             if self._ledger is not None and self._ledger.gone:
                 gone = f"{self._ledger.name} was deleted, moved or replaced; runs are recorded in what is there now"
                 self._ledger.close()

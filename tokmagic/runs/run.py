@@ -136,7 +136,7 @@ class Run:
 
     def snapshot(self) -> RunRecord:
         """The row as it is now; any thread."""
-        return replace(self.record, reading=self._meter.reading())
+        return replace(self.record, reading=self._meter.reading(now_ns=time.perf_counter_ns()))
 
     def _consume(self, stream: Stream) -> None:
         for event in stream:

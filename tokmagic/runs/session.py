@@ -22,22 +22,24 @@ from tokmagic.core.forks import in_child
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, spelled
 from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum, is_place, source_sha256
-from tokmagic.engines.base import Engine, Progress
+from tokmagic.engines.base import PREFILL, Engine, Progress
 from tokmagic.engines.registry import Models
-from tokmagic.errors import BudgetError, GenerationInterrupted, LedgerError, NotBuiltError, TokmagicError
+from tokmagic.errors import BudgetError, LedgerError, NotBuiltError, TokmagicError
 from tokmagic.prices import PriceBook, budgets
-from tokmagic.prices.budgets import start_of_day
+from tokmagic.prices.budgets import today
 from tokmagic.prompts.options import check_sampling
 from tokmagic.prompts.template import sha256
 from tokmagic.runs.budget_guard import BudgetGuard, BudgetWarning, Confirm
 from tokmagic.runs.cache import Cache
 from tokmagic.runs.channel import Channel
 from tokmagic.runs.drafts.service import DraftService
-from tokmagic.runs.environment import environment, resolve_notebook, user_name
+from tokmagic.runs.environment import environment, user_name
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.live import ModelView, View
+from tokmagic.runs.readying import Readying
 from tokmagic.runs.recorder import Recorder, Teller
 from tokmagic.runs.run import Run, RunContext, Watcher, replay
+from tokmagic.runs.whereabouts import Whereabouts
 from tokmagic.tokens.reconciliation import disagreement
 
 if TYPE_CHECKING:
@@ -52,9 +54,11 @@ class Session:
         self.channel = channel or Channel(uuid.uuid4().hex, lambda: self)
         self.session_id = self.channel.session_id
         self.models = Models(self.settings)
+        self.readying = Readying(self.channel)
         self.prices = PriceBook(lambda: self.settings.prices)
         self.chats: dict[str, list[Message]] = {}
-        self.notebook: str | None = None
+        self.user = user_name()
+        self.whereabouts = Whereabouts(self.session_id, self.user)
         self.widgets = False
         self.cell_id: Callable[[], str | None] = lambda: None
         """Tells the id of the cell that runs now; the magics set it."""
@@ -70,15 +74,15 @@ class Session:
         self._recorder = Recorder(self.settings)
         self.cache = Cache(self.settings, self.ledger)
         self._prices_warnings, self._budgets_warnings = Teller(BudgetWarning), Teller(BudgetWarning)
+        self._place_warnings = Teller(BudgetWarning)
+        self._last_run: str | None = None
         self._running: dict[str, Run] = {}
         self._ended: list[RunRecord] = []
         self._lock = threading.Lock()
         self._reading = threading.RLock()  # one at a time: what was read last must be kept last
         # Of ended runs alone: each view adds what runs.
         self._sums = View(None, None, None, None, ())
-        self._loading: tuple[str, float | None] | None = None
         self._shown_model: str | None = None
-        self.user = user_name()
         self._loaded_at: dict[str, float] = {}
         self._budgets: list[Budget] = []
         self._notices: dict[str, str | None] = {}
@@ -120,13 +124,18 @@ class Session:
         if self.settings.engine_url:
             raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
         self.prices.check()
-        engine = self.models.engine(model)
-        place = self.cache.place(engine, prompt, cache, refresh=refresh)
-        answer = place.find()
-        if answer is None:
-            engine = self.load(model, progress)
+        with self.readying.telling(progress) as report:
+            engine = self._opened(model, report)
+            place = self.cache.place(engine, prompt, cache, refresh=refresh)
             answer = place.find()
+            if answer is None and engine.state != "ready":
+                engine = self.load(model, progress)
+                answer = place.find()
+                report(PREFILL, 1.0)
         info = engine.info if answer is None else replace(answer.info, name=engine.info.name)
+        self._settle_place()
+        notice = self.whereabouts.notice
+        self._place_warnings.tell({} if notice is None else {notice: notice})
         record = self._new_record(info, prompt, tags, cell_id)
         held = self._budgets = own
         # Where the ledger cannot be read the run is not recorded either, and a warning says so.
@@ -143,26 +152,17 @@ class Session:
 
     def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
         """Make a model ready, telling the sidebar meanwhile. Raises UsageError, ModelError."""
-        engine = self.models.engine(model)
-        self._shown_model = engine.info.name
-        if engine.state == "ready":
-            return engine
-
-        def report(doing: str, share: float | None) -> None:
-            self._loading = (doing, share)
-            self.channel.touch()
-            if progress is not None:
-                progress(doing, share)
-
-        try:
+        with self.readying.telling(progress) as report:
+            engine = self._opened(model, report)
+            if engine.state == "ready":
+                return engine
             loaded = self.models.load(model, report, keep_others=keep_others)
             self._loaded_at[loaded.info.name] = time.monotonic()
             return loaded
-        except KeyboardInterrupt:
-            raise GenerationInterrupted("loading the model was interrupted; nothing was generated") from None
-        finally:
-            self._loading = None
-            self.channel.touch()
+
+    def _opened(self, model: str | None, report: Progress) -> Engine:
+        self._shown_model = self.models.current if model is None else self.models.resolve(model)
+        return self.readying.open(self.models, self._shown_model, report)
 
     def loaded_s(self) -> dict[str, float]:
         """Seconds since each model that is in memory now was loaded, idle time included."""
@@ -211,6 +211,26 @@ class Session:
         """What is known of a model, without opening its engine for it. Raises UsageError."""
         return self.models.info(name)
 
+    @property
+    def notebook(self) -> str | None:
+        """The notebook's path; None where it is not known."""
+        return self.whereabouts.path
+
+    @notebook.setter
+    def notebook(self, path: str | None) -> None:
+        self.whereabouts.path = path
+
+    def notebook_was(self, earlier: str) -> None:
+        """Bring along what the ledger keeps of the notebook under an earlier path. Raises UsageError, LedgerError."""
+        with self._reading:
+            self.whereabouts.was(self.ledger(), earlier)
+
+    def _settle_place(self) -> None:
+        # Where the ledger cannot be asked nothing is recorded either, and a warning says so.
+        with self._reading, suppress(LedgerError):
+            if self.notebook is not None:
+                self.whereabouts.settle(self.ledger(), self._last_run)
+
     # Prices and budgets
 
     def rates(self, info: EngineInfo) -> Rates:
@@ -222,7 +242,8 @@ class Session:
     @property
     def budget_notebook(self) -> str:
         """What stands for this notebook in a budget: its path, or this session where the path is unknown."""
-        return self.notebook or f"session:{self.session_id}"
+        self._settle_place()
+        return self.whereabouts.key
 
     def standings(self, *, with_uncertainty: bool = False) -> list[Standing]:
         """How the budgets that apply here stand now; ``with_uncertainty``: how sure what was spent is, too (slower).
@@ -254,6 +275,7 @@ class Session:
     @property
     def selection(self) -> Selection:
         """What selects this notebook's runs: its path, or this session where the path is unknown."""
+        self._settle_place()
         return Selection(notebook=self.notebook) if self.notebook else Selection(session=self.session_id)
 
     def refresh_totals(self) -> None:
@@ -268,9 +290,9 @@ class Session:
         with self._reading:
             sums = self._sums
             with suppress(LedgerError):
-                ledger, today = self.ledger(), Selection(since=start_of_day(), user=self.user)
+                ledger, day = self.ledger(), Selection(since=today(), user=self.user)
                 standings = tuple(ledger.standings(self._budgets, self.user, datetime.now()))
-                sums = View(None, None, ledger.totals(self.selection), ledger.totals(today), (), standings)
+                sums = View(None, None, ledger.totals(self.selection), ledger.totals(day), (), standings)
             with self._lock:
                 self._sums = sums
                 if ended is not None:
@@ -289,7 +311,8 @@ class Session:
         """The view with each cell's latest run, for a sidebar that said hello."""
         self.widgets = widgets
         if path is not None:
-            self.notebook = resolve_notebook(self.notebook, path)
+            with self._reading:
+                self.whereabouts.told(path)
         # In this order: the look at the rows also settles those whose process died.
         latest = self.ledger().latest_by_cell(self.selection)
         self.refresh_totals()
@@ -319,17 +342,21 @@ class Session:
         """Count a cell that is being written. Raises UsageError."""
         self._drafts.take(page, request, send)
 
+    @property
+    def shown_model(self) -> str:
+        """The model in the sidebar's head: the current one, or the one that ran last. Raises UsageError."""
+        return self._shown_model or self.models.current
+
     def _model_view(self) -> ModelView | None:
         try:
-            name = self._shown_model or self.models.current
+            name = self.shown_model
             info = self.info(name)
         except TokmagicError:
             return None
-        if name not in self.models.opened():
-            return ModelView(info, "unloaded")
-        detail, share = self._loading or (None, None)
-        state = "loading" if self._loading else self.models.engine(name).state
-        return ModelView(info, state, detail, share, self._notices.get(info.model_id))
+        if loading := self.readying.stage:
+            return ModelView(info, "loading", *loading, self._notices.get(info.model_id))
+        state = self.models.engine(name).state if name in self.models.opened() else "unloaded"
+        return ModelView(info, state, notice=self._notices.get(info.model_id))
 
     # What a run does to its session
 
@@ -345,6 +372,7 @@ class Session:
             with suppress(LedgerError):
                 compared = self.ledger().compared(record.info.model_id)
                 self._notices[record.info.model_id] = disagreement(compared)
+        self._last_run = record.run_id
         self._read_sums(record)
         self.channel.touch()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokmagic.core.config import TokMagic
-from tokmagic.core.forks import in_child
+from tokmagic.core.forks import in_child, whole
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Source, Usage
 from tokmagic.engines.base import ModelSpec
@@ -119,7 +119,9 @@ class Counter:
 
     def _seek(self) -> None:
         """Look for a tokenizer or an encoding, once; whoever asks meanwhile waits for what is found."""
-        with self._seeking:
+        if self._sought:
+            return
+        with whole(), self._seeking:
             if self._sought:
                 return
             try:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from tokmagic.core.forks import in_child
+from tokmagic.core.forks import in_child, whole
 from tokmagic.core.version import __version__
 from tokmagic.engines.endpoint.addresses import is_this_machine
 from tokmagic.engines.endpoint.answers import error_text
@@ -178,7 +178,8 @@ class Connections:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        return Connection(self.target, connect_timeout_s, read_timeout_s)
+        with whole():  # it imports what it needs
+            return Connection(self.target, connect_timeout_s, read_timeout_s)
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next run, if it is still good."""

@@ -18,11 +18,11 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
 from tokmagic.core.config import TokMagic
-from tokmagic.core.forks import in_child
+from tokmagic.core.forks import in_child, whole
 from tokmagic.core.prompt import DRAWING, PENALTIES, Prompt, Sampling
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Finished, Source, Started, Usage
-from tokmagic.engines.base import EngineState, ModelSpec, Progress
+from tokmagic.engines.base import EngineState, ModelSpec, Progress, no_progress
 from tokmagic.engines.local.load import declared_dtype, device_name, free_memory, load_model, map_error, pick_device
 from tokmagic.engines.local.schema import SchemaTokenizer
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
@@ -100,7 +100,7 @@ class LocalEngine:
         return self._identity(pick_device(self._spec.device))
 
     def _identity(self, device: torch.device) -> EngineInfo:
-        tokenizer = self._ready_tokenizer(_no_progress)
+        tokenizer = self._ready_tokenizer(no_progress)
         located = self._located
         assert located is not None
         return EngineInfo(
@@ -122,10 +122,10 @@ class LocalEngine:
 
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is not None or locate(self._spec, self._settings) is not None:
-            return self._ready_tokenizer(_no_progress)
+            return self._ready_tokenizer(no_progress)
         with self._reading:
             if self._bare_tokenizer is None:
-                folder = pull_tokenizer(self._spec, self._settings, _no_progress)
+                folder = pull_tokenizer(self._spec, self._settings, no_progress)
                 self._bare_tokenizer = Tokenizer(folder, trust_remote_code=self._spec.trust_remote_code)
             return self._bare_tokenizer
 
@@ -151,7 +151,7 @@ class LocalEngine:
     def stream(self, prompt: Prompt) -> LocalStream:
         submitted_ns = time.perf_counter_ns()
         if self._state != "ready":
-            self.load(_no_progress)
+            self.load(no_progress)
             submitted_ns = time.perf_counter_ns()
         stream = LocalStream()
         job = self._ready_worker().submit(lambda: self._generate(prompt, stream, submitted_ns))
@@ -266,7 +266,9 @@ class LocalEngine:
             )
 
     def _ready_tokenizer(self, progress: Progress) -> Tokenizer:
-        with self._reading:  # any thread counts, and the inference thread loads
+        if self._tokenizer is not None:
+            return self._tokenizer
+        with whole(), self._reading:  # any thread counts, and the inference thread loads
             if self._tokenizer is None:
                 self._located = pull(self._spec, self._settings, progress)
                 self._tokenizer = Tokenizer(self._located.folder, trust_remote_code=self._spec.trust_remote_code)
@@ -317,10 +319,6 @@ def _failure(work: Callable[[], None]) -> TokmagicError | None:
         error.__traceback__ = error.__context__ = error.__cause__ = None
         return error
     return None
-
-
-def _no_progress(_doing: str, _share: float | None) -> None:
-    """For callers that show no progress."""
 
 
 def _context_tokens(model: Any) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tokmagic.core.forks import in_child
+from tokmagic.core.forks import in_child, whole
 from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.engines.local.store import check_folder, quiet_transformers
 from tokmagic.errors import ModelError, OutOfMemoryError, UsageError, nearest
@@ -106,7 +106,8 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
     weights_bytes = sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
     _require_memory(folder, spec, device, weights_bytes)
     progress("importing transformers", 0.1)
-    from transformers import AutoModelForCausalLM
+    with whole():
+        from transformers import AutoModelForCausalLM
 
     progress("loading weights", 0.3)
     options: dict[str, Any] = {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.engines.base import Engine, ModelSpec, Tokenized
+from tokmagic.engines.base import Engine, ModelSpec, Tokenized, no_progress
 from tokmagic.engines.local.store import locate
 from tokmagic.errors import ModelError
 from tokmagic.tokens.tokenizer import Tokenizer
@@ -96,13 +96,20 @@ class CountMethods:
         named = spec if spec.traits.has_weights else spec.of_tokenizer
         if named is not None and locate(named, self._session.settings) is None:
             return CountMethod(reason=f"the tokenizer of {name} is not on this machine yet; the first run fetches it")
-        engine = self._models.engine(name)
+        readying = self._session.readying
+        # The head shows one model; what is read for another one is no stage of it.
+        if name != self._session.shown_model:
+            return self._read(readying.open(self._models, name, no_progress), name, fails=named is not None)
+        with readying.telling() as report:
+            return self._read(readying.open(self._models, name, report), name, fails=named is not None)
+
+    def _read(self, engine: Engine, name: str, *, fails: bool) -> CountMethod:
         if not isinstance(engine, Tokenized):
             return CountMethod(engine=engine)
         try:
             return CountMethod(engine.tokenizer())
         except ModelError:
-            if named is not None:
+            if fails:
                 raise
         # Whatever the engine itself needs for its estimate is read now rather than at the first keystroke.
         _, source = engine.estimate(Prompt((Message("user", "?"),)))

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from tokmagic.core.money import Cost, Rates
 from tokmagic.core.prompt import Prompt, Sampling
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import ModelSpec
-from tokmagic.errors import PriceError, PromptError, TokmagicError, UsageError
-from tokmagic.prices import span
+from tokmagic.errors import LedgerError, PriceError, PromptError, TokmagicError, UsageError
+from tokmagic.prices import bound_usd, span
 from tokmagic.prompts.template import build
 from tokmagic.runs.drafts.cells import Asked, fill, read
 from tokmagic.runs.drafts.counting import CountMethod, CountMethods
 from tokmagic.runs.drafts.wire import Draft, Edit, State, Text, draft_wire, parse
+from tokmagic.runs.environment import expected_device
 from tokmagic.tokens.counter import LiveCounter
 from tokmagic.tokens.tokenizer import Tokenizer, rough_count
 
@@ -27,6 +31,7 @@ Send = Callable[[dict[str, Any]], None]
 
 MOST_CELLS = 8
 """How many cells' texts and counts are kept; the one that was edited least recently leaves first."""
+_TIMES_S = 5.0
 _LONG_CHARS = 20_000
 """From here on a full count is felt while typing."""
 
@@ -63,6 +68,7 @@ class DraftService:
         self._session = session
         self._methods = CountMethods(session)
         self._cells: dict[tuple[str, str], _Cell] = {}
+        self._times: dict[EngineInfo, tuple[float, float | None]] = {}
         self._lock = threading.RLock()
 
     def take(self, page: str, request: Mapping[str, Any], send: Send) -> None:
@@ -161,10 +167,31 @@ class DraftService:
     def _priced(self, draft: Draft, info: EngineInfo, *, runs: bool) -> Draft:
         draft = replace(draft, context_tokens=info.context_tokens)
         try:
+            spec = self._session.models.peek(info.name)
+            info = expected_device(info, spec.device if spec is not None else None)
             rates = self._session.prices.rates(info)
         except PriceError:
             return draft
         assert draft.input_tokens is not None
+        if rates.input is None and rates.device_hour is not None:
+            return self._priced_by_time(draft, info, rates) if runs else draft
         low, high = span(draft.input_tokens, draft.input_source, draft.max_output_tokens or 0, rates)
         known = runs and draft.max_output_tokens is not None
         return replace(draft, low=low, high=high) if known else replace(draft, low=low)
+
+    def _priced_by_time(self, draft: Draft, info: EngineInfo, rates: Rates) -> Draft:
+        """What the longest answer costs by the hour, if its tokens take as long as those of the model's latest runs."""
+        listed = rates.source if rates.source.startswith("list price") else None
+        most, _ = bound_usd(rates, 0, draft.max_output_tokens or 0, self._token_time_s(info))
+        high = Cost() if most is None or draft.max_output_tokens is None else Cost(most, "estimated")
+        return replace(draft, high=high, device_hour=rates.device_hour, list_price=listed)
+
+    def _token_time_s(self, info: EngineInfo) -> float | None:
+        """Seconds a token takes, looked up anew at most every few seconds: each keystroke asks."""
+        now = time.monotonic()
+        asked_at, known = self._times.get(info, (-_TIMES_S, None))
+        if now - asked_at >= _TIMES_S:
+            with suppress(LedgerError):
+                known = self._session.ledger().token_time_s(info)
+            self._times[info] = now, known
+        return known

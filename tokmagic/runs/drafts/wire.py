@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal
 
 from tokmagic.core.money import Cost, plain
@@ -30,6 +31,10 @@ class Draft:
     """The input alone."""
     high: Cost = field(default_factory=Cost)
     """The input and the longest answer."""
+    device_hour: Decimal | None = None
+    """USD an hour of the device that it would run on, where that is the price; it has no cost before it has run."""
+    list_price: str | None = None
+    """Whose price that is, where nobody set one."""
     reason: str | None = None
     """Why there is no count, or only an estimate."""
     costly: bool = False
@@ -77,7 +82,9 @@ def draft_wire(draft: Draft, *, cell_id: str, seq: int, state: State) -> dict[st
         "context_tokens": draft.context_tokens,
         "low_usd": plain(draft.low.usd),
         "high_usd": plain(draft.high.usd),
-        "cost_source": draft.low.source,
+        "cost_source": draft.high.source if draft.low.usd is None else draft.low.source,
+        "device_hour_usd": plain(draft.device_hour),
+        "list_price": draft.list_price,
         "reason": draft.reason,
         "costly": draft.costly,
     }

@@ -37,6 +37,7 @@ LAZY = {
     ("tokmagic.runs.api", "tokmagic.runs.session"): "the session imports nearly all; %load_ext does without it",
     ("tokmagic.runs.recorder", "tokmagic.ledgers"): "SQLAlchemy takes longer than all of %load_ext",
     ("tokmagic.notebooks.reproduce.execute", "tokmagic.ledgers"): "SQLAlchemy, for a notebook that cannot be run",
+    ("tokmagic.tokens.chat_template", "tokmagic.tokens.sandbox"): "jinja2, which a first count alone needs",
     ("tokmagic.engines.registry", "tokmagic.engines.scripted"): "only the engine that is asked for is imported",
     ("tokmagic.engines.registry", "tokmagic.engines.endpoint.engine"): "as above: the HTTP client",
     ("tokmagic.engines.registry", "tokmagic.engines.local.engine"): "as above: torch and transformers",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, get_args
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from tokmagic.core.fields import FIELDS, Field, Kind, Layout, utc_text, utc_time
 from tokmagic.core.money import Cost, Rates, rates_dict, rates_of
-from tokmagic.core.prompt import spelled
+from tokmagic.core.prompt import Message, spelled
 from tokmagic.core.record import INFO_IN_ENV, USAGE_IN_ENV, EngineInfo, Reading, RunRecord
 from tokmagic.core.stream import Usage
 from tokmagic.prices import bill, from_picodollars, to_picodollars
@@ -223,3 +223,15 @@ class Insert:
 
     def __call__(self, execute: Callable[[str, Any], object], row: dict[str, Any]) -> None:
         execute(self._sql, row if self._order is None else tuple([row[name] for name in self._order]))
+
+
+def row_update(record: RunRecord) -> dict[str, Any]:
+    """What an update of a run's row writes: all but its notebook, which may have been renamed since."""
+    row = to_row(record)
+    del row["notebook"]
+    return {"key": record.run_id, **row}
+
+
+def chat_text(prompt: Sequence[Message]) -> str:
+    """A prompt as the ledger keeps it."""
+    return json_text([[message.role, message.content] for message in prompt])

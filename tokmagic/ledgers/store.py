@@ -24,8 +24,9 @@ from tokmagic.ledgers.schema import (
     ENDED,
     RELEASED,
     Insert,
-    json_text,
+    chat_text,
     json_value,
+    row_update,
     runs,
     storable,
     texts,
@@ -170,14 +171,14 @@ class Ledger:
     def progress(self, record: RunRecord) -> None:
         """Write a running run's counts so far, so that a killed process loses at most the last moments."""
         with self.writing() as connection:
-            connection.execute(_UPDATE_RUN, _changed(record))
+            connection.execute(_UPDATE_RUN, row_update(record))
 
     def settle(self, record: RunRecord, prompt: Sequence[Message] = (), answer: str | None = None) -> None:
         """Write a run's end. Where its beginning could not be written the whole row is written now."""
         with self.writing() as connection:
             # Between two looks of an admission it would be in neither: no longer held, and not spent yet.
             self._backend.serialise(connection, f"budgets of {record.user}")
-            updated = connection.execute(_UPDATE_RUN, _changed(record) | RELEASED)
+            updated = connection.execute(_UPDATE_RUN, row_update(record) | RELEASED)
             if updated.rowcount == 0:
                 connection.execute(_INSERT_RUN, to_row(record) | RELEASED)
             if not self.store_text:
@@ -185,7 +186,7 @@ class Ledger:
             text = None if answer is None else storable(answer)
             changed = connection.execute(_UPDATE_TEXT, {"key": record.run_id, "answer": text})
             if changed.rowcount == 0:
-                connection.execute(_INSERT_TEXT, {"run_id": record.run_id, "prompt": _chat(prompt), "answer": text})
+                connection.execute(_INSERT_TEXT, {"run_id": record.run_id, "prompt": chat_text(prompt), "answer": text})
 
     def reap(self) -> int:
         """Mark runs whose process died as interrupted; return how many. Called before each look."""
@@ -351,7 +352,7 @@ class Ledger:
             row |= {"hold_pico": to_picodollars(hold.usd), "hold_tokens": hold.tokens}
         self._insert_run(execute, row)
         if self.store_text:
-            self._insert_text(execute, {"run_id": record.run_id, "prompt": _chat(prompt), "answer": None})
+            self._insert_text(execute, {"run_id": record.run_id, "prompt": chat_text(prompt), "answer": None})
 
     def _records(self, query: sa.Select[Any]) -> list[RunRecord]:
         with self.reading() as connection:
@@ -391,14 +392,3 @@ class Ledger:
                 "upgrade tokmagic, or set TOKMAGIC_LEDGER to another file"
             )
         return str(revision) if revision is not None else None
-
-
-def _changed(record: RunRecord) -> dict[str, Any]:
-    """What an update of a run's row writes: all but its notebook, which may have been renamed since."""
-    row = to_row(record)
-    del row["notebook"]
-    return {"key": record.run_id, **row}
-
-
-def _chat(prompt: Sequence[Message]) -> str:
-    return json_text([[message.role, message.content] for message in prompt])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
@@ -72,9 +73,19 @@ def tiktoken_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiktoken_folder(tmp_path_factory.mktemp("tiktoken"))
 
 
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty ledger's file: its tables take longer to make than most tests take."""
+    path = tmp_path_factory.mktemp("migrated") / "ledger.sqlite"
+    Ledger(f"sqlite:///{path}").close()
+    return path
+
+
 @pytest.fixture
-def sqlite_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/ledger.sqlite"
+def sqlite_url(tmp_path: Path, migrated: Path) -> str:
+    path = tmp_path / "ledger.sqlite"
+    shutil.copy2(migrated, path)
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture

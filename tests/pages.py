@@ -44,7 +44,7 @@ class Page:
 
     @cached_property
     def tokens(self) -> list[Token]:
-        return MarkdownIt("gfm-like").parse(self.path.read_text(encoding="utf-8"))
+        return MarkdownIt("gfm-like", {"linkify": False}).parse(self.path.read_text(encoding="utf-8"))
 
     @cached_property
     def blocks(self) -> list[Block]:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from tokmagic.core.interrupts import uninterrupted
+from tokmagic.core.interrupts import FirstInterrupt, at_first_interrupt, uninterrupted
 from tokmagic.core.money import Rates, plain
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import USAGE_IN_ENV, EngineInfo, Reading, RunRecord, Status
@@ -82,6 +82,7 @@ class Run:
         self._listed = record.rates
         self._stream: Stream | None = None
         self._begun = self._stopped = self._broke = False
+        self._interrupt = FirstInterrupt()
         self._error: TokmagicError | KeyboardInterrupt | None = None
         self._finished: Finished | None = None
         self._parts = [_Parts() for _ in range(prompt.sampling.n)]
@@ -96,14 +97,13 @@ class Run:
             self._stream = self._engine.stream(self._prompt)
             if self._stopped:
                 self._stream.close()
-            self._consume(self._stream)
+            with at_first_interrupt(self._stream.close) as self._interrupt:
+                self._consume(self._stream)
             status = self._ended_as()
         except KeyboardInterrupt:
-            status = "interrupted"
-            self._drain()
-            self._error = GenerationInterrupted(
-                f"the generation was interrupted after {self._tokens()}; its text and its cost are kept"
-            )
+            if not self._interrupt.came:  # else it is the second, and what was seen has to do
+                self._drain()
+            status = self._as_interrupted()
         except (PromptError, UsageError, BudgetError) as error:
             status, self._error = "refused", error
         except Exception as error:
@@ -111,6 +111,8 @@ class Run:
             self._watcher = None
             self._drain()
             self._error = error if isinstance(error, TokmagicError) else _unforeseen(error)
+            if self._interrupt.came:
+                status = self._as_interrupted()
         finally:
             with uninterrupted():
                 generation = self._settle(status)
@@ -198,7 +200,15 @@ class Run:
         with suppress(KeyboardInterrupt, Exception):
             self._consume(self._stream)
 
+    def _as_interrupted(self) -> Status:
+        self._error = GenerationInterrupted(
+            f"the generation was interrupted after {self._tokens()}; its text and its cost are kept"
+        )
+        return "interrupted"
+
     def _ended_as(self) -> Status:
+        if self._interrupt.came:
+            return self._as_interrupted()
         finished = self._finished
         if finished is not None and finished.error is not None:
             self._error = EndpointError(finished.error)

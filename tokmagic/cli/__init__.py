@@ -14,11 +14,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["--version"]:
         print(f"tokmagic {__version__}")
         return 0
-    from tokmagic.cli import streams  # start-up: --version needs nothing of it
+    try:
+        from tokmagic.cli import streams  # start-up: --version needs nothing of it
 
-    with streams.told_of_interrupts():
-        from tokmagic.cli import command  # start-up: --version needs nothing of it
-    if not streams.ready():
-        print("tokmagic: standard output is closed; give it a file, or /dev/null", file=sys.stderr)
-        return 1
-    return command.run(words)
+        with streams.told_of_interrupts():
+            from tokmagic.cli import command  # start-up: --version needs nothing of it
+        if not streams.ready():
+            print("tokmagic: standard output is closed; give it a file, or /dev/null", file=sys.stderr)
+            return 1
+        return command.run(words)
+    except KeyboardInterrupt:  # before or after those two that tell of it themselves
+        print("tokmagic: interrupted", file=sys.stderr)
+        return 130

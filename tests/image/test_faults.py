@@ -91,7 +91,7 @@ def test_a_wrong_driver_is_one_line(start: Start, tmp_path: Path) -> None:
         "--env=LD_LIBRARY_PATH=/usr/lib",
         f"--env=NVML_FAILS={mismatch}",
     )
-    assert "the driver's library is not of the version" in container.wait_line("^gpu: ")
+    assert "the driver's library does not match the version" in container.wait_line("^gpu: ")
     assert [line.startswith("gpu: ") for line in container.lines].count(True) == 1
 
 

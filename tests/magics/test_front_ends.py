@@ -54,19 +54,19 @@ def test_an_answer_is_whole_for_who_renders_no_updates(
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ("python /opt/bin/papermill in.ipynb out.ipynb -p x 1", "/work/in.ipynb"),
-        ("/opt/bin/papermill -k python3 in.ipynb out.ipynb", "/work/in.ipynb"),
-        ("python -m papermill a/in.ipynb", "/work/a/in.ipynb"),
+        ("python /opt/bin/papermill in.ipynb out.ipynb -p x 1", "/home/ada/in.ipynb"),
+        ("/opt/bin/papermill -k python3 in.ipynb out.ipynb", "/home/ada/in.ipynb"),
+        ("python -m papermill a/in.ipynb", "/home/ada/a/in.ipynb"),
         ("papermill /books/in.ipynb s3://bucket/out.ipynb", "/books/in.ipynb"),
         ("papermill s3://bucket/in.ipynb out.ipynb", "s3://bucket/in.ipynb"),
-        ("papermill.exe in.ipynb", "/work/in.ipynb"),
+        ("papermill.exe in.ipynb", "/home/ada/in.ipynb"),
         ("papermill", None),
         ("papermill - -", None),
-        ("python /opt/bin/jupyter-nbconvert --to notebook --execute in.ipynb", "/work/in.ipynb"),
-        ("python -m nbconvert --execute --output out.ipynb in.ipynb", "/work/in.ipynb"),
-        ("jupyter-nbconvert --execute --output=out.ipynb in.ipynb", "/work/in.ipynb"),
+        ("python /opt/bin/jupyter-nbconvert --to notebook --execute in.ipynb", "/home/ada/in.ipynb"),
+        ("python -m nbconvert --execute --output out.ipynb in.ipynb", "/home/ada/in.ipynb"),
+        ("jupyter-nbconvert --execute --output=out.ipynb in.ipynb", "/home/ada/in.ipynb"),
         ("jupyter-nbconvert --execute one.ipynb two.ipynb", None),
-        ("jupyter-execute in.ipynb", "/work/in.ipynb"),
+        ("jupyter-execute in.ipynb", "/home/ada/in.ipynb"),
         ("python run.py in.ipynb", None),
         ("python /opt/bin/jupyter-lab in.ipynb", None),
         ("jupyter-console in.ipynb", None),
@@ -74,7 +74,7 @@ def test_an_answer_is_whole_for_who_renders_no_updates(
     ],
 )
 def test_a_command_says_which_notebook_it_executes(command: str, expected: str | None) -> None:
-    assert notebook_of(command.split(), "/work") == expected
+    assert notebook_of(command.split(), "/home/ada") == expected
 
 
 @pytest.mark.slow

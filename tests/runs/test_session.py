@@ -23,7 +23,7 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import RunRecord, Selection, Sum
-from tokmagic.core.stream import Usage
+from tokmagic.core.stream import Event, Token, Usage
 from tokmagic.engines.registry import Models
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.errors import GenerationInterrupted, ModelError, NotBuiltError, PromptError, UsageError
@@ -221,6 +221,35 @@ def test_a_second_interrupt_gives_up_waiting_for_the_rest(make_session: Make, at
     assert generation.tokens == tuple(range(kept))
     assert (generation.text, watcher.seen) == ("".join(PIECES[:kept]), PIECES[:kept])
     assert row.reading.usage.output_tokens == kept
+
+
+@pytest.mark.parametrize(("at", "kept"), [((2,), 5), ((5,), 5), ((2, 4), 3)])
+def test_an_interrupt_between_taking_an_event_and_keeping_it_loses_none(
+    make_session: Make, at: tuple[int, ...], kept: int
+) -> None:
+    """Ctrl-C comes when a token is no longer in the stream and the run does not have it yet."""
+
+    class Interrupting(ScriptedStream):
+        taken = 0
+
+        def __next__(self) -> Event:
+            event = super().__next__()
+            self.taken += isinstance(event, Token)
+            if isinstance(event, Token) and self.taken in at:
+                signal.raise_signal(signal.SIGINT)
+            return event
+
+        def close(self) -> None:
+            """What was generated before can still be read."""
+
+    session = make_session()
+    session.models = Given(stream=lambda _prompt: Interrupting(Script.of_text(PIECES), 99))
+    generation = session.generate(ASK)
+    row = settled(session, generation)
+    assert (row.status, row.reading.usage.output_tokens) == ("interrupted", kept)
+    assert isinstance(generation.error, GenerationInterrupted)
+    assert (generation.tokens, generation.text) == (tuple(range(kept)), "".join(PIECES[:kept]))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_watcher_that_breaks_after_an_interrupt_changes_nothing(make_session: Make) -> None:

@@ -10,6 +10,8 @@ from tokmagic.engines.endpoint.dialects import BESIDE, COUNTS, PLAIN_INPUT, TTL_
 
 # No context of today is near it, and sums of such counts stay far inside the ledger's 64 bits.
 _MOST = 1_000_000_000
+# Some servers send a usage with each token, so the names are taken apart once.
+_PLACES = {count: [(name, name.split(".")) for name in names] for count, names in COUNTS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def without_zeros(usage: Usage) -> Usage:
 
 
 def _counts(given: Mapping[str, object], odd: _Oddities) -> _Counts:
-    found = {count: _named(given, names, odd) for count, names in COUNTS.items()}
+    found = {count: _named(given, count, odd) for count in COUNTS}
     parts = [_largest(found["cached"].values()), _largest(found["written"].values())]
     sums = {part or 0 for part in (*parts, sum(part or 0 for part in parts))}
     reasoning = _largest(found["reasoning"].values())
@@ -164,21 +166,21 @@ def _counts(given: Mapping[str, object], odd: _Oddities) -> _Counts:
     )
 
 
-def _named(given: Mapping[str, object], names: Iterable[str], odd: _Oddities) -> dict[str, int]:
+def _named(given: Mapping[str, object], count: str, odd: _Oddities) -> dict[str, int]:
     """The values of one count by the names that they have there."""
     found = {}
-    for name in names:
-        value: object = given
-        for step in name.split("."):
+    for name, (first, *steps) in _PLACES[count]:
+        value = given.get(first)
+        for step in steps:
             value = value.get(step) if isinstance(value, Mapping) else None
         if value is None:
             continue
         # Anthropic's cache writes by how long they are kept.
-        count = sum(_number(each) or 0 for each in value.values()) if isinstance(value, Mapping) else _number(value)
-        if count is None:
+        number = sum(_number(each) or 0 for each in value.values()) if isinstance(value, Mapping) else _number(value)
+        if number is None:
             odd.note(f"{_shown(value)} {name.rpartition('.')[2].replace('_', ' ')}", more=True)
         else:
-            found[name] = count
+            found[name] = number
     return found
 
 
@@ -186,7 +188,7 @@ def _by_lifetime(given: Mapping[str, object], odd: _Oddities) -> list[int]:
     """The cache-write tokens that are kept for an hour, where a list has them by lifetime."""
     listed = given.get(TTL_DETAILS)
     details = [it for it in listed if isinstance(it, Mapping)] if isinstance(listed, list) else []
-    return [sum(_largest(_named(it, COUNTS["input"], odd).values()) or 0 for it in details if it.get("ttl") == "1h")]
+    return [sum(_largest(_named(it, "input", odd).values()) or 0 for it in details if it.get("ttl") == "1h")]
 
 
 def _number(value: object) -> int | None:

@@ -59,7 +59,7 @@ def _sides(tokens: int) -> dict[str, Callable[[], None]]:
     shell: Any = get_ipython()
     current = session()
     engine: Any = current.load("smollm2")
-    model = engine._model
+    model = engine._inference._model
     tokenizer = AutoTokenizer.from_pretrained(engine._located.folder)
     encoded = tokenizer.apply_chat_template(
         [{"role": "user", "content": PROMPT}], add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -93,7 +93,8 @@ def _per_token(count: int = 2000) -> dict[str, float]:
     from tokmagic.core.money import Rates
     from tokmagic.core.prompt import Sampling
     from tokmagic.core.stream import Finished, Token, Usage
-    from tokmagic.engines.local.stream import LocalStream, TokenTap
+    from tokmagic.engines.local.stream import LocalStream
+    from tokmagic.engines.local.taps import TokenTap
     from tokmagic.runs.api import session
     from tokmagic.runs.meter import Meter
     from tokmagic.tokens.tokenizer import Decoder

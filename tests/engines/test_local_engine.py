@@ -380,7 +380,7 @@ def test_runs_of_two_threads_take_turns_and_a_waiting_one_can_be_closed(
 
 def test_unloading_frees_the_model_and_it_loads_again(session: Session, engine: Engine) -> None:
     generation: Generation = session.generate(ask(STORY, temperature=0), "smollm2")
-    model = weakref.ref(engine._model)  # type: ignore[attr-defined]
+    model = weakref.ref(engine._inference._model)  # type: ignore[attr-defined]
     assert (engine.state, session.models.loaded()) == ("ready", ["smollm2"])
     session.models.unload("smollm2")
     gc.collect()

@@ -64,7 +64,9 @@ def test_greedy_ids_are_those_of_the_model_itself(session: Session) -> None:
     prompt = ask(temperature=0, max_tokens=64)
     ids = torch.tensor([engine._tokenizer.encode(prompt)], device="cuda:0")
     with torch.inference_mode():
-        bare = engine._model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False)
+        bare = engine._inference._model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False
+        )
     generation = session.generate(prompt)
     assert list(generation.tokens) == bare[0, ids.shape[1] :].tolist()
 

@@ -40,7 +40,12 @@ LAZY = {
     ("tokmagic.tokens.chat_template", "tokmagic.tokens.sandbox"): "jinja2, which a first count alone needs",
     ("tokmagic.engines.registry", "tokmagic.engines.scripted"): "only the engine that is asked for is imported",
     ("tokmagic.engines.registry", "tokmagic.engines.endpoint.engine"): "as above: the HTTP client",
-    ("tokmagic.engines.registry", "tokmagic.engines.local.engine"): "as above: torch and transformers",
+    ("tokmagic.engines.registry", "tokmagic.engines.local.engine"): "as above: what reads tokenizers",
+    (
+        "tokmagic.engines.local.engine",
+        "tokmagic.engines.local.inference",
+    ): "torch and transformers: counting needs neither",
+    ("tokmagic.engines.local.declared", "tokmagic.engines.local.device"): "as above, where no GPU can be here",
 }
 """Imports of our own within functions: from where, of what, and what start-up is spared by it. There are no others."""
 DYNAMIC = {
@@ -95,6 +100,17 @@ def test_the_check_sees_what_is_imported(tmp_path: Path) -> None:
     """A scripted run needs the ledger and the templates, and still no model library."""
     code = f"{SHELL}run('%load_ext tokmagic')\nrun('%model use scripted')\nrun('%%generate\\nHi')"
     assert heavy_after(code, tmp_path) == ["alembic", "jinja2", "sqlalchemy"]
+
+
+@pytest.mark.model
+def test_counting_for_a_local_model_and_replaying_it_need_no_torch(model_home: Path, tmp_path: Path) -> None:
+    """Its tokenizer is enough for that; a first draft and a cached answer are there before torch would be."""
+    cell = "%%generate --model smollm2 --max-tokens 2 --temperature 0 --seed 1\\nHi"
+    setting = f"{SHELL}import os\nos.environ['TOKMAGIC_HOME'] = {str(model_home)!r}\nrun('%load_ext tokmagic')\n"
+    assert "torch" not in heavy_after(f"{setting}run('%%tokens --model smollm2\\nHi')", tmp_path)
+    assert "torch" in heavy_after(f"{setting}run('{cell}')", tmp_path)
+    again = f"{setting}run('{cell}')\nassert shell.user_ns['_'].status == 'cached'"
+    assert not {"torch", "transformers"} & set(heavy_after(again, tmp_path))
 
 
 OURS = """

@@ -13,7 +13,7 @@ from tokmagic.core.forks import in_child, whole
 from tokmagic.core.record import EngineInfo
 from tokmagic.engines.base import Engine, ModelSpec, Progress, parse_source
 from tokmagic.engines.local.store import NAMED
-from tokmagic.errors import ModelError, UsageError, nearest
+from tokmagic.errors import UsageError, nearest
 
 _OF_ENDPOINT = ("api_base", "api_key_name", "server", "tokenizer")
 """What settings, options and :class:`ModelSpec` alike call what is needed to reach a model at an endpoint."""
@@ -193,8 +193,6 @@ def open_engine(name: str, spec: ModelSpec, settings: TokMagic) -> Engine:
         from tokmagic.engines.endpoint.engine import EndpointEngine
 
         return EndpointEngine(name, spec, settings)
-    try:
-        from tokmagic.engines.local.engine import LocalEngine
-    except ImportError as error:
-        raise ModelError(f"local models need the package {error.name}; run: pip install 'tokmagic[local]'") from error
+    from tokmagic.engines.local.engine import LocalEngine
+
     return LocalEngine(name, spec, settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -30,6 +29,8 @@ class Readying:
         def report(doing: str, share: float | None) -> None:
             self.stage = (doing, share)
             self._channel.touch()
+            if share is None:
+                self._channel.flush()  # an import leaves the thread that sends little time
             if progress is not None:
                 progress(doing, share)
 
@@ -45,13 +46,7 @@ class Readying:
     def open(self, models: Models, name: str, report: Progress) -> Engine:
         """Return a model's engine; report what takes long before it can load. Raises UsageError, ModelError."""
         has_weights = models.spec(name).traits.has_weights
-        if has_weights and "torch" not in sys.modules:
-            self._report_first(report, "importing torch and transformers")
         engine = models.engine(name)
         if has_weights and engine.info.tokenizer_sha256 is None:
-            self._report_first(report, "reading the tokenizer")
+            report("reading the tokenizer", None)
         return engine
-
-    def _report_first(self, report: Progress, doing: str) -> None:
-        report(doing, None)
-        self._channel.flush()  # an import leaves the thread that sends little time

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
-import json
 import logging
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +12,11 @@ import torch
 
 from tokmagic.core.forks import in_child, whole
 from tokmagic.engines.base import ModelSpec, Progress
+from tokmagic.engines.local.declared import configured_dtype, dtype_name
+from tokmagic.engines.local.device import available_bytes
 from tokmagic.engines.local.store import check_folder, quiet_transformers
 from tokmagic.errors import ModelError, OutOfMemoryError, UsageError, nearest
-from tokmagic.formatting.numbers import counted
 
-_DTYPES = {
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "fp16": torch.float16,
-    "float16": torch.float16,
-    "fp32": torch.float32,
-    "float32": torch.float32,
-}
 _DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 # Bytes a parameter takes in memory; the quantised figures include their scales and what stays unquantised.
 _QUANT_BYTES = {"int8": 1.2, "nf4": 0.8}
@@ -44,60 +34,6 @@ def _renew() -> None:
 in_child(_renew)
 
 
-def pick_device(asked: str | None) -> torch.device:
-    """Return the device to run on: CUDA where there is one. Raises ModelError for one that is not there."""
-    if asked is None:
-        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        device = torch.device("cuda:0" if asked in {"cuda", "gpu"} else asked)
-    except RuntimeError:
-        raise UsageError(f"--device {asked!r} is unknown; use cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            f"--device {asked}: no CUDA device can be used here; use --device cpu, or start the container with "
-            "--gpus all and see `tokmagic doctor`"
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ModelError(
-            f"--device {asked}: this machine has {counted(torch.cuda.device_count(), 'CUDA device')}; use cuda:0"
-        )
-    if device.type not in {"cpu", "cuda"}:
-        raise UsageError(f"--device {asked!r} is not supported; use cpu, cuda or cuda:N")
-    return device
-
-
-def device_name(device: torch.device | None) -> str | None:
-    """What the driver calls a GPU, part of one included (``… MIG 1g.10gb``); None for a CPU."""
-    if device is None or device.type != "cuda":
-        return None
-    return str(torch.cuda.get_device_name(device))
-
-
-def pick_dtype(asked: str | None) -> torch.dtype | str:
-    """Return the torch dtype for a name, ``"auto"`` (the checkpoint's own) for none. Raises UsageError."""
-    if asked is None or asked == "auto":
-        return "auto"
-    if asked not in _DTYPES:
-        raise UsageError(f"--dtype {asked!r} is unknown{nearest(asked, _DTYPES)}; use bf16, fp16 or fp32")
-    return _DTYPES[asked]
-
-
-def declared_dtype(folder: Path, spec: ModelSpec) -> str:
-    """Return the dtype that a model will have as far as that is known without its weights, else ``auto``.
-
-    Raises UsageError.
-    """
-    asked = pick_dtype(spec.dtype)
-    if not isinstance(asked, str):
-        return str(asked).removeprefix("torch.")
-    if spec.quant is not None:  # the checkpoint's own dtype is not the one that is computed in
-        return "auto"
-    # A configuration that cannot be read is for loading to tell of.
-    with suppress(ModelError):
-        return _configured_dtype(folder) or "auto"
-    return "auto"
-
-
 def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Progress) -> Any:
     """Load the weights in ``folder`` for inference. Raises ModelError, OutOfMemoryError."""
     check_folder(folder, allow_pickle=spec.allow_pickle)
@@ -111,7 +47,7 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
 
     progress("loading weights", 0.3)
     options: dict[str, Any] = {
-        "dtype": pick_dtype(spec.dtype),
+        "dtype": _torch_dtype(spec.dtype),
         "local_files_only": True,
         "trust_remote_code": spec.trust_remote_code,
         "use_safetensors": not spec.allow_pickle or None,
@@ -154,22 +90,9 @@ def map_error(
     return ModelError(f"{doing}: {text}")
 
 
-def free_memory(device: torch.device | None) -> None:
-    """Give what is no longer referenced back to the device."""
-    gc.collect()
-    if device is not None and device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def available_bytes(device: torch.device) -> int | None:
-    """Memory that can still be taken on ``device``, or ``None`` where it cannot be told."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        import psutil
-    except ImportError:
-        return None
-    return int(psutil.virtual_memory().available)
+def _torch_dtype(asked: str | None) -> torch.dtype | str:
+    name = dtype_name(asked)
+    return name if name == "auto" else getattr(torch, name)
 
 
 def _quantisation(spec: ModelSpec) -> Any:
@@ -181,18 +104,9 @@ def _quantisation(spec: ModelSpec) -> Any:
 
     if spec.quant == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
-    dtype = pick_dtype(spec.dtype)
+    dtype = _torch_dtype(spec.dtype)
     compute = torch.bfloat16 if dtype == "auto" else dtype
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-
-
-def _configured_dtype(folder: Path) -> str | None:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}; fetch the model again") from error
-    dtype = (config.get("dtype") or config.get("torch_dtype")) if isinstance(config, dict) else None
-    return str(dtype) if dtype else None
 
 
 def _needed(parameters: float, dtype: str, quant: str | None) -> float:
@@ -204,10 +118,10 @@ def _require_memory(folder: Path, spec: ModelSpec, device: torch.device, weights
     free = available_bytes(device)
     if free is None:
         return
-    stored = _configured_dtype(folder) or "float32"
+    stored = configured_dtype(folder) or "float32"
     parameters = weights_bytes / _DTYPE_BYTES.get(stored, 2.0)
-    asked = pick_dtype(spec.dtype)
-    dtype = stored if asked == "auto" else str(asked).removeprefix("torch.")
+    asked = dtype_name(spec.dtype)
+    dtype = stored if asked == "auto" else asked
     needed = _needed(parameters, dtype, spec.quant)
     if needed > free:
         raise OutOfMemoryError(

@@ -1,0 +1,57 @@
+"""The devices that torch can use here, and their memory."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+
+from tokmagic.errors import ModelError, UsageError
+from tokmagic.formatting.numbers import counted
+
+
+def pick_device(asked: str | None) -> torch.device:
+    """Return the device to run on: CUDA where there is one. Raises ModelError for one that is not there."""
+    if asked is None:
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    try:
+        device = torch.device("cuda:0" if asked in {"cuda", "gpu"} else asked)
+    except RuntimeError:
+        raise UsageError(f"--device {asked!r} is unknown; use cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            f"--device {asked}: no CUDA device can be used here; use --device cpu, or start the container with "
+            "--gpus all and see `tokmagic doctor`"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"--device {asked}: this machine has {counted(torch.cuda.device_count(), 'CUDA device')}; use cuda:0"
+        )
+    if device.type not in {"cpu", "cuda"}:
+        raise UsageError(f"--device {asked!r} is not supported; use cpu, cuda or cuda:N")
+    return device
+
+
+def device_name(device: torch.device | None) -> str | None:
+    """What the driver calls a GPU, part of one included (``… MIG 1g.10gb``); None for a CPU."""
+    if device is None or device.type != "cuda":
+        return None
+    return str(torch.cuda.get_device_name(device))
+
+
+def free_memory(device: torch.device | None) -> None:
+    """Give what is no longer referenced back to the device."""
+    gc.collect()
+    if device is not None and device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that can still be taken on ``device``, or ``None`` where it cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return int(psutil.virtual_memory().available)

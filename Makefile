@@ -92,7 +92,7 @@ test-ts: build ## the TypeScript tests alone
 	@cd labextension && npm test --silent
 
 test-long: build browser postgres peers ## what takes long: the ledger on PostgreSQL, servers of others, fault hunts
-	@$(PYTEST) $(TWO) -m "(slow or postgres or outside) and not gpu"
+	@TOKMAGIC_TEST_THOROUGH=1 $(PYTEST) $(TWO) -m "(slow or postgres or outside or property) and not gpu"
 
 test-gpu: $(INSTALLED) ## what needs a CUDA device
 	@TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m gpu tests/gpu

@@ -15,7 +15,6 @@ export default defineConfig({
     }
   ],
   test: {
-    environment: 'jsdom',
     include: ['test/**/*.test.{ts,tsx}'],
     // Properties try hundreds of examples, and the Python tests run beside them.
     testTimeout: 60_000,

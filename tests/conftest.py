@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from tests.examples import some
 from tokmagic.core.config import TokMagic
 from tokmagic.engines.base import Engine
 from tokmagic.ledgers import Ledger
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tests.peers.servers import Peer
 
 # A timing is no test: what a machine is busy with must not fail one.
-settings.register_profile("tests", deadline=None)
+settings.register_profile("tests", deadline=None, max_examples=some(100))
 settings.load_profile("tests")
 
 # A shell starts what it runs in the background with interrupts ignored, and some tests interrupt.
@@ -219,6 +220,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             return SHARED.index(shared[0])
         return len(SHARED) + (item.get_closest_marker("model") is None)
 
+    for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.property)
     items.sort(key=turn)
 
 

@@ -66,9 +66,30 @@ export class Channel implements IDisposable {
     Signal.clearData(this);
   }
 
-  /** Stop a run. */
+  /**
+   * Stop a run. After a page reload in mid-generation the kernel hears no message until its cell ends, but an
+   * interrupt it does.
+   */
   stop(runId: string): void {
-    this.send(stop(runId));
+    if (this._heard) {
+      this.send(stop(runId));
+    } else {
+      this._interrupt();
+    }
+  }
+
+  /** Once for several runs that are stopped together: a second interrupt would not wait for the first one's end. */
+  private _interrupt(): void {
+    if (this._interrupted === null && this._kernel !== null) {
+      this._interrupted = this._kernel
+        .interrupt()
+        .catch((error: unknown) => {
+          console.error('tokmagic: the kernel was not interrupted', error);
+        })
+        .finally(() => {
+          this._interrupted = null;
+        });
+    }
   }
 
   /** Ask the kernel something; false where nobody would hear it. */
@@ -107,6 +128,7 @@ export class Channel implements IDisposable {
   private _forgetComm(): void {
     const comm = this._comm;
     this._comm = null;
+    this._heard = false;
     this._drafts.reset();
     if (comm !== null && !comm.isDisposed) {
       comm.dispose();
@@ -165,6 +187,7 @@ export class Channel implements IDisposable {
         break;
       case 'comm_msg':
         if (isOurs(content.data)) {
+          this._heard ||= own;
           if (!own && !isDraft(content.data)) {
             this._dataComm = content.comm_id ?? '';
           }
@@ -302,6 +325,9 @@ export class Channel implements IDisposable {
 
   private _comm: Kernel.IComm | null = null;
   private _disposed = false;
+  private _interrupted: Promise<void> | null = null;
+  /** Whether the kernel has answered on the comm, so that it hears what is sent there. */
+  private _heard = false;
   private _gone = false;
   private _kernel: Kernel.IKernelConnection | null = null;
   /** The session id of the kernel's process, once it has said something. */

@@ -1,3 +1,5 @@
+// @vitest-environment jsdom
+
 import { Signal } from '@lumino/signaling';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 
@@ -48,6 +50,7 @@ class FakeKernel {
   readonly comms: FakeComm[] = [];
   handleComms = true;
   isDisposed = false;
+  interrupts = 0;
   subshell = Promise.resolve();
   /** The one that JupyterLab gives the next comm, where that is none of its own. */
   kept: string | null = null;
@@ -65,6 +68,10 @@ class FakeKernel {
     const comm = new FakeComm(id, this.subshell, this.kept ?? `of ${id}`);
     this.comms.push(comm);
     return comm;
+  }
+
+  async interrupt(): Promise<void> {
+    this.interrupts += 1;
   }
 
   says(msg_type: string, content: object, session?: string): void {
@@ -256,8 +263,22 @@ describe('what happens to kernels', () => {
 });
 
 describe('asking', () => {
-  it('stops a run', () => {
+  it('interrupts a kernel that has not heard it yet, once for all that runs', async () => {
+    kernel.says('comm_msg', { comm_id: 'x', data: wire('streaming') });
     channel.stop('a1');
+    channel.stop('b2');
+    expect(kernel.interrupts).toBe(1);
+    expect(kernel.lastComm.sent).toEqual([HELLO]);
+    await settle();
+    channel.stop('a1');
+    expect(kernel.interrupts).toBe(2);
+  });
+
+  it('stops a run', () => {
+    const comm_id = kernel.lastComm.commId;
+    kernel.says('comm_msg', { comm_id, data: wire('streaming') });
+    channel.stop('a1');
+    expect(kernel.interrupts).toBe(0);
     expect(kernel.lastComm.sent.at(-1)).toEqual({
       v: 1,
       type: 'stop',

@@ -1,3 +1,5 @@
+// @vitest-environment jsdom
+
 import { nullTranslator } from '@jupyterlab/translation';
 import * as React from 'react';
 import { renderToStaticMarkup } from 'react-dom/server';

@@ -37,7 +37,7 @@ def shell(folder: Path, line: str, *words: str, **more: str) -> subprocess.Compl
         ('echo Hi | "$@" 2>&-', ("run", "-"), 0, b""),
         ('"$@" 2>&-', ("run", "nothing.txt"), 2, b""),
         ('"$@" <&- >&- 2>&-', ("report",), 1, b""),
-        ('"$@" <&- 2>&-', ("doctor", "--brief"), None, b""),
+        pytest.param('"$@" <&- 2>&-', ("doctor", "--brief"), None, b"", marks=pytest.mark.slow),
     ],
 )
 def test_a_closed_stream_is_no_traceback(

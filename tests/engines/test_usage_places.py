@@ -8,10 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from tests.engines.endpoints import ASK, ENDS, RATES, REPORTED, Ask, Chunks, counts, in_choice, several
+from tests.examples import examples
 from tests.servers import ROLE, USAGE, Asked, Endpoint, Wire, chunk, streams, usage_chunk, whole
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.stream import Finished
@@ -220,7 +221,7 @@ def test_a_usage_of_one_answer_is_none_of_three(ask: Ask, stream: bool) -> None:
 STYLES = ("in every chunk", "after each answer", "in each choice", "at the end", "beside the last end")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 3), st.data())
 def test_in_whatever_order_answers_and_usages_come_the_sum_is_right(
     session: Session, server: Endpoint, n: int, data: st.DataObject

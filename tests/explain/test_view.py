@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.small_tokenizers import SHOUTING, TEMPLATE, TRIMMING, byte_level, save
 from tests.tokens.test_tokenizer import sentencepiece_like
 from tokmagic.core.prompt import Message, Prompt
@@ -141,7 +142,7 @@ def test_a_template_that_gives_another_text_when_it_is_marked_is_not_guessed_at(
 
 
 @given(values=st.lists(TEXTS, min_size=3, max_size=3))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@examples(100, deadline=None, derandomize=True)
 def test_the_text_is_that_of_the_prompt(values: list[str]) -> None:
     variables = dict(zip("abc", values, strict=True))
     body = "--- system\n{{ a }} be {{ b }}\n--- user\nx{{ c }}y{{ a }}!"
@@ -178,7 +179,7 @@ def test_each_byte_is_counted_where_it_belongs(of_bytes: Reader) -> None:
 
 
 @given(contents=st.lists(TEXTS, min_size=3, max_size=3), completion=st.booleans())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@examples(150, deadline=None, derandomize=True)
 def test_the_parts_add_up_to_what_the_model_is_fed(reader: Reader, contents: list[str], completion: bool) -> None:
     prompt = plain(contents[0]) if completion else chat(*contents)
     trace = reader.trace(prompt)
@@ -189,7 +190,7 @@ def test_the_parts_add_up_to_what_the_model_is_fed(reader: Reader, contents: lis
 
 
 @given(contents=st.lists(TEXTS, min_size=3, max_size=3), completion=st.booleans())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@examples(150, deadline=None, derandomize=True)
 def test_pieces_cover_the_text_without_a_gap(reader: Reader, contents: list[str], completion: bool) -> None:
     trace = reader.trace(plain(contents[0]) if completion else chat(*contents))
     assert trace.pieces is not None
@@ -209,7 +210,7 @@ def test_pieces_cover_the_text_without_a_gap(reader: Reader, contents: list[str]
 
 
 @given(text=TEXTS, cuts=st.lists(st.integers(0, 200)), base=st.integers(0, 5))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@examples(200, deadline=None, derandomize=True)
 def test_bytes_are_laid_over_characters(text: str, cuts: list[int], base: int) -> None:
     raw = text.encode()
     owner = [base + at for at, character in enumerate(text) for _ in character.encode()]
@@ -340,7 +341,7 @@ WORDS = st.lists(st.sampled_from([FOX, "one ", "two\n", "\n\n\n", "    ", "é漢
 
 
 @given(words=WORDS, more=WORDS)
-@settings(max_examples=150, deadline=None, derandomize=True)
+@examples(150, deadline=None, derandomize=True)
 def test_every_saving_is_true_and_what_is_left_still_says_it(reader: Reader, words: list[str], more: list[str]) -> None:
     prompt = chat("".join(words), "".join(more), roles="su")
     trace = reader.trace(prompt)

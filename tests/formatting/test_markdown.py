@@ -7,9 +7,10 @@ import time
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tokmagic.formatting.markdown import code_block, is_long, plain_text, safe_markdown
 
 INLINE = {"a", "b", "code", "del", "s", "em", "i", "input", "span", "strong"}
@@ -273,13 +274,13 @@ FRAGMENTS = [
 
 
 @given(st.lists(st.sampled_from(FRAGMENTS), max_size=14).map("".join))
-@settings(max_examples=1500, deadline=None, derandomize=True)
+@examples(1500, deadline=None, derandomize=True)
 def test_no_mixture_of_markup_becomes_active(source: str) -> None:
     assert Page(source).dangers == []
 
 
 @given(st.text())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@examples(150, deadline=None, derandomize=True)
 def test_any_text_as_code_is_one_inert_block(text: str) -> None:
     html = code_block(text)
     inside = html.strip("\n").removeprefix("<pre><code>").removesuffix("</code></pre>")

@@ -383,6 +383,7 @@ def command(*words: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 def test_what_torch_really_does_here(tmp_path: Path) -> None:
     done = command("--json", TOKMAGIC_HOME=str(tmp_path))
     found = {it["name"]: it for it in json.loads(done.stdout)["findings"]}

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.runs.test_cache import GREEDY, SMOLLM, ask, kept, many_answers, statuses
 from tokmagic.core.record import CacheStatus
 from tokmagic.errors import LedgerError
@@ -134,7 +135,7 @@ def test_the_limit_holds_at_the_next_answer(session: Session) -> None:
 STEPS = st.lists(st.tuples(st.sampled_from(["keep", "use"]), st.integers(0, 6), st.integers(1, 60)), max_size=25)
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(STEPS)
 def test_the_least_recently_used_leave_first(ledger: Ledger, steps: list[tuple[str, int, int]]) -> None:
     ledger.clear_answers()

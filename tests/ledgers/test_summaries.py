@@ -13,9 +13,10 @@ from typing import Any, get_args
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.reports.test_tables import run
 from tokmagic.core.money import Bound, Cost
 from tokmagic.core.prompt import spelled
@@ -79,7 +80,7 @@ def records(draw: st.DrawFn) -> RunRecord:
     return replace(made, reading=replace(made.reading, cost=Cost(usd, source, bound, saved_usd=saved)))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(records(), max_size=25))
 def test_each_grouping_is_the_fold_over_its_rows(books: Ledger, made: list[RunRecord]) -> None:
     for record in books.runs():
@@ -163,7 +164,7 @@ def test_more_than_nine_million_dollars_add_up_exactly(books: Ledger) -> None:
 TAGS = st.lists(st.text(alphabet='aA,"\\[]{}%_ é\0\ud800', max_size=3), max_size=3, unique=True)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TAGS, min_size=1, max_size=8))
 @example(
     [['",', ""], ["\\", '\\"'], ["a,", ","], ["[", "a"], ['x,"a"'], ["x,", "y"], ['z",', "y"], ["ab"], ["A"], ["%"]]
@@ -191,7 +192,7 @@ PARAMS: list[dict[str, Any]] = [
 ]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(

@@ -102,6 +102,7 @@ def test_the_check_sees_what_is_imported(tmp_path: Path) -> None:
     assert heavy_after(code, tmp_path) == ["alembic", "jinja2", "sqlalchemy"]
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_counting_for_a_local_model_and_replaying_it_need_no_torch(model_home: Path, tmp_path: Path) -> None:
     """Its tokenizer is enough for that; a first draft and a cached answer are there before torch would be."""

@@ -87,6 +87,7 @@ def test_nbconvert_executes_a_notebook_with_the_default_model(
     assert_recorded(tmp_path / notebook.name, ledger, notebook.stem)
 
 
+@pytest.mark.slow
 def test_a_kernel_runs_the_cells_of_each(environment: None, ledger: Ledger) -> None:
     """As above, in one kernel, over the stand-in."""
     with running_kernel() as kernel:

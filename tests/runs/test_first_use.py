@@ -42,7 +42,7 @@ def script(source: str, folder: Path, **settings: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("model", ["scripted", pytest.param("smollm2", marks=pytest.mark.model)])
+@pytest.mark.parametrize("model", ["scripted", pytest.param("smollm2", marks=[pytest.mark.model, pytest.mark.slow])])
 def test_threads_that_come_first_together_share_one_session(
     tmp_path: Path, request: pytest.FixtureRequest, model: str
 ) -> None:
@@ -87,7 +87,7 @@ print(ends, {{row.status for row in rows}}, len(rows) == len({{row.run_id for ro
     [
         ("scripted", 3, True),
         ("scripted", 3, False),
-        pytest.param("smollm2", 0, True, marks=pytest.mark.model),
+        pytest.param("smollm2", 0, True, marks=(pytest.mark.model, pytest.mark.slow)),
         pytest.param("smollm2", 3, False, marks=(pytest.mark.model, pytest.mark.slow)),
     ],
 )

@@ -372,6 +372,7 @@ def test_totals_are_the_sum_of_the_rows_the_running_one_included(
     assert session.changes().rows == (), "told once"
 
 
+@pytest.mark.slow
 def test_a_long_script_keeps_nothing_of_its_runs(make_session: Make) -> None:
     session = make_session(model="scripted")
     tracemalloc.start()

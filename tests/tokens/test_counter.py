@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tests.backends import INCREMENTAL, TEXT, WHOLE
+from tests.examples import examples
 from tokmagic.errors import PromptError
 from tokmagic.tokens.counter import LiveCounter
 from tokmagic.tokens.counter.patterns import UnreadPattern, read
@@ -65,7 +66,7 @@ def follow(made: Tokenizer, text: str, edits: list[tuple[float, int, str]], piec
 
 @pytest.mark.parametrize("name", [*INCREMENTAL, *WHOLE])
 @given(text=TYPED, edits=EDITS, piece_chars=st.sampled_from([1, 1, 4]))
-@settings(max_examples=30, deadline=None, derandomize=True)
+@examples(30, deadline=None, derandomize=True)
 def test_after_every_edit_the_count_is_a_full_count(
     name: str, text: str, edits: list[tuple[float, int, str]], piece_chars: int
 ) -> None:
@@ -96,7 +97,7 @@ def test_what_is_easily_cut_wrongly(name: str, text: str) -> None:
 
 @pytest.mark.model
 @given(text=TYPED, edits=EDITS, piece_chars=st.sampled_from([1, 4]))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@examples(100, deadline=None, derandomize=True)
 def test_so_it_is_with_the_default_models_tokenizer(
     text: str, edits: list[tuple[float, int, str]], piece_chars: int, smollm_backend: Tokenizer
 ) -> None:

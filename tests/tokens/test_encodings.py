@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import tiktoken
 import tiktoken_ext.openai_public
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.small_tokenizers import CL100K
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.errors import ModelError, PromptError
@@ -97,7 +98,7 @@ def test_half_a_character_is_refused(present: Path) -> None:
 
 @pytest.mark.tiktoken
 @given(contents=st.lists(st.text(max_size=30), min_size=1, max_size=3), completion=st.booleans())
-@settings(max_examples=200, deadline=None, derandomize=True)
+@examples(200, deadline=None, derandomize=True)
 def test_a_trace_covers_the_text(tiktoken_cache: Path, contents: list[str], completion: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TIKTOKEN_CACHE_DIR", str(tiktoken_cache))

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
+from tests.examples import examples
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.engines.base import Engine
 from tokmagic.errors import ModelError, PromptError
@@ -132,7 +133,7 @@ def decoded(tokenizer: Tokenizer, ids: tuple[int, ...]) -> tuple[list[str], str]
 @pytest.mark.model
 @given(content=st.text(max_size=40))
 @example(content="a\u200d\U0001f680\u0301")
-@settings(max_examples=300, deadline=None, derandomize=True)
+@examples(300, deadline=None, derandomize=True)
 def test_any_text_is_streamed_as_it_is(content: str, smollm_tokens: Tokenizer) -> None:
     ids = smollm_tokens.encode(text(content))
     pieces, tail = decoded(smollm_tokens, ids)
@@ -144,7 +145,7 @@ def test_any_text_is_streamed_as_it_is(content: str, smollm_tokens: Tokenizer) -
 
 @pytest.mark.model
 @given(ids=st.lists(st.one_of(st.integers(0, 300), st.integers(0, 49151)), max_size=30))
-@settings(max_examples=500, deadline=None, derandomize=True)
+@examples(500, deadline=None, derandomize=True)
 def test_any_ids_are_streamed_as_they_decode(ids: list[int], smollm_tokens: Tokenizer) -> None:
     """Ids 17 to 272 are single bytes: models do break off characters, and begin others in their midst."""
     pieces, tail = decoded(smollm_tokens, tuple(ids))
@@ -188,7 +189,7 @@ def llama_like(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 
 
 @given(content=st.text(max_size=30))
-@settings(max_examples=200, deadline=None, derandomize=True)
+@examples(200, deadline=None, derandomize=True)
 def test_bytes_for_unknown_characters_come_out_whole(content: str, llama_like: Tokenizer) -> None:
     ids = llama_like.encode(text(content))
     pieces, tail = decoded(llama_like, ids)

@@ -182,7 +182,8 @@ class Notebook:
         self.lab.end_sessions()
 
     def wait_ready(self) -> None:
-        """Wait until the cells are drawn, the kernel has answered and the sidebar knows of it."""
+        """Wait until the page and its cells are drawn, the kernel has answered and the sidebar knows of it."""
+        self.page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.panel.locator(":is([data-connection='not-loaded'], [data-connection='ready'])").wait_for(state="attached")
 
@@ -221,8 +222,9 @@ class Notebook:
     def command(self, label: str) -> None:
         """Run a command from the palette."""
         self.page.keyboard.press("Control+Shift+C")
-        self.page.keyboard.type(label)
-        self.page.locator(".lm-CommandPalette-item.lm-mod-active").wait_for()
+        palette = self.page.locator("#modal-command-palette")
+        palette.locator("input").fill(label)
+        palette.locator(".lm-CommandPalette-item.lm-mod-active").wait_for()
         self.page.keyboard.press("Enter")
 
     def set_theme(self, name: str) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tests.backends import INCREMENTAL, TEXT, WHOLE
-from tests.examples import examples
+from tests.examples import examples, some
 from tokmagic.errors import PromptError
 from tokmagic.tokens.counter import LiveCounter
 from tokmagic.tokens.counter.patterns import UnreadPattern, read
@@ -144,6 +144,7 @@ JSON = ",".join(f'{{"id":{number},"name":"n{number}","on":true}}' for number in 
 CHINESE = "".join(f"第{number}章，天下大勢。分久必合、合久必分。" for number in range(5_000))
 
 
+@pytest.mark.property
 @pytest.mark.parametrize("name", ["gpt2", "llama3", "qwen2", "gpt4o", "deepseek"])
 @pytest.mark.parametrize(
     "text", [PROSE, JSON, CHINESE, PROSE + "👩\u200d🚀"], ids=["prose", "json", "chinese", "emoji"]
@@ -154,7 +155,8 @@ def test_an_edit_reads_its_neighbourhood_alone(name: str, text: str) -> None:
     counter.update(text)
     assert len(text) == reads.chars > 100_000
     chance = random.Random(2)
-    for edit in [(chance.random(), chance.choice([0, 1, 40]), chance.choice(["", "x", " ", "。"])) for _ in range(100)]:
+    for _ in range(some(100)):
+        edit = (chance.random(), chance.choice([0, 1, 40]), chance.choice(["", "x", " ", "。"]))
         text = edited(text, *edit)
         reads.chars = 0
         count = counter.update(text)

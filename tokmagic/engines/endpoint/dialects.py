@@ -89,6 +89,8 @@ TIERS = ("service_tier", "serviceTier", "trafficType", "speed")
 """Names of the service tier, in an object or in its usage."""
 COST = ("cost", "cost_usd", "total_cost", "cost_in_usd_ticks")
 """Names of a cost in USD in a usage, the sum of several under ``total_cost``."""
+COST_HEADERS = ("x-litellm-response-cost",)
+"""Headers of a whole answer that hold a cost in USD."""
 TICKS_PER_USD = 10**10
 """xAI's unit."""
 

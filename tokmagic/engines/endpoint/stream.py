@@ -144,6 +144,12 @@ class EndpointStream:
         """Whether nothing of the answer is to come: each choice has ended, or is at a stop text."""
         return all(choice.stop.stopped or number in self._ended for number, choice in enumerate(self._choices))
 
+    @property
+    def _spoken_ended(self) -> bool:
+        """Whether an answer has ended, and each of which anything came."""
+        open_ones = (number for number in range(len(self._choices)) if number not in self._ended)
+        return bool(self._ended) and not any(map(self._tally.spoke, open_ones))
+
     def _token(self, piece: Piece) -> Token:
         number = piece.token.choice
         choice = self._choices[number]
@@ -173,7 +179,9 @@ class EndpointStream:
         error = None if answered else end.error
         if failure is not None:
             error = f"{self._reader.name}: it reports: {failure}"
-        whole = failure is None and (answered or (error is None and end.said and tally.begun))
+        # Fewer answers than were asked for are all there are, where nothing says that the stream was cut.
+        fewer = not answered and self._spoken_ended and error is None and not end.hung_up
+        whole = failure is None and (answered or fewer or (error is None and end.said and tally.begun))
         ended: FinishReason = "stop" if whole else "error"
         if not whole and error is None:
             if end.hung_up:
@@ -184,6 +192,7 @@ class EndpointStream:
         # An attempt that the server may have worked on can be billed, whatever became of it.
         reached = end.reached or self._reader.reached_before
         local = tally.local_input_tokens() if reached else None
+        unsaid = fewer and not end.said
         # Left at a stop text, the server may have gone on.
         early = answered and not self._complete and not end.said
         # Where nothing was asked of the model nothing is billed.
@@ -200,7 +209,7 @@ class EndpointStream:
             tails,
             attempts=max(1, self._reader.attempts),
             error=redacted(error, self._request.key),
-            cut=(reached if not whole else self._reader.reached_before) or tally.unsure or early,
+            cut=(reached if not whole else self._reader.reached_before) or tally.unsure or early or unsaid,
             anomaly=redacted(tally.anomaly, self._request.key),
             local_input_tokens=local,
             service_tier=self._beside.service_tier,

@@ -156,24 +156,51 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def transformers_serve(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    """`transformers serve` with the default model, one for all tests."""
-    from tests.peers import servers
+def smollm_folder(model_home: Path) -> Path:
+    """The default model's files."""
     from tokmagic.engines.base import ModelSpec
     from tokmagic.engines.local.store import locate
 
     located = locate(ModelSpec("smollm2"), TokMagic(home=str(model_home)))
     assert located is not None
-    with _outside(servers.transformers_serve(tmp_path_factory.mktemp("transformers"), located.folder)) as peer:
+    return located.folder
+
+
+@pytest.fixture(scope="session")
+def transformers_serve(smollm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    """`transformers serve` with the default model, one for all tests."""
+    from tests.peers import servers
+
+    with _outside(servers.transformers_serve(tmp_path_factory.mktemp("transformers"), smollm_folder)) as peer:
         yield peer
 
 
 @pytest.fixture(scope="session")
-def litellm_proxy(transformers_serve: Peer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    """LiteLLM's proxy before `transformers_serve`, one for all tests."""
+def llama_cpp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    """llama.cpp's server with the default model, one for all tests."""
     from tests.peers import servers
 
-    with _outside(servers.litellm_proxy(tmp_path_factory.mktemp("litellm"), transformers_serve)) as peer:
+    with _outside(servers.llama_cpp(tmp_path_factory.mktemp("llama-cpp"))) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def mlx_server(smollm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    """mlx-lm's server with the default model, one for all tests."""
+    from tests.peers import servers
+
+    with _outside(servers.mlx_server(tmp_path_factory.mktemp("mlx"), smollm_folder)) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def litellm_proxy(
+    transformers_serve: Peer, llama_cpp: Peer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Peer]:
+    """LiteLLM's proxy before `transformers_serve` and `llama_cpp`, one for all tests."""
+    from tests.peers import servers
+
+    with _outside(servers.litellm_proxy(tmp_path_factory.mktemp("litellm"), transformers_serve, llama_cpp)) as peer:
         yield peer
 
 
@@ -205,15 +232,16 @@ def _outside(server: AbstractContextManager[Any]) -> Iterator[Any]:
         yield peer
 
 
-SHARED = ("browser", "transformers_serve", "smollm_session")
-"""What one worker starts for all tests that use it: these tests are a group."""
+SHARED = ("browser", "outside", "smollm_session")
+"""What one worker starts for all tests that use it: these tests are a group. ``outside``: the servers of others."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that no worker is left with it in the end: the groups, then the models."""
 
     def turn(item: pytest.Item) -> int:
-        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        uses = {*getattr(item, "fixturenames", ()), *(mark.name for mark in item.iter_markers("outside"))}
+        shared = [name for name in SHARED if name in uses]
         if shared:
             item.add_marker(pytest.mark.xdist_group(shared[0]))
             return SHARED.index(shared[0])

@@ -96,6 +96,8 @@ TICKS_PER_USD = 10**10
 
 TIMES = ("metrics", "timings")
 """Where vLLM and llama.cpp have their own times; Groq has them in its usage."""
+TIMED_OUTPUT = "predicted_n"
+"""Where llama.cpp's times count the tokens of the one answer that they are of."""
 SECONDS: Mapping[str, tuple[tuple[str, float], ...]] = {
     "queue": (("queue_time_ms", 1e-3), ("queue_time", 1.0)),
     "first token": (("time_to_first_token_ms", 1e-3),),

@@ -120,7 +120,8 @@ class EndpointStream:
         for of in dict.fromkeys(choice for choice, _ in arrival.usages):
             choice = of if self._names_choice(arrival) else self._tally.reports.of(self._ended)
             final = self._complete if choice is None else choice in self._ended
-            self._tally.report([usage for about, usage in arrival.usages if about == of], choice, final=final)
+            usages = [usage for about, usage in arrival.usages if about == of]
+            self._tally.report(usages, choice, final=final, alone=arrival.of_one)
         if self._answered and not self._complete and any(choice.past_stop for choice in self._choices):
             # At its stop text the answer is complete, whatever else the server makes of it.
             self._over = End(time.perf_counter_ns())

@@ -232,16 +232,22 @@ def _outside(server: AbstractContextManager[Any]) -> Iterator[Any]:
         yield peer
 
 
-SHARED = ("browser", "outside", "smollm_session")
-"""What one worker starts for all tests that use it: these tests are a group. ``outside``: the servers of others."""
+SHARED = ("browser", "transformers_serve", "smollm_session")
+"""What one worker starts for all tests that use it: these tests are a group."""
+
+ASK_SERVERS = (
+    "tests/engines/test_outside_engine.py",
+    "tests/engines/test_outside_servers.py",
+    "tests/project/test_others.py",
+)
+"""Files that ask the servers of others, which one worker starts for all of them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that no worker is left with it in the end: the groups, then the models."""
 
     def turn(item: pytest.Item) -> int:
-        uses = {*getattr(item, "fixturenames", ()), *(mark.name for mark in item.iter_markers("outside"))}
-        shared = [name for name in SHARED if name in uses]
+        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
         if shared:
             item.add_marker(pytest.mark.xdist_group(shared[0]))
             return SHARED.index(shared[0])
@@ -257,8 +263,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class FilesAndGroups(LoadGroupScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            group = super()._split_scope(nodeid)
-            return nodeid.split("::", 1)[0] if group == nodeid else group
+            group, file = super()._split_scope(nodeid), nodeid.split("::", 1)[0]
+            if file in ASK_SERVERS:
+                return "servers"
+            return file if group == nodeid else group
 
     return FilesAndGroups(config, log)
 

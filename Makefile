@@ -199,7 +199,7 @@ image-tools:
 		echo "the image's tests need root, podman, buildah, runc, netavark, aardvark-dns, iptables and mmdebstrap (Debian: apt-get install)" >&2; \
 	fi
 
-peers: $(PEERS)/litellm/.installed $(PEERS)/transformers/.installed $(PEERS)/tokenizers/.installed ## install the servers of others that tests talk to
+peers: $(foreach PEER,litellm transformers tokenizers mlx,$(PEERS)/$(PEER)/.installed) ## install the servers of others that tests talk to
 hub: $(PEERS)/jupyterhub/.installed
 .PHONY: hub
 
@@ -224,9 +224,9 @@ $(PEERS)/transformers/.installed: tests/peers/transformers.txt $(INSTALLED)
 		$(@D)/bin/python -m pip install -qq -r $< -c constraints.txt)
 	@touch $@
 
-# As above. None of what these packages depend on is needed for their tokenizers.
-$(PEERS)/tokenizers/.installed: tests/peers/tokenizers.txt $(INSTALLED)
-	$(call quietly,Installing llama.cpp and vendors' tokenizers into $(@D) …,\
+# As above. What these packages depend on is there, or not needed for their servers and tokenizers.
+$(PEERS)/tokenizers/.installed $(PEERS)/mlx/.installed: $(PEERS)/%/.installed: tests/peers/%.txt $(INSTALLED)
+	$(call quietly,Installing $(if $(filter mlx,$*),mlx-lm,llama.cpp and vendors' tokenizers) into $(@D) …,\
 		$(BIN)/python -m venv --clear $(@D) && \
 		$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/project.pth" && \
 		$(@D)/bin/python -m pip install -qq --no-deps -r $<)

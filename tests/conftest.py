@@ -157,24 +157,51 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def transformers_serve(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    """`transformers serve` with the default model, one for all tests."""
-    from tests.peers import servers
+def smollm_folder(model_home: Path) -> Path:
+    """The default model's files."""
     from tokmagic.engines.base import ModelSpec
     from tokmagic.engines.local.store import locate
 
     located = locate(ModelSpec("smollm2"), TokMagic(home=str(model_home)))
     assert located is not None
-    with _outside(servers.transformers_serve(tmp_path_factory.mktemp("transformers"), located.folder)) as peer:
+    return located.folder
+
+
+@pytest.fixture(scope="session")
+def transformers_serve(smollm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    """`transformers serve` with the default model, one for all tests."""
+    from tests.peers import servers
+
+    with _outside(servers.transformers_serve(tmp_path_factory.mktemp("transformers"), smollm_folder)) as peer:
         yield peer
 
 
 @pytest.fixture(scope="session")
-def litellm_proxy(transformers_serve: Peer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    """LiteLLM's proxy before `transformers_serve`, one for all tests."""
+def llama_cpp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    """llama.cpp's server with the default model, one for all tests."""
     from tests.peers import servers
 
-    with _outside(servers.litellm_proxy(tmp_path_factory.mktemp("litellm"), transformers_serve)) as peer:
+    with _outside(servers.llama_cpp(tmp_path_factory.mktemp("llama-cpp"))) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def mlx_server(smollm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
+    """mlx-lm's server with the default model, one for all tests."""
+    from tests.peers import servers
+
+    with _outside(servers.mlx_server(tmp_path_factory.mktemp("mlx"), smollm_folder)) as peer:
+        yield peer
+
+
+@pytest.fixture(scope="session")
+def litellm_proxy(
+    transformers_serve: Peer, llama_cpp: Peer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Peer]:
+    """LiteLLM's proxy before `transformers_serve` and `llama_cpp`, one for all tests."""
+    from tests.peers import servers
+
+    with _outside(servers.litellm_proxy(tmp_path_factory.mktemp("litellm"), transformers_serve, llama_cpp)) as peer:
         yield peer
 
 
@@ -209,6 +236,13 @@ def _outside(server: AbstractContextManager[Any]) -> Iterator[Any]:
 SHARED = ("browser", "transformers_serve", "smollm_session")
 """What one worker starts for all tests that use it: these tests are a group."""
 
+ASK_SERVERS = (
+    "tests/engines/test_outside_engine.py",
+    "tests/engines/test_outside_servers.py",
+    "tests/project/test_others.py",
+)
+"""Files that ask the servers of others, which one worker starts for all of them."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that no worker is left with it in the end: the groups, then the models."""
@@ -233,8 +267,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class FilesAndGroups(LoadGroupScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            group = super()._split_scope(nodeid)
-            return nodeid.split("::", 1)[0] if group == nodeid else group
+            group, file = super()._split_scope(nodeid), nodeid.split("::", 1)[0]
+            if file in ASK_SERVERS:
+                return "servers"
+            return file if group == nodeid else group
 
     return FilesAndGroups(config, log)
 

@@ -37,7 +37,9 @@ class Wire:
         content = json.dumps(body) if isinstance(body, dict) else body
         data = content.encode() if isinstance(content, str) else content
         self._handler.send_response(status)
-        for name, value in ({"Content-Type": kind} | {k.replace("_", "-"): v for k, v in headers.items()}).items():
+        for name, value in (
+            {"Content-Type": kind} | {k.replace("_", "-").title(): v for k, v in headers.items()}
+        ).items():
             self._handler.send_header(name, value)
         self._handler.send_header("Content-Length", str(len(data)))
         self._handler.end_headers()

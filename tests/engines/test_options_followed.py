@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.endpoints import ASK, ENDS, REPORTED, Ask, Chunks, counts
+from tests.engines.endpoints import ASK, ENDS, REPORTED, Ask, Chunks, counts, several
 from tests.servers import ROLE, USAGE, Asked, Endpoint, Wire, chunk, streams, usage_chunk, whole
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.engines.base import ModelSpec
@@ -133,6 +133,8 @@ def test_a_piece_that_is_held_back_stops_the_clock(ask: Ask) -> None:
 SCHEMA = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
 LOGPROB: dict[str, Any] = {"content": [{"token": "a", "logprob": -0.5}]}
 AS_ID: dict[str, Any] = {"content": [{"id": 7, "logprob": -0.5}]}
+EITHER = '{"type": ["object", "null"]}'
+CUT: Chunks = [chunk("Sure! The"), chunk(reason="length")]
 LONG = {"prompt_tokens": 12, "completion_tokens": 300}
 
 
@@ -154,6 +156,12 @@ FOLLOWED: dict[str, tuple[Sampling, Chunks, dict[str, Any], list[str] | None]] =
     "prose": (Sampling(json_schema=SCHEMA), said("Sure! The answer is 1."), USAGE, ["--json-schema"]),
     "another type": (Sampling(json_schema=SCHEMA), said("[1]"), USAGE, ["--json-schema"]),
     "a part is missing": (Sampling(json_schema=SCHEMA), said('{"b": 1}'), USAGE, ["--json-schema"]),
+    "prose that was cut": (Sampling(json_schema=SCHEMA), CUT, USAGE, ["--json-schema"]),
+    "JSON that was cut": (Sampling(json_schema=SCHEMA), [chunk(' {"a'), chunk(reason="length")], USAGE, None),
+    "blanks that were cut": (Sampling(json_schema=SCHEMA), [chunk("\n "), chunk(reason="length")], USAGE, None),
+    "one of several types, cut": (Sampling(json_schema=EITHER), [chunk("nul"), chunk(reason="length")], USAGE, None),
+    "none of several types, cut": (Sampling(json_schema=EITHER), CUT, USAGE, ["--json-schema"]),
+    "a type that nobody knows, cut": (Sampling(json_schema='{"type": "x"}'), CUT, USAGE, ["--json-schema"]),
     "a schema of anything": (Sampling(json_schema="true"), said("[1]"), USAGE, None),
     "at the limit": (Sampling(max_tokens=299), said("a " * 150), LONG, None),
     "above the limit": (Sampling(max_tokens=100), said("a " * 150), LONG, ["--max-tokens"]),
@@ -173,6 +181,23 @@ def test_an_option_that_is_ignored_is_told(ask: Ask, name: str) -> None:
     generation = ask(streams([ROLE, *parts, usage_chunk(usage)]), replace(ASK, sampling=sampling))
     assert generation.record.env.get("ignored_options") == options
     assert ("the server ignored" in generation.footer) is (options is not None)
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "bound"),
+    [
+        ([*said("a"), usage_chunk()], "ok", "at_least"),
+        ([chunk("a"), usage_chunk()], "failed", "at_least"),
+        ([*said("a"), chunk("b", index=1), usage_chunk()], "failed", "at_least"),
+        ([chunk("a"), chunk("b", index=1), *ENDS, usage_chunk()], "ok", "exact"),
+    ],
+    ids=["one of two", "half of one", "one and a half", "both"],
+)
+def test_fewer_answers_in_a_stream_that_ends_without_a_word(ask: Ask, parts: Chunks, status: str, bound: str) -> None:
+    """`transformers serve` sends no [DONE] and takes no notice of `n`."""
+    generation = ask(streams(parts, done=False), several(2))
+    assert (generation.status, generation.cost.bound) == (status, bound)
+    assert generation.record.env.get("ignored_options") == (["-n"] if (status, bound) == ("ok", "at_least") else None)
 
 
 def test_a_cut_answer_tells_of_no_options(ask: Ask) -> None:

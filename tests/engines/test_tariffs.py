@@ -226,6 +226,33 @@ def test_a_reported_cost_stands_beside_ours_and_a_difference_is_told(session: Se
     assert ("the server reports a cost of" in generation.footer) is differs
 
 
+# The same in a header of a whole answer, as LiteLLM's proxy has it; in a stream's it is of nothing yet.
+
+HEADERS: dict[str, tuple[str, dict[str, Any], str | None, bool]] = {
+    "the same": ("4.2e-05", {}, "0.000042", False),
+    "more": ("0.000043", {}, "0.000043", True),
+    "nothing": ("0.0", {}, "0", True),
+    "beside one in the usage": ("0.5", {"cost": 0.000042}, "0.000042", False),
+    "none": ("None", {}, None, False),
+    "not a number": ("nan", {}, None, False),
+    "too much": ("inf", {}, None, False),
+    "below 0": ("-1", {}, None, False),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_a_cost_in_a_header_of_a_whole_answer_is_a_reported_one(session: Session, ask: Ask, name: str) -> None:
+    header, told, kept, differs = HEADERS[name]
+    body = whole("Hello!", usage=USAGE | told)
+    generation = ask(
+        lambda _asked, wire: wire.answer(200, body, X_LiteLLM_Response_Cost=header), replace(ASK, stream=False)
+    )
+    assert generation.cost.usd == Decimal("0.000042")
+    (row,) = session.ledger().runs()
+    assert row.env.get("reported_cost_usd") == kept
+    assert ("the server reports a cost of" in str(row.reading.cost.anomaly)) is differs
+
+
 def test_a_reported_cost_is_kept_where_there_is_no_price(session: Session, ask: Ask, server: Endpoint) -> None:
     session.prices.reset("m")
     generation = ask(streams([chunk("a"), chunk(reason="stop"), usage_chunk(USAGE | {"cost": 0.5})]))

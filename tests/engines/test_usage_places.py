@@ -218,6 +218,37 @@ def test_a_usage_of_one_answer_is_none_of_three(ask: Ask, stream: bool) -> None:
     assert "3 answers" in str(generation.cost.anomaly)
 
 
+DENSE = ["1,2,3,", "4,5,6,", "7,8,9,"]
+
+
+@pytest.mark.parametrize(
+    ("generated", "texts", "expected"),
+    [
+        (6, DENSE, (10, "estimated")),  # llama.cpp's: 6, and two by their length
+        (18, DENSE, (18, "reported")),  # times of one answer, a usage of all
+        (None, DENSE, (18, "reported")),
+        (6, DENSE[:1], (6, "reported")),
+    ],
+    ids=["of one", "of all", "without times", "one came"],
+)
+def test_a_usage_beside_the_times_of_one_answer_is_of_that_one(
+    ask: Ask, generated: int | None, texts: list[str], expected: tuple[int, str]
+) -> None:
+    choices = [
+        {"index": number, "message": {"content": text}, "finish_reason": "length"} for number, text in enumerate(texts)
+    ]
+    output = 6 if generated == 6 else 18
+    body = {
+        "choices": choices,
+        "usage": {"prompt_tokens": 12, "completion_tokens": output, "total_tokens": 12 + output},
+        "timings": {"predicted_n": 6, "predicted_per_token_ms": 9.5} if generated is not None else {},
+    }
+    generation = ask(lambda _asked, wire: wire.answer(200, body), several(3, stream=False))
+    assert (generation.usage.output_tokens, generation.usage.output_source) == expected
+    assert generation.cost.source == expected[1]
+    assert ("for 1 of 3 answers" in str(generation.cost.anomaly)) is (expected[1] == "estimated")
+
+
 STYLES = ("in every chunk", "after each answer", "in each choice", "at the end", "beside the last end")
 
 

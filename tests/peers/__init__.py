@@ -1,1 +1,1 @@
-"""Servers of others that the endpoint engine is tested against: LiteLLM's proxy and `transformers serve`."""
+"""Servers of others that the endpoint engine is tested against: servers.py has them."""

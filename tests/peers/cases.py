@@ -26,6 +26,7 @@ CHAT = "/chat/completions"
 STREAM: dict[str, object] = {"stream": True}
 USAGE: dict[str, object] = {"stream": True, "stream_options": {"include_usage": True}}
 SCHEMA = {"type": "object", "properties": {"red": {"type": "integer"}}, "required": ["red"]}
+FORMAT: dict[str, object] = {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}}
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ COMMON = {
     "stop": Asked({**USAGE, "stop": [":"]}),
     "multibyte": Asked({**USAGE, "messages": user("Repeat exactly: 🦊🦊 naïve 漢字"), "max_tokens": 12}),
     "two_choices": Asked({"n": 2}),
-    "json_schema": Asked({"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}}),
+    "json_schema": Asked(FORMAT),
     "completion": Asked({"messages": None, "prompt": "The sea is", "max_tokens": 3}, path="/completions"),
     "completion_stream": Asked(
         {**USAGE, "messages": None, "prompt": "The sea is", "max_tokens": 3}, path="/completions"
@@ -80,7 +81,28 @@ PROXY = {
     "canned_two_choices_stream": Asked({**USAGE, "model": "canned", "n": 2}),
     **{name.replace("-", "_"): Asked({**USAGE, "model": name}) for name in (*MOCKED_ERRORS, "unreachable")},
 }
-CASES = {"transformers": COMMON, "litellm": {**COMMON, **PROXY}}
+CHATS: dict[str, Mapping[str, object]] = {
+    "plain": {},
+    "stream": STREAM,
+    "stream_usage": USAGE,
+    "stop_text": {**USAGE, "stop": ["Red: T"], "max_tokens": 10},
+    "two_choices": {"n": 2, "temperature": 0.7},
+    "two_choices_stream": {**USAGE, "n": 2, "temperature": 0.7},
+    "json_schema": {**FORMAT, "max_tokens": 30},
+    "logprobs": {"logprobs": True, "max_tokens": 2},
+    "logprobs_stream": {**USAGE, "logprobs": True, "max_tokens": 2},
+}
+BASIC = {name: Asked(body) for name, body in CHATS.items()}
+PRICED = {
+    f"priced_{name}": Asked({**CHATS[name], "model": "priced"})
+    for name in ("plain", "stream_usage", "two_choices", "two_choices_stream")
+}
+CASES = {
+    "transformers": COMMON,
+    "litellm": {**COMMON, **PROXY, **PRICED},
+    "llama.cpp": BASIC,
+    "mlx": BASIC,
+}
 """What each server is asked, by the names of the recordings."""
 SERVER_DIES = {"server_dies": Asked({**USAGE, "max_tokens": 400}, kill_after=4)}
 """Asked apart, since it costs the server that runs the model its life."""

@@ -19,8 +19,9 @@ import httpx2
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TETHERED = Path(__file__).with_name("tethered.py")
+LLAMA_CPP = Path(__file__).with_name("llama_cpp.py")
 ENVIRONMENTS = ROOT / ".cache" / "peers"
-START_S = 180  # both are ready in 7 s on two idle cores
+START_S = 180  # each is ready in 7 s on two idle cores
 STOP_S = 10
 ATTEMPTS = 3
 LOG_LINES = 60
@@ -33,6 +34,8 @@ MOCKED_ERRORS = {
     "too-long": "litellm.ContextWindowExceededError",
 }
 """Models of the proxy that fail in one way each, by what makes LiteLLM do so."""
+PRICES_USD = {"input_cost_per_token": 1e-6, "cache_read_input_token_cost": 1e-7, "output_cost_per_token": 1e-5}
+"""What the proxy's model ``priced`` costs, in LiteLLM's words."""
 
 
 class NotInstalledError(RuntimeError):
@@ -68,40 +71,68 @@ def transformers_serve(folder: Path, weights: Path) -> Iterator[Peer]:
     The server gets a link named like the model on the hub, so its answers name the model and no path of this machine.
     It answers one request after another, and looks at no key.
     """
-    link = folder / MODEL_ID
-    link.parent.mkdir(parents=True)
-    link.symlink_to(weights.resolve(), target_is_directory=True)
+    _link(folder, weights)
     (folder / "hf" / "hub").mkdir(parents=True)  # without it /v1/models is a 500
     command = ["transformers.cli.transformers", "serve", MODEL_ID, "--device", "cpu", "--host", "127.0.0.1", "--port"]
     # One thread: threads that wait for each other crawl where other programs use the cores too.
-    environment = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    with _running("transformers", folder, command, environment, "/health") as (port, pid, log):
+    variables = {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with _running("transformers", folder, command, variables, "/health") as (port, pid, log):
         yield Peer("transformers", f"http://127.0.0.1:{port}/v1", MODEL_ID, None, pid, log)
 
 
+def _link(folder: Path, weights: Path) -> None:
+    link = folder / MODEL_ID
+    link.parent.mkdir(parents=True)
+    link.symlink_to(weights.resolve(), target_is_directory=True)
+
+
 @contextmanager
-def litellm_proxy(folder: Path, upstream: Peer) -> Iterator[Peer]:
+def llama_cpp(folder: Path) -> Iterator[Peer]:
+    """Run llama.cpp's server with the GGUF that the default model is made of. It looks at no key."""
+    command = [str(LLAMA_CPP), MODEL_ID]
+    with _running("llama.cpp", folder, command, {}, "/health", environment="tokenizers") as (port, pid, log):
+        yield Peer("llama.cpp", f"http://127.0.0.1:{port}/v1", MODEL_ID, None, pid, log)
+
+
+@contextmanager
+def mlx_server(folder: Path, weights: Path) -> Iterator[Peer]:
+    """Run mlx-lm's server on the CPU with the model in ``weights``. It looks at no key."""
+    _link(folder, weights)
+    command = ["mlx_lm", "server", "--model", MODEL_ID, "--host", "127.0.0.1", "--port"]
+    variables = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    with _running("mlx", folder, command, variables, "/health") as (port, pid, log):
+        yield Peer("mlx", f"http://127.0.0.1:{port}/v1", MODEL_ID, None, pid, log)
+
+
+@contextmanager
+def litellm_proxy(folder: Path, upstream: Peer, priced: Peer) -> Iterator[Peer]:
     """Run LiteLLM's proxy. Its models:
 
     - ``smollm2``: proxied to ``upstream``
+    - ``priced``: proxied to ``priced``, at PRICES_USD
     - ``canned``: answers CANNED, in pieces of three characters, with made-up usage
     - those of MOCKED_ERRORS: fail, each in its way
     - ``unreachable``: proxied to where nobody listens
     """
     key = "sk-tests-only"
     config = folder / "config.json"
-    config.write_text(json.dumps(_litellm_config(key, upstream)), encoding="utf-8")
+    config.write_text(json.dumps(_litellm_config(key, upstream, priced)), encoding="utf-8")
     command = ["litellm.proxy.proxy_cli", "--config", str(config), "--host", "127.0.0.1", "--port"]
-    environment = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # otherwise it fetches prices when it starts
-    with _running("litellm", folder, command, environment, "/health/liveliness") as (port, pid, log):
+    variables = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # otherwise it fetches prices when it starts
+    with _running("litellm", folder, command, variables, "/health/liveliness") as (port, pid, log):
         yield Peer("litellm", f"http://127.0.0.1:{port}/v1", "smollm2", key, pid, log)
 
 
-def _litellm_config(key: str, upstream: Peer) -> dict[str, object]:
+def _litellm_config(key: str, upstream: Peer, priced: Peer) -> dict[str, object]:
     """The proxy's configuration; it is read as YAML, and JSON is that."""
+
+    def proxied(peer: Peer) -> dict[str, object]:
+        return {"model": f"openai/{peer.model}", "api_base": peer.base_url, "api_key": "none"}
+
     hosted = {"model": "openai/gpt-4o-mini", "api_key": "none"}
-    models: dict[str, dict[str, str]] = {
-        "smollm2": {"model": f"openai/{upstream.model}", "api_base": upstream.base_url, "api_key": "none"},
+    models: dict[str, dict[str, object]] = {
+        "smollm2": proxied(upstream),
+        "priced": {**proxied(priced), **PRICES_USD},
         "canned": {**hosted, "mock_response": CANNED},
         **{name: {**hosted, "mock_response": error} for name, error in MOCKED_ERRORS.items()},
         "unreachable": {**hosted, "api_base": f"http://127.0.0.1:{_free_port()}/v1"},
@@ -115,13 +146,21 @@ def _litellm_config(key: str, upstream: Peer) -> dict[str, object]:
 
 @contextmanager
 def _running(
-    name: str, folder: Path, command: Sequence[str], environment: Mapping[str, str], health: str
+    name: str,
+    folder: Path,
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    health: str,
+    environment: str | None = None,
 ) -> Iterator[tuple[int, int, Path]]:
-    """Run ``command``, a module and its arguments up to the port; yield the port, the process's id and its log."""
-    python = interpreter(name)
+    """Run ``command``, a module and its arguments up to the port; yield the port, the process's id and its log.
+
+    It runs in the ``environment`` of this name, otherwise of its own.
+    """
+    python = interpreter(environment or name)
     log = folder / "log"
     # Nothing of the person's: neither keys, nor proxies, nor settings of these servers.
-    clean = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUNBUFFERED": "1", **environment}
+    clean = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONUNBUFFERED": "1", **variables}
     for attempt in range(ATTEMPTS):
         port = _free_port()
         with log.open("wb") as output:

@@ -1,7 +1,7 @@
 """Run a module of this interpreter until standard input closes: no server outlives the tests that started it.
 
-``python -P tethered.py MODULE ARGUMENT…`` runs MODULE the way ``python -m`` does. The tests hold the other end of
-standard input, and the operating system closes it however they end.
+``python -P tethered.py MODULE ARGUMENT…`` runs MODULE the way ``python -m`` does, or a file whose name ends in ``.py``.
+The tests hold the other end of standard input, and the operating system closes it however they end.
 """
 
 import os
@@ -19,4 +19,7 @@ def end_with_input() -> None:
 if __name__ == "__main__":
     threading.Thread(target=end_with_input, daemon=True).start()
     sys.argv = sys.argv[1:]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    if sys.argv[0].endswith(".py"):
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

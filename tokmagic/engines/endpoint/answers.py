@@ -9,7 +9,17 @@ from typing import Any
 
 from tokmagic.core.stream import FinishReason, Logprob, Token
 from tokmagic.engines.endpoint.beside import NOTHING, Beside, read_beside
-from tokmagic.engines.endpoint.dialects import HIDDEN_PART, PART_TEXTS, REASONING, USAGE_KEYS, end_of, is_thought
+from tokmagic.engines.endpoint.dialects import (
+    COUNTS,
+    HIDDEN_PART,
+    PART_TEXTS,
+    REASONING,
+    TIMED_OUTPUT,
+    TIMES,
+    USAGE_KEYS,
+    end_of,
+    is_thought,
+)
 from tokmagic.engines.endpoint.surrogates import whole as whole_text
 from tokmagic.errors import EndpointError
 
@@ -33,12 +43,14 @@ class Piece:
 class Answer:
     """One object of the server.
 
-    ``usages`` are those that it sent, each with the choice that it is of, None for all of them. ``error`` is what it
-    reports in the place of an answer, or of more of it, ``beside`` what it tells beside it.
+    ``usages`` are those that it sent, each with the choice that it is of, None for all of them; ``of_one``: they are
+    surely of that one alone. ``error`` is what it reports in the place of an answer, or of more of it, ``beside`` what
+    it tells beside it.
     """
 
     pieces: tuple[Piece, ...] = ()
     usages: tuple[tuple[int | None, object], ...] = ()
+    of_one: bool = False
     error: str | None = None
     beside: Beside = NOTHING
 
@@ -61,12 +73,18 @@ def read_answer(given: object, choices: int, at_ns: int, *, whole: bool) -> Answ
     if len(listed) > _SPARE_CHOICES + choices:
         raise EndpointError(f"it sent {len(listed):,} choices at once, {choices} were requested")
     pieces = tuple(_piece(choice, choices, at_ns) for choice in listed)
-    usages = _usages(given, listed, pieces, choices)
-    return Answer(pieces, usages, error, read_beside(given, (usage for _, usage in usages)))
+    of_one = len(pieces) > 1 and _counts_one(given)
+    usages = _usages(given, listed, pieces, choices, of_one=of_one)
+    return Answer(pieces, usages, of_one, error, read_beside(given, (usage for _, usage in usages)))
 
 
 def _usages(
-    given: Mapping[str, Any], listed: list[Mapping[str, Any]], pieces: tuple[Piece, ...], choices: int
+    given: Mapping[str, Any],
+    listed: list[Mapping[str, Any]],
+    pieces: tuple[Piece, ...],
+    choices: int,
+    *,
+    of_one: bool,
 ) -> tuple[tuple[int | None, object], ...]:
     """The usages of one object: its own, those under a vendor's key, and those in its choices."""
     under = [value for value in given.values() if isinstance(value, Mapping)]
@@ -80,8 +98,16 @@ def _usages(
     if choices == 1:
         return tuple((None, usage) for usage in (*found, *(usage for _, usage in inside)))
     # While one of several choices is streamed, the usage beside it counts that one.
-    of = pieces[0].token.choice if len(pieces) == 1 else None
+    of = pieces[0].token.choice if len(pieces) == 1 or of_one else None
     return tuple((of, usage) for usage in found) or tuple(inside)
+
+
+def _counts_one(given: Mapping[str, Any]) -> bool:
+    """Whether an object's usage counts no more than the one answer that the times beside it are of: llama.cpp's."""
+    times = [given[name].get(TIMED_OUTPUT) for name in TIMES if isinstance(given.get(name), Mapping)]
+    usages = [given[name] for name in USAGE_KEYS if isinstance(given.get(name), Mapping)]
+    outputs = [usage[name] for usage in usages for name in COUNTS["output"] if usage.get(name) is not None]
+    return any(tokens in outputs for tokens in times)
 
 
 def _piece(choice: Mapping[str, Any], choices: int, at_ns: int) -> Piece:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
 from tokmagic.core.stream import ServerTimes
-from tokmagic.engines.endpoint.dialects import COST, SECONDS, TICKS_PER_USD, TIERS, TIMES
+from tokmagic.engines.endpoint.dialects import COST, COST_HEADERS, SECONDS, TICKS_PER_USD, TIERS, TIMES
 
 # No answer costs that much, and it still fits everywhere.
 _HIGHEST_COST = Decimal(1_000_000)
@@ -38,6 +39,12 @@ def read_beside(given: Mapping[str, Any], usages: Iterable[object]) -> Beside:
     timed = (*(given[name] for name in TIMES if isinstance(given.get(name), Mapping)), *places[1:])
     times = next(filter(None, map(_times, timed)), None)
     return Beside(service_tier=next(_tiers(places), None), reported_usd=next(_costs(places[1:]), None), times=times)
+
+
+def read_headers(headers: Mapping[str, str]) -> Beside:
+    """Read what the headers of a whole answer tell: a stream's are sent before its cost is known."""
+    costs = (_amount(_number(headers.get(name))) for name in COST_HEADERS)
+    return Beside(reported_usd=next((cost for cost in costs if cost is not None), None))
 
 
 def _tiers(places: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -82,6 +89,12 @@ def _seconds(place: Mapping[str, Any], what: str) -> float | None:
             continue
         if 0 <= value * unit_s <= _LONGEST_S:
             return value * unit_s
+    return None
+
+
+def _number(text: str | None) -> float | None:
+    with suppress(ValueError):
+        return float(text) if text is not None else None
     return None
 
 

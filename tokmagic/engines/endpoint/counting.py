@@ -162,9 +162,12 @@ class Tally:
         self._pieces += tokens
         self.answer_bytes += len(text.encode("utf-8", "replace"))
 
-    def report(self, usages: Sequence[object], choice: int | None, *, final: bool) -> None:
-        """The server gave its counts, of one answer or of the run, or something that cannot be."""
-        self.reports.take(read_usages(usages), choice, final=final)
+    def report(self, usages: Sequence[object], choice: int | None, *, final: bool, alone: bool = False) -> None:
+        """The server gave its counts, of one answer or of the run, or something that cannot be.
+
+        ``alone``: they are surely of no other answer, too.
+        """
+        self.reports.take(read_usages(usages), choice, final=final, alone=alone)
         usage = self._reported()
         if usage is not None and usage.output_tokens is not None:
             self._since = 0
@@ -201,6 +204,8 @@ class Tally:
         if usage.input_tokens is None:
             tokens, source = self.counter.input(self.prompt, load=True)
             usage = replace(usage, input_tokens=tokens, input_source=source)
+        if self.reports.missing(self._spoken):
+            return self._completed(usage, texts)
         early = usage.output_tokens is None or not whole or self._since > 0
         if early or len(texts) > 1:
             usage = self._larger(usage, texts, early=early)
@@ -246,6 +251,17 @@ class Tally:
             shown = counted(reported, "output token")
             self.anomaly = f"the server reports {shown} for {len(texts)} answers of at least {tokens:,}"
         return replace(usage, output_tokens=tokens, output_source="estimated")
+
+    def _completed(self, usage: Usage, texts: list[str]) -> Usage:
+        """A usage of some of the answers, with our own count of the others: an estimate."""
+        missing = self.reports.missing(self._spoken)
+        others = [texts[choice] for choice in missing]
+        guessed, reported = self.counter.output(others), usage.output_tokens or 0
+        tokens = sum(map(rough_count_text, others)) if guessed is None else guessed
+        spoken = len(self._spoken)
+        of = f"{spoken - len(missing)} of {spoken} answers"
+        self.anomaly = f"the server reports {counted(reported, 'output token')} for {of}"
+        return replace(usage, output_tokens=reported + tokens, output_source="estimated")
 
     def _least(self, texts: list[str]) -> int:
         """Fewer tokens than there were. A streamed piece holds at least one, but for proxies that cut to any size."""

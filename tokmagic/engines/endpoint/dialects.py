@@ -89,11 +89,15 @@ TIERS = ("service_tier", "serviceTier", "trafficType", "speed")
 """Names of the service tier, in an object or in its usage."""
 COST = ("cost", "cost_usd", "total_cost", "cost_in_usd_ticks")
 """Names of a cost in USD in a usage, the sum of several under ``total_cost``."""
+COST_HEADERS = ("x-litellm-response-cost",)
+"""Headers of a whole answer that hold a cost in USD."""
 TICKS_PER_USD = 10**10
 """xAI's unit."""
 
 TIMES = ("metrics", "timings")
 """Where vLLM and llama.cpp have their own times; Groq has them in its usage."""
+TIMED_OUTPUT = "predicted_n"
+"""Where llama.cpp's times count the tokens of the one answer that they are of."""
 SECONDS: Mapping[str, tuple[tuple[str, float], ...]] = {
     "queue": (("queue_time_ms", 1e-3), ("queue_time", 1.0)),
     "first token": (("time_to_first_token_ms", 1e-3),),

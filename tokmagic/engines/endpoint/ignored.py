@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tokmagic.core.prompt import Sampling
 from tokmagic.core.stream import FinishReason, Usage
@@ -19,6 +18,16 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "integer": (int, float),
     "null": (type(None),),
 }
+_BEGINS: Mapping[str, str] = {
+    "object": "{",
+    "array": "[",
+    "string": '"',
+    "boolean": "tf",
+    "number": "-0123456789",
+    "integer": "-0123456789",
+    "null": "n",
+}
+"""What a JSON text of each type begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,29 +54,43 @@ def ignored(sampling: Sampling, answers: list[Shown], usage: Usage) -> tuple[str
         "--max-tokens": usage.output_source == "reported" and (usage.output_tokens or 0) > most,
         "--stop": any(answer.past_stop for answer in answers),
         "--json-schema": sampling.json_schema is not None
-        and any(answer.reason == "stop" and not _fits(answer.text, sampling.json_schema) for answer in answers),
+        and not all(_may_follow(answer, sampling.json_schema) for answer in answers),
         "--logprobs": sampling.logprobs and not any(answer.logprobs for answer in answers),
     }
     return tuple(option for option, is_ignored in found.items() if is_ignored)
 
 
-def _fits(text: str, schema: str) -> bool:
-    """Whether a text may have been made to fit a JSON schema: JSON of its type, with what it requires."""
+def _may_follow(answer: Shown, schema: str) -> bool:
+    """Whether an answer may have been made to fit a JSON schema: as far as it got, JSON of its type."""
     try:
-        value, wanted = json.loads(text), json.loads(schema)
+        wanted = json.loads(schema)
     except (ValueError, RecursionError):
         return False
-    return not isinstance(wanted, Mapping) or (_is_of(value, wanted.get("type")) and _has(value, wanted))
+    if answer.reason == "length":
+        begin = answer.text.lstrip()[:1]
+        return begin in "".join(_BEGINS[name] for name in _types(wanted) or _BEGINS)
+    return answer.reason != "stop" or _fits(answer.text, wanted)
 
 
-def _is_of(value: object, kinds: object) -> bool:
-    listed = kinds if isinstance(kinds, list) else [kinds]
-    types = [kind for name in listed if isinstance(name, str) for kind in _TYPES.get(name, (object,))]
-    return not types or isinstance(value, tuple(types))
+def _types(wanted: object) -> list[str]:
+    """The types that a schema names, none where it names one that is not known."""
+    given = wanted.get("type") if isinstance(wanted, Mapping) else None
+    names = [name for name in (given if isinstance(given, list) else [given]) if isinstance(name, str)]
+    return names if all(name in _TYPES for name in names) else []
 
 
-def _has(value: object, schema: Mapping[str, Any]) -> bool:
-    required = schema.get("required")
+def _fits(text: str, wanted: object) -> bool:
+    """Whether a whole answer is JSON of a schema's type, with the names that it requires."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    types = tuple(kind for name in _types(wanted) for kind in _TYPES[name])
+    return (not types or isinstance(value, types)) and _has(value, wanted)
+
+
+def _has(value: object, wanted: object) -> bool:
+    required = wanted.get("required") if isinstance(wanted, Mapping) else None
     if not isinstance(value, dict) or not isinstance(required, list):
         return True
     return all(name in value for name in required)

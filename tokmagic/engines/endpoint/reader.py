@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from httpx2 import EventSource, Response, SSEError
 
 from tokmagic.engines.endpoint.answers import Answer, error_text, read_answer
-from tokmagic.engines.endpoint.beside import NOTHING
+from tokmagic.engines.endpoint.beside import NOTHING, read_headers
 from tokmagic.engines.endpoint.http import AttemptError, Connection, Connections, body_of, parse_json
 from tokmagic.engines.endpoint.limits import Limits, kept_bytes
 from tokmagic.engines.endpoint.opening import opened
@@ -148,7 +148,10 @@ class Reader:
                 if streamed:
                     self._events(answer)
                 else:
-                    self._arrive(body_of(answer, request.limits), whole=True)
+                    given = body_of(answer, request.limits)
+                    # First: what the body tells of the same holds.
+                    self._arrivals.put(Answer(beside=read_headers(response.headers)))
+                    self._arrive(given, whole=True)
                     self._end(None, said=True)
             good = True
         finally:

@@ -18,6 +18,7 @@ class Reports:
     # The newest report of the run, under None, and of each answer.
     _told: dict[int | None, Reported] = field(default_factory=dict)
     _one_by_one: bool = False
+    _of_some: bool = False
 
     @property
     def anomaly(self) -> str | None:
@@ -40,8 +41,12 @@ class Reports:
         self._one_by_one = True
         return next((choice for choice in reversed(ended) if choice not in self._answers), ended[-1])
 
-    def take(self, told: Reported, choice: int | None, *, final: bool) -> None:
-        """A usage arrived, of one answer or of the run; ``final``: after the end of what it is of."""
+    def take(self, told: Reported, choice: int | None, *, final: bool, alone: bool = False) -> None:
+        """A usage arrived, of one answer or of the run; ``final``: after the end of what it is of.
+
+        ``alone``: it is surely of no other answer, too.
+        """
+        self._of_some = self._of_some or alone
         self._told[choice] = told
         if told.usage is None:
             return
@@ -57,6 +62,10 @@ class Reports:
     def covers(self, spoke: set[int]) -> bool:
         """Whether the usages are of all answers of which anything arrived."""
         return not self._answers or spoke <= self._answers.keys()
+
+    def missing(self, spoke: set[int]) -> set[int]:
+        """The answers of which something arrived and that surely no usage is of."""
+        return spoke - self._answers.keys() if self._of_some and self._answers else set()
 
     def usage(self, spoke: set[int]) -> Usage | None:
         """What the server reports of the run at this moment, None where nothing is known of it.

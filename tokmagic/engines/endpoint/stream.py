@@ -120,7 +120,8 @@ class EndpointStream:
         for of in dict.fromkeys(choice for choice, _ in arrival.usages):
             choice = of if self._names_choice(arrival) else self._tally.reports.of(self._ended)
             final = self._complete if choice is None else choice in self._ended
-            self._tally.report([usage for about, usage in arrival.usages if about == of], choice, final=final)
+            usages = [usage for about, usage in arrival.usages if about == of]
+            self._tally.report(usages, choice, final=final, alone=arrival.of_one)
         if self._answered and not self._complete and any(choice.past_stop for choice in self._choices):
             # At its stop text the answer is complete, whatever else the server makes of it.
             self._over = End(time.perf_counter_ns())
@@ -143,6 +144,12 @@ class EndpointStream:
     def _answered(self) -> bool:
         """Whether nothing of the answer is to come: each choice has ended, or is at a stop text."""
         return all(choice.stop.stopped or number in self._ended for number, choice in enumerate(self._choices))
+
+    @property
+    def _spoken_ended(self) -> bool:
+        """Whether an answer has ended, and each of which anything came."""
+        open_ones = (number for number in range(len(self._choices)) if number not in self._ended)
+        return bool(self._ended) and not any(map(self._tally.spoke, open_ones))
 
     def _token(self, piece: Piece) -> Token:
         number = piece.token.choice
@@ -173,7 +180,9 @@ class EndpointStream:
         error = None if answered else end.error
         if failure is not None:
             error = f"{self._reader.name}: it reports: {failure}"
-        whole = failure is None and (answered or (error is None and end.said and tally.begun))
+        # Fewer answers than were asked for are all there are, where nothing says that the stream was cut.
+        fewer = not answered and self._spoken_ended and error is None and not end.hung_up
+        whole = failure is None and (answered or fewer or (error is None and end.said and tally.begun))
         ended: FinishReason = "stop" if whole else "error"
         if not whole and error is None:
             if end.hung_up:
@@ -184,6 +193,7 @@ class EndpointStream:
         # An attempt that the server may have worked on can be billed, whatever became of it.
         reached = end.reached or self._reader.reached_before
         local = tally.local_input_tokens() if reached else None
+        unsaid = fewer and not end.said
         # Left at a stop text, the server may have gone on.
         early = answered and not self._complete and not end.said
         # Where nothing was asked of the model nothing is billed.
@@ -200,7 +210,7 @@ class EndpointStream:
             tails,
             attempts=max(1, self._reader.attempts),
             error=redacted(error, self._request.key),
-            cut=(reached if not whole else self._reader.reached_before) or tally.unsure or early,
+            cut=(reached if not whole else self._reader.reached_before) or tally.unsure or early or unsaid,
             anomaly=redacted(tally.anomaly, self._request.key),
             local_input_tokens=local,
             service_tier=self._beside.service_tier,

@@ -24,10 +24,10 @@ IMAGE_PACKAGES := buildah podman runc catatonit uidmap mmdebstrap netavark aardv
 quietly = @echo "$(1)"; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	{ $(2); } > "$$log" 2>&1 || { status=$$?; cat "$$log" >&2; exit $$status; }
 
-# Two workers, a thread of torch's each: on two cores more threads wait for each other. A worker takes a file or a group
-# of tests at a time (tests/conftest.py), the longest first.
+# Two workers, a thread of torch's each: on two cores more threads wait for each other. A worker takes a file, or several
+# that share what is costly to start (tests/conftest.py), the longest first.
 PYTEST := OMP_NUM_THREADS=1 TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q
-TWO := -n 2 --dist loadgroup --no-loadscope-reorder
+TWO := -n 2 --dist loadscope --no-loadscope-reorder
 ELSEWHERE := not slow and not gpu and not postgres and not outside and not image
 
 # Compiled files are kept, whatever the environment says: each process of the tests would compile all of it again.

@@ -233,26 +233,25 @@ def _outside(server: AbstractContextManager[Any]) -> Iterator[Any]:
         yield peer
 
 
-SHARED = ("browser", "transformers_serve", "smollm_session")
-"""What one worker starts for all tests that use it: these tests are a group."""
+LONGEST = ("browser", "transformers_serve", "smollm_session")
+"""Fixtures that take long to start, and whose tests begin first."""
 
-ASK_SERVERS = (
-    "tests/engines/test_outside_engine.py",
-    "tests/engines/test_outside_servers.py",
-    "tests/project/test_others.py",
-)
-"""Files that ask the servers of others, which one worker starts for all of them."""
+TOGETHER = {
+    "tests/ui/": "browser",
+    "tests/engines/test_outside_": "servers",
+    "tests/project/test_others.py": "servers",
+}
+"""Files, by how their names begin, that ask the same browser or the same servers of others: one worker starts these."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that no worker is left with it in the end: the groups, then the models."""
 
     def turn(item: pytest.Item) -> int:
-        shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        shared = [name for name in LONGEST if name in getattr(item, "fixturenames", ())]
         if shared:
-            item.add_marker(pytest.mark.xdist_group(shared[0]))
-            return SHARED.index(shared[0])
-        return len(SHARED) + (item.get_closest_marker("model") is None)
+            return LONGEST.index(shared[0])
+        return len(LONGEST) + (item.get_closest_marker("model") is None)
 
     for item in items:
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
@@ -262,17 +261,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A worker takes a file at a time, or a group (``xdist_group``) whose tests share what is costly to start."""
-    from xdist.scheduler import LoadGroupScheduling
+    """A worker takes a file at a time, or all files that share what is costly to start.
 
-    class FilesAndGroups(LoadGroupScheduling):  # type: ignore[misc]
+    xdist's own groups do nothing with pytest 9.2: they change a name that it no longer reads (xdist 3.8.0).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Files(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            group, file = super()._split_scope(nodeid), nodeid.split("::", 1)[0]
-            if file in ASK_SERVERS:
-                return "servers"
-            return file if group == nodeid else group
+            file = nodeid.partition("::")[0]
+            return next((group for begin, group in TOGETHER.items() if file.startswith(begin)), file)
 
-    return FilesAndGroups(config, log)
+    return Files(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

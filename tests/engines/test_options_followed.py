@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from queue import SimpleQueue
 from decimal import Decimal
 from typing import Any
 
@@ -50,17 +51,17 @@ def test_a_stop_text_that_is_left_in_is_cut_and_counted(ask: Ask, name: str, str
     "first", [["Hello END", " and"], ["Hello E", "ND", " and"], ["Hello \n\nEND", "x"], ["Hello END and on", "x"]]
 )
 def test_a_server_that_goes_on_after_a_stop_text_is_left(ask: Ask, first: list[str]) -> None:
-    hung_up: list[bool] = []
+    hung_up: SimpleQueue[bool] = SimpleQueue()
 
     def script(_asked: Asked, wire: Wire) -> None:
         wire.open_stream()
         for piece in first:
             wire.event(chunk(piece, usage=None))
-        hung_up.append(wire.wait_for_hangup(5))
+        hung_up.put(wire.wait_for_hangup(5))
 
     generation = ask(script, STOP)
     assert (generation.text, generation.status, generation.finish_reason) == ("Hello ", "ok", "stop")
-    assert hung_up == [True]
+    assert hung_up.get(timeout=30)
     assert generation.usage.output_source == "estimated"
     assert (generation.usage.output_tokens or 0) >= len(first), "what came after it was generated, too"
     assert generation.record.env["ignored_options"] == ["--stop"]

@@ -1,0 +1,25 @@
+"""Desks on the test's own ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.comparisons.desk import Answers, Desk, right
+
+
+@pytest.fixture
+def make_desk(make_session: Callable[..., Any]) -> Callable[..., Desk]:
+    """Make a desk; models by keyword, else one that is always right."""
+
+    def make(*, settings: dict[str, Any] | None = None, **models: Answers) -> Desk:
+        return Desk(make_session(**(settings or {})), **(models or {"small": right}))
+
+    return make
+
+
+@pytest.fixture
+def desk(make_desk: Callable[..., Desk]) -> Desk:
+    return make_desk()

@@ -1,0 +1,141 @@
+"""What a comparison gave: every answer with its numbers, what is missing and why, and what the rest will cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokmagic.comparisons.forecasts import Forecast, forecast
+from tokmagic.comparisons.intervals import needed
+from tokmagic.comparisons.judges import Judge
+from tokmagic.comparisons.plan import Plan
+from tokmagic.comparisons.running import Answer, Outcome
+from tokmagic.comparisons.scores import Score
+from tokmagic.formatting import numbers
+
+if TYPE_CHECKING:
+    from tokmagic.comparisons.intervals import Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Variants of a prompt on the same items."""
+
+    plan: Plan
+    score: Score | Judge | None
+    outcome: Outcome
+
+    @property
+    def answers(self) -> list[Answer]:
+        """Every run in the order in which it was planned; those that failed have a problem and no run id."""
+        return self.outcome.answers
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """What it cost in all, in USD: runs that did not finish and the judge's included."""
+        return self.outcome.spent_usd
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run of the plan is there."""
+        return sum(answer.ran for answer in self.answers) == self.plan.runs
+
+    @property
+    def forecast(self) -> Forecast:
+        """What the items that have not run yet will cost."""
+        planned = len(self.plan.items.rows) * self.plan.repeat
+        return forecast(self.outcome.block_usd, planned - self.outcome.blocks)
+
+    @property
+    def passes(self) -> bool:
+        """Whether the scores are pass or fail."""
+        if self.score is None or isinstance(self.score, Judge):
+            return False
+        if self.score.passes is not None:
+            return self.score.passes
+        scores = {answer.score for answer in self.answers} - {None}
+        return bool(scores) and scores <= {0.0, 1.0}
+
+    def values(self, metric: str) -> Floats:
+        """``usd``, ``tokens``, ``latency_s`` or ``score``: arms × items × repeats, NaN where there is none."""
+        shape = (len(self.plan.arms), len(self.plan.items.rows), self.plan.repeat)
+        found: Floats = np.full(shape, np.nan)
+        for it in self.answers:
+            value = _tokens(it) if metric == "tokens" else getattr(it, metric)
+            if value is not None:
+                found[it.arm, it.item, it.repeat] = float(value)
+        return found
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row for each run, in the order in which they ran. Raises UsageError."""
+        try:
+            import pandas
+        except ImportError:
+            raise needed("pandas") from None
+        return pandas.DataFrame(list(self._rows()))
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        for it in self.answers:
+            arm = self.plan.arms[it.arm]
+            yield {
+                "order": it.order,
+                "variant": arm.variant.name,
+                "version": arm.variant.version,
+                "model": arm.model,
+                "item": it.item + 1,
+                "repeat": it.repeat + 1,
+                "run_id": it.run_id,
+                "usd": None if it.usd is None else float(it.usd),
+                "input_tokens": it.input_tokens,
+                "output_tokens": it.output_tokens,
+                "latency_s": it.latency_s,
+                "score": it.score,
+                "problem": it.problem,
+                "answer": it.text,
+            }
+
+    def notes(self) -> list[str]:
+        """What a reader has to know: what is missing and why, one line each, however often it happened."""
+        outcome, plan = self.outcome, self.plan
+        found = []
+        if outcome.ended is not None:
+            found.append(f"it ended early: {outcome.ended}")
+        planned, ran = plan.runs, sum(answer.ran for answer in self.answers)
+        if ran < planned:
+            found.append(f"{planned - ran:,} of {planned:,} runs are missing; differences are of complete pairs alone")
+        for model, problem in outcome.given_up.items():
+            found.append(f"{model} failed too often in a row and was given up: {problem}")
+        found += [f"{numbers.counted(count, 'run')} failed: {what}" for what, count in outcome.failures.items()]
+        if empty := sum(answer.text is not None and not answer.text.strip() for answer in self.answers):
+            found.append(f"{numbers.counted(empty, 'answer')} had no text")
+        problems = Counter(answer.problem for answer in self.answers if answer.ran and answer.problem)
+        if problems:
+            often, count = problems.most_common(1)[0][0], sum(problems.values())
+            found.append(f"{numbers.counted(count, 'answer')} could not be scored and {_are(count)} left out: {often}")
+        if unpriced := sum(answer.ran and answer.usd is None for answer in self.answers):
+            found.append(f"{numbers.counted(unpriced, 'run')} had no price; set one with %price")
+        if isinstance(self.score, Judge):
+            found.append(self._judge_note())
+        return found
+
+    def _judge_note(self) -> str:
+        agreed = [it.agreed for it in self.outcome.judged if it.agreed is not None]
+        share = f"{sum(agreed) / len(agreed):.0%}" if agreed else numbers.UNKNOWN
+        return (
+            f"the judge {self.score.model if isinstance(self.score, Judge) else ''} cost "
+            f"{numbers.usd(self.outcome.judge_usd)} and preferred the same answer with places swapped in {share} of "
+            f"{numbers.counted(len(agreed), 'pair')}"
+        )
+
+
+def _tokens(it: Answer) -> int | None:
+    return None if it.input_tokens is None or it.output_tokens is None else it.input_tokens + it.output_tokens
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.comparisons.desk import Answers, Desk, right
+from tokmagic.comparisons import intervals
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer samples; and no collection of garbage, which statsmodels asks for at each correction of p values."""
+    monkeypatch.setattr(intervals, "RESAMPLES", 999)
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 
 @pytest.fixture

@@ -152,8 +152,8 @@ def test_every_run_comes_once_in_an_order_that_the_seed_decides() -> None:
     assert runs == [(block.item, block.repeat, arm) for block in it.blocks() for arm in block.arms]
     other = made(models=("small", "big"), repeat=2, seed=6)
     assert runs != [(block.item, block.repeat, arm) for block in other.blocks() for arm in block.arms]
-    firsts = Counter(block.arms[0] for seed in range(200) for block in made(seed=seed).blocks())
-    assert 240 < firsts[0] < 360, "either variant runs first about equally often"
+    firsts = Counter(block.arms[0] for seed in range(60) for block in made(seed=seed).blocks())
+    assert 65 < firsts[0] < 115, "either variant runs first about equally often"
 
 
 def test_ids_change_with_what_they_stand_for() -> None:

@@ -35,6 +35,8 @@ class Difference:
     p_value: float | None = None
     p_holm: float | None = None
     smallest: float | None = None
+    needed: int | None = None
+    """How many items it takes to see a difference of the size that was measured."""
 
     @property
     def seen(self) -> bool:
@@ -59,16 +61,9 @@ def difference(baseline: Floats, variant: Floats, *, passes: bool = False, seed:
     if not items.size:
         return Difference(0, 0, None, Interval(None, None, "none", "no item has both"))
     p_value, test = mcnemar(items) if passes else mean_test(items)
-    return Difference(
-        items.size,
-        pairs,
-        float(items.mean()),
-        of_mean(items, seed),
-        test,
-        p_value,
-        p_value,
-        smallest_difference(items),
-    )
+    mean, needed = float(items.mean()), items_needed(items, float(items.mean()))
+    interval, smallest = of_mean(items, seed), smallest_difference(items)
+    return Difference(items.size, pairs, mean, interval, test, p_value, p_value, smallest, needed)
 
 
 def mean_test(items: Floats) -> tuple[float | None, str]:

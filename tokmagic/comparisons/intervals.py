@@ -79,7 +79,7 @@ def expanded_level(items: int) -> float:
 
 
 def bootstrap(
-    data: tuple[Floats, ...], statistic: Any, seed: int, *, method: str = "BCa", resamples: int = RESAMPLES
+    data: tuple[Floats, ...], statistic: Any, seed: int, *, resamples: int, method: str = "BCa"
 ) -> tuple[Floats, Floats]:
     """The ends of scipy's bootstrap interval over the last axis; NaN where the method is degenerate.
 
@@ -137,17 +137,17 @@ def of_ratio(over: Floats, under: Floats, seed: int = 0) -> Interval:
     if over.size < 2:
         return Interval(None, None, "none", "fewer than two items have no spread")
     if over.size > BCA_ITEMS:
-        low, high = bootstrap((over, under), ratio, seed, method="percentile")
+        low, high = bootstrap((over, under), ratio, seed, method="percentile", resamples=RESAMPLES)
         told = f"percentile bootstrap, as there are more than {BCA_ITEMS:,} items"
         return Interval(float(low), float(high), "percentile", told)
     return _bootstrapped((over, under), ratio, seed)
 
 
 def _bootstrapped(data: tuple[Floats, ...], statistic: Any, seed: int) -> Interval:
-    low, high = bootstrap(data, statistic, seed)
+    low, high = bootstrap(data, statistic, seed, resamples=RESAMPLES)
     if np.isfinite(low) and np.isfinite(high):
         return Interval(float(low), float(high), "BCa")
-    low, high = bootstrap(data, statistic, seed, method="percentile")
+    low, high = bootstrap(data, statistic, seed, method="percentile", resamples=RESAMPLES)
     told = "BCa is degenerate here; a percentile bootstrap stands for it"
     if np.isfinite(low) and np.isfinite(high):
         return Interval(float(low), float(high), "percentile", told)

@@ -6,25 +6,32 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tokmagic.comparisons import charts, showing
+from tokmagic.comparisons.disagreements import disagreements
+from tokmagic.comparisons.figures import METRICS, ArmFigures, figures
 from tokmagic.comparisons.forecasts import Forecast, forecast
 from tokmagic.comparisons.intervals import needed
 from tokmagic.comparisons.judges import Judge
 from tokmagic.comparisons.plan import Plan
 from tokmagic.comparisons.running import Answer, Outcome
 from tokmagic.comparisons.scores import Score
+from tokmagic.comparisons.verdicts import verdict
 from tokmagic.formatting import numbers
+from tokmagic.formatting.tables import Table, escape
 
 if TYPE_CHECKING:
     from tokmagic.comparisons.intervals import Floats
+    from tokmagic.reports.plots import Plot
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Comparison:
-    """Variants of a prompt on the same items."""
+    """Variants of a prompt on the same items. It shows itself as tables with a verdict."""
 
     plan: Plan
     score: Score | Judge | None
@@ -70,6 +77,60 @@ class Comparison:
             if value is not None:
                 found[it.arm, it.item, it.repeat] = float(value)
         return found
+
+    @cached_property
+    def figures(self) -> list[ArmFigures]:
+        """Each arm's means and what it differs by from the first, the baseline."""
+        labels = [arm.label for arm in self.plan.arms]
+        values = {metric: self.values(metric) for metric in METRICS}
+        return figures(labels, values, passes=self.passes, seed=self.plan.seed)
+
+    @property
+    def levels(self) -> Table:
+        """Each arm's means with their intervals, as a table."""
+        return showing.levels(self.figures, passes=self.passes)
+
+    @property
+    def differences(self) -> Table:
+        """What each arm differs by from the baseline, as a table."""
+        return showing.differences(self.figures, passes=self.passes)
+
+    @property
+    def verdict(self) -> str:
+        """In plain words what was seen, what was not, and what follows."""
+        return verdict(self.figures, passes=self.passes)
+
+    def disagreements(self, most: int = 20) -> Table:
+        """The items on which a variant scored otherwise than the baseline, with both answers."""
+        return disagreements(self.plan, self.answers, self.values("score"), most)
+
+    def plot(self) -> Plot:
+        """Mean cost against mean score. Raises UsageError where either is unknown, and without altair."""
+        return charts.plot(self.figures, "pass rate" if self.passes else "score")
+
+    def to_markdown(self) -> str:
+        """Verdict, tables and notes in GitHub's Markdown."""
+        tables = [showing.markdown(it) for it in (self.levels, self.differences)]
+        notes = "\n".join(f"- {note}" for note in self.notes())
+        return "\n\n".join(filter(None, [self.verdict.replace("$", "\\$"), *tables, notes.replace("$", "\\$")])) + "\n"
+
+    def to_html(self) -> str:
+        """Verdict, tables and notes as HTML that needs nothing else."""
+        tables = "".join(it._repr_html_() for it in (self.levels, self.differences))
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes())
+        listed = f"<ul>{notes}</ul>" if notes else ""
+        marked = "tex2jax_ignore mathjax_ignore"  # else MathJax reads dollars as formulas
+        return f'<div class="{marked}"><p>{escape(self.verdict)}</p>{tables}{listed}</div>'
+
+    _repr_html_ = to_html
+
+    def to_csv(self) -> str:
+        """The figures unrounded, as CSV text with a row for each arm and metric; unknown is empty."""
+        return showing.as_csv(showing.exact_rows(self.figures))
+
+    def __repr__(self) -> str:
+        notes = [f"({note})" for note in self.notes()]
+        return "\n\n".join([self.verdict, repr(self.levels), repr(self.differences), *notes])
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame with a row for each run, in the order in which they ran. Raises UsageError."""

@@ -11,13 +11,16 @@ Show = Callable[[float], str]
 """Writes a figure with its unit; it gets what has no sign."""
 
 
-def sentence(found: Difference, what: str, show: Show, *, more: str = "higher", less: str = "lower") -> str:
-    """One sentence on one difference, with its interval; where none is seen it says what may still be there."""
+def sentence(found: Difference, what: str, show: Show, *, brief: bool = False) -> str:
+    """One sentence on one difference, with its interval; where none is seen it says what may still be there.
+
+    ``brief`` leaves out which differences such a comparison shows.
+    """
     if found.mean is None:
         return f"{_first(what)}: nothing to compare, no item has a run of both."
     items = numbers.counted(found.items, "item")
     if found.seen:
-        by = f"{show(abs(found.mean))} {more if found.mean > 0 else less}"
+        by = f"{show(abs(found.mean))} {'higher' if found.mean > 0 else 'lower'}"
         return f"{_first(what)} is {by} ({_range(found, show)}; p {p_value(found.p_holm)}, {items})."
     if found.p_value is None:
         return f"{_first(what)}: {items} cannot show a difference; compare on more."
@@ -25,8 +28,10 @@ def sentence(found: Difference, what: str, show: Show, *, more: str = "higher", 
         same = "is the same" if found.mean == 0 else f"differs by {signed(found.mean, show)}"
         return f"No difference in {what} was seen: it {same} for each of {items}."
     told = f"No difference in {what} was seen over {items}: it may be anything from {_range(found, show)}"
-    if found.smallest is not None:
+    if found.smallest is not None and not brief:
         told += f", and one of {show(found.smallest)} would have shown in four comparisons of five"
+        if found.needed is not None and found.needed > found.items:
+            told += f"; to see the {signed(found.mean, show)} that was measured takes about {found.needed:,} items"
     return f"{told}."
 
 

@@ -13,6 +13,7 @@ from tokmagic.runs import api
 if TYPE_CHECKING:
     from tokmagic.comparisons.results import Comparison
     from tokmagic.comparisons.running import Stand
+    from tokmagic.runs.session import Session
 
 _NEEDED = ("numpy", "scipy", "statsmodels")
 
@@ -46,20 +47,65 @@ def compare(
 
     Raises UsageError, PromptError, BudgetError, LedgerError, and GenerationInterrupted after an interrupt.
     """
+    return compare_in(
+        api.session(),
+        variants,
+        over,
+        model=model,
+        score=score,
+        repeat=repeat,
+        budget=budget,
+        seed=seed,
+        baseline=baseline,
+        pilot=pilot,
+        tags=tags,
+        progress=progress,
+        **sampling,
+    )
+
+
+def compare_in(
+    session: Session,
+    variants: object,
+    over: object,
+    *,
+    model: object = None,
+    score: object = None,
+    budget: object = None,
+    pilot: int | None = None,
+    tags: Iterable[str] = (),
+    progress: Callable[[Stand], None] | None = None,
+    repeat: int = 1,
+    seed: int = 0,
+    baseline: str | None = None,
+    **sampling: Any,
+) -> Comparison:
+    """As :func:`compare`, in a session: for the magic and the command, whose options nobody has looked at yet."""
     for package in _NEEDED:
         if find_spec(package) is None:
             raise UsageError(f"comparing needs the package {package}; run: pip install 'tokmagic[compare]'")
     from tokmagic.comparisons.preparing import compared  # start-up: numpy and scipy, for a name that is only looked up
 
     return compared(
-        api.session(),
+        session,
         variants,
         over,
-        models=[model] if model is None or isinstance(model, str) else list(model),
+        models=_models(model),
         score=score,
         budget=budget,
         pilot=pilot,
-        tags=tuple(tags),
+        tags=api.texts_of("tags", tags),
         progress=progress,
         options={"repeat": repeat, "seed": seed, "baseline": baseline, "sampling": api.sampling_of(sampling)},
     )
+
+
+def _models(given: object) -> list[str | None]:
+    if given is None:
+        return [None]
+    if isinstance(given, str):
+        return [given]
+    names = list(given) if isinstance(given, Iterable) else []
+    if not names or any(not isinstance(name, str) for name in names):
+        raise UsageError(f"model is {given!r}; give a name, or a list of names")
+    return names

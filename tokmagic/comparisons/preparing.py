@@ -23,7 +23,7 @@ def compared(
     *,
     models: Sequence[str | None],
     score: object,
-    budget: str | Decimal | None,
+    budget: object,
     pilot: int | None,
     tags: Sequence[str],
     progress: Progress | None,
@@ -43,9 +43,14 @@ def compared(
         items.check(scored.column, f"the score {scored.name}")
     if pilot is not None and (isinstance(pilot, bool) or not isinstance(pilot, int) or pilot < 1):
         raise UsageError(f"pilot is {pilot!r}; give a whole number of items, at least 1")
-    limit = None if budget is None else usd(budget, what="budget", error=BudgetError)
+    limit = None if budget is None else _limit(budget)
     running = Running(session, planned, scored, budget_usd=limit, tags=tags, progress=progress)
     return Comparison(planned, scored, running.execute(pilot))
+
+
+def _limit(given: object) -> Decimal:
+    amount = given if isinstance(given, str | int | Decimal) and not isinstance(given, bool) else repr(given)
+    return usd(amount, what="budget", error=BudgetError)
 
 
 def _resolved(session: Session, model: str | None) -> str:

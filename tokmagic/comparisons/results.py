@@ -128,6 +128,10 @@ class Comparison:
         """The figures unrounded, as CSV text with a row for each arm and metric; unknown is empty."""
         return showing.as_csv(showing.exact_rows(self.figures))
 
+    def rows(self) -> list[dict[str, Any]]:
+        """The figures unrounded, as dictionaries: money as decimal strings, unknown as None."""
+        return showing.json_rows(showing.exact_rows(self.figures))
+
     def __repr__(self) -> str:
         notes = [f"({note})" for note in self.notes()]
         return "\n\n".join([self.verdict, repr(self.levels), repr(self.differences), *notes])

@@ -12,6 +12,7 @@ from tokmagic.comparisons.differences import Difference
 from tokmagic.comparisons.figures import METRICS, ArmFigures, Level
 from tokmagic.comparisons.intervals import Interval
 from tokmagic.comparisons.words import Show, p_value, signed
+from tokmagic.core.money import plain
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
 
@@ -121,6 +122,22 @@ def _exact(it: Difference) -> dict[str, Any]:
     ends = it.interval
     found = (it.mean, ends.low, ends.high, ends.method, it.pairs, it.items, it.test)
     return dict(zip(_APART, (*found, it.p_value, it.p_holm, it.smallest, it.needed), strict=True))
+
+
+_MONEY = ("mean", "low", "high", "d_difference", "d_low", "d_high", "d_smallest")
+
+
+def json_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same, with money as decimal strings."""
+    return [
+        {
+            key: plain(Decimal(repr(value)))
+            if row["metric"] == "usd" and key in _MONEY and value is not None
+            else value
+            for key, value in row.items()
+        }
+        for row in rows
+    ]
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -81,7 +81,7 @@ def generate(
     Raises PromptError, UsageError, BudgetError, ModelError, and GenerationInterrupted after an interrupt; whatever
     is raised, the run's row is settled first.
     """
-    labels = _texts("tags", tags)
+    labels = texts_of("tags", tags)
     if system is not None and not isinstance(system, str):
         raise UsageError(f"system is {system!r}; give a string")
     if not isinstance(prompt, Prompt):
@@ -151,7 +151,8 @@ def _model(given: str | None) -> str | None:
     return given
 
 
-def _texts(what: str, given: Iterable[str]) -> tuple[str, ...]:
+def texts_of(what: str, given: Iterable[str]) -> tuple[str, ...]:
+    """``given`` as a tuple of strings. Raises UsageError, which names ``what``, for anything else."""
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise UsageError(f"{what} is {given!r}; give a list of strings")
     texts = tuple(given)

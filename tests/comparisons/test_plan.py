@@ -77,7 +77,7 @@ def test_what_are_no_items_is_refused(over: object) -> None:
 def test_a_missing_column_and_gaps_are_named() -> None:
     with pytest.raises(UsageError, match="variant terse needs the column 'hint', which the items do not have; they"):
         made({"terse": "{{ hint }}", "b": "c"})
-    for gap in (None, math.nan):
+    for gap in (None, math.nan, pandas.NA, pandas.NaT):
         with pytest.raises(
             UsageError, match=r"'q', which the variant terse needs, has gaps in 1 of 4 items \(numbers 4"
         ):

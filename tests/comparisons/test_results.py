@@ -170,6 +170,7 @@ def test_disagreements_come_item_by_item(result: Comparison) -> None:
     assert all(len(cell) <= 80 for row in result.disagreements().rows for cell in row)
 
 
+@pytest.mark.slow
 def test_the_chart_brings_its_picture(result: Comparison) -> None:
     chart = result.plot()
     assert chart.png.startswith(b"\x89PNG")

@@ -18,6 +18,7 @@ from tokmagic.comparisons.results import Comparison
 from tokmagic.comparisons.running import GIVEN_UP, Stand
 from tokmagic.core.prompt import Sampling
 from tokmagic.core.record import Selection
+from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, UsageError
 from tokmagic.runs import api
 
@@ -259,7 +260,7 @@ def test_a_run_that_fails_is_missing_and_the_rest_goes_on(make_desk: Make) -> No
     assert math.isnan(found.values("usd")[0, 3, 0])
     assert found.notes() == [
         "1 of 10 runs are missing; differences are of complete pairs alone",
-        "1 run failed: terse: ModelError: the server hung up",
+        "1 run of terse failed, the first: ModelError: the server hung up",
     ]
     desk.engines["small"].answers = right
     check_whole(desk.compare(score="exact(a)", over=items(5)), desk)
@@ -278,6 +279,53 @@ def test_a_model_that_fails_half_way_is_given_up(make_desk: Make) -> None:
     assert len(desk.engines["small"].asked) == 12
     assert "big failed too often in a row and was given up: ModelError: out of order" in found.notes()
     assert sum(slots(found).values()) == 15
+
+
+def test_what_is_finished_is_read_where_nothing_new_can_run(make_desk: Make) -> None:
+    """The first runs failed; later ones count although a budget, or the model, lets nothing more in."""
+
+    def answers(text: str, number: int) -> str:
+        if number < 2:
+            raise ModelError("not yet")
+        return right(text, number)
+
+    make_desk(small=answers).compare(over=items(4))
+    desk = make_desk()
+    found = desk.compare(over=items(4), budget="0.000025")
+    assert desk.asked == 0
+    assert sum(slots(found).values()) == 6
+    assert found.notes()[1] == "2 of 8 runs are missing; differences are of complete pairs alone"
+    assert found.forecast.left == 1
+
+    def never(_text: str, _number: int) -> str:
+        raise ModelError("gone")
+
+    late = make_desk(small=never)
+    late.engines["small"].answers = never
+    assert sum(slots(late.compare(over=items(4))).values()) == 6
+
+
+def test_another_model_of_the_same_name_is_another_comparison(make_desk: Make) -> None:
+    make_desk().compare(over=items(2))
+    desk = make_desk()
+    engine = desk.engines["small"]
+    desk.session.models.add("small", ModelSpec("scripted:elsewhere.json"))
+    desk.session.models._engines["small"] = engine
+    assert desk.compare(over=items(2)).complete
+    assert desk.asked == 4
+
+
+def test_a_prompt_that_one_item_does_not_make_is_no_fault_of_the_model(desk: Desk) -> None:
+    rows = [{"q": " "} for _ in range(8)] + [{"q": "q"}]
+    found = desk.compare({"a": "{{ q }}", "b": "b {{ q }}"}, rows)
+    assert sum(slots(found).values()) == 10
+    assert found.outcome.given_up == {}
+    assert found.notes()[1].startswith("8 runs of a failed, the first: PromptError: variant a, item ")
+
+
+def test_answers_that_were_cut_are_counted(make_desk: Make) -> None:
+    desk = make_desk(small=lambda _text, _number: "word " * 30)
+    assert desk.compare(over=items(2)).notes() == ["4 answers reached max_tokens and may be incomplete"]
 
 
 def test_both_models_given_up_ends_quietly(make_desk: Make) -> None:

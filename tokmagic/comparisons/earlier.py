@@ -36,9 +36,12 @@ class Earlier:
             _check_unchanged(rows, plan)
         self.spent_usd = Sum.of(mine).cost_usd or Decimal(0)
         """What all of its runs cost so far, those that did not finish included."""
+        self.left = 0
+        """How many finished runs are still to be taken."""
         for row in mine:
             if row.status == "ok":
                 self._finished[_key(row)].append(row)
+                self.left += 1
 
     def take(self, key: Key) -> tuple[RunRecord, str | None] | None:
         """A finished run and its answer, the answer None where texts are not kept; None: there is none (any more)."""
@@ -46,13 +49,14 @@ class Earlier:
         if not found:
             return None
         row = found.popleft()
+        self.left -= 1
         kept = self._ledger.texts(row.run_id)
         return row, None if kept is None else kept[1]
 
 
 def _key(row: RunRecord) -> Key:
-    tag = next((it for it in row.tags if it == JUDGE_TAG or it.startswith("variant:")), "")
-    return Key(tag, row.info.name, row.prompt_sha256)
+    # The last tag is ours, whatever others a caller gave.
+    return Key(row.tags[-1], row.info.name, row.prompt_sha256)
 
 
 def _check_unchanged(rows: Iterable[RunRecord], plan: Plan) -> None:

@@ -73,7 +73,9 @@ def read(over: object) -> Items:
 
 
 def _empty(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+    # pandas' own gaps are known by their types' names, since pandas need not be there.
+    gap = type(value).__name__ in ("NAType", "NaTType")
+    return value is None or gap or (isinstance(value, float) and math.isnan(value))
 
 
 def _read_file(path: Path) -> list[Any]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.comparisons.inputs import Items
-from tokmagic.core.prompt import Prompt, Sampling
+from tokmagic.core.prompt import Prompt, Sampling, spelled
 from tokmagic.errors import PromptError, UsageError
 from tokmagic.prompts.template import build, parse
 
@@ -44,7 +44,7 @@ class Variant:
 
     @property
     def tag(self) -> str:
-        return f"variant:{self.name}@{self.version}"
+        return spelled(f"variant:{self.name}@{self.version}")
 
     def variables(self) -> list[str]:
         """The columns that it uses. Raises PromptError for a template that cannot be read."""
@@ -71,6 +71,8 @@ class Arm:
     variant: Variant
     model: str
     label: str
+    identity: str = ""
+    """What the model's name stands for: another model of the same name is another comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ class Plan:
     @property
     def question_tag(self) -> str:
         """The same for everything but what stands in the items."""
-        arms = [[arm.variant.name, arm.variant.text, arm.model] for arm in self.arms]
+        arms = [[arm.variant.name, arm.variant.text, arm.model, arm.identity] for arm in self.arms]
         return f"compare:{_digest([arms, self.repeat, self.seed, asdict(self.sampling), self.items.source])}"
 
     @property
@@ -140,6 +142,7 @@ def make(
     seed: int,
     sampling: Sampling,
     baseline: str | None,
+    identities: Mapping[str, str] | None = None,
 ) -> Plan:
     """Put a plan together; the variant that ``baseline`` names comes first. Raises UsageError, PromptError."""
     found = read_variants(variants)
@@ -154,7 +157,12 @@ def make(
     if len(set(models)) != len(models):
         raise UsageError(f"a model is named twice: {', '.join(models)}; name each once")
     many = len(models) > 1
-    arms = [Arm(it, model, f"{it.name} · {model}" if many else it.name) for model in models for it in found]
+    known = identities or {}
+    arms = [
+        Arm(it, model, f"{it.name} · {model}" if many else it.name, known.get(model, ""))
+        for model in models
+        for it in found
+    ]
     if len(arms) < 2:
         raise UsageError("there is one variant and one model, so nothing to compare; give another of either")
     for it in found:

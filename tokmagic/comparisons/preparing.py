@@ -35,7 +35,8 @@ def compared(
     names = [_resolved(session, it) for it in models]
     if not names:
         raise UsageError("no model is named; leave model out for the current one, or name at least one")
-    planned = plan.make(variants, items, names, **options)
+    identities = {name: _identity(session, name) for name in names}
+    planned = plan.make(variants, items, names, identities=identities, **options)
     scored = None if score is None else scores.read(score)
     if isinstance(scored, Judge):
         scored = judge(_resolved(session, scored.model), scored.question)
@@ -46,6 +47,12 @@ def compared(
     limit = None if budget is None else _limit(budget)
     running = Running(session, planned, scored, budget_usd=limit, tags=tags, progress=progress)
     return Comparison(planned, scored, running.execute(pilot))
+
+
+def _identity(session: Session, model: str) -> str:
+    """Which model a name stands for in this session, and how it is run."""
+    spec = session.models.spec(model)
+    return repr((spec.source, spec.revision, spec.quant, spec.dtype, spec.api_base))
 
 
 def _limit(given: object) -> Decimal:

@@ -175,7 +175,14 @@ class Comparison:
             found.append(f"{planned - ran:,} of {planned:,} runs are missing; differences are of complete pairs alone")
         for model, problem in outcome.given_up.items():
             found.append(f"{model} failed too often in a row and was given up: {problem}")
-        found += [f"{numbers.counted(count, 'run')} failed: {what}" for what, count in outcome.failures.items()]
+        for arm, it in enumerate(plan.arms):
+            failed = [answer for answer in self.answers if answer.arm == arm and not answer.ran]
+            if failed:
+                found.append(
+                    f"{numbers.counted(len(failed), 'run')} of {it.label} failed, the first: {failed[0].problem}"
+                )
+        if cut := sum(answer.finish_reason == "length" for answer in self.answers):
+            found.append(f"{numbers.counted(cut, 'answer')} reached max_tokens and may be incomplete")
         if empty := sum(answer.text is not None and not answer.text.strip() for answer in self.answers):
             found.append(f"{numbers.counted(empty, 'answer')} had no text")
         problems = Counter(answer.problem for answer in self.answers if answer.ran and answer.problem)

@@ -15,7 +15,7 @@ from tokmagic.comparisons.plan import JUDGE_TAG, Block, Plan
 from tokmagic.comparisons.scores import Score
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import RunRecord
-from tokmagic.errors import BudgetError, GenerationInterrupted, TokmagicError, UsageError
+from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, TokmagicError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.prices import bound_usd
 from tokmagic.prompts.template import sha256
@@ -41,6 +41,7 @@ class Answer:
     latency_s: float | None = None
     score: float | None = None
     problem: str | None = None
+    finish_reason: str | None = None
 
     @property
     def ran(self) -> bool:
@@ -65,13 +66,13 @@ class Outcome:
     block_usd: list[Decimal] = field(default_factory=list)
     """What each complete block cost, its judge included."""
     blocks: int = 0
+    """How many blocks were tried to their end."""
     spent_usd: Decimal = Decimal(0)
     """What the whole comparison cost so far, runs that did not finish included."""
     judge_usd: Decimal = Decimal(0)
     judged: list[Judged] = field(default_factory=list)
     ended: str | None = None
     """Why it ended before all was run."""
-    failures: Counter[str] = field(default_factory=Counter)
     given_up: dict[str, str] = field(default_factory=dict)
     """Models that failed too often, and how they failed last."""
 
@@ -85,8 +86,8 @@ class _Got:
     text: str | None
 
 
-class _OutOfBudgetError(Exception):
-    """A budget does not let the next run in."""
+class _NotRunError(Exception):
+    """There is no finished run, and a new one cannot begin: a budget is used up, or its model was given up."""
 
 
 class Running:
@@ -117,11 +118,9 @@ class Running:
         outcome = self._outcome
         try:
             for number, block in enumerate(self._plan.blocks()):
-                if number == most_blocks:
+                if number == most_blocks or (self._stopped and not self._earlier.left):
                     break
                 self._run_block(block)
-        except _OutOfBudgetError as refused:
-            outcome.ended = str(refused)
         except KeyboardInterrupt as interrupt:
             done = sum(answer.ran for answer in outcome.answers)
             raise GenerationInterrupted(
@@ -132,15 +131,22 @@ class Running:
             raise BudgetError(f"the budget ended the comparison before one pair was complete: {outcome.ended}")
         return outcome
 
+    @property
+    def _stopped(self) -> bool:
+        """Whether nothing new can run; what the ledger has is still read."""
+        models = {arm.model for arm in self._plan.arms}
+        return self._outcome.ended is not None or models <= self._outcome.given_up.keys()
+
     def _run_block(self, block: Block) -> None:
         outcome, plan = self._outcome, self._plan
         if not outcome.answers and not outcome.spent_usd:
             self._check_budget(block)
         answers, usd = {}, Decimal(0)
         for arm in block.arms:
-            if plan.arms[arm].model in outcome.given_up:
+            try:
+                answer = answers[arm] = self._answer(block, arm)
+            except _NotRunError:
                 continue
-            answer = answers[arm] = self._answer(block, arm)
             usd += answer.usd or 0
             outcome.answers.append(answer)
             if isinstance(self._score, Score):
@@ -148,10 +154,14 @@ class Running:
             if self._progress is not None:
                 self._progress(Stand(len(outcome.answers), plan.runs, outcome.spent_usd))
         if isinstance(self._score, Judge):
-            usd += self._judge(self._score, answers)
-        if len(answers) == len(plan.arms) and all(answer.ran for answer in answers.values()):
-            outcome.block_usd.append(usd)
-        outcome.blocks += 1
+            try:
+                usd += self._judge(self._score, answers)
+            except _NotRunError:
+                return
+        if len(answers) == len(plan.arms):
+            outcome.blocks += 1
+            if all(answer.ran for answer in answers.values()):
+                outcome.block_usd.append(usd)
 
     def _answer(self, block: Block, arm: int) -> Answer:
         plan, outcome = self._plan, self._outcome
@@ -163,28 +173,30 @@ class Running:
             raise  # of an option that no run can have, or of a ledger without texts
         except TokmagicError as error:
             answer.problem = f"{type(error).__name__}: {error}"
-            outcome.failures[f"{plan.arms[arm].label}: {answer.problem}"] += 1
-            self._in_a_row[model] += 1
-            if self._in_a_row[model] >= GIVEN_UP:
-                outcome.given_up[model] = answer.problem
+            if isinstance(error, ModelError):  # a prompt that an item does not make is no fault of the model
+                self._in_a_row[model] += 1
+                if self._in_a_row[model] >= GIVEN_UP:
+                    outcome.given_up[model] = answer.problem
             return answer
         self._in_a_row[model] = 0
         reading = got.record.reading
-        answer.run_id, answer.text = got.record.run_id, got.text
+        answer.run_id, answer.text, answer.finish_reason = got.record.run_id, got.text, got.record.finish_reason
         answer.usd, answer.latency_s = reading.cost.usd, reading.latency_s
         answer.input_tokens, answer.output_tokens = reading.usage.input_tokens, reading.usage.output_tokens
         return answer
 
     def _ask(self, prompt: Prompt, model: str, tag: str) -> _Got:
-        """A finished run of the ledger, or a new one. Raises what ended it, and _OutOfBudgetError."""
+        """A finished run of the ledger, or a new one. Raises what ended it, and _NotRunError."""
         found = self._earlier.take(Key(tag, model, sha256(prompt)))
         if found is not None:
             if found[1] is None and self._score is not None:
                 raise _without_text()
             return _Got(*found)
+        if self._outcome.ended is not None or model in self._outcome.given_up:
+            raise _NotRunError
         left = None if self._budget_usd is None else self._budget_usd - self._outcome.spent_usd
         if left is not None and left <= 0:
-            raise _OutOfBudgetError(f"all of {numbers.usd(self._budget_usd)} is spent")
+            raise self._out_of_budget(f"all of {numbers.usd(self._budget_usd)} is spent")
         if self._session.models.engine(model).state != "ready":
             # Beside the others: interleaved models would be read from disk for every run.
             self._session.load(model, keep_others=True)
@@ -192,13 +204,17 @@ class Running:
         try:
             generation = self._session.generate(prompt, model, tags=tags, budget=left, cache=False)
         except BudgetError as error:
-            raise _OutOfBudgetError(str(error)) from error
+            raise self._out_of_budget(str(error)) from error
         self._outcome.spent_usd += generation.cost.usd or 0
         if isinstance(generation.error, BudgetError):
-            raise _OutOfBudgetError(str(generation.error))
+            raise self._out_of_budget(str(generation.error))
         if generation.error is not None:
             raise generation.error
         return _Got(generation.record, generation.text)
+
+    def _out_of_budget(self, why: str) -> _NotRunError:
+        self._outcome.ended = why
+        return _NotRunError()
 
     def _score_answer(self, score: Score, answer: Answer) -> None:
         if answer.text is None:

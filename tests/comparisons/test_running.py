@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
@@ -157,6 +160,26 @@ def test_interrupted_anywhere_and_resumed_each_run_is_there_once(make_desk: Make
     last = make_desk(small=answers)
     check_whole(last.compare(**given), last)
     assert last.asked == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupted_by_the_clock_and_resumed_each_run_is_there_once(make_desk: Make) -> None:
+    """As a person does it: an interrupt at a random time, wherever that finds the comparison."""
+    moment, interrupts = random.Random(5), 0
+    for _ in range(20):
+        desk = make_desk()
+        timer = threading.Timer(moment.uniform(0.01, 0.15), os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            desk.compare(score="exact(a)", repeat=20)
+        except KeyboardInterrupt:
+            interrupts += 1
+        finally:
+            timer.cancel()
+    assert interrupts >= 15, "Python itself loses one that comes while it drops a weak reference"
+    last = make_desk()
+    check_whole(last.compare(score="exact(a)", repeat=20), last)
 
 
 def test_a_longer_comparison_is_another_one(desk: Desk) -> None:

@@ -90,22 +90,22 @@ def test_files_are_read_by_their_ending(compare: Compare, tmp_path: Path) -> Non
     assert found.plan.runs == 4
 
 
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("--over nothing", r"--over cannot evaluate 'nothing': NameError"),
-        (f"{LINE} --score exct(a)", r"score 'exct' is unknown \(did you mean exact\?\)"),
-        (f"{LINE} --score nowhere", "--score cannot evaluate"),
-        (f"{LINE} --into 1x", "--into '1x' is not a variable name"),
-        (f"{LINE} --repeat 0", "repeat is 0"),
-        (f"{LINE} --seed x", "--seed"),
-        (f"{LINE} -n 2", "unknown option '-n'"),
-        ("--max-tokens 20", "needs the column 'q'"),
-    ],
-)
-def test_what_is_wrong_is_one_line(compare: Compare, desk: Desk, line: str, says: str) -> None:
-    with pytest.raises(UsageError, match=says):
-        compare(line, CELL)
+WRONG = [
+    ("--over nothing", r"--over cannot evaluate 'nothing': NameError"),
+    (f"{LINE} --score exct(a)", r"score 'exct' is unknown \(did you mean exact\?\)"),
+    (f"{LINE} --score nowhere", "--score cannot evaluate"),
+    (f"{LINE} --into 1x", "--into '1x' is not a variable name"),
+    (f"{LINE} --repeat 0", "repeat is 0"),
+    (f"{LINE} --seed x", "--seed"),
+    (f"{LINE} -n 2", "unknown option '-n'"),
+    ("--max-tokens 20", "needs the column 'q'"),
+]
+
+
+def test_what_is_wrong_is_one_line(compare: Compare, desk: Desk) -> None:
+    for line, says in WRONG:
+        with pytest.raises(UsageError, match=says):
+            compare(line, CELL)
     assert desk.asked == 0
 
 
@@ -167,27 +167,27 @@ def test_a_pilot_prints_its_forecast(tokmagic: Command) -> None:
     assert "2 items left" in tokmagic("compare", "c.toml", "--pilot", "1").stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("variants", "is not TOML"),
-        ("modl = 'x'\n[variants]\na = 'b'", "unknown key 'modl' (did you mean model?)"),
-        ("variants = ['a']", "has no variants; give a table [variants]"),
-        ("over = 'q.csv'", "has no variants; give a table [variants]"),
-        ("[variants]\na = 'b'\n[sampling]\nseed = 3", "seed stands outside it"),
-        ("[variants]\na = 'b'\n[sampling]\nmax_token = 3", "unknown option 'max_token'"),
-        ("model = 3\n[variants]\na = 'b'", "model is 3; give a name"),
-        ("budget = true\n[variants]\na = 'b'\nb = 'c'", "budget is 'True'"),
-        ("tags = 'x'\n[variants]\na = 'b'\nb = 'c'", "tags is 'x'"),
-        ("[variants]\na = 3\nb = 'c'", "the variant 'a' is 3"),
-    ],
-)
-def test_files_that_cannot_be_used_are_one_line(tokmagic: Command, tmp_path: Path, text: str, says: str) -> None:
-    (tmp_path / "bad.toml").write_text(text, encoding="utf-8")
-    done = tokmagic("compare", "bad.toml")
-    assert done.returncode in (1, 2)
-    assert says in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stdout == ""
+BAD = [
+    ("variants", "is not TOML"),
+    ("modl = 'x'\n[variants]\na = 'b'", "unknown key 'modl' (did you mean model?)"),
+    ("variants = ['a']", "has no variants; give a table [variants]"),
+    ("over = 'q.csv'", "has no variants; give a table [variants]"),
+    ("[variants]\na = 'b'\n[sampling]\nseed = 3", "seed stands outside it"),
+    ("[variants]\na = 'b'\n[sampling]\nmax_token = 3", "unknown option 'max_token'"),
+    ("model = 3\n[variants]\na = 'b'", "model is 3; give a name"),
+    ("budget = true\n[variants]\na = 'b'\nb = 'c'", "budget is 'True'"),
+    ("tags = 'x'\n[variants]\na = 'b'\nb = 'c'", "tags is 'x'"),
+    ("[variants]\na = 3\nb = 'c'", "the variant 'a' is 3"),
+]
+
+
+def test_files_that_cannot_be_used_are_one_line(tokmagic: Command, tmp_path: Path) -> None:
+    for text, says in BAD:
+        (tmp_path / "bad.toml").write_text(text, encoding="utf-8")
+        done = tokmagic("compare", "bad.toml")
+        assert done.returncode in (1, 2)
+        assert says in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert done.stdout == ""
     assert tokmagic("compare", "c.toml", "--json", "--markdown").returncode == 2
     assert tokmagic("compare", "none.toml").returncode == 2

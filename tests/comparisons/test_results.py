@@ -80,6 +80,14 @@ def test_without_a_score_only_cost_is_told() -> None:
     )
 
 
+def test_where_the_cost_is_unknown_nothing_is_said_of_it() -> None:
+    unknown = (CHEAP * NAN, CHEAP * NAN)
+    assert said((BAD, GOOD), unknown).endswith("v1 is better; what it costs is not known.")
+    assert said((GOOD, BAD), unknown).endswith("v1 is worse; what it costs is not known.")
+    assert said((GOOD, GOOD), unknown).endswith("it is the same for each of 60 items.")
+    assert said((BAD * NAN, GOOD), (CHEAP, CHEAP)).startswith("Compared with v0. The pass rate: nothing to compare")
+
+
 def test_each_of_several_variants_is_named() -> None:
     told = said((BAD, GOOD, BAD), (CHEAP, DEAR, CHEAP))
     assert " v1: The pass rate is " in told

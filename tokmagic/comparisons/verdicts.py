@@ -31,10 +31,12 @@ def verdict(arms: Sequence[ArmFigures], *, passes: bool) -> str:
 def _conclusion(arm: ArmFigures, baseline: str) -> list[str]:
     """What follows from score and cost together."""
     score, cost = arm.differences.get("score"), arm.differences.get("usd")
-    dearer = _sign(cost.mean) if cost is not None and cost.seen else 0
-    if score is None:
+    if score is None or score.mean is None:
         return []
     better = _sign(score.mean) if score.seen else 0
+    if cost is None or cost.mean is None:
+        return [f"{arm.label} is {'better' if better > 0 else 'worse'}; what it costs is not known."] if better else []
+    dearer = _sign(cost.mean) if cost.seen else 0
     if better > 0:
         if dearer > 0:
             return [f"{arm.label} is better and costs more: {_price(arm.pass_price, 'each extra pass costs')}"]

@@ -15,6 +15,7 @@ from tokmagic.prompts import options
 PARSERS = {
     "generate": options.generate_parser,
     "tokens": options.tokens_parser,
+    "compare": options.compare_parser,
     "model": model.parser,
     "price": price.parser,
     "budget": budget.parser,

@@ -17,20 +17,21 @@ from tokmagic.core.version import __version__
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from tokmagic.comparisons.api import compare as compare
     from tokmagic.runs.api import count as count
     from tokmagic.runs.api import generate as generate
     from tokmagic.runs.api import generate_many as generate_many
     from tokmagic.runs.api import ledger as ledger
     from tokmagic.runs.generation import Generation as Generation
 
-__all__ = ["Generation", "__version__", "count", "generate", "generate_many", "ledger"]
+__all__ = ["Generation", "__version__", "compare", "count", "generate", "generate_many", "ledger"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'tokmagic' has no attribute {name!r}")
-    room = "generation" if name == "Generation" else "api"
-    return getattr(import_module(f"tokmagic.runs.{room}"), name)  # start-up: %load_ext and --version need neither
+    room = {"Generation": "runs.generation", "compare": "comparisons.api"}.get(name, "runs.api")
+    return getattr(import_module(f"tokmagic.{room}"), name)  # start-up: %load_ext and --version need none of these
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:

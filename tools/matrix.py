@@ -63,7 +63,7 @@ PYTHON_TESTS = (
     *("tests/project/test_imports.py", "tests/prompts/test_template.py", "tests/reports"),
     *("tests/runs/test_live.py", "tests/runs/test_session.py"),
 )
-SMALL = ("lab", "openai", "parquet", "postgres", "report", "tokenizer")
+SMALL = ("compare", "lab", "openai", "parquet", "postgres", "report", "tokenizer")
 """The extras without torch, whose build for other interpreters is large."""
 ALL = (*SMALL, "local")
 MATRIX = (

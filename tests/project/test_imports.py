@@ -21,19 +21,20 @@ from tokmagic.cli.command import VERBS
 from tokmagic.magics.magics import TokMagics
 
 HEAVY = "torch transformers tokenizers sqlalchemy alembic jinja2 huggingface_hub bitsandbytes ipywidgets numpy pyarrow"
-HEAVY += " genai_prices pydantic pandas altair tiktoken sentencepiece"
+HEAVY += " genai_prices pydantic pandas altair tiktoken sentencepiece scipy statsmodels"
 
 LAZY = {
     ("tokmagic", "tokmagic.magics.magics"): "IPython and the magics come with %load_ext",
     (
         "tokmagic",
-        "tokmagic.runs.{room}",
+        "tokmagic.{room}",
     ): "a public name is looked up at its first use, so that --version imports nothing",
     ("tokmagic.cli", "tokmagic.cli.command"): "--version needs no parser",
     ("tokmagic.cli", "tokmagic.cli.streams"): "--version needs nothing of the standard streams",
     ("tokmagic.cli.command", "tokmagic.cli.{name}"): "a verb brings its machinery, so it is imported when it is called",
     ("tokmagic.magics.magics", "tokmagic.magics.{magic}"): "a magic brings its machinery, as a verb does",
     ("tokmagic.magics.magics", "tokmagic.magics.display"): "the first answer brings what shows it",
+    ("tokmagic.comparisons.api", "tokmagic.comparisons.preparing"): "numpy and scipy come with the first comparison",
     ("tokmagic.runs.api", "tokmagic.runs.session"): "the session imports nearly all; %load_ext does without it",
     ("tokmagic.runs.recorder", "tokmagic.ledgers"): "SQLAlchemy takes longer than all of %load_ext",
     ("tokmagic.notebooks.reproduce.execute", "tokmagic.ledgers"): "SQLAlchemy, for a notebook that cannot be run",
@@ -49,7 +50,7 @@ LAZY = {
 }
 """Imports of our own within functions: from where, of what, and what start-up is spared by it. There are no others."""
 DYNAMIC = {
-    "tokmagic.runs.{room}": ("api", "generation"),
+    "tokmagic.{room}": ("runs.api", "runs.generation", "comparisons.api"),
     "tokmagic.cli.{name}": tuple(VERBS),
     "tokmagic.magics.{magic}": tuple(name for kind in TokMagics.magics.values() for name in kind),
 }
@@ -82,6 +83,7 @@ def run(line):
 LIGHT = {
     "import": "import tokmagic\nassert tokmagic.__version__",
     "public names": "import tokmagic\ntokmagic.generate, tokmagic.count, tokmagic.generate_many, tokmagic.Generation",
+    "comparing": "import tokmagic\ntokmagic.compare",
     "load_ipython_extension": f"{SHELL}import tokmagic\ntokmagic.load_ipython_extension(shell)",
     "load and list": f"{SHELL}run('%load_ext tokmagic')\nrun('%model')\nrun('%price')",
     "reload": f"{SHELL}run('%load_ext tokmagic')\nrun('%reload_ext tokmagic')\nrun('%unload_ext tokmagic')",

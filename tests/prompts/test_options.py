@@ -205,7 +205,8 @@ def test_help_wins_over_what_is_wrong_beside_it(line: str) -> None:
 def test_every_magic_has_help_that_names_each_option(name: str) -> None:
     parser = PARSERS[name]()
     shown = parser.format_help()
-    assert shown.startswith(f"usage: {'%%generate' if name == 'generate' else '%' + name} ")
+    cell = name in ("generate", "compare")
+    assert shown.startswith(f"usage: {'%%' if cell else '%'}{name} ")
     for option in options_of(parser):
         assert option in shown
     assert {"-h", "--help"} <= set(options_of(parser))

@@ -17,6 +17,7 @@ VERBS = {
     "pull": "fetch a model once, so that later starts are quick",
     "run": "run a prompt from a file or standard input",
     "count": "count a text's tokens without running it",
+    "compare": "variants of a prompt on the same inputs: which is worth its money",
     "report": "tokens, cost and latency of recorded runs",
     "export": "recorded runs, one per line",
     "check": "a notebook's saved numbers against limits, for pre-commit and CI",

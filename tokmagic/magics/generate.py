@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import keyword
 
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.errors import UsageError
 from tokmagic.formatting.tables import Table
 from tokmagic.magics.budget import ask
 from tokmagic.magics.display import View, view
-from tokmagic.magics.shell import Shell
+from tokmagic.magics.shell import Shell, check_into
 from tokmagic.prompts.options import generate_parser
 from tokmagic.runs import request
 from tokmagic.runs.generation import Generation
@@ -21,8 +20,7 @@ def run(at: Shell, line: str, cell: str | None) -> Generation | Table:
     options = at.parse(generate_parser(), line)
     if cell is None:
         raise UsageError("%%generate takes the cell as its prompt: begin the cell with %%generate (two percent signs)")
-    if options.into is not None and (not options.into.isidentifier() or keyword.iskeyword(options.into)):
-        raise UsageError(f"--into {options.into!r} is not a variable name; use letters, digits and underscores")
+    check_into(options.into)
     asked = _prompt(at, options, cell)
     if options.dry_run:
         return request.dry_run(at.session, asked, options.model)

@@ -40,6 +40,12 @@ class TokMagics(Magics):
         return self._call("tokens", line, cell)
 
     @no_var_expand
+    @line_cell_magic
+    def compare(self, line: str, cell: str | None = None) -> Any:
+        """Run variants of a prompt on the same items and compare what they cost and score; ``%compare --help``."""
+        return self._call("compare", line, cell)
+
+    @no_var_expand
     @line_magic
     def model(self, line: str) -> Any:
         """List, add, use, load, unload or describe models; ``%model --help``."""

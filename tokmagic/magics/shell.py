@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import keyword
 import os
 import threading
 import uuid
@@ -29,6 +30,12 @@ _NO_FRAME = 10**6
 Shows = Literal["printed", "updated", "once"]
 """Printed as it comes; in one output that is updated; or, where no update is rendered, in one output at the end:
 consoles and servers that execute cells keep what they were shown first."""
+
+
+def check_into(name: str | None) -> None:
+    """Raise UsageError if ``--into`` names no variable."""
+    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
+        raise UsageError(f"--into {name!r} is not a variable name; use letters, digits and underscores")
 
 
 class Shell:

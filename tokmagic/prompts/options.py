@@ -52,12 +52,16 @@ _NUMBERS = (
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How the answer is sampled."""
     add = parser.add_argument
-    for it in _NUMBERS:
-        default = getattr(Sampling(), it.field)
-        add(it.option, type=it.read, metavar=it.metavar, default=default, help=it.help)
+    _add_numbers(parser, _NUMBERS)
     add("--stop", action="append", default=[], metavar="TEXT", help="stop at this text (repeatable)")
     add("--json-schema", metavar="SCHEMA", help=_SCHEMA)
     add("--logprobs", action="store_true", help="keep each token's log probability, in .choices and --json")
+
+
+def _add_numbers(parser: argparse.ArgumentParser, numbers: Iterable[_Number]) -> None:
+    for it in numbers:
+        default = getattr(Sampling(), it.field)
+        parser.add_argument(it.option, type=it.read, metavar=it.metavar, default=default, help=it.help)
 
 
 def add_messages(parser: argparse.ArgumentParser) -> None:
@@ -144,6 +148,36 @@ def tokens_parser() -> Parser:
     told = "how many tokens to show with their boundaries (500)"
     parser.add_argument("--show", type=integer, metavar="N", default=500, help=told)
     return parser
+
+
+# A comparison's seed is that of its order, and it asks more than once by repeats of their own.
+_COMPARED = tuple(it for it in _NUMBERS if it.field not in ("seed", "n"))
+
+
+def compare_parser() -> Parser:
+    """The options of ``%%compare``."""
+    parser = Parser("%%compare")
+    add = parser.add_argument
+    add("--over", metavar="ITEMS", help="a list of dicts, a DataFrame, or a .csv, .jsonl or .parquet file")
+    add("-m", "--model", action="append", default=[], metavar="A,B,…", help="models to run (default: the current one)")
+    add("--score", metavar="SCORE", help="exact(COLUMN), another score, or a function of answer and item")
+    add("--repeat", type=integer, metavar="N", default=1, help="how often each item is asked (1)")
+    add("--baseline", metavar="VARIANT", help="variant that the others are compared with (the first)")
+    add("--budget", metavar="USD", help="maximum that all of it may cost")
+    add("--pilot", type=integer, metavar="N", help="run only so many items, for a forecast of the rest")
+    add("--seed", type=integer, metavar="N", default=0, help="decides the order and what is resampled (0)")
+    _add_numbers(parser, _COMPARED)
+    add("--stop", action="append", default=[], metavar="TEXT", help="stop at this text (repeatable)")
+    add("--tag", action="append", default=[], metavar="TEXT", help="label in the ledger (repeatable)")
+    add("--into", metavar="NAME", help="variable that stores the comparison")
+    add("--quiet", action="store_true", help="show nothing")
+    return parser
+
+
+def given_numbers(options: argparse.Namespace) -> dict[str, Any]:
+    """The sampling options of ``%%compare`` by their Python names; those that were not given are left out."""
+    values = {it.field: getattr(options, it.field) for it in _COMPARED}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def model_names(given: Iterable[str]) -> list[str]:

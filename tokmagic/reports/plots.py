@@ -49,20 +49,31 @@ def plot(records: Iterable[RunRecord]) -> Plot:
 
     The chart holds at most a few thousand points, however many runs there are: beyond that runs are drawn together.
     """
-    try:
-        import altair
-        import vl_convert
-    except ImportError as error:
-        raise UsageError(f"%cost plot needs the package {error.name}; run: pip install 'tokmagic[report]'") from None
+    altair, _ = drawing("%cost plot")
     points = priced(records)
     if not points:
         raise UsageError("no run here has a price to draw; set one with %price and run a cell")
     chart = (_over_time(altair, points) | _against_latency(altair, points)).configure(background="white")
+    together = " (runs near each other are drawn together)" if len(points) > MOST else ""
+    return rendered(chart, f"{numbers.counted(len(points), 'run')}, {_total(points)} in all{together}")
+
+
+def drawing(what: str) -> tuple[Any, Any]:
+    """The packages that charts are made with, altair and vl_convert. Raises UsageError, which names ``what``."""
+    try:
+        import altair
+        import vl_convert
+    except ImportError as error:
+        raise UsageError(f"{what} needs the package {error.name}; run: pip install 'tokmagic[report]'") from None
+    return altair, vl_convert
+
+
+def rendered(chart: Any, says: str) -> Plot:
+    """An altair chart with its picture; ``says`` stands for it where neither can be shown."""
+    altair, vl_convert = drawing("a chart")
     spec = chart.to_dict()
     png = bytes(vl_convert.vegalite_to_png(spec, scale=2))
     version = altair.SCHEMA_VERSION.lstrip("v").partition(".")[0]
-    together = " (runs near each other are drawn together)" if len(points) > MOST else ""
-    says = f"{numbers.counted(len(points), 'run')}, {_total(points)} in all{together}"
     return Plot(spec, png, f"application/vnd.vegalite.v{version}+json", says)
 
 

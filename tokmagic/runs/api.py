@@ -81,11 +81,11 @@ def generate(
     Raises PromptError, UsageError, BudgetError, ModelError, and GenerationInterrupted after an interrupt; whatever
     is raised, the run's row is settled first.
     """
-    labels = _texts("tags", tags)
+    labels = texts_of("tags", tags)
     if system is not None and not isinstance(system, str):
         raise UsageError(f"system is {system!r}; give a string")
     if not isinstance(prompt, Prompt):
-        prompt = build(messages(prompt), _sampling(sampling), system=system, completion=completion)
+        prompt = build(messages(prompt), sampling_of(sampling), system=system, completion=completion)
         prompt = replace(prompt, stream=bool(stream))
     elif sampling or system is not None or completion:
         raise UsageError("a Prompt has its own sampling and system message; give a string to set them here")
@@ -151,7 +151,8 @@ def _model(given: str | None) -> str | None:
     return given
 
 
-def _texts(what: str, given: Iterable[str]) -> tuple[str, ...]:
+def texts_of(what: str, given: Iterable[str]) -> tuple[str, ...]:
+    """``given`` as a tuple of strings. Raises UsageError, which names ``what``, for anything else."""
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise UsageError(f"{what} is {given!r}; give a list of strings")
     texts = tuple(given)
@@ -160,7 +161,8 @@ def _texts(what: str, given: Iterable[str]) -> tuple[str, ...]:
     return texts
 
 
-def _sampling(given: dict[str, Any]) -> Sampling:
+def sampling_of(given: dict[str, Any]) -> Sampling:
+    """Sampling options by their names, their values unchecked. Raises UsageError for a name that is none."""
     known = Sampling.__dataclass_fields__
     for name in given:
         if name not in known:

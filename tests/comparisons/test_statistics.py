@@ -1,0 +1,341 @@
+"""Intervals and tests: worked and published examples, and what they say of planted truth."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as table_test
+from statsmodels.stats.multitest import multipletests
+
+from tests.comparisons.planted import Floats, Planted, plant
+from tokmagic.comparisons import differences, intervals
+from tokmagic.comparisons.differences import Difference, difference, holm, items_needed, mcnemar, price_of_a_pass
+from tokmagic.comparisons.intervals import item_means, of_mean, of_rate, of_ratio
+from tokmagic.comparisons.words import sentence
+
+SLEEP = np.array([1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4])
+"""Hours more that ten patients slept with one drug than with the other: Student, Biometrika 6 (1908), page 20."""
+METRICS = ("usd", "tokens", "latency_s", "score", "passes")
+
+
+def column(*values: float) -> Floats:
+    """Items with one run each."""
+    return np.array(values)[:, None]
+
+
+def discordant(better: int, worse: int, ties: int) -> Floats:
+    """Items' differences in passes."""
+    return np.array([1.0] * better + [-1.0] * worse + [0.0] * ties)
+
+
+# Worked examples
+
+
+@pytest.mark.parametrize(
+    ("passed", "items", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_pass_rates_have_the_published_intervals(passed: int, items: int, low: float, high: float) -> None:
+    """R. G. Newcombe, Statistics in Medicine 17 (1998), 857-872, Table I, method 3: the four examples."""
+    found = of_rate(column(*([1.0] * passed + [0.0] * (items - passed))))
+    assert found.method == "Wilson"
+    assert (round(found.low or 0, 4), round(found.high or 0, 4)) == (low, high)
+
+
+def test_a_paired_comparison_has_students_p_value() -> None:
+    """t = 4.0621 with 9 degrees of freedom, p = 0.002833: what R prints of the same data."""
+    found = difference(np.zeros((10, 1)), SLEEP[:, None])
+    assert (found.items, found.pairs, found.test) == (10, 10, "paired t")
+    assert found.mean == pytest.approx(1.58)
+    assert found.p_value == pytest.approx(0.002833, abs=1e-6)
+    assert found.p_value == stats.ttest_rel(SLEEP, np.zeros(10)).pvalue
+
+
+def test_the_bootstrap_is_scipys_at_the_expanded_level() -> None:
+    found = of_mean(SLEEP, seed=3)
+    level = intervals.expanded_level(10)
+    theirs = stats.bootstrap(
+        (SLEEP,), np.mean, confidence_level=level, n_resamples=intervals.RESAMPLES, rng=np.random.default_rng(3)
+    ).confidence_interval
+    assert (found.low, found.high, found.method) == (pytest.approx(theirs.low), pytest.approx(theirs.high), "BCa")
+    # A tail of Φ(-√(10/9) t) on either side, t = 2.2622 from any table.
+    assert level == pytest.approx(1 - 2 * stats.norm.cdf(-2.2622 * math.sqrt(10 / 9)), abs=1e-5)
+
+
+def test_mcnemar_is_statsmodels_and_the_binomial_test() -> None:
+    """A. Agresti, Categorical Data Analysis, Table 10.1: 150 and 86 of 1,600 changed their minds."""
+    found, name = mcnemar(discordant(86, 150, 1364))
+    assert name == "McNemar, exact"
+    assert found == table_test([[794, 150], [86, 570]], exact=True).pvalue
+    assert found == pytest.approx(stats.binomtest(86, 236).pvalue)
+
+
+def test_holm_is_statsmodels() -> None:
+    values = [0.01, 0.04, 0.03, 0.005]
+    none = intervals.Interval(None, None, "none")
+    found = holm([Difference(9, 9, 0.1, none, "t", value) for value in values])
+    assert [it.p_holm for it in found] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert [it.p_holm for it in found] == multipletests(values, method="holm")[1].tolist()
+    assert [it.seen for it in found] == [True, False, False, True]
+    assert holm([Difference(0, 0, None, none)])[0].p_holm is None
+
+
+def test_how_many_items_it_takes_is_as_published() -> None:
+    """J. Cohen, Statistical Power Analysis (1988): half a standard deviation, power 0.8, takes 34 pairs."""
+    spread = float(SLEEP.std(ddof=1))
+    assert items_needed(SLEEP, 0.5 * spread) == 34
+    assert items_needed(SLEEP, -0.5 * spread) == 34
+    assert items_needed(np.ones(5), 0.1) is None
+    assert items_needed(SLEEP, 0.0) is None
+    assert (items_needed(SLEEP, 1e-9) or 0) > 1e8
+    assert (items_needed(SLEEP, 1e9) or 0) <= 5
+    smallest = differences.smallest_difference(SLEEP)
+    assert smallest is not None
+    assert items_needed(SLEEP, smallest) == 10
+
+
+def fieller(over: Floats, under: Floats) -> tuple[float, float]:
+    """E. C. Fieller, JRSS B 16 (1954): where the mean of over - x · under is not apart from 0 by a t test."""
+    t = stats.t.ppf(0.975, over.size - 1)
+    (vo, cov), (_, vu) = np.cov(over, under) / over.size
+    a, b, c = under.mean() ** 2 - t**2 * vu, over.mean() * under.mean() - t**2 * cov, over.mean() ** 2 - t**2 * vo
+    root = math.sqrt(b * b - a * c)
+    return (b - root) / a, (b + root) / a
+
+
+def test_dollars_for_each_pass_agree_with_fieller() -> None:
+    it = plant(5, 1, 400)
+    costs, passes = it.usd[0, :, 0], it.passes[0, :, 0]
+    found = price_of_a_pass(costs, passes, seed=1)
+    low, high = fieller(costs, passes)
+    assert found.usd == pytest.approx(costs.mean() / passes.mean())
+    assert found.interval.low == pytest.approx(low, rel=0.1)
+    assert found.interval.high == pytest.approx(high, rel=0.1)
+
+
+# Where there is little to tell
+
+
+def test_a_pass_that_may_not_be_there_has_no_price() -> None:
+    costs = np.linspace(0.01, 0.02, 40)
+    for passes in (discordant(6, 5, 29), np.zeros(40), np.zeros(1)):
+        found = price_of_a_pass(costs[: passes.size], passes)
+        assert found.usd is None
+        assert not found.interval.known
+        assert "may be equal" in found.note
+
+
+def test_what_is_the_same_for_every_item_has_no_interval() -> None:
+    for value, p_value in ((0.0, 1.0), (0.002, 2 * 0.5**20)):
+        found = difference(np.zeros((20, 1)), np.full((20, 1), value))
+        assert (found.mean, found.test, found.smallest) == (pytest.approx(value), "sign", None)
+        assert found.p_value == pytest.approx(p_value)
+        assert not found.interval.known
+        assert "the same for every item" in found.interval.note
+
+
+def test_one_item_and_none_tell_nothing() -> None:
+    one = difference(column(1.0), column(3.0))
+    assert (one.items, one.mean, one.p_value, one.interval.known) == (1, 2.0, None, False)
+    none = difference(column(1.0, math.nan), column(math.nan, 2.0))
+    assert (none.items, none.pairs, none.mean, none.seen) == (0, 0, None, False)
+    assert not of_rate(column(math.nan)).known
+    assert not of_ratio(np.ones(1), np.ones(1)).known
+
+
+def test_a_degenerate_bca_falls_back_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = intervals.bootstrap
+
+    def without_bca(*given: Any, method: str = "BCa", **more: Any) -> Any:
+        return (np.nan, np.nan) if method in refused else real(*given, method=method, **more)
+
+    refused = ["BCa"]
+    monkeypatch.setattr(intervals, "bootstrap", without_bca)
+    found = of_mean(SLEEP)
+    assert (found.method, found.known) == ("percentile", True)
+    assert "BCa is degenerate" in found.note
+    refused.append("percentile")
+    assert not of_mean(SLEEP).known
+
+
+def test_many_items_have_students_interval() -> None:
+    values = np.random.default_rng(0).lognormal(0, 0.5, intervals.BCA_ITEMS + 1)
+    found = of_mean(values)
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high, found.method) == (pytest.approx(theirs.low), pytest.approx(theirs.high), "t")
+    assert of_ratio(values, values[::-1] + 1).method == "percentile"
+
+
+# Repeats
+
+
+def test_identical_repeats_change_nothing() -> None:
+    it = plant(11, 1, 60)
+    for name in METRICS:
+        once = it.of(name)[0]
+        apart = [
+            difference(np.zeros_like(runs), runs, passes=name == "passes", seed=2)
+            for runs in (once, np.repeat(once, 5, axis=1))
+        ]
+        assert (apart[0].pairs, apart[1].pairs) == (60, 300)
+        assert apart[0].mean == pytest.approx(apart[1].mean)
+        assert apart[0].p_value == pytest.approx(apart[1].p_value)
+        assert apart[0].interval.low == pytest.approx(apart[1].interval.low)
+        assert apart[0].interval.high == pytest.approx(apart[1].interval.high)
+    once = it.variant_passed[0]
+    assert of_rate(np.repeat(once, 5, axis=1)).low == pytest.approx(of_rate(once).low)
+
+
+def test_independent_repeats_narrow_a_pass_rate_as_runs_do() -> None:
+    runs = (np.random.default_rng(4).random((4_000, 5)) < 0.7).astype(float)
+    widths = [(of_rate(it).high or 0) - (of_rate(it).low or 0) for it in (runs, runs.reshape(-1, 1))]
+    assert widths[0] == pytest.approx(widths[1], rel=0.05)
+    # Each item passed in half of its runs: no spread between items, and as many runs as there are.
+    assert of_rate(np.tile([1.0, 0.0], (50, 1))).low == pytest.approx(of_rate(column(*[1.0, 0.0] * 50)).low)
+
+
+def test_a_missing_run_leaves_its_pair_out_and_no_other() -> None:
+    baseline = np.array([[1.0, 2.0], [3.0, math.nan], [5.0, 6.0]])
+    variant = np.array([[2.0, math.nan], [math.nan, 4.0], [6.0, 9.0]])
+    items, pairs = differences.pair(baseline, variant)
+    assert (items.tolist(), pairs) == ([1.0, 2.0], 3)
+
+
+# Planted truth
+
+
+def bootstrapped(*data: Floats, statistic: Any = intervals.mean) -> tuple[Floats, Floats]:
+    """Intervals of many comparisons; a hundred at a time share what they draw."""
+    found = [
+        intervals.bootstrap(tuple(it[at : at + 100] for it in data), statistic, at, resamples=1_999)
+        for at in range(0, len(data[0]), 100)
+    ]
+    low, high = zip(*found, strict=True)
+    return np.concatenate(low), np.concatenate(high)
+
+
+def covered(it: Planted) -> dict[str, float]:
+    """How often the intervals of each kind hold the truth."""
+    found = {name: bootstrapped(item_means(it.of(name))) for name in METRICS}
+    costs, passes = item_means(it.usd), item_means(it.passes)
+    found["usd_a_pass"] = bootstrapped(costs, passes, statistic=intervals.ratio)
+    rates = [of_rate(runs) for runs in it.variant_passed]
+    found["variant_passed"] = np.array([one.low for one in rates]), np.array([one.high for one in rates])
+    return {
+        name: float(np.mean((low <= it.true[name]) & (it.true[name] <= high))) for name, (low, high) in found.items()
+    }
+
+
+def called_different(it: Planted) -> dict[str, float]:
+    """How often a difference is seen: tests of many comparisons at once, which are those of :mod:`differences`."""
+    values = {name: stats.ttest_1samp(item_means(it.of(name)), 0.0, axis=-1).pvalue for name in METRICS[:-1]}
+    for name, found in values.items():
+        assert found[:20] == pytest.approx([differences.mean_test(items)[0] for items in item_means(it.of(name))[:20]])
+    values["passes"] = np.array([exact(items) for items in item_means(it.passes)])
+    return {name: float(np.mean(found < 0.05)) for name, found in values.items()}
+
+
+def exact(items: Floats) -> float:
+    """McNemar's p value, asked once for each pair of counts."""
+    counts = int((items > 0).sum()), int((items < 0).sum())
+    if counts not in ASKED:
+        ASKED[counts] = mcnemar(items)[0]
+    return ASKED[counts]
+
+
+ASKED: dict[tuple[int, int], float] = {}
+
+
+def repeated(it: Planted, times: int) -> Planted:
+    """The same with each run repeated to the byte."""
+    return Planted(*(np.repeat(it.of(name), times, axis=-1) for name in (*METRICS, "variant_passed")), it.true)
+
+
+def test_intervals_cover_what_was_planted() -> None:
+    """A small sample of :func:`test_intervals_cover_what_was_planted_in_93_to_97_percent`."""
+    for name, share in covered(plant(21, 100)).items():
+        assert 0.88 <= share <= 1, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_intervals_cover_what_was_planted_in_93_to_97_percent(repeats: int) -> None:
+    shares = covered(plant(7, 2_000, repeats=repeats))
+    assert all(0.93 <= share <= 0.97 for share in shares.values()), shares
+
+
+@pytest.mark.slow
+def test_identical_repeats_cover_as_one_run_does() -> None:
+    """Of means the items are all that is resampled; pass rates are asked."""
+    once = plant(7, 2_000)
+    it = repeated(once, 3)
+    for name in METRICS:
+        assert item_means(it.of(name)) == pytest.approx(item_means(once.of(name)))
+    truth = it.true["variant_passed"]
+    assert 0.93 <= np.mean([of_rate(runs).has(truth) for runs in it.variant_passed]) <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("repeats", [1, "identical", 3])
+def test_equal_variants_are_rarely_called_different(repeats: int | str) -> None:
+    made = plant(9, 2_000, equal=True, repeats=1 if repeats == "identical" else int(repeats))
+    shares = called_different(repeated(made, 3) if repeats == "identical" else made)
+    assert all(share <= 0.06 for share in shares.values()), shares
+
+
+def test_among_many_equal_variants_rarely_any_is_called_different() -> None:
+    it, wrong = plant(31, 500, 60, equal=True), 0
+    none = intervals.Interval(None, None, "none")
+    for at in range(0, 500, 5):
+        found = [Difference(60, 60, 0.0, none, "", exact(runs)) for runs in item_means(it.passes[at : at + 5])]
+        wrong += any(one.seen for one in holm(found))
+    assert wrong / 100 <= 0.1
+
+
+# In words
+
+
+def plain(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def test_no_difference_is_said_with_what_may_still_be_there() -> None:
+    found = holm([difference(np.zeros((29, 1)), discordant(5, 4, 20)[:, None], passes=True)])[0]
+    assert re.fullmatch(
+        r"No difference in the pass rate was seen over 29 items: it may be anything from −0\.\d\d to \+0\.\d\d, "
+        r"and one of 0\.\d\d would have shown in four comparisons of five; "
+        r"to see the \+0\.03 that was measured takes about 2,\d\d\d items\.",
+        sentence(found, "the pass rate", plain),
+    )
+    brief = sentence(found, "cost", plain, brief=True)
+    assert re.fullmatch(
+        r"No difference in cost was seen over 29 items: it may be anything from \S+ to \+0\.\d\d\.", brief
+    )
+
+
+def test_a_difference_is_said_with_its_interval() -> None:
+    (found,) = holm([difference(np.zeros((10, 1)), SLEEP[:, None])])
+    told = sentence(found, "sleep", plain)
+    assert re.fullmatch(r"Sleep is 1\.58 higher \(\+0\.\d\d to \+\d\.\d\d; p = 0\.003, 10 items\)\.", told)
+    (less,) = holm([difference(np.zeros((10, 1)), -SLEEP[:, None])])
+    assert "1.58 lower (−" in sentence(less, "sleep", plain)
+
+
+def test_what_cannot_be_told_is_said() -> None:
+    same = difference(np.zeros((9, 1)), np.zeros((9, 1)))
+    assert sentence(holm([same])[0], "cost", plain) == (
+        "No difference in cost was seen: it is the same for each of 9 items."
+    )
+    three = difference(np.zeros((3, 1)), np.ones((3, 1)))
+    assert "it differs by +1.00 for each of 3 items" in sentence(holm([three])[0], "cost", plain)
+    many = difference(np.zeros((30, 1)), np.ones((30, 1)))
+    assert "Cost is 1.00 higher (the same for each item; p < 0.001" in sentence(holm([many])[0], "cost", plain)
+    one = difference(column(1.0), column(2.0))
+    assert sentence(holm([one])[0], "cost", plain) == "Cost: 1 item cannot show a difference; compare on more."
+    none = difference(column(math.nan), column(2.0))
+    assert "nothing to compare" in sentence(holm([none])[0], "cost", plain)

@@ -1,0 +1,78 @@
+"""``tokmagic compare``: variants of a prompt from a TOML file, on the same inputs."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokmagic.cli.common import print_json, read_text
+from tokmagic.comparisons.api import compare_in
+from tokmagic.core.money import plain
+from tokmagic.errors import UsageError, nearest
+from tokmagic.formatting import numbers, terminal
+from tokmagic.prompts.parser import integer
+from tokmagic.runs import api
+
+if TYPE_CHECKING:
+    from tokmagic.comparisons.running import Stand
+
+_KEYS = ("variants", "over", "model", "score", "repeat", "budget", "seed", "baseline", "pilot", "tags", "sampling")
+
+
+def add_options(verb: argparse.ArgumentParser) -> None:
+    add = verb.add_argument
+    add("file", metavar="FILE", help="TOML file with the variants, the inputs and how to score")
+    add("--budget", metavar="USD", help="maximum that all of it may cost, in place of the file's")
+    add("--pilot", type=integer, metavar="N", help="run only so many items, for a forecast of the rest")
+    add("--markdown", action="store_true", help="print Markdown")
+    add("--json", action="store_true", help="print JSON")
+
+
+def run(given: argparse.Namespace) -> int:
+    """Compare: the result on stdout, how far it is on stderr."""
+    if given.json and given.markdown:
+        raise UsageError("--json and --markdown are two formats; give one of them")
+    asked = _read(given.file)
+    for name in ("budget", "pilot"):
+        if getattr(given, name) is not None:
+            asked[name] = getattr(given, name)
+    sampling = asked.pop("sampling", {})
+    found = compare_in(api.session(), **asked, **sampling, progress=_progress)
+    terminal.progress("", 1.0)
+    if given.markdown:
+        print(found.to_markdown(), end="")
+    elif given.json:
+        print_json({"verdict": found.verdict, "notes": found.notes(), **_sums(found), "figures": found.rows()})
+    else:
+        print(found)
+        if given.pilot is not None:
+            print(f"\n{found.forecast}")
+    return 0
+
+
+def _sums(found: Any) -> dict[str, Any]:
+    return {"complete": found.complete, "spent_usd": plain(found.spent_usd)}
+
+
+def _progress(stand: Stand) -> None:
+    terminal.progress(f"{stand.done:,} of {stand.runs:,} runs, {numbers.usd(stand.usd)} so far")
+
+
+def _read(file: str) -> dict[str, Any]:
+    """What the file asks for; a path in it is from the file's own folder. Raises UsageError."""
+    try:
+        asked = tomllib.loads(read_text(file))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{file} is not TOML: {error}; fix it") from None
+    for name in asked:
+        if name not in _KEYS:
+            raise UsageError(f"{file}: unknown key {name!r}{nearest(name, _KEYS)}; known: {', '.join(_KEYS)}")
+    if not isinstance(asked.get("variants"), dict):
+        raise UsageError(f"{file} has no variants; give a table [variants] with a prompt under each name")
+    if not isinstance(asked.get("sampling", {}), dict) or set(asked.get("sampling", {})) & set(_KEYS):
+        raise UsageError(f"{file}: sampling is a table of sampling options, such as max_tokens; seed stands outside it")
+    if isinstance(asked.get("over"), str):
+        asked["over"] = str(Path(file).parent / Path(asked["over"]).expanduser())
+    return {"over": None, **asked}

@@ -1,0 +1,95 @@
+"""The figures of a comparison: each arm's means, and what it differs by from the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tokmagic.comparisons.differences import Difference, PassPrice, difference, holm, price_of_a_pass
+from tokmagic.comparisons.intervals import Interval, item_means, of_mean, of_rate
+
+if TYPE_CHECKING:
+    from tokmagic.comparisons.intervals import Floats
+
+METRICS = ("score", "usd", "tokens", "latency_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """An arm's mean over items, with its interval. ``runs`` are those that have a value."""
+
+    runs: int
+    items: int
+    mean: float | None
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class ArmFigures:
+    """One arm: levels by metric; of all but the baseline also differences, and the price of an extra pass."""
+
+    label: str
+    levels: Mapping[str, Level]
+    differences: Mapping[str, Difference]
+    pass_price: PassPrice | None = None
+
+
+def figures(labels: Sequence[str], values: Mapping[str, Floats], *, passes: bool, seed: int) -> list[ArmFigures]:
+    """The figures of each arm, the baseline's first; p values are corrected over all arms for each metric.
+
+    ``values`` by metric: arms × items × repeats, NaN where there is none. A metric without any value is left out.
+    """
+    known = {metric: values[metric] for metric in METRICS if not np.isnan(values[metric]).all()}
+    apart: dict[str, list[Difference]] = {}
+    for metric, all_arms in known.items():
+        rate = metric == "score" and passes
+        apart[metric] = holm([difference(all_arms[0], it, passes=rate, seed=seed) for it in all_arms[1:]])
+    return [
+        ArmFigures(
+            label,
+            {metric: _level(it[arm], rate=metric == "score" and passes, seed=seed) for metric, it in known.items()},
+            {metric: it[arm - 1] for metric, it in apart.items()} if arm else {},
+            _pass_price(known, arm, seed) if arm and passes else None,
+        )
+        for arm, label in enumerate(labels)
+    ]
+
+
+def _level(values: Floats, *, rate: bool, seed: int) -> Level:
+    items = item_means(values)
+    items = items[~np.isnan(items)]
+    if not items.size:
+        return Level(0, 0, None, Interval(None, None, "none", "no run has a value"))
+    runs = int((~np.isnan(values)).sum())
+    return Level(runs, items.size, float(items.mean()), of_rate(values) if rate else of_mean(items, seed))
+
+
+def _pass_price(known: Mapping[str, Floats], arm: int, seed: int) -> PassPrice | None:
+    """Of the pairs of which both cost and score are known."""
+    if "usd" not in known or "score" not in known:
+        return None
+    costs, passes = (known[metric][arm] - known[metric][0] for metric in ("usd", "score"))
+    both = ~np.isnan(costs) & ~np.isnan(passes)
+    means = [item_means(np.where(both, it, np.nan)) for it in (costs, passes)]
+    have = ~np.isnan(means[0])
+    return price_of_a_pass(means[0][have], means[1][have], seed) if have.any() else None
+
+
+def frontier(arms: Sequence[ArmFigures]) -> list[int]:
+    """The arms that no other beats in both mean cost and mean score, by their numbers, the cheapest first."""
+    points = [
+        (cost.mean, -score.mean, number)
+        for number, arm in enumerate(arms)
+        if (cost := arm.levels.get("usd")) and (score := arm.levels.get("score"))
+        if cost.mean is not None and score.mean is not None
+    ]
+    found: list[int] = []
+    best = float("inf")
+    for _, worse, number in sorted(points):
+        if worse < best:
+            best = worse
+            found.append(number)
+    return found

@@ -1,0 +1,128 @@
+"""What the variants are compared over: a list of dicts, a DataFrame, or a CSV, JSONL or Parquet file."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokmagic.core.files import expanded
+from tokmagic.errors import UsageError
+
+Item = Mapping[str, Any]
+_KNOWN = "a list of dicts, a DataFrame, or a .csv, .jsonl or .parquet file"
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The inputs in their order. ``source`` is the file that they came from; empty: they were in memory."""
+
+    rows: tuple[Item, ...]
+    source: str = ""
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that a row has, in the order in which they come."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    @property
+    def sha256(self) -> str:
+        """The hex digest of all that stands in them."""
+        text = json.dumps([dict(row) for row in self.rows], ensure_ascii=False, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def check(self, column: str, what: str) -> None:
+        """Raise UsageError if ``what`` needs a column that is not there, or that has gaps."""
+        if column not in self.columns:
+            has = ", ".join(self.columns) or "none at all"
+            raise UsageError(f"{what} needs the column {column!r}, which the items do not have; they have {has}")
+        gaps = [number for number, row in enumerate(self.rows, 1) if _empty(row.get(column))]
+        if gaps:
+            some = ", ".join(map(str, gaps[:5])) + (", …" if len(gaps) > 5 else "")
+            raise UsageError(
+                f"the column {column!r}, which {what} needs, has gaps in {len(gaps)} of {len(self.rows):,} items "
+                f"(numbers {some}); fill them in, or leave these items out"
+            )
+
+
+def read(over: object) -> Items:
+    """The items that ``over`` means; None: a single one without columns. Raises UsageError."""
+    if over is None:
+        return Items(({},))
+    if isinstance(over, str | Path):
+        path = expanded(str(over))
+        rows, source = _read_file(path), str(path.resolve())
+    elif hasattr(over, "to_dict") and hasattr(over, "columns"):
+        rows, source = over.to_dict("records"), ""
+    elif isinstance(over, Iterable) and not isinstance(over, Mapping | bytes):
+        rows, source = list(over), ""
+    else:
+        raise UsageError(f"over is {type(over).__name__}; give {_KNOWN}")
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping) or any(not isinstance(name, str) for name in row):
+            raise UsageError(f"item {number} is {row!r:.60}; each item is a dict from column names to values")
+    if not rows:
+        raise UsageError(f"there is nothing to compare over: {source or 'over'} has no items; give at least one")
+    return Items(tuple(dict(row) for row in rows), source)
+
+
+def _empty(value: object) -> bool:
+    # pandas' own gaps are known by their types' names, since pandas need not be there.
+    gap = type(value).__name__ in ("NAType", "NaTType")
+    return value is None or gap or (isinstance(value, float) and math.isnan(value))
+
+
+def _read_file(path: Path) -> list[Any]:
+    readers = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise UsageError(f"{path} is none of the files that can be read; give {_KNOWN}")
+    try:
+        return reader(path, path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8 text; convert it first") from None
+
+
+def _csv(path: Path, data: bytes) -> list[Any]:
+    """Rows as texts; an empty cell is a gap."""
+    reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UsageError(f"{path} near line {reader.line_num + 1}: {error}; fix the file") from None
+    for number, row in enumerate(rows, 1):
+        if None in row or len(set(reader.fieldnames or ())) != len(reader.fieldnames or ()):
+            raise UsageError(f"{path}: row {number} does not have the header's columns, each once; fix the file")
+    return [{name: value or None for name, value in row.items()} for row in rows]
+
+
+def _jsonl(path: Path, data: bytes) -> list[Any]:
+    rows = []
+    for number, line in enumerate(data.decode("utf-8-sig").split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise UsageError(f"{path} line {number} is not JSON: {error}; write one object a line") from None
+    return rows
+
+
+def _parquet(path: Path, data: bytes) -> list[Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UsageError("parquet needs the package pyarrow; run: pip install 'tokmagic[parquet]'") from None
+    try:
+        rows: list[Any] = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise UsageError(f"{path} is not a Parquet file: {error}") from None
+    return rows

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from queue import SimpleQueue
 from decimal import Decimal
+from queue import SimpleQueue
 from typing import Any
 
 import pytest

@@ -168,6 +168,7 @@ class Notebook:
         self.page = page
         self.lab = lab
         self.name = name
+        self._reloaded = False
         page.set_default_timeout(WAIT_MS)
         if here:
             page.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', {path})", name)
@@ -180,6 +181,16 @@ class Notebook:
         self.page.evaluate("() => [...window.jupyterapp.shell.widgets('main')].forEach(it => it.dispose())")
         self.page.locator(".jp-Notebook").wait_for(state="detached")
         self.lab.end_sessions()
+        if self._reloaded:
+            # JupyterLab may yet open what its workspace and the page's address name, this notebook, once more.
+            self.page.goto(f"{self.lab.url}lab?reset")
+            self.page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
+
+    def reload(self) -> None:
+        """Load the page anew, as a person does."""
+        self._reloaded = True
+        self.page.reload()
+        self.wait_ready()
 
     def wait_ready(self) -> None:
         """Wait until the page and its cells are drawn, the kernel has answered and the sidebar knows of it."""

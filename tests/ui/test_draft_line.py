@@ -94,8 +94,7 @@ def test_nothing_is_asked_while_the_sidebar_is_hidden(lab: Lab, open_notebook: O
 
     # From the next page on each message to the kernel is seen.
     notebook.page.on("websocket", listen)
-    notebook.page.reload()
-    notebook.wait_ready()
+    notebook.reload()
     notebook.write(1)
     before = draft.wait_counted("cell-1")
     assert asked

@@ -138,8 +138,7 @@ def test_a_reload_in_mid_generation_goes_on(lab: Lab, open_notebook: Open, ui_le
     row = notebook.row("cell-1")
     before = row.wait_output_above(5)
     run_id = row.run_id
-    notebook.page.reload()
-    notebook.wait_ready()
+    notebook.reload()
     seen = [row.wait_output_above(before)]
     assert row.run_id == run_id
     assert row.locator.get_attribute("data-status") == "running"

@@ -190,11 +190,11 @@ class Notebook:
         """Load the page anew, as a person does."""
         self._reloaded = True
         self.page.reload()
+        self.page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
         self.wait_ready()
 
     def wait_ready(self) -> None:
-        """Wait until the page and its cells are drawn, the kernel has answered and the sidebar knows of it."""
-        self.page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
+        """Wait until the cells are drawn, the kernel has answered and the sidebar knows of it."""
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.panel.locator(":is([data-connection='not-loaded'], [data-connection='ready'])").wait_for(state="attached")
 

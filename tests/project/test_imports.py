@@ -104,6 +104,20 @@ def test_the_check_sees_what_is_imported(tmp_path: Path) -> None:
     assert heavy_after(code, tmp_path) == ["alembic", "jinja2", "sqlalchemy"]
 
 
+@pytest.mark.parametrize("device", [None, "cuda"])
+def test_what_is_known_of_a_model_imports_no_torch_where_a_gpu_may_be(tmp_path: Path, device: str | None) -> None:
+    """Any thread may ask for it, while a cell imports torch."""
+    code = f"""
+from tokmagic.core.config import TokMagic
+from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.local import declared
+from tokmagic.engines.local.engine import LocalEngine
+declared._GPU_FILES = ("/dev/null",)
+assert LocalEngine("m", ModelSpec("owner/name", device={device!r}), TokMagic()).info.device == {device!r}
+"""
+    assert "torch" not in heavy_after(code, tmp_path)
+
+
 @pytest.mark.slow
 @pytest.mark.model
 def test_counting_for_a_local_model_and_replaying_it_need_no_torch(model_home: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def expected_device(asked: str | None) -> str:
 
     Only where a GPU may be here, or one is asked for, is torch needed to tell.
     """
-    if asked == "cpu" or (asked is None and sys.platform == "linux" and not any(map(_exists, _GPU_FILES))):
+    if _is_cpu(asked):
         return "cpu"
     # start-up: as for the weights, which a count needs as little.
     try:
@@ -42,6 +42,19 @@ def cannot_import(error: ImportError | OSError) -> ModelError:
     if isinstance(error, ModuleNotFoundError):
         return ModelError(f"local models need the package {error.name}; run: pip install 'tokmagic[local]'")
     return ModelError(f"torch or transformers cannot be imported: {error}; see `tokmagic doctor`")
+
+
+def known_device(asked: str | None) -> str | None:
+    """As :func:`expected_device`, importing nothing: any thread may ask, and None is what only torch could tell."""
+    if _is_cpu(asked):
+        return "cpu"
+    # A thread that is importing it has not got this far.
+    pick_device = getattr(sys.modules.get("tokmagic.engines.local.device"), "pick_device", None)
+    return None if pick_device is None else str(pick_device(asked))
+
+
+def _is_cpu(asked: str | None) -> bool:
+    return asked == "cpu" or (asked is None and sys.platform == "linux" and not any(map(_exists, _GPU_FILES)))
 
 
 def _exists(path: str) -> bool:

@@ -19,7 +19,7 @@ from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import EngineState, ModelSpec, Progress, no_progress
-from tokmagic.engines.local.declared import cannot_import, declared_dtype, expected_device
+from tokmagic.engines.local.declared import cannot_import, declared_dtype, expected_device, known_device
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
 from tokmagic.engines.local.stream import LocalStream
 from tokmagic.errors import ModelError, TokmagicError
@@ -67,7 +67,7 @@ class LocalEngine:
             model_id=located.model_id if located else self._spec.source,
             engine="local",
             revision=located.revision if located else self._spec.revision,
-            device=inference.device if inference is not None else self._expected_device(),
+            device=inference.device if inference is not None else self._known_device(),
             dtype=inference.dtype if inference is not None else self._spec.dtype,
             quant=self._spec.quant,
             context_tokens=inference.context_tokens if inference is not None else None,
@@ -76,9 +76,9 @@ class LocalEngine:
             greedy=inference.greedy if inference is not None else None,
         )
 
-    def _expected_device(self) -> str | None:
+    def _known_device(self) -> str | None:
         try:
-            return expected_device(self._spec.device)
+            return known_device(self._spec.device) or self._spec.device
         except TokmagicError:
             return self._spec.device
 

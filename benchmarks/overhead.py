@@ -91,8 +91,8 @@ def _per_token(count: int = 2000) -> dict[str, float]:
     import torch
 
     from tokmagic.core.money import Rates
-    from tokmagic.core.prompt import Sampling
     from tokmagic.core.stream import Finished, Token, Usage
+    from tokmagic.engines.local.answer import Answer
     from tokmagic.engines.local.stream import LocalStream
     from tokmagic.engines.local.taps import TokenTap
     from tokmagic.runs.api import session
@@ -101,7 +101,7 @@ def _per_token(count: int = 2000) -> dict[str, float]:
 
     engine: Any = session().models.engine("smollm2")
     stream = LocalStream()
-    tap = TokenTap(stream, frozenset(), [Decoder(engine._tokenizer)], Sampling())
+    tap = TokenTap(stream, [Answer(stream, 0, Decoder(engine._tokenizer), frozenset(), ())])
     ids = torch.randint(1000, 20_000, (1, count))
     began = time.perf_counter()
     for end in range(1, count + 1):

@@ -9,6 +9,7 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from tokmagic.core.stream import Source
 from tokmagic.engines.base import EngineState, ModelSpec, Progress, no_progress
 from tokmagic.engines.local.declared import cannot_import, declared_dtype, expected_device, known_device
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
-from tokmagic.engines.local.stream import LocalStream
+from tokmagic.engines.local.stream import LocalStream, Request
 from tokmagic.errors import ModelError, TokmagicError
 from tokmagic.tokens.tokenizer import Tokenizer
 
@@ -44,6 +45,7 @@ class LocalEngine:
         self._loaded_as: EngineInfo | None = None
         self._state: EngineState = "unloaded"
         self._worker: _Worker | None = None
+        self._waiting: deque[Request] = deque()
         self._lock = threading.Lock()
         self._reading = threading.RLock()
         self._parents: list[Inference] = []
@@ -52,6 +54,7 @@ class LocalEngine:
     def _renew(self) -> None:
         """Begin anew in a forked child, where the inference thread is not; weights in memory are shared with it."""
         self._lock, self._reading, self._worker = threading.Lock(), threading.RLock(), None
+        self._waiting = deque()
         if self._inference is not None and not self._inference.is_shared_with_children:
             # A GPU's memory is the parent's: it may not even be freed here.
             self._parents.append(self._inference)
@@ -148,8 +151,8 @@ class LocalEngine:
             self.load(no_progress)
             submitted_ns = time.perf_counter_ns()
         stream = LocalStream()
-        job = self._ready_worker().submit(lambda: self._generate(prompt, stream, submitted_ns))
-        job.add_done_callback(stream.end)
+        self._waiting.append(Request(prompt, stream, submitted_ns))
+        self._ready_worker().submit(self._serve, is_prompt=True)
         return stream
 
     def close(self) -> None:
@@ -194,10 +197,15 @@ class LocalEngine:
         if inference is not None:
             inference.close()
 
-    def _generate(self, prompt: Prompt, stream: LocalStream, submitted_ns: int) -> None:
+    def _serve(self) -> None:
+        """Run the prompt that has waited longest, unless it was run beside another one."""
+        if not self._waiting:
+            return
         if self._inference is None:
-            raise ModelError(f"{self._name} was unloaded meanwhile; run the cell again")
-        self._inference.generate(prompt, stream, submitted_ns)
+            error = ModelError(f"{self._name} was unloaded meanwhile; run the cell again")
+            self._waiting.popleft().stream.fail(error)
+            return
+        self._inference.serve(self._waiting, self._ready_worker().has_only_prompts)
 
     def _ready_tokenizer(self, progress: Progress) -> Tokenizer:
         if self._tokenizer is not None:
@@ -220,14 +228,21 @@ class _Worker:
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = queue.SimpleQueue()
+        self._others: deque[Future[None]] = deque()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
-    def submit(self, work: Callable[[], None]) -> Future[None]:
+    def submit(self, work: Callable[[], None], *, is_prompt: bool = False) -> Future[None]:
         """Have work done, one after another; whatever it raises comes out of the future as a TokmagicError."""
         future: Future[None] = Future()
+        if not is_prompt:
+            self._others.append(future)
         self._jobs.put((work, future))
         return future
+
+    def has_only_prompts(self) -> bool:
+        """Whether nothing waits but prompts, which may be run before their turn."""
+        return not self._others
 
     def stop(self) -> None:
         """End the thread: torch aborts the process if it is still there when the interpreter goes."""
@@ -237,6 +252,8 @@ class _Worker:
     def _loop(self) -> None:
         while (job := self._jobs.get()) is not None:
             work, future = job
+            if future in self._others:
+                self._others.remove(future)
             if (error := _failure(work)) is None:
                 future.set_result(None)
             else:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig
 
-from tokmagic.core.prompt import DRAWING, PENALTIES, Prompt, Sampling
-from tokmagic.core.stream import Finished, Started, Usage
+from tokmagic.core.prompt import DRAWING, PENALTIES, Sampling
 from tokmagic.engines.base import ModelSpec, Progress
+from tokmagic.engines.local.answer import Answer
+from tokmagic.engines.local.batch import MOST_ANSWERS, Batch, Run
+from tokmagic.engines.local.decoder import decoder
 from tokmagic.engines.local.device import device_name, free_memory, pick_device
+from tokmagic.engines.local.drawing import Drawing, is_followed
+from tokmagic.engines.local.generating import Call, generate
 from tokmagic.engines.local.load import load_model, map_error
-from tokmagic.engines.local.schema import SchemaTokenizer
-from tokmagic.engines.local.stream import Cancelled, LocalStream
-from tokmagic.engines.local.taps import LogprobTap, TokenTap
-from tokmagic.errors import ContextError, UsageError
+from tokmagic.engines.local.schema import SchemaConstraint, SchemaTokenizer
+from tokmagic.engines.local.stream import Request
+from tokmagic.engines.local.threads import Threads
+from tokmagic.errors import ContextError, TokmagicError, UsageError
 from tokmagic.formatting.numbers import counted
 from tokmagic.tokens.tokenizer import Decoder, Tokenizer
-
-# Prompts longer than this are prefilled in chunks of it, so that an interrupt never waits for more.
-_PREFILL_CHUNK = 1024
 
 
 class Inference:
@@ -36,9 +36,11 @@ class Inference:
         self._spec = spec
         self._tokenizer = tokenizer
         self._schemas: SchemaTokenizer | None = None
+        self._threads = Threads()
         self._device = pick_device(spec.device)
         try:
             self._model = load_model(folder, spec, self._device, progress)
+            self._decoder = decoder(self._model, as_transformers=spec.dtype is not None)
         except BaseException:
             free_memory(self._device)
             raise
@@ -55,74 +57,82 @@ class Inference:
 
     def close(self) -> None:
         """Free the weights; nothing can be run afterwards."""
-        self._model = None
+        self._model = self._decoder = None
         free_memory(self._device)
 
-    def generate(self, prompt: Prompt, stream: LocalStream, submitted_ns: int) -> None:
-        """Run a prompt and put its events into ``stream``. Raises ContextError, ModelError, UsageError."""
-        model, tokenizer, device, sampling = self._model, self._tokenizer, self._device, prompt.sampling
-        ids = tokenizer.encode(prompt)
-        limit = _room(len(ids), sampling.max_tokens, self.context_tokens, self._name)
-        config = _generation_config(model, sampling, limit, self._spec.compile)
-        processors = LogitsProcessorList()
-        logprobs = LogprobTap() if sampling.logprobs else None
-        if logprobs is not None:
-            processors.append(logprobs)  # before what a schema rules out
-        if sampling.json_schema is not None:
-            schemas = self._ready_schemas(config)
-            processors.append(schemas.constraint(sampling.json_schema, sampling.n, len(ids)))
-        usage = Usage.measured(len(ids), 0)
-        prefill_ns = time.perf_counter_ns()
-        stream.put(Started(submitted_ns, usage, prefill_ns))
-        if len(ids) > _PREFILL_CHUNK:
-            config.prefill_chunk_size = _PREFILL_CHUNK
-        decoders = [Decoder(tokenizer) for _ in range(sampling.n)]
-        tap = TokenTap(stream, _eos_ids(config), decoders, sampling, logprobs)
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        guard = model.register_forward_pre_hook(lambda *_: stream.raise_if_closed())
-        try:
-            self._run(ids, config, processors, tap, sampling.seed)
-        except Cancelled:
-            pass
-        except Exception as error:
-            failure = map_error(error, f"{self._name} failed at {tap.generated} output tokens", self._spec, device)
-            del error
-            free_memory(device)
-            raise failure from None
-        finally:
-            guard.remove()
-        end_ns = time.perf_counter_ns()
-        peak = int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
-        interrupted = stream.closed
-        tails, reasons = tap.end(interrupted=interrupted)
-        usage = replace(usage, output_tokens=tap.generated)
-        stream.put(Finished(end_ns, reasons, usage, tails, device_s=(end_ns - prefill_ns) / 1e9, peak_bytes=peak))
-        if interrupted:
-            free_memory(device)
+    def serve(self, waiting: deque[Request], may_begin: Callable[[], bool]) -> None:
+        """Run the first of the ``waiting`` prompts, and beside it as many others as ``may_begin`` lets begin.
 
-    def _ready_schemas(self, config: GenerationConfig) -> SchemaTokenizer:
+        Returns when all that has begun is over. A prompt's failure ends its own stream.
+        """
+        batch = None if self._decoder is None else Batch(self._decoder, self._threads, self._failure)
+        alone: Callable[[], None] | None = None
+        is_first = True
+        with torch.inference_mode():
+            while True:
+                while waiting and alone is None and (is_first or self._may_join(batch, waiting[0], may_begin)):
+                    is_first = False
+                    alone = self._begin(waiting.popleft(), batch)
+                if batch:
+                    batch.step()
+                elif alone is not None:
+                    alone()
+                    alone = None
+                else:
+                    break
+        self._threads.restore()
+
+    def _may_join(self, batch: Batch | None, request: Request, may_begin: Callable[[], bool]) -> bool:
+        return batch is not None and len(batch) + request.prompt.sampling.n <= MOST_ANSWERS and may_begin()
+
+    def _begin(self, request: Request, batch: Batch | None) -> Callable[[], None] | None:
+        """Add a prompt to the batch, or return what runs it, if that needs the device to itself."""
+        prompt, stream = request.prompt, request.stream
+        sampling = prompt.sampling
+        try:
+            ids = list(self._tokenizer.encode(prompt))
+            limit = _room(len(ids), sampling.max_tokens, self.context_tokens, self._name)
+            config = _generation_config(self._model, sampling, limit, self._spec.compile)
+            constraint = self._constraint(config, sampling, len(ids))
+            answers = [
+                Answer(stream, choice, Decoder(self._tokenizer), _eos_ids(config), sampling.stop)
+                for choice in range(sampling.n)
+            ]
+            if batch is not None and is_followed(config):
+                drawing = Drawing(config, ids, seed=sampling.seed, constraint=constraint, logprobs=sampling.logprobs)
+                batch.add(Run(stream, request.submitted_ns, ids, limit, answers, drawing))
+                return None
+        except Exception as error:
+            stream.fail(self._failure(error, 0))
+            return None
+        return lambda: self._alone(
+            request, Call(ids, config, answers, seed=sampling.seed, constraint=constraint, logprobs=sampling.logprobs)
+        )
+
+    def _alone(self, request: Request, call: Call) -> None:
+        stream = request.stream
+        try:
+            generate(self._model, call, stream, request.submitted_ns)
+        except Exception as error:
+            failure = self._failure(error, sum(answer.tokens for answer in call.answers))
+            del error
+            free_memory(self._device)
+            stream.fail(failure)
+        if stream.closed:
+            free_memory(self._device)
+
+    def _failure(self, error: Exception, tokens: int) -> TokmagicError:
+        if isinstance(error, TokmagicError):
+            return error
+        return map_error(error, f"{self._name} failed at {tokens} output tokens", self._spec, self._device)
+
+    def _constraint(self, config: GenerationConfig, sampling: Sampling, prompt_tokens: int) -> SchemaConstraint | None:
+        if sampling.json_schema is None:
+            return None
         if self._schemas is None:
             vocabulary = self._model.get_output_embeddings().weight.shape[0]
             self._schemas = SchemaTokenizer(self._tokenizer, vocabulary, _eos_ids(config))
-        return self._schemas
-
-    def _run(
-        self, ids: Sequence[int], config: GenerationConfig, processors: Any, tap: TokenTap, seed: int | None
-    ) -> None:
-        inputs = torch.tensor([ids], device=self._device)
-        # The notebook's own random state is put back afterwards.
-        devices = [inputs.device.index or 0] if inputs.is_cuda else []
-        with torch.random.fork_rng(devices=devices, enabled=seed is not None), torch.inference_mode():
-            if seed is not None:
-                torch.manual_seed(seed)
-            self._model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
-                generation_config=config,
-                logits_processor=processors,
-                stopping_criteria=StoppingCriteriaList([tap]),
-            )
+        return self._schemas.constraint(sampling.json_schema, sampling.n, prompt_tokens)
 
 
 def _context_tokens(model: Any) -> int | None:

@@ -6,6 +6,7 @@ llguidance says which those are. Its own way of applying them compiles code for 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -95,7 +96,12 @@ class SchemaConstraint(LogitsProcessor):  # type: ignore[misc]
         self._vocabulary = vocabulary
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
-        for row, matcher in enumerate(self._matchers):
+        return self.restrict(range(len(self._matchers)), input_ids, scores)
+
+    def restrict(self, choices: Iterable[int], input_ids: Any, scores: Any) -> Any:
+        """Rule tokens out in ``scores`` [choices, vocabulary] of these choices, whose ids so far are given."""
+        for row, choice in enumerate(choices):
+            matcher = self._matchers[choice]
             for token in input_ids[row, self._seen :].tolist():
                 if not matcher.is_stopped():  # an answer that has ended is padded while others go on
                     matcher.consume_token(token)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from concurrent.futures import Future
+from dataclasses import dataclass
 
+from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Event, Finished
 from tokmagic.errors import TokmagicError
 
@@ -49,8 +50,17 @@ class LocalStream:
     def put(self, event: Event) -> None:
         self._events.put(event)
 
-    def end(self, job: Future[None]) -> None:
-        """The work is over; where it failed that is the last thing that is told."""
-        error = job.exception()
-        if isinstance(error, TokmagicError):
-            self._events.put(error)
+    def fail(self, error: TokmagicError) -> None:
+        """End the run with an error; it is the last thing that is told."""
+        # A traceback would keep the frames, and with them the tensors, alive in the notebook.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        self._events.put(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt on its way to the inference thread, submitted at ``submitted_ns``."""
+
+    prompt: Prompt
+    stream: LocalStream
+    submitted_ns: int

@@ -1,4 +1,4 @@
-"""What looks at each step of a generation: a stopping criterion, with stop strings and log probabilities."""
+"""What looks at each step of transformers' ``generate``: a stopping criterion, and the log probabilities."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
-from tokmagic.core.prompt import Sampling
-from tokmagic.core.stream import FinishReason, Logprob, Token
+from tokmagic.engines.local.answer import Answer
 from tokmagic.engines.local.stream import LocalStream
-from tokmagic.engines.stops import StopFilter
-from tokmagic.tokens.tokenizer import Decoder
 
 
 class LogprobTap(LogitsProcessor):  # type: ignore[misc]
@@ -35,58 +32,27 @@ class LogprobTap(LogitsProcessor):  # type: ignore[misc]
 
 
 class TokenTap(StoppingCriteria):  # type: ignore[misc]
-    """Sees the new ids of each step: stamps, decodes and hands them on, and says which rows are done."""
+    """Sees the new ids of each step: stamps them, hands them on, and says which answers are over."""
 
-    def __init__(
-        self,
-        stream: LocalStream,
-        eos: frozenset[int],
-        decoders: list[Decoder],
-        sampling: Sampling,
-        logprobs: LogprobTap | None = None,
-    ) -> None:
+    def __init__(self, stream: LocalStream, answers: list[Answer], logprobs: LogprobTap | None = None) -> None:
         self._stream = stream
-        self._eos = eos
-        self._decoders = decoders
-        self._stops = [StopFilter(sampling.stop) for _ in decoders]
-        self._reasons: list[FinishReason | None] = [None] * len(decoders)
+        self._answers = answers
         self._logprobs = logprobs
         self._flags: Any = None
-        self.generated = 0
 
     def __call__(self, input_ids: Any, *_scores: Any, **_options: Any) -> Any:
         row = input_ids[:, -1].tolist()
         # After tolist(): on CUDA a token's instant is when its id has reached the host.
         now_ns = time.perf_counter_ns()
-        changed = self._flags is None
         logprobs = None if self._logprobs is None else self._logprobs.of(row)
-        for choice, token_id in enumerate(row):
-            if self._reasons[choice] is None:
-                changed |= self._take(choice, token_id, now_ns, None if logprobs is None else logprobs[choice])
+        changed = self._flags is None
+        for at, (answer, token_id) in enumerate(zip(self._answers, row, strict=True)):
+            if not answer.is_over:
+                answer.take(token_id, now_ns, None if logprobs is None else logprobs[at])
+                changed |= answer.is_over
         if self._stream.closed:
             return torch.ones(len(row), dtype=torch.bool, device=input_ids.device)
         if changed:
-            done = [reason is not None for reason in self._reasons]
+            done = [answer.is_over for answer in self._answers]
             self._flags = torch.tensor(done, dtype=torch.bool, device=input_ids.device)
         return self._flags
-
-    def _take(self, choice: int, token_id: int, now_ns: int, logprob: float | None) -> bool:
-        stop = self._stops[choice]
-        text = self._decoders[choice].push(token_id)
-        piece = stop.push(text)
-        self.generated += 1
-        logprobs = () if logprob is None else (Logprob(text, logprob),)
-        self._stream.put(Token(now_ns, piece, token_id, choice, logprobs=logprobs))
-        if token_id in self._eos or stop.stopped:
-            self._reasons[choice] = "stop"
-            return True
-        return False
-
-    def end(self, *, interrupted: bool) -> tuple[tuple[str, ...], tuple[FinishReason, ...]]:
-        """Return each choice's last text and finish reason."""
-        tails = []
-        for decoder, stop in zip(self._decoders, self._stops, strict=True):
-            rest = decoder.flush()
-            tails.append(stop.push(rest) + stop.flush())
-        unfinished: FinishReason = "interrupted" if interrupted else "length"
-        return tuple(tails), tuple(reason or unfinished for reason in self._reasons)

@@ -1,0 +1,260 @@
+"""The forward pass of models built like Llama, with as few calls as it takes: for a CPU, where a small model's step
+otherwise spends as long in Python and small operations as in reading its weights.
+
+It computes what transformers' own modules compute, operation by operation, which is tried out on the model itself
+before it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tokmagic.engines.local.kv import KVCache
+from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix, measure
+
+# Exactly these: a class that derives from one may compute something else.
+_FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
+# Rotary embeddings that depend on a position alone; others depend on how long the sequence is, too.
+_ROTATIONS = {"default", "linear", "llama3", "yarn"}
+_TABLE = 1024
+_TRIAL = (3, 1, 4, 1, 5)
+# Of the greatest logit: a hundred times what 32 bits leave open after some hundred sums of a thousand numbers.
+_TOLERANCE = 1e-4
+
+
+@dataclass(slots=True)
+class Segment:
+    """The tokens that one sequence takes the pass with: ``ids`` follow what its cache holds."""
+
+    cache: KVCache
+    ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    before_attention: Tensor
+    qkv: Matrix
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    out: Matrix
+    before_mlp: Tensor
+    gate_up: Matrix
+    down: Matrix
+
+
+class Decoder:
+    """A model's layers, run on the flattened tokens of any number of sequences."""
+
+    def __init__(self, model: Any) -> None:
+        """Take over the weights of ``model``, which goes on using the same memory; see :func:`decoder`."""
+        config = model.config
+        attention = model.model.layers[0].self_attn
+        self.arithmetic = AS_TRANSFORMERS
+        self._heads: int = config.num_attention_heads
+        self._kv_heads: int = config.num_key_value_heads
+        self._head_size: int = attention.head_dim
+        self._scale: float = attention.scaling
+        self._eps: float = config.rms_norm_eps
+        self._act = model.model.layers[0].mlp.act_fn
+        self._rotary = model.model.rotary_emb
+        self._embedding: Tensor = model.model.embed_tokens.weight
+        self._last_norm: Tensor = model.model.norm.weight
+        self._head = _matrix(model.lm_head)
+        self._layers = [_layer(layer) for layer in model.model.layers]
+        self._cos, self._sin = self._table(_TABLE)
+
+    def new_cache(self) -> KVCache:
+        """Return an empty cache for one sequence."""
+        return KVCache(len(self._layers), self._kv_heads, self._head_size, self._embedding.dtype)
+
+    @property
+    def bytes_per_position(self) -> int:
+        """What a cache takes for each position of a sequence."""
+        return len(self._layers) * 2 * self._kv_heads * self._head_size * self._embedding.dtype.itemsize
+
+    @property
+    def widest(self) -> Tensor:
+        """The greatest weights of a layer [out, in]."""
+        return self._layers[0].gate_up.weight
+
+    def forward(self, segments: Sequence[Segment]) -> Tensor:
+        """Return the logits [segments, vocabulary] after each segment's last token.
+
+        What the caches hold grows by the segments' tokens once the pass is over; if it fails they are as before.
+        """
+        counts = [len(segment.ids) for segment in segments]
+        ends = list(accumulate(counts))
+        starts = [segment.cache.length for segment in segments]
+        for segment, start, count in zip(segments, starts, counts, strict=True):
+            segment.cache.reserve(start + count)
+        cos, sin = self._rotations(starts, counts)
+        hidden = functional.embedding(torch.tensor([it for segment in segments for it in segment.ids]), self._embedding)
+        for index, layer in enumerate(self._layers):
+            attended = self._attend(index, layer, hidden, segments, ends, cos, sin)
+            hidden = hidden + layer.out.product(attended, self.arithmetic)
+            gate, up = layer.gate_up.product(self._normed(hidden, layer.before_mlp), self.arithmetic).chunk(2, -1)
+            hidden = hidden + layer.down.product(self._act(gate) * up, self.arithmetic)
+        last = hidden if len(ends) == hidden.shape[0] else hidden[[end - 1 for end in ends]]
+        logits = self._head.product(self._normed(last, self._last_norm), self.arithmetic)
+        for segment, start, count in zip(segments, starts, counts, strict=True):
+            segment.cache.length = start + count
+        return logits
+
+    def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        # The weight afterwards: rounded in between, as transformers does.
+        return functional.rms_norm(hidden, hidden.shape[-1:], None, self._eps) * weight
+
+    def _attend(
+        self,
+        index: int,
+        layer: _Layer,
+        hidden: Tensor,
+        segments: Sequence[Segment],
+        ends: list[int],
+        cos: Tensor,
+        sin: Tensor,
+    ) -> Tensor:
+        heads, turned = self._heads, self._heads + self._kv_heads
+        projected = layer.qkv.product(self._normed(hidden, layer.before_attention), self.arithmetic)
+        qkv = projected.view(len(hidden), -1, self._head_size)
+        qk = qkv[:, :turned]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            qk = torch.cat(
+                (self._normed(qk[:, :heads], layer.query_norm), self._normed(qk[:, heads:], layer.key_norm)), 1
+            )
+        # A rotation: the halves of each head change places, the sign of one of them is in the table.
+        qk = (qk * cos).add_(qk.roll(self._head_size // 2, -1).mul_(sin))
+        query, key, value = qk[:, :heads], qk[:, heads:], qkv[:, turned:]
+        out = [
+            self._attend_one(segment.cache, index, query[begin:end], key[begin:end], value[begin:end])
+            for segment, begin, end in zip(segments, [0, *ends], ends, strict=False)
+        ]
+        return out[0] if len(out) == 1 else torch.cat(out)
+
+    def _attend_one(self, cache: KVCache, index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """One sequence's attention: ``query`` [tokens, heads, head_size] to what its cache holds and to themselves."""
+        count, start = len(query), cache.length
+        keys, values = cache.data[index, :, :, : start + count]
+        keys[:, start:] = key.transpose(0, 1)
+        values[:, start:] = value.transpose(0, 1)
+        # Each token sees itself and what is before it; the kernels know that by themselves only from the beginning on.
+        causal = count > 1 and start == 0
+        mask = None if causal or count == 1 else torch.ones(count, start + count, dtype=torch.bool).tril(start)
+        attended = functional.scaled_dot_product_attention(
+            query.transpose(0, 1).unsqueeze(0),
+            keys.unsqueeze(0),
+            values.unsqueeze(0),
+            attn_mask=mask,
+            is_causal=causal,
+            scale=self._scale,
+            enable_gqa=True,
+        )
+        return attended[0].transpose(0, 1).reshape(count, -1)
+
+    def _rotations(self, starts: list[int], counts: list[int]) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines [tokens, 1, head_size] of the tokens' positions."""
+        until = max(start + count for start, count in zip(starts, counts, strict=True))
+        if until > len(self._cos):
+            self._cos, self._sin = self._table(-(-until // _TABLE) * _TABLE)
+        if len(starts) == 1:
+            at: Any = slice(starts[0], until)
+        else:
+            at = torch.tensor([start + it for start, n in zip(starts, counts, strict=True) for it in range(n)])
+        return self._cos[at].unsqueeze(1), self._sin[at].unsqueeze(1)
+
+    def _table(self, positions: int) -> tuple[Tensor, Tensor]:
+        cos, sin = self._rotary(self._embedding[:1], torch.arange(positions).unsqueeze(0))
+        sin = sin[0].clone()
+        sin[:, : self._head_size // 2].neg_()
+        return cos[0], sin
+
+
+def decoder(model: Any, *, as_transformers: bool = False) -> Decoder | None:
+    """Return the decoder of a model of transformers on the CPU; None where this module does not know how it computes.
+
+    Whether it does is seen from the model's classes and settings, and then tried out: a few tokens have to give the
+    same logits as the model itself. In 16 bits to the bit; in 32 bits a joined matrix is summed in another order.
+    ``as_transformers`` keeps to transformers' arithmetic where this machine has a faster one.
+    """
+    with torch.inference_mode():
+        if not _is_known(model):
+            return None
+        made = Decoder(model)
+        if not _agrees(made, model):
+            return None
+        if not as_transformers:
+            made.arithmetic = measure(made.widest)
+        return made
+
+
+def _is_known(model: Any) -> bool:
+    config = model.config
+    rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    return (
+        type(model).__name__ in _FAMILY
+        and type(model).__module__.startswith("transformers.models.")
+        and config._attn_implementation == "sdpa"
+        and rotation in _ROTATIONS
+        and getattr(config, "sliding_window", None) is None
+        and all(type(it) is nn.Linear for it in model.modules() if isinstance(it, nn.Linear))
+        and not any(isinstance(it, nn.LayerNorm) for it in model.modules())
+        and model.device.type == "cpu"
+    )
+
+
+def _agrees(made: Decoder, model: Any) -> bool:
+    cache = made.new_cache()
+    *begin, last = _TRIAL
+    first = model(torch.tensor([begin]), use_cache=True)
+    second = model(torch.tensor([[last]]), past_key_values=first.past_key_values, use_cache=True)
+    return all(
+        _same(made.forward([Segment(cache, ids)])[0], wanted.logits[0, -1])
+        for ids, wanted in ((begin, first), ((last,), second))
+    )
+
+
+def _same(logits: Tensor, wanted: Tensor) -> bool:
+    if logits.dtype == torch.float32:
+        return bool((logits - wanted).abs().max() <= _TOLERANCE * wanted.abs().max())
+    return torch.equal(logits, wanted)
+
+
+def _layer(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    query_norm, key_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+    return _Layer(
+        before_attention=layer.input_layernorm.weight,
+        qkv=_joined(attention.q_proj, attention.k_proj, attention.v_proj),
+        query_norm=None if query_norm is None else query_norm.weight,
+        key_norm=None if key_norm is None else key_norm.weight,
+        out=_matrix(attention.o_proj),
+        before_mlp=layer.post_attention_layernorm.weight,
+        gate_up=_joined(mlp.gate_proj, mlp.up_proj),
+        down=_matrix(mlp.down_proj),
+    )
+
+
+def _matrix(linear: nn.Linear) -> Matrix:
+    return Matrix(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+
+
+def _joined(*linears: nn.Linear) -> Matrix:
+    """One matrix of several that are multiplied with the same rows; from now on they are parts of it themselves."""
+    parts = [_matrix(linear) for linear in linears]
+    biases = [part.bias for part in parts if part.bias is not None]
+    joined = Matrix(torch.cat([part.weight for part in parts]), torch.cat(biases) if biases else None)
+    begin = 0
+    for linear in linears:
+        end = begin + linear.out_features
+        linear.weight = nn.Parameter(joined.weight[begin:end], requires_grad=False)
+        if joined.bias is not None:
+            linear.bias = nn.Parameter(joined.bias[begin:end], requires_grad=False)
+        begin = end
+    return joined

@@ -36,6 +36,7 @@ LAZY = {
     ("tokmagic.magics.magics", "tokmagic.magics.display"): "the first answer brings what shows it",
     ("tokmagic.comparisons.api", "tokmagic.comparisons.preparing"): "numpy and scipy come with the first comparison",
     ("tokmagic.runs.api", "tokmagic.runs.session"): "the session imports nearly all; %load_ext does without it",
+    ("tokmagic.runs.api", "tokmagic.runs.many"): "threads and checks that one prompt does without",
     ("tokmagic.runs.recorder", "tokmagic.ledgers"): "SQLAlchemy takes longer than all of %load_ext",
     ("tokmagic.notebooks.reproduce.execute", "tokmagic.ledgers"): "SQLAlchemy, for a notebook that cannot be run",
     ("tokmagic.tokens.chat_template", "tokmagic.tokens.sandbox"): "jinja2, which a first count alone needs",

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from tokmagic.core.forks import in_child, whole
@@ -81,32 +82,107 @@ def generate(
     Raises PromptError, UsageError, BudgetError, ModelError, and GenerationInterrupted after an interrupt; whatever
     is raised, the run's row is settled first.
     """
+    call = _call(model, tags=tags, budget=budget, yes=yes, cache=cache, refresh=refresh)
+    asked = _asked(prompt, sampling, system=system, completion=completion, stream=stream)
+    return call(asked).raise_for_status()
+
+
+def generate_many(
+    prompts: Iterable[str | Sequence[Mapping[str, str] | Message] | Prompt],
+    model: str | None = None,
+    *,
+    concurrency: int | None = None,
+    return_errors: bool = False,
+    **options: Any,
+) -> list[Generation]:
+    """Run several prompts at the same time and return their Generations, in their order.
+
+    ``options`` are those of :func:`generate`, for each of the prompts. ``concurrency`` is how many run at once: by
+    default as many as a local model batches, 32, and 8 at a server. A run that does not fit a budget beside the others
+    waits until they have ended. Of prompts that are the same one runs, where its answer may be cached for the others.
+
+    All prompts are checked before the first one runs. If some fail the others finish all the same, and the first error
+    is raised then; with ``return_errors`` nothing is raised, and the Generations of those have their ``error`` set.
+    An interrupt stops all of them; every row is settled first. Raises as :func:`generate` does.
+    """
+    if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
+        raise UsageError(f"{prompts!r} are not prompts; give a list of them")
+    if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
+        raise UsageError(f"concurrency is {concurrency!r}; give a whole number above 0")
+    generations = _many(prompts, model, concurrency, **options)
+    if not return_errors:
+        for generation in generations:
+            generation.raise_for_status()
+    return generations
+
+
+def _many(
+    prompts: Iterable[str | Sequence[Mapping[str, str] | Message] | Prompt],
+    model: str | None,
+    concurrency: int | None,
+    *,
+    system: str | None = None,
+    completion: bool = False,
+    stream: bool = True,
+    tags: Iterable[str] = (),
+    budget: str | Decimal | None = None,
+    yes: bool = False,
+    cache: bool | None = None,
+    refresh: bool = False,
+    **sampling: Any,
+) -> list[Generation]:
+    call = _call(model, tags=tags, budget=budget, yes=yes, cache=cache, refresh=refresh)
+    asked = [_asked(prompt, sampling, system=system, completion=completion, stream=stream) for prompt in prompts]
+    with whole():
+        from tokmagic.runs.many import run_all  # start-up: one prompt needs none of this
+    return run_all(session(), asked, call, model, concurrency, cache=cache, refresh=refresh)
+
+
+def _call(
+    model: str | None,
+    *,
+    tags: Iterable[str],
+    budget: str | Decimal | None,
+    yes: bool,
+    cache: bool | None,
+    refresh: bool,
+) -> Callable[..., Generation]:
+    """What runs a prompt, beside others if they are given, with these options. Raises UsageError."""
     labels = texts_of("tags", tags)
-    if system is not None and not isinstance(system, str):
-        raise UsageError(f"system is {system!r}; give a string")
-    if not isinstance(prompt, Prompt):
-        prompt = build(messages(prompt), sampling_of(sampling), system=system, completion=completion)
-        prompt = replace(prompt, stream=bool(stream))
-    elif sampling or system is not None or completion:
-        raise UsageError("a Prompt has its own sampling and system message; give a string to set them here")
-    elif not isinstance(prompt.messages, tuple) or any(not _is_message(message) for message in prompt.messages):
-        raise UsageError(f"{prompt.messages!r} are not messages; give a tuple of Message(role, text)")
     if cache not in (None, True, False) or refresh not in (True, False):
         raise UsageError(f"cache is {cache!r} and refresh {refresh!r}; give True or False")
     if cache is False and refresh:
         raise UsageError("cache=False keeps the run out of the cache, refresh renews what is in it; give one of them")
-    confirm = (lambda _question: True) if yes else None
-    generation = session().generate(
-        prompt, _model(model), tags=labels, budget=budget, confirm=confirm, cache=cache, refresh=refresh
+    return partial(
+        session().generate,
+        model=_model(model),
+        cell_id=session().cell_id(),
+        tags=labels,
+        budget=budget,
+        confirm=(lambda _question: True) if yes else None,
+        cache=cache,
+        refresh=refresh,
     )
-    return generation.raise_for_status()
 
 
-def generate_many(prompts: Iterable[Any], model: str | None = None, **options: Any) -> list[Generation]:
-    """Run several prompts one after another; see :func:`generate`."""
-    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
-        raise UsageError(f"{prompts!r} are not prompts; give a list of them")
-    return [generate(prompt, model, **options) for prompt in prompts]
+def _asked(
+    prompt: str | Sequence[Mapping[str, str] | Message] | Prompt,
+    sampling: dict[str, Any],
+    *,
+    system: str | None,
+    completion: bool,
+    stream: bool,
+) -> Prompt:
+    if system is not None and not isinstance(system, str):
+        raise UsageError(f"system is {system!r}; give a string")
+    if not isinstance(prompt, Prompt):
+        made = build(messages(prompt), sampling_of(sampling), system=system, completion=completion)
+        return replace(made, stream=bool(stream))
+    if sampling or system is not None or completion:
+        raise UsageError("a Prompt has its own sampling and system message; give a string to set them here")
+    if not isinstance(prompt.messages, tuple) or any(not _is_message(message) for message in prompt.messages):
+        raise UsageError(f"{prompt.messages!r} are not messages; give a tuple of Message(role, text)")
+    return prompt
 
 
 def count(text: str | Sequence[Mapping[str, str] | Message], model: str | None = None) -> int:

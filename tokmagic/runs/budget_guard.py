@@ -22,6 +22,7 @@ from tokmagic.runs.recorder import Teller
 
 if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger
+    from tokmagic.runs.many import Others
 
 # Where a model has no tokenizer here: more ids than bytes there cannot be, and what a chat template adds to a message.
 _TEMPLATE_TOKENS = 64
@@ -71,13 +72,18 @@ class BudgetGuard:
         *,
         teller: Teller,
         confirm: Confirm | None = None,
+        others: Others | None = None,
     ) -> None:
-        """``held`` are all budgets that apply, ``own`` those among them that stand in no ledger."""
+        """``held`` are all budgets that apply, ``own`` those among them that stand in no ledger.
+
+        What does not fit beside what ``others`` hold waits until they have ended.
+        """
         self._ledger = ledger
         self._held = tuple(held)
         self._own = tuple(own)
         self._teller = teller
         self._confirm = confirm
+        self._others = others
         self._limits: list[_Limit] = []
         self._standings: tuple[Standing, ...] = ()
         self.hold: Hold | None = None
@@ -93,13 +99,17 @@ class BudgetGuard:
         tokens, estimated = _input_tokens(engine, prompt)
         self._ask(tokens)
         self.hold = self._set_aside(record, prompt, tokens, estimated=estimated)
-        in_ledger = True
-        try:
-            admission = self._ledger().admit(record, prompt.messages, self.hold, self._held, datetime.now())
-        except LedgerError as error:
-            admission, in_ledger = self._without_ledger(error, self.hold), False
-        if admission.refused is not None:
-            raise BudgetError(admission.refused)
+        while True:
+            attempt = None if self._others is None else self._others.attempt()
+            in_ledger = True
+            try:
+                admission = self._ledger().admit(record, prompt.messages, self.hold, self._held, datetime.now())
+            except LedgerError as error:
+                admission, in_ledger = self._without_ledger(error, self.hold), False
+            if admission.refused is None:
+                break
+            if self._others is None or attempt is None or not self._others.ended_since(attempt):
+                raise BudgetError(admission.refused)
         self._standings = admission.standings
         self._limits = list(self._watched(self.hold, remote=engine.info.traits.remote, in_ledger=in_ledger))
         self._teller.tell(dict(self._causes(record)))

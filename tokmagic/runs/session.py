@@ -44,6 +44,7 @@ from tokmagic.tokens.reconciliation import disagreement
 
 if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger
+    from tokmagic.runs.many import Others
 
 
 class Session:
@@ -107,12 +108,13 @@ class Session:
         refresh: bool = False,
         watcher: Watcher | None = None,
         progress: Progress | None = None,
+        others: Others | None = None,
     ) -> Generation:
         """Run a prompt and return its Generation, settled in the ledger under ``cell_id``, else the cell that runs now.
 
         ``budget`` is the most this run may cost, in USD. ``confirm`` asks the person about a long prompt; without it
         there is nobody to ask. ``cache`` says whether the answer may come from the cache and go into it; None: where
-        the same prompt gets the same answer. ``refresh`` generates and renews what is cached.
+        the same prompt gets the same answer. ``refresh`` generates and renews what is cached. ``others`` run beside it.
 
         An interrupt, a failure and a refusal end in a Generation too, with its ``error`` set:
         ``raise_for_status`` raises it. Raises UsageError, BudgetError (for an invalid cap) and ModelError
@@ -147,8 +149,15 @@ class Session:
             self._shown_model = info.name
             return replay(prompt, record, answer, context)
         teller, held, own = self._budgets_warnings, [*held, *of_run], [*own, *of_run]
-        guard = BudgetGuard(self.ledger, held, own, teller=teller, confirm=confirm)
-        return Run(engine, prompt, record, guard, context).execute()
+        guard = BudgetGuard(self.ledger, held, own, teller=teller, confirm=confirm, others=others)
+        if others is not None:
+            context = replace(context, began=_both(others.began, context.began))
+        run = Run(engine, prompt, record, guard, context)
+        try:
+            return run.execute()
+        finally:
+            if others is not None:
+                others.ended(run)
 
     def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
         """Make a model ready, telling the sidebar meanwhile. Raises UsageError, ModelError."""
@@ -385,3 +394,11 @@ class Session:
         self.channel.close()
         self.models.close()
         self._recorder.close()
+
+
+def _both(one: Callable[[Run], None], other: Callable[[Run], None]) -> Callable[[Run], None]:
+    def told(run: Run) -> None:
+        one(run)
+        other(run)
+
+    return told

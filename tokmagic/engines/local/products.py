@@ -7,6 +7,7 @@ processor's cache, the same weights feed the machine's own matrix product, and n
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 
@@ -64,17 +65,24 @@ class Matrix:
         return self.weight.new_empty(given.shape[0], out).copy_(result.t())
 
 
-_buffer: Tensor | None = None
+class _Buffer(threading.local):
+    """One for each thread that multiplies: models run on threads of their own."""
+
+    def __init__(self) -> None:
+        self.numbers = torch.empty(0)
+
+
+_buffer = _Buffer()
 
 
 def _widened(part: Tensor) -> Tensor:
-    """``part`` in 32 bits, in a buffer that the next call writes over; products run on one thread at a time."""
-    global _buffer
+    """``part`` in 32 bits, in a buffer that the thread's next call writes over."""
     if part.dtype == torch.float32:
         return part
-    if _buffer is None or _buffer.numel() < part.numel():
-        _buffer = torch.empty(max(_PIECE, part.numel()))
-    return _buffer[: part.numel()].view(part.shape).copy_(part)
+    if _buffer.numbers.numel() < part.numel():
+        with torch.inference_mode(mode=False):  # else it could be written to in that mode alone
+            _buffer.numbers = torch.empty(max(_PIECE, part.numel()))
+    return _buffer.numbers[: part.numel()].view(part.shape).copy_(part)
 
 
 def measure(weight: Tensor) -> Arithmetic:

@@ -1,0 +1,200 @@
+"""Many prompts at once: in order, within budgets, each settled, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tokmagic
+from tests.servers import Asked, Wire, chunk, serve
+from tokmagic.core.budget import Budget
+from tokmagic.core.money import Rates
+from tokmagic.engines.base import ModelSpec
+from tokmagic.errors import BudgetError, EndpointError, GenerationInterrupted, ModelError, UsageError
+from tokmagic.runs import api
+from tokmagic.runs.session import Session
+
+DOLLAR_A_TOKEN = Rates(input=Decimal(0), output=Decimal(1_000_000), source="%price")
+PIECES = ["One ", "two ", "three."]
+
+
+@pytest.fixture
+def session(make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Session:
+    session = make_session()
+    script = tmp_path / "slow.json"
+    script.write_text(json.dumps({"pieces": PIECES, "ttft_s": 0.05, "itl_s": 0.05, "pace": 1.0}), encoding="utf-8")
+    session.models.add("slow", ModelSpec(f"scripted:{script}"))
+    session.models.use("slow")
+    session.prices.set("slow", DOLLAR_A_TOKEN)
+    monkeypatch.setattr(api, "_session", session)
+    return session
+
+
+def statuses(session: Session) -> list[str]:
+    return sorted(row.status for row in session.ledger().runs())
+
+
+def test_answers_come_in_the_order_of_their_prompts(session: Session) -> None:
+    """Whichever ends first: each says which question it answers."""
+    order = list(range(12))
+
+    def script(asked: Asked, wire: Wire) -> None:
+        number = int(asked.body["messages"][0]["content"])
+        wire.gone.wait(0.01 * (12 - number))
+        wire.open_stream()
+        wire.event(chunk(f"answer {number}", usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}))
+        wire.end()
+
+    with serve(script) as endpoint:
+        session.models.add("m", ModelSpec("org/m", api_base=endpoint.url))
+        answers = tokmagic.generate_many(map(str, order), "m")
+    assert [it.text for it in answers] == [f"answer {number}" for number in order]
+    assert statuses(session) == ["ok"] * 12
+    assert len({it.run_id for it in answers}) == 12
+
+
+@pytest.mark.parametrize(("concurrency", "at_once"), [(None, 8), (1, 1), (3, 3)])
+def test_so_many_are_at_a_server_at_once(session: Session, concurrency: int | None, at_once: int) -> None:
+    meet = threading.Barrier(at_once)
+    open_now: list[int] = []
+    most: list[int] = []
+
+    def script(_asked: Asked, wire: Wire) -> None:
+        open_now.append(1)
+        most.append(len(open_now))
+        meet.wait(20)
+        open_now.pop()
+        wire.open_stream()
+        wire.event(chunk("yes"))
+        wire.end()
+
+    with serve(script) as endpoint:
+        session.models.add("m", ModelSpec("org/m", api_base=endpoint.url))
+        prompts = [f"Question {number}" for number in range(at_once * 2)]
+        assert len(tokmagic.generate_many(prompts, "m", concurrency=concurrency)) == at_once * 2
+    assert max(most) == at_once
+
+
+def test_what_does_not_fit_beside_the_others_waits_for_them(session: Session) -> None:
+    """Each may cost $10 and costs $3: of a budget of $25 two can begin at once, and all fit one after another."""
+    session.ledger().set_budget(Budget("day", usd=Decimal(25)))
+    answers = tokmagic.generate_many([f"Question {it}" for it in range(6)], max_tokens=10, cache=False)
+    assert [it.cost.usd for it in answers] == [Decimal(3)] * 6
+    assert statuses(session) == ["ok"] * 6
+
+
+def test_what_fits_no_more_is_refused_and_the_rest_is_kept(session: Session) -> None:
+    session.ledger().set_budget(Budget("day", usd=Decimal(15)))
+    prompts = [f"Question {it}" for it in range(5)]
+    answers = tokmagic.generate_many(prompts, max_tokens=10, cache=False, return_errors=True)
+    assert sorted(it.status for it in answers) == ["ok", "ok", "refused", "refused", "refused"]
+    for refused in (it for it in answers if it.status == "refused"):
+        assert isinstance(refused.error, BudgetError)
+        assert "$9.00 left ($6.00 spent, $0 held by active runs)" in str(refused.error)
+    with pytest.raises(BudgetError, match=r"\$9\.00 left"):
+        tokmagic.generate_many(prompts, max_tokens=10, cache=False)
+
+
+def failing(asked: Asked, wire: Wire) -> None:
+    if asked.body["messages"][0]["content"] == "bad":
+        wire.answer(400, {"error": {"message": "no"}})
+        return
+    wire.open_stream()
+    wire.event(chunk("fine"))
+    wire.end()
+
+
+def test_one_that_fails_stops_no_other(session: Session) -> None:
+    with serve(failing) as endpoint:
+        session.models.add("m", ModelSpec("org/m", api_base=endpoint.url))
+        with pytest.raises(EndpointError, match="400"):
+            tokmagic.generate_many(["one", "bad", "two", "three"], "m")
+        assert statuses(session) == ["failed", "ok", "ok", "ok"]
+        answers = tokmagic.generate_many(["four", "bad"], "m", return_errors=True)
+    assert [(it.status, it.text) for it in answers] == [("ok", "fine"), ("failed", "")]
+    assert isinstance(answers[1].error, EndpointError)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"temperature": 0}, ["cached", "cached", "ok", "ok"]),
+        ({"cache": True}, ["cached", "cached", "ok", "ok"]),
+        ({}, ["ok"] * 4),
+        ({"temperature": 0, "cache": False}, ["ok"] * 4),
+        ({"temperature": 0, "refresh": True}, ["ok"] * 4),
+    ],
+)
+def test_the_same_prompt_is_answered_once_where_its_answer_is_kept(
+    session: Session, options: dict[str, Any], expected: list[str]
+) -> None:
+    answers = tokmagic.generate_many(["Why?", "How?", "Why?", "How?"], **options)
+    assert [it.text for it in answers] == ["".join(PIECES)] * 4
+    assert statuses(session) == expected
+
+
+@pytest.mark.parametrize("after_s", [0.02, 0.12, 0.3])
+def test_an_interrupt_settles_every_row(session: Session, after_s: float) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    timer = threading.Timer(after_s, signal.raise_signal, (signal.SIGINT,))
+    timer.start()
+    with pytest.raises(GenerationInterrupted, match=r"interrupted after \d+ of 40 answers"):
+        tokmagic.generate_many([f"Question {it}" for it in range(40)], concurrency=4, cache=False)
+    timer.join()
+    rows = session.ledger().runs()
+    assert {row.status for row in rows} <= {"ok", "interrupted"}
+    assert len(rows) < 40
+    assert session.changes().rows == ()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_sidebar_that_stops_one_stops_that_one(session: Session) -> None:
+    def stop() -> None:
+        while not session._running:  # none of them is slower than this
+            pass
+        session.stop(next(iter(session._running)))
+
+    stopping = threading.Thread(target=stop)
+    stopping.start()
+    answers = tokmagic.generate_many(["One?", "Two?", "Three?"], cache=False, return_errors=True)
+    stopping.join()
+    assert sorted(it.status for it in answers) == ["interrupted", "ok", "ok"]
+
+
+WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "no number of runs": ({"concurrency": 0}, UsageError, "concurrency is 0"),
+    "half a run": ({"concurrency": 1.5}, UsageError, "concurrency is 1.5"),
+    "true": ({"concurrency": True}, UsageError, "concurrency is True"),
+    "a wrong option": ({"temperature": -1}, UsageError, "temperature"),
+    "an unknown option": ({"temprature": 1}, UsageError, "temperature"),
+    "an unknown model": ({"model": "slo"}, UsageError, "slow"),
+    "a model that is not there": ({"model": "./nowhere"}, ModelError, "nowhere"),
+}
+
+
+@pytest.mark.parametrize(("options", "kind", "says"), WRONG.values(), ids=WRONG)
+def test_what_is_wrong_is_told_before_anything_runs(
+    session: Session, options: dict[str, Any], kind: type[Exception], says: str
+) -> None:
+    with pytest.raises(kind, match=says):
+        tokmagic.generate_many(["One?", "Two?"], **options)
+    assert session.ledger().runs() == []
+
+
+def test_a_wrong_prompt_among_them_keeps_all_from_running(session: Session) -> None:
+    with pytest.raises(UsageError, match="not a prompt"):
+        tokmagic.generate_many(["One?", 5, "Two?"])  # type: ignore[list-item]
+    assert session.ledger().runs() == []
+
+
+def test_no_prompts_are_no_runs(session: Session) -> None:
+    assert tokmagic.generate_many([]) == []
+    assert tokmagic.generate_many(iter(())) == []
+    assert session.ledger().runs() == []

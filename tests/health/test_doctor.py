@@ -296,6 +296,16 @@ PAIR = (
     gpu.Gpu(0, "A", 24 * 2**30, 2**30, "550.1"),
     gpu.Gpu(1, "B", 8 * 2**30, 8 * 2**30, "550.1"),
 )
+BUSY = gpu.Gpu(
+    1,
+    "A MIG 1g",
+    16 * 2**30,
+    5 * 2**30,
+    "580.1",
+    instance=2,
+    load=gpu.Load(0.37, 0.1, 250.5, 700.0, 41, 1980, 3201),
+    processes={17: 4 * 2**30},
+)
 ON_GPU = Probe(
     cuda="12.8",
     devices=("A", "B"),
@@ -313,6 +323,16 @@ def test_gpus_that_torch_can_use(look: Look, monkeypatch: pytest.MonkeyPatch) ->
     assert finding(diagnosis, "cuda").message == "torch is built for 12.8, the driver runs up to 12.4"
     assert finding(diagnosis, "attention").message == "flash, cuDNN, memory-efficient, math on cuda"
     assert list(diagnosis.problems()) == []
+
+
+def test_how_busy_a_gpu_is_and_what_it_draws(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "look", lambda: gpu.Gpus((PAIR[0], BUSY), "580.1", "13.0"))
+    diagnosis = look(ON_GPU, model="scripted")
+    assert finding(diagnosis, "gpu 1:2").message == (
+        "A MIG 1g, 11.0 GiB free, driver 580.1, 4.0 GiB held by other processes, 37% busy, 250 of 700 W, 41 °C, "
+        "1,980 MHz"
+    )
+    assert finding(diagnosis, "gpu 0").message == "A, 23.0 GiB free, driver 550.1", "what is unknown is not there"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ import pytest
 
 from tests.nvml import FUNCTIONS, GIB, Device, Functions, divided, install
 from tokmagic.engines import gpu
+from tokmagic.engines.fit import Held
 from tokmagic.engines.gpu import Gpu, Load
+from tokmagic.engines.gpu.memory import split
 from tokmagic.engines.gpu.visible import gpu_of, visible
 
 FIRST, SECOND, THIRD = (f"GPU-{number}2345678-aaaa-bbbb-cccc-000000000000" for number in (1, 2, 3))
@@ -103,6 +105,21 @@ ME = os.getpid()
 def test_what_others_hold(processes: Any, used_gib: int, is_used: bool, others: int | None) -> None:
     device = Gpu(0, "A", 80 * GIB, used_gib * GIB, "580", processes=processes)
     assert device.others_bytes(is_used=is_used) == others
+
+
+def test_the_parts_of_the_memory_add_up() -> None:
+    device = Gpu(0, "A", 80 * GIB, 30 * GIB, "580", processes={ME: 20 * GIB, 17: 9 * GIB}, reserved_bytes=GIB)
+    held = Held(12 * GIB, 15 * GIB, 19 * GIB)
+    parts = split(device, held, other_weights_bytes=2 * GIB)
+    assert parts is not None
+    gib = (parts.weights_bytes, parts.other_weights_bytes, parts.cache_bytes, parts.reserve_bytes, parts.context_bytes)
+    assert gib == (12 * GIB, 2 * GIB, GIB, 4 * GIB, GIB)
+    assert (parts.others_bytes, parts.driver_bytes, parts.free_bytes) == (9 * GIB, GIB, 50 * GIB)
+    assert parts.total_bytes == device.total_bytes
+    unseen = split(Gpu(0, "A", 80 * GIB, 30 * GIB, "580", reserved_bytes=GIB), held)
+    assert unseen is not None
+    assert (unseen.others_bytes, unseen.context_bytes, unseen.total_bytes) == (None, 10 * GIB, 80 * GIB)
+    assert split(device, Held(12 * GIB)) is None, "main memory is not counted by torch"
 
 
 def devices(*names: str) -> list[Gpu]:

@@ -14,7 +14,8 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from tokmagic.core.prompt import DRAWING, PENALTIES, Prompt, Sampling
 from tokmagic.core.stream import Finished, Started, Usage
 from tokmagic.engines.base import ModelSpec, Progress
-from tokmagic.engines.local.device import device_name, free_memory, pick_device
+from tokmagic.engines.fit import Held
+from tokmagic.engines.local.device import device_name, free_memory, held, pick_device
 from tokmagic.engines.local.load import load_model, map_error
 from tokmagic.engines.local.schema import SchemaTokenizer
 from tokmagic.engines.local.stream import Cancelled, LocalStream
@@ -47,6 +48,10 @@ class Inference:
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self.context_tokens = _context_tokens(self._model)
         self.greedy = not self._model.generation_config.do_sample
+
+    def held(self) -> Held:
+        """What the weights and torch hold of the device's memory."""
+        return held(self._device, self._model)
 
     @property
     def is_shared_with_children(self) -> bool:

@@ -81,8 +81,9 @@ def gpus(seen: Gpus, tried: Probe | None) -> Iterator[Finding]:
 def _load(device: Gpu) -> Iterator[str]:
     """How busy a GPU is and what it draws, as far as NVML says."""
     load = device.load
-    if others := device.others_bytes(is_used=False):
-        yield f"{others / 2**30:.1f} GiB held by other processes"
+    # Those of this process too: in a container it may not know which one it is.
+    if held := sum(amount or 0 for amount in (device.processes or {}).values()):
+        yield f"{held / 2**30:.1f} GiB held by processes"
     if load.busy is not None:
         yield f"{load.busy:.0%} busy"
     if load.power_w is not None:

@@ -38,6 +38,7 @@ class Device:
     clock: int | None = 1980
     memory_clock: int | None = 3201
     processes: Mapping[int, int | None] | None = field(default_factory=dict)
+    drawing: Mapping[int, int | None] | None = None
     instances: list[Device | None] | None = None
     """Its MIG instances by their places, None for an empty one; None: it is not divided."""
     parent: Device | None = None
@@ -125,8 +126,10 @@ class Functions:
         return int(answer(clocks[type]))
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: Device) -> list[Any]:
-        processes: Mapping[int, int | None] = answer(handle.processes)
-        return [real.nvmlFriendlyObject({"pid": pid, "usedGpuMemory": held}) for pid, held in processes.items()]
+        return _listed(handle.processes)
+
+    def nvmlDeviceGetGraphicsRunningProcesses(self, handle: Device) -> list[Any]:
+        return _listed(handle.drawing)
 
     def nvmlDeviceGetMigMode(self, device: Device) -> list[int]:
         if device.parent is not None:
@@ -142,6 +145,11 @@ class Functions:
             raise real.NVMLError(real.NVML_ERROR_NOT_FOUND)
         assert isinstance(found, Device)
         return found
+
+
+def _listed(processes: Mapping[int, int | None] | None) -> list[Any]:
+    listed: Mapping[int, int | None] = answer(processes)
+    return [real.nvmlFriendlyObject({"pid": pid, "usedGpuMemory": held}) for pid, held in listed.items()]
 
 
 def _whole(handle: Device) -> Device:

@@ -42,6 +42,12 @@ def test_everything_is_read_in_units_that_its_name_tells(monkeypatch: pytest.Mon
     assert functions.opened == 0, "NVML is closed again"
 
 
+def test_what_draws_uses_a_device_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, Device(processes={17: 3 * GIB, 18: GIB}, drawing={18: GIB, 19: GIB // 4}))
+    (device,) = gpu.look().devices
+    assert device.processes == {17: 3 * GIB, 18: GIB, 19: GIB // 4}
+
+
 def test_what_a_device_does_not_tell_is_unknown_and_not_0(monkeypatch: pytest.MonkeyPatch) -> None:
     silent = dict.fromkeys(
         ("busy", "power", "limit", "temperature", "clock", "memory_clock", "processes", "reserved"), None

@@ -86,14 +86,17 @@ def test_the_parts_of_the_memory_add_up_and_none_is_negative(session: Session) -
 def test_a_run_takes_no_more_than_was_said_before(session: Session) -> None:
     needed = engine(session).need()
     assert needed is not None
+    assert needed.context_tokens is not None
     generation = session.generate(STORY, cache=False).raise_for_status()
     usage, peak = generation.usage, generation.reading.peak_bytes
     assert peak is not None
     tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
     cache = needed.cache_bytes(tokens)
     assert cache is not None
-    # At the last step the newest token is not in the cache yet; libraries of CUDA keep some room for themselves.
-    assert needed.weights_bytes + 0.95 * cache <= peak <= needed.total_bytes(tokens) + 256 * 2**20
+    # At the last step the newest token is not in the cache yet. A cache may be made for the whole context at once, and
+    # CUDA's libraries keep some room for themselves.
+    most = needed.total_bytes(needed.context_tokens) + 512 * 2**20
+    assert needed.weights_bytes + 0.95 * cache <= peak <= most
 
 
 @contextmanager

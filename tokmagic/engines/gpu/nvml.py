@@ -98,8 +98,12 @@ class Nvml:
 
     def processes(self, handle: Any) -> dict[int, int | None] | None:
         """The bytes that each process holds on a device, by its id on the host; None where that is not told."""
-        listed = self.ask("nvmlDeviceGetComputeRunningProcesses", handle)
-        return None if listed is None else {int(it.pid): it.usedGpuMemory for it in listed}
+        computing = self.ask("nvmlDeviceGetComputeRunningProcesses", handle)
+        if computing is None:
+            return None
+        # Those that draw take power as well; a device that cannot draw has none.
+        drawing = self.ask("nvmlDeviceGetGraphicsRunningProcesses", handle) or []
+        return {int(it.pid): it.usedGpuMemory for it in (*drawing, *computing)}
 
 
 @contextmanager

@@ -296,6 +296,16 @@ PAIR = (
     gpu.Gpu(0, "A", 24 * 2**30, 2**30, "550.1"),
     gpu.Gpu(1, "B", 8 * 2**30, 8 * 2**30, "550.1"),
 )
+BUSY = gpu.Gpu(
+    1,
+    "A MIG 1g",
+    16 * 2**30,
+    5 * 2**30,
+    "580.1",
+    instance=2,
+    load=gpu.Load(0.37, 0.1, 250.5, 700.0, 41, 1980, 3201),
+    processes={17: 4 * 2**30},
+)
 ON_GPU = Probe(
     cuda="12.8",
     devices=("A", "B"),
@@ -313,6 +323,15 @@ def test_gpus_that_torch_can_use(look: Look, monkeypatch: pytest.MonkeyPatch) ->
     assert finding(diagnosis, "cuda").message == "torch is built for 12.8, the driver runs up to 12.4"
     assert finding(diagnosis, "attention").message == "flash, cuDNN, memory-efficient, math on cuda"
     assert list(diagnosis.problems()) == []
+
+
+def test_how_busy_a_gpu_is_and_what_it_draws(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "look", lambda: gpu.Gpus((PAIR[0], BUSY), "580.1", "13.0"))
+    diagnosis = look(ON_GPU, model="scripted")
+    assert finding(diagnosis, "gpu 1:2").message == (
+        "A MIG 1g, 11.0 GiB free, driver 580.1, 4.0 GiB held by processes, 37% busy, 250 of 700 W, 41 °C, 1,980 MHz"
+    )
+    assert finding(diagnosis, "gpu 0").message == "A, 23.0 GiB free, driver 550.1", "what is unknown is not there"
 
 
 @pytest.mark.parametrize(
@@ -466,6 +485,34 @@ def test_what_nvidias_library_says_is_found(nvml: Path) -> None:
     assert asked(nvml, code, **answers | {"NVML_DEVICES": "0"}) == "no device 550.54.15 12.4"
     for fails, absence in {"4": "no permission", "9": "no driver", "18": "mismatch", "999": "error"}.items():
         assert asked(nvml, code, NVML_FAILS=fails) == f"{absence} None None"
+
+
+FULL = {"NVML_DEVICES": "2", "NVML_DRIVER": "580.1", "NVML_CUDA": "13000", "NVML_FULL": "1"}
+
+
+def test_the_real_binding_reads_all_that_is_asked(nvml: Path) -> None:
+    """By its own structures, as the driver's library fills them."""
+    code = """
+from tokmagic.engines import gpu
+from tokmagic.engines.energy import energy_meter
+for it in gpu.look().devices:
+    print(it.label, it.uuid, it.used_bytes, it.reserved_bytes, it.load, it.processes, sep="|")
+meter = energy_meter("cuda:1")
+print(meter.name, meter.joules(), meter.is_shared())
+"""
+    first, second, meter = asked(nvml, code, **FULL, CUDA_DEVICE_ORDER="PCI_BUS_ID").splitlines()
+    load = str(gpu.Load(0.37, 0.12, 250.5, 700.0, 41, 1980, 3201))
+    told = ["1", "GPU-00000001-aaaa-bbbb-cccc-000000000000", str(2**30), str(2**29), load, str({17: 2**29})]
+    assert second.split("|") == told
+    assert first.startswith("0|GPU-00000000-")
+    # 64 bits of millijoules; the one process that is listed must be this one.
+    assert meter == "NVML energy counter 6000000001.236 False"
+
+
+def test_the_real_binding_reads_mig_instances(nvml: Path) -> None:
+    code = "from tokmagic.engines import gpu; print(*((it.label, it.name) for it in gpu.look().devices), sep='|')"
+    names = ["('0:0', 'NVIDIA Test 100')", "('0:1', 'NVIDIA Test 200')"]
+    assert asked(nvml, code, **FULL | {"NVML_DEVICES": "1", "NVML_INSTANCES": "2"}).split("|") == names
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -265,9 +265,11 @@ def in_the_way(path: Path, make: Callable[[], object]) -> Iterator[None]:
 @contextmanager
 def newer(path: Path) -> Iterator[None]:
     filled(path)
+    with closing(sqlite3.connect(path)) as connection:
+        ((ours,),) = connection.execute("SELECT version_num FROM alembic_version").fetchall()
     database(path, NEW)
     yield
-    database(path, "UPDATE alembic_version SET version_num = '0002'")
+    database(path, f"UPDATE alembic_version SET version_num = '{ours}'")
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tests.examples import examples
 from tests.reports.test_tables import run
 from tokmagic.core.money import Bound, Cost
 from tokmagic.core.prompt import spelled
-from tokmagic.core.record import EngineInfo, RunRecord, Selection, Status, Sum
+from tokmagic.core.record import EnergySum, EngineInfo, RunRecord, Selection, Status, Sum
 from tokmagic.ledgers import Ledger, store, summaries
 from tokmagic.reports import table
 
@@ -74,6 +74,9 @@ def records(draw: st.DrawFn) -> RunRecord:
         ttft_s=draw(st.none() | st.floats(0, 9)) if status not in ("refused", "cached") else None,
         itl_mean_s=draw(st.none() | st.floats(0, 1)) if status not in ("refused", "cached") else None,
     )
+    if status in ("ok", "interrupted") and draw(st.booleans()):
+        source, bound = draw(st.sampled_from(["measured", "estimated"])), draw(st.sampled_from(get_args(Bound)))
+        made = replace(made, energy_j=draw(st.floats(0.001, 1e6)), energy_source=source, energy_bound=bound)
     saved = draw(st.none() | st.decimals(0, 9, places=12)) if status == "cached" else None
     usd = None if status == "refused" else cost
     source, bound = draw(st.sampled_from(["measured", "estimated"])), draw(st.sampled_from(get_args(Bound)))
@@ -97,6 +100,43 @@ def test_each_grouping_is_the_fold_over_its_rows(books: Ledger, made: list[RunRe
             continue
         for key, group in groups:
             assert same(group, Sum.of(record for record in kept if key_of(record, by) == key)), (by, key)
+
+
+def alike(one: EnergySum, other: EnergySum) -> bool:
+    """Counts and marks exactly, joules as exact as floats are in any order."""
+    joules = [(one.joules, other.joules), (one.counted_joules, other.counted_joules)]
+    bare = [replace(it, joules=0.0, counted_joules=0.0) for it in (one, other)]
+    return bare[0] == bare[1] and all(left == pytest.approx(right) for left, right in joules)
+
+
+@examples(20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(records(), max_size=25))
+def test_each_grouping_of_energy_is_the_fold_over_its_rows(books: Ledger, made: list[RunRecord]) -> None:
+    for record in books.runs():
+        books.settle(replace(record, status="running"))
+    for record in made:
+        books.settle(record)
+    kept = [record for record in books.runs() if record.status != "running" and record.energy_j is not None]
+    for by in KEYS:
+        groups = dict(books.energies(EVERYTHING, by))
+        assert alike(sum(groups.values(), EnergySum()), EnergySum.of(kept)), by
+        if by != "tag":
+            assert set(groups) == {key_of(record, by) for record in kept}
+        for key, group in groups.items() if by != "tag" else ():
+            assert alike(group, EnergySum.of(record for record in kept if key_of(record, by) == key)), (by, key)
+
+
+def test_sums_of_energy_look_at_metered_runs_alone(sqlite_url: str) -> None:
+    """Where there are none, in an index that has nothing in it."""
+    asked = sa.create_engine(sqlite_url)
+    with asked.connect() as connection:
+        plans: list[Any] = []
+        sa.event.listen(connection, "before_cursor_execute", lambda *told: plans.append(told[2:4]))
+        assert summaries.energies(connection, EVERYTHING, "model") == []
+        query, given = plans[0]
+        steps = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", given).all()
+    asked.dispose()
+    assert any("runs_metered" in str(step) for step in steps), steps
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "Asia/Kathmandu", "America/St_Johns"])

@@ -203,6 +203,22 @@ def test_help_names_both_forms(kernel: Kernel) -> None:
     assert "%tokens [options] EXPR, or %%tokens [options]" in shown
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("%model info bytes --batch x", "--batch 'x' is not a number from 1 to "),
+        ("%model info bytes --context 0", "--context '0' is not a number from 1 to "),
+        ("%model info bytes --context 1e99", "--context '1e99' is not a number from 1 to "),
+        ("%model load bytes --context 5", "--context and --batch belong to %model info NAME"),
+    ],
+)
+def test_numbers_for_info_that_mean_nothing(kernel: Kernel, line: str, says: str) -> None:
+    ran = kernel.run(line)
+    assert not ran.ok
+    assert says in ran.error
+    assert "\n" not in ran.error
+
+
 def test_info_tells_what_a_tokenizer_was_read_from_once_it_was_read(kernel: Kernel, folders: Path) -> None:
     """Before, %model info would be the one to spend the time on it."""
     assert kernel.run(f"%model add far m --api-base http://localhost:9/v1 --tokenizer {folders / 'bytes'}").ok

@@ -54,6 +54,8 @@ FULL = RunRecord(
     rates=Rates(Decimal("0.15"), Decimal("0.60"), None, None, Decimal("2.5"), "%price", "v1"),
     local_input_tokens=410,
     energy_j=12.5,
+    energy_source="measured",
+    energy_bound="at_most",
     replay_of="e" * 32,
     tags=("a", "b,c"),
     env={"torch": "2.13.0", "note": 'say "hi"'},
@@ -307,9 +309,46 @@ def test_numbers_for_programs_are_exact(ledger: Ledger) -> None:
         "saved_bound": "exact",
         "ttft_s": 0.1,
         "itl_mean_s": pytest.approx(0.011),
+        "energy_j": 12.5,
+        "energy_runs": 1,
+        "energy_per_output_token_j": pytest.approx(12.5 / 118),
+        "energy_estimated": False,
+        "energy_bound": "at_most",
     }
+    assert [made[1][name] for name in ("energy_j", "energy_runs", "energy_per_output_token_j")] == [None, 0, None]
     assert (made[1]["cost_usd"], made[1]["unpriced_runs"], made[2]["runs"]) == (None, 1, 2)
     json.dumps(made)
+
+
+METERED = {"energy_source": "measured", "energy_bound": "exact"}
+
+
+def test_energy_is_shown_where_there_is_any_and_says_of_how_many_runs(ledger: Ledger) -> None:
+    plain = table(filled(ledger, [run("a", model="far", cost="1")]), EVERYTHING, "model")
+    assert plain.columns[-1] == "ms/token"
+    assert plain.note == ""
+    metered = [
+        run("b", model="near", cost="1", energy_j=1_234.0, **METERED),
+        run("c", model="near", cost="1", energy_j=0.06, **METERED | {"energy_source": "estimated"}),
+        run("d", model="shared", cost="1", energy_j=30.0, **METERED | {"energy_bound": "at_most"}),
+    ]
+    made = table(filled(ledger, metered), EVERYTHING, "model")
+    assert made.columns[-2:] == ("energy", "energy/token")
+    assert {row[0]: row[-2:] for row in made.rows} == {
+        "far": ("—", "—"),
+        "near": ("~1.23 kJ", "~154 J"),
+        "shared": ("≤30.0 J", "≤7.50 J"),
+        "total": ("~≤1.26 kJ", "~≤105 J"),
+    }
+    assert made.note == "the energy is that of 3 of 4 runs"
+
+
+def test_energy_by_cell_stands_beside_its_cell(ledger: Ledger) -> None:
+    filled(
+        ledger, [run("1", cell_id="a", notebook="/n"), run("2", cell_id="b", notebook="/n", energy_j=5.0, **METERED)]
+    )
+    rows = table(ledger, Selection(notebook="/n")).rows
+    assert [(row[0], row[-2]) for row in rows] == [("cell 1", "—"), ("cell 2", "5.00 J"), ("total", "5.00 J")]
 
 
 def test_a_name_can_be_total_and_ids_can_begin_alike(ledger: Ledger) -> None:

@@ -81,6 +81,9 @@ FIELDS = (
     Field("device_seconds", "reading.device_s", "float", stored_as="device_s"),
     Field("gpu_peak_bytes", "reading.peak_bytes", "int"),
     Field("energy_j", "energy_j", "float"),
+    # In an export they stand in env, beside the meter.
+    Field("energy_source", "energy_source", size=9, exported=False),
+    Field("energy_bound", "energy_bound", size=8, exported=False),
     Field("rates", "rates", "rates", required=True),
     Field("cost_usd", "reading.cost.usd", "money", sent=True),
     Field("cost_source", "reading.cost.source", size=9, required=True, sent=True),

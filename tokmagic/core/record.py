@@ -10,8 +10,8 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Literal
 
-from tokmagic.core.money import CERTAIN, Cost, Precision, Rates, Uncertainty, known_sum
-from tokmagic.core.stream import Usage
+from tokmagic.core.money import CERTAIN, Bound, Cost, Precision, Rates, Uncertainty, known_sum
+from tokmagic.core.stream import Source, Usage
 
 Status = Literal["running", "ok", "cached", "interrupted", "failed", "refused"]
 
@@ -105,11 +105,12 @@ USAGE_IN_ENV = ("cache_write_1h_input_tokens",)
 """What of Usage a row keeps there."""
 RUN_IN_ENV = (
     *("answer_sha256", "execution", "source_sha256"),
-    *("reported_cost_usd", "ignored_options", "server_times", *USAGE_IN_ENV),
+    *("reported_cost_usd", "ignored_options", "server_times", "energy", *USAGE_IN_ENV),
 )
 """What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, a
 digest of the cell's text as it ran, counts, and what its server told: a cost, a decimal string in USD, the options that
-it ignored, its own times in seconds."""
+it ignored, its own times in seconds. ``energy`` tells of ``energy_j`` by which meter it is known, how surely, and how
+much of it an output token took, in joules."""
 
 
 def is_place(cell_id: str) -> bool:
@@ -148,6 +149,8 @@ class RunRecord:
     rates: Rates = field(default_factory=Rates)
     local_input_tokens: int | None = None
     energy_j: float | None = None
+    energy_source: Source | None = None
+    energy_bound: Bound | None = None
     replay_of: str | None = None
     tags: tuple[str, ...] = ()
     env: dict[str, Any] = field(default_factory=dict)
@@ -267,6 +270,53 @@ class Sum:
             self.uncertainty + other.uncertainty,
             self.unpriced_hits + other.unpriced_hits,
             self.saved_uncertainty + other.saved_uncertainty,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EnergySum:
+    """The energy of those runs of a group that have one, and what they generated; the others are in no figure.
+
+    ``counted_joules`` are those of the runs that are known to have generated something: ``output_tokens`` in all.
+    """
+
+    runs: int = 0
+    joules: float = 0.0
+    counted_joules: float = 0.0
+    output_tokens: int = 0
+    uncertainty: Uncertainty = CERTAIN
+
+    @property
+    def precision(self) -> Precision:
+        """Whether the joules are only an estimate, and what they bound."""
+        return self.uncertainty.precision(0)
+
+    @property
+    def per_output_token_j(self) -> float | None:
+        """Joules an output token, prefill included."""
+        return self.counted_joules / self.output_tokens if self.output_tokens else None
+
+    @classmethod
+    def of(cls, records: Iterable[RunRecord]) -> EnergySum:
+        """Add runs up that are at hand."""
+        return sum(map(cls._of, records), cls())
+
+    @classmethod
+    def _of(cls, record: RunRecord) -> EnergySum:
+        joules, output_tokens, bound = record.energy_j, record.reading.usage.output_tokens, record.energy_bound
+        if joules is None:
+            return cls()
+        estimated = record.energy_source == "estimated"
+        unsure = Uncertainty(int(estimated), int(bound == "at_least"), int(bound == "at_most"))
+        return cls(1, joules, joules if output_tokens else 0.0, output_tokens or 0, unsure)
+
+    def __add__(self, other: EnergySum) -> EnergySum:
+        return EnergySum(
+            self.runs + other.runs,
+            self.joules + other.joules,
+            self.counted_joules + other.counted_joules,
+            self.output_tokens + other.output_tokens,
+            self.uncertainty + other.uncertainty,
         )
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo, EngineTraits, traits_of
 from tokmagic.core.stream import Event, Source
 from tokmagic.errors import UsageError
 from tokmagic.tokens.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tokmagic.engines.fit import Held, Need
 
 Progress = Callable[[str, float | None], None]
 """Told what is being done and the share done (0 to 1), ``None`` where that is not known; at 1, what comes next."""
@@ -86,6 +89,26 @@ class Tokenized(Protocol):
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer, without loading weights. Raises ModelError."""
+        ...
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """An engine whose model's weights take memory of a device of this machine."""
+
+    def need(self) -> Need | None:
+        """Return what the model takes; None where its files are not here. Loads nothing. Raises ModelError."""
+        ...
+
+    def held(self) -> Held | None:
+        """Return what it holds now; None where it is not loaded."""
+        ...
+
+    def require_room(self, progress: Progress, freed_bytes: int) -> None:
+        """Refuse what would not fit even if so much were freed before; fetches the files if need be.
+
+        Raises OutOfMemoryError, ModelError.
+        """
         ...
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from tokmagic.core.config import DEFAULT_MODEL, TokMagic
 from tokmagic.core.forks import in_child, whole
 from tokmagic.core.record import EngineInfo
-from tokmagic.engines.base import Engine, ModelSpec, Progress, parse_source
+from tokmagic.engines.base import Engine, ModelSpec, Progress, Weighed, parse_source
 from tokmagic.engines.local.store import NAMED
 from tokmagic.errors import UsageError, nearest
 
@@ -149,11 +149,12 @@ class Models:
         with self._loading:
             if engine.state != "ready" and engine.info.traits.has_weights and not keep_others:
                 # One loaded model per device unless the person asks for more.
-                for other in list(self._engines.values()):
-                    info = other.info
-                    there = info.traits.has_weights and info.device == engine.info.device
-                    if other is not engine and there and other.state == "ready":
-                        other.close()
+                others = [it for it in list(self._engines.values()) if it is not engine and _is_beside(it, engine)]
+                if others and isinstance(engine, Weighed):
+                    # While these are there: what does not fit leaves them as they are.
+                    engine.require_room(progress, sum(map(_weights_bytes, others)))
+                for other in others:
+                    other.close()
             engine.load(progress)
         return engine
 
@@ -175,6 +176,17 @@ class Models:
         """Free what all models hold."""
         for engine in list(self._engines.values()):
             engine.close()
+
+
+def _is_beside(other: Engine, engine: Engine) -> bool:
+    """Whether another engine has a model in the memory of an engine's device."""
+    info = other.info
+    return info.traits.has_weights and info.device == engine.info.device and other.state == "ready"
+
+
+def _weights_bytes(engine: Engine) -> int:
+    held = engine.held() if isinstance(engine, Weighed) else None
+    return 0 if held is None else held.weights_bytes
 
 
 def _is_source(text: str) -> bool:

@@ -79,6 +79,19 @@ def milliseconds(value_s: float | None) -> str:
     return f"{ms:.2f}" if ms < 1 else f"{ms:.1f}"
 
 
+def joules(value: float | None) -> str:
+    """Energy with three significant digits, in the unit one reads: ``0.31 J``, ``12.5 J``, ``1.25 kJ``, ``—``."""
+    if value is None:
+        return UNKNOWN
+    amount, unit = value, "J"
+    for larger in ("kJ", "MJ", "GJ"):
+        if amount < 999.5:
+            break
+        amount, unit = amount / 1000, larger
+    decimals = 2 if amount < 9.995 else 1 if amount < 99.95 else 0
+    return f"{amount:.{decimals if amount >= 0.0995 else 4}f} {unit}"
+
+
 def size(count_bytes: int) -> str:
     """Bytes with the unit one reads: ``0 bytes``, ``1.4 KiB``, ``256 MiB``."""
     amount, unit = float(count_bytes), "bytes"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tokmagic.engines import gpu
-from tokmagic.engines.gpu import Gpus
+from tokmagic.engines.gpu import Gpu, Gpus
 from tokmagic.formatting.numbers import counted
 from tokmagic.health.findings import Finding
 from tokmagic.prices.devices import cpus
@@ -66,8 +66,8 @@ def probe() -> Probe:
 def gpus(seen: Gpus, tried: Probe | None) -> Iterator[Finding]:
     """What NVML sees, and whether torch can use it. ``tried`` is None where there is no torch to try."""
     for device in seen.devices:
-        free = (device.total_bytes - device.used_bytes) / 2**30
-        yield Finding(f"gpu {device.index}", True, f"{device.name}, {free:.1f} GiB free, driver {device.driver}")
+        told = (device.name, f"{device.free_bytes / 2**30:.1f} GiB free", f"driver {device.driver}")
+        yield Finding(f"gpu {device.label}", True, ", ".join((*told, *_load(device))))
     usable = tried.devices if tried is not None else ()
     if usable and not seen.devices:  # NVML is not everywhere that CUDA is
         for index, name in enumerate(usable):
@@ -76,6 +76,23 @@ def gpus(seen: Gpus, tried: Probe | None) -> Iterator[Finding]:
         yield _absent(seen)
     elif tried is not None:
         yield _cuda(seen, tried)
+
+
+def _load(device: Gpu) -> Iterator[str]:
+    """How busy a GPU is and what it draws, as far as NVML says."""
+    load = device.load
+    # Those of this process too: in a container it may not know which one it is.
+    if held := sum(amount or 0 for amount in (device.processes or {}).values()):
+        yield f"{held / 2**30:.1f} GiB held by processes"
+    if load.busy is not None:
+        yield f"{load.busy:.0%} busy"
+    if load.power_w is not None:
+        limit = "" if load.power_limit_w is None else f" of {load.power_limit_w:.0f}"
+        yield f"{load.power_w:.0f}{limit} W"
+    if load.temperature_c is not None:
+        yield f"{load.temperature_c} °C"
+    if load.clock_mhz is not None:
+        yield f"{load.clock_mhz:,} MHz"
 
 
 def _absent(seen: Gpus) -> Finding:

@@ -41,9 +41,9 @@ def _column(field: Field) -> sa.Column[Any]:
     return sa.Column(field.column, kind, nullable=not field.required, unique=field.path == "run_id")
 
 
-def _only(status: str) -> dict[str, Any]:
-    """For an index of the runs with this status alone."""
-    return dict.fromkeys(("sqlite_where", "postgresql_where"), sa.text(f"status = '{status}'"))
+def _only(condition: str) -> dict[str, Any]:
+    """For an index of some runs alone."""
+    return dict.fromkeys(("sqlite_where", "postgresql_where"), sa.text(condition))
 
 
 runs = sa.Table(
@@ -62,8 +62,13 @@ runs = sa.Table(
         *("input_tokens", "output_tokens", "ttft_s", "itl_mean_s", "cost_source", "cost_bound"),
     ),
     sa.Index("runs_by_user", "user", "started_at", "status", "cost_pico", "input_tokens", "output_tokens"),
-    sa.Index("runs_open", "owner", **_only("running")),
-    sa.Index("runs_cached", "status", "saved_pico", **_only("cached")),
+    sa.Index("runs_open", "owner", **_only("status = 'running'")),
+    sa.Index("runs_cached", "status", "saved_pico", **_only("status = 'cached'")),
+    sa.Index(
+        "runs_metered",
+        *("started_at", "model", "status", "energy_j", "output_tokens", "energy_source", "energy_bound"),
+        **_only("energy_j IS NOT NULL"),
+    ),
 )
 
 LIVE = sa.text("runs.status = 'running'")

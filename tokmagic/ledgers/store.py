@@ -230,6 +230,11 @@ class Ledger:
         with self.reading() as connection:
             return summaries.summarise(connection, where, by)
 
+    def energies(self, where: Selection, by: str) -> summaries.Metered:
+        """Add up what the energy of runs is known to be; see :func:`summaries.energies`."""
+        with self.reading() as connection:
+            return summaries.energies(connection, where, by)
+
     def wasted(self, where: Selection) -> dict[str, Sum]:
         """Add up the runs that gave nothing new, by why; see :func:`waste.wasted`."""
         self.reap()

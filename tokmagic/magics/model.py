@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from tokmagic.engines.base import ModelSpec, Tokenized
+from tokmagic.engines.base import ModelSpec, Tokenized, Weighed
 from tokmagic.errors import TokmagicError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
 from tokmagic.magics.display import view
+from tokmagic.magics.memory import memory_rows
 from tokmagic.magics.shell import Shell
 from tokmagic.prompts.options import add_endpoint
-from tokmagic.prompts.parser import Parser
+from tokmagic.prompts.parser import Parser, integer
 from tokmagic.runs import request
 from tokmagic.runs.session import Session
 from tokmagic.tokens.agreement import compare
@@ -19,6 +20,7 @@ _INFO = (
     *("name", "model_id", "revision", "engine", "device", "dtype", "quant", "context_tokens"),
     *("tokenizer_sha256", "server", "provider"),
 )
+_MOST = 1_000_000_000
 
 
 def parser() -> Parser:
@@ -34,6 +36,8 @@ def parser() -> Parser:
     add("--dtype", metavar="TYPE", help="bf16, fp16 or fp32; default: the checkpoint's")
     add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: CUDA if available")
     add("--compile", choices=["auto", "on", "off"], default="auto", help="torch.compile with a static cache")
+    add("--context", metavar="N", help="info: tokens of prompt and answer (default: the model's limit)")
+    add("--batch", metavar="N", help="info: answers at once (default: 1)")
     add("--revision", metavar="REV", help="branch, tag or commit on the hub")
     add_endpoint(made)
     add("--trust-remote-code", action="store_true", help="let the model run its own code")
@@ -47,8 +51,10 @@ def run(at: Shell, line: str) -> Table:
     session, action, name = at.session, options.action, options.name
     if action in ("add", "use", "load", "info") and not name:
         raise UsageError(f"%model {action} needs a name; known: {', '.join(name for name, _ in session.models)}")
+    if action != "info" and (options.context or options.batch):
+        raise UsageError("--context and --batch belong to %model info NAME")
     if action == "info":
-        return _info(session, name)
+        return _info(session, name, _count("--context", options.context), _count("--batch", options.batch) or 1)
     if action == "add":
         if not options.spec:
             raise UsageError("%model add NAME SPEC: give a Hugging Face id, a folder or scripted")
@@ -95,11 +101,24 @@ def _table(session: Session) -> Table:
     return Table(("model", "source", "engine", "as", "state"), rows, figures=False)
 
 
-def _info(session: Session, name: str) -> Table:
+def _count(option: str, given: str | None) -> int | None:
+    """A number of 1 or more. Raises UsageError."""
+    try:
+        number = None if given is None else integer(given)
+    except ValueError:
+        number = 0
+    if number is not None and not 0 < number <= _MOST:
+        raise UsageError(f"{option} {given!r} is not a number from 1 to {_MOST:,}")
+    return number
+
+
+def _info(session: Session, name: str, context: int | None, batch: int) -> Table:
     engine = session.models.engine(name)
     rows = [(field, str(getattr(engine.info, field) or numbers.UNKNOWN)) for field in _INFO]
     if engine.info.tokenizer_sha256 is not None and isinstance(engine, Tokenized):
         tokenizer = engine.tokenizer()
         agreement = compare(tokenizer)
         rows += [("tokenizer", tokenizer.origin), ("compared", agreement.told if agreement else numbers.UNKNOWN)]
+    if isinstance(engine, Weighed):
+        rows += memory_rows(session, name, engine, context, batch)
     return Table(("", "value"), (*rows, ("state", engine.state)), figures=False)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.money import Cost, Precision, Uncertainty, plain
 from tokmagic.core.prompt import spelled
-from tokmagic.core.record import RunRecord, Selection, Sum, is_place
+from tokmagic.core.record import EnergySum, RunRecord, Selection, Sum, is_place
 from tokmagic.errors import UsageError, nearest
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
@@ -113,17 +113,59 @@ def table(ledger: Ledger, where: Selection, by: str = "cell") -> Table:
         total += part
         for name in names(key):
             groups[name] = groups.get(name, Sum()) + part
-    # Pairs: a tag or a model may be called "total" too.
-    lines = [*groups.items(), ("total", total)]
-    note = ""
+    energies, energy = _energies(ledger, where, by, names)
+    # Threefold: a tag or a model may be called "total" too.
+    lines = [
+        *((name, part, energies.get(name, EnergySum())) for name, part in groups.items()),
+        ("total", total, energy),
+    ]
+    notes = []
     if total.unpriced_runs:
-        note = (
+        notes.append(
             f"{total.unpriced_runs:,} of {numbers.counted(total.runs, 'run')} without a price, not in the cost; "
             "set one with %price"
         )
-    columns = (by, "runs", "in", "out", "cost", "saved", "TTFT", "ms/token")
-    rows = tuple(_line(shown(name, by), part) for name, part in lines)
-    return Table(columns, rows, note, exact=tuple({by: name, **_exact(part)} for name, part in lines))
+    if 0 < energy.runs < total.runs:
+        notes.append(f"the energy is that of {energy.runs:,} of {numbers.counted(total.runs, 'run')}")
+    # Where nothing has a meter there is nothing to see.
+    columns = (by, "runs", "in", "out", "cost", "saved", "TTFT", "ms/token", *(_ENERGY_COLUMNS if energy.runs else ()))
+    rows = tuple(
+        (*_line(shown(name, by), part), *(_energy_cells(its) if energy.runs else ())) for name, part, its in lines
+    )
+    exact = tuple({by: name, **_exact(part), **_exact_energy(its)} for name, part, its in lines)
+    return Table(columns, rows, "\n".join(notes), exact=exact)
+
+
+_ENERGY_COLUMNS = ("energy", "energy/token")
+
+
+def _energies(
+    ledger: Ledger, where: Selection, by: str, names: Callable[[tuple[Any, ...]], list[str]]
+) -> tuple[dict[str, EnergySum], EnergySum]:
+    """The energy of each group, and of all."""
+    found, total = dict[str, EnergySum](), EnergySum()
+    for key, part in ledger.energies(where, by):
+        total += part
+        for name in names(key):
+            found[name] = found.get(name, EnergySum()) + part
+    return found, total
+
+
+def _energy_cells(part: EnergySum) -> tuple[str, str]:
+    told = [part.joules if part.runs else None, part.per_output_token_j]
+    first, second = (
+        numbers.UNKNOWN if it is None else numbers.marked(numbers.joules(it), part.precision) for it in told
+    )
+    return first, second
+
+
+def _exact_energy(part: EnergySum) -> dict[str, Any]:
+    return {
+        "energy_j": part.joules if part.runs else None,
+        "energy_runs": part.runs,
+        "energy_per_output_token_j": part.per_output_token_j,
+        **marks("energy", part.precision),
+    }
 
 
 def _line(name: str, part: Sum) -> tuple[str, ...]:

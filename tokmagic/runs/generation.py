@@ -136,4 +136,7 @@ class Generation:
             "ttft_s": reading.ttft_s,
             "itl_mean_s": reading.itl_mean_s,
             "latency_s": reading.latency_s,
+            "energy_j": self.record.energy_j,
+            "energy_source": self.record.energy_source,
+            "energy_bound": self.record.energy_bound,
         }

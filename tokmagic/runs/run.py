@@ -13,7 +13,7 @@ from tokmagic.core.interrupts import FirstInterrupt, at_first_interrupt, uninter
 from tokmagic.core.money import Rates, plain
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import USAGE_IN_ENV, EngineInfo, Reading, RunRecord, Status
-from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, ServerTimes, Token
+from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, ServerTimes, Started, Token
 from tokmagic.engines.base import Engine, Stream
 from tokmagic.errors import (
     BudgetError,
@@ -27,6 +27,7 @@ from tokmagic.errors import (
 from tokmagic.formatting import numbers
 from tokmagic.runs.budget_guard import BudgetGuard
 from tokmagic.runs.cache import Answer, Place, replayed
+from tokmagic.runs.energy import ACCOUNTS, Energy, Window
 from tokmagic.runs.generation import Choice, Generation, answers_sha256
 from tokmagic.runs.meter import Meter
 from tokmagic.runs.recorder import Recorder
@@ -81,6 +82,7 @@ class Run:
         self._meter = Meter(record.rates)
         self._listed = record.rates
         self._stream: Stream | None = None
+        self._energy: Window | None = None
         self._begun = self._stopped = self._broke = False
         self._interrupt = FirstInterrupt()
         self._error: TokmagicError | KeyboardInterrupt | None = None
@@ -94,6 +96,8 @@ class Run:
         try:
             self._begin()
             self._context.began(self)
+            with uninterrupted():  # what is followed is also let go
+                self._energy = ACCOUNTS.open(self._engine.info)
             self._stream = self._engine.stream(self._prompt)
             if self._stopped:
                 self._stream.close()
@@ -160,6 +164,8 @@ class Run:
         if isinstance(event, Token | Finished) and event.service_tier is not None:
             self._price_at(event.service_tier)
         self._meter.fold(event)
+        if isinstance(event, Started) and self._energy is not None:
+            self._energy.begin(event.prefill_ns)
         if isinstance(event, Token):
             parts = self._parts[event.choice]
             parts.texts.append(event.text)
@@ -230,6 +236,8 @@ class Run:
 
     def _settle(self, status: Status) -> Generation:
         choices, refused = self._choices(), status == "refused"
+        reading = Reading() if refused else self._meter.reading(final=True)
+        energy = self._taken(reading.device_s)
         self.record = replace(
             self.record,
             status=status,
@@ -237,9 +245,12 @@ class Run:
             finished_at=datetime.now(UTC),
             finish_reason=self._finish_reason(status),
             error=str(self._error) if self._error and (self._broke or status == "failed" or refused) else None,
-            reading=Reading() if refused else self._meter.reading(final=True),
+            reading=reading,
             local_input_tokens=self._finished.local_input_tokens if self._finished is not None else None,
-            env=self.record.env if refused else self._env(choices),
+            energy_j=energy.joules if energy is not None else None,
+            energy_source=energy.source if energy is not None else None,
+            energy_bound=energy.bound if energy is not None else None,
+            env=self.record.env if refused else self._env(choices, energy),
         )
         generation = Generation(self._prompt, self.record, choices, error=self._error)
         if self._context.recorder.settle(self.record, self._prompt.messages, generation.text, begun=self._begun):
@@ -247,7 +258,17 @@ class Run:
         self._context.ended(self.record)
         return generation
 
-    def _env(self, choices: Iterable[Choice]) -> dict[str, Any]:
+    def _taken(self, device_s: float | None) -> Energy | None:
+        """What the device took for the run, if it came to it."""
+        window, told = self._energy, self._finished
+        if window is None:
+            return None
+        if device_s is None:
+            window.drop()
+            return None
+        return window.end(told.at_ns if told is not None else None, device_s)
+
+    def _env(self, choices: Iterable[Choice], energy: Energy | None) -> dict[str, Any]:
         """What the row keeps beside its columns, now that the run has ended."""
         told, usage = self._finished, self._meter.reading().usage
         known = {
@@ -258,6 +279,7 @@ class Run:
             "reported_cost_usd": plain(told.reported_usd) if told is not None else None,
             "ignored_options": list(told.ignored) or None if told is not None else None,
             "server_times": _known(told.server_times) if told is not None else None,
+            "energy": _energy_told(energy, usage.output_tokens) if energy is not None else None,
         }
         return self.record.env | {name: value for name, value in known.items() if value is not None}
 
@@ -293,6 +315,12 @@ def _known(times: ServerTimes | None) -> dict[str, float] | None:
     if times is None:
         return None
     return {name: seconds for name, seconds in asdict(times).items() if seconds is not None}
+
+
+def _energy_told(energy: Energy, output_tokens: int | None) -> dict[str, Any]:
+    """What an export says of a run's energy, beside the joules."""
+    told: dict[str, Any] = {"meter": energy.meter, "source": energy.source, "bound": energy.bound}
+    return told | ({"per_output_token_j": energy.joules / output_tokens} if output_tokens else {})
 
 
 def _unforeseen(error: Exception) -> ModelError:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.fit import Need, need
 from tokmagic.errors import ModelError, UsageError, nearest
 
 _DTYPES = {
@@ -84,6 +85,11 @@ def declared_dtype(folder: Path, spec: ModelSpec) -> str:
     with suppress(ModelError):
         return configured_dtype(folder) or "auto"
     return "auto"
+
+
+def needed(folder: Path, spec: ModelSpec) -> Need | None:
+    """Return what a model will take of a device's memory; None where its weights cannot be read. Raises UsageError."""
+    return need(folder, dtype_name(spec.dtype), spec.quant)
 
 
 def configured_dtype(folder: Path) -> str | None:

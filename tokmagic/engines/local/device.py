@@ -6,6 +6,8 @@ import gc
 
 import torch
 
+from tokmagic.engines.fit import Held
+from tokmagic.engines.local.memory import free_ram
 from tokmagic.errors import ModelError, UsageError
 from tokmagic.formatting.numbers import counted
 
@@ -48,10 +50,36 @@ def free_memory(device: torch.device | None) -> None:
 
 def available_bytes(device: torch.device) -> int | None:
     """Memory that can still be taken on ``device``, or ``None`` where it cannot be told."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        import psutil
-    except ImportError:
+    if device.type != "cuda":
+        return free_ram()
+    # What torch keeps for later is the first that it gives out.
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
+
+
+def available_if_used(device: str) -> int | None:
+    """The same of a CUDA device; None where this process has not begun to use CUDA."""
+    return available_bytes(torch.device(device)) if _cuda_is_used() else None
+
+
+def held(device: torch.device, model: torch.nn.Module) -> Held:
+    """What a model and torch hold of a device's memory."""
+    # Weights that layers share are one tensor in memory.
+    tensors = {it.data_ptr(): it.nbytes for it in (*model.parameters(), *model.buffers())}
+    weights_bytes = sum(tensors.values())
+    if device.type != "cuda":
+        return Held(weights_bytes)
+    return Held(weights_bytes, torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device))
+
+
+def cuda_uuid(device: str) -> str | None:
+    """The UUID of a CUDA device, as torch writes it; None where it cannot tell, or has not begun to use CUDA."""
+    if not _cuda_is_used():
         return None
-    return int(psutil.virtual_memory().available)
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return None if uuid is None else str(uuid)
+
+
+def _cuda_is_used() -> bool:
+    # To begin takes seconds, and memory on each device, so nobody begins only to look.
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

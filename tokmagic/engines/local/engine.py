@@ -20,7 +20,9 @@ from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import EngineState, ModelSpec, Progress, no_progress
-from tokmagic.engines.local.declared import cannot_import, declared_dtype, expected_device, known_device
+from tokmagic.engines.fit import Held, Need
+from tokmagic.engines.local.declared import cannot_import, declared_dtype, expected_device, known_device, needed
+from tokmagic.engines.local.memory import free_bytes, require_room
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
 from tokmagic.engines.local.stream import LocalStream, Request
 from tokmagic.errors import ModelError, TokmagicError
@@ -130,20 +132,33 @@ class LocalEngine:
         if self._state == "ready":
             return
         cancelled = threading.Event()
-        # Progress is reported on the caller's thread: front ends tie output to the thread that runs the cell.
-        updates: queue.SimpleQueue[tuple[str, float | None] | None] = queue.SimpleQueue()
-        job = self._ready_worker().submit(
-            lambda: self._load(lambda doing, share: updates.put((doing, share)), cancelled)
-        )
-        job.add_done_callback(lambda _job: updates.put(None))
         try:
-            for doing, share in iter(updates.get, None):
-                progress(doing, share)
-            job.result()
+            self._wait(lambda report: self._load(report, cancelled), progress)
         except KeyboardInterrupt:
             # The load cannot be left in the middle; what it loads is dropped as soon as it is done.
             cancelled.set()
             raise
+
+    def _wait(self, work: Callable[[Progress], None], progress: Progress) -> None:
+        """Have work done on the inference thread, and report its progress meanwhile."""
+        # On the caller's thread: front ends tie output to the thread that runs the cell.
+        updates: queue.SimpleQueue[tuple[str, float | None] | None] = queue.SimpleQueue()
+        job = self._ready_worker().submit(lambda: work(lambda doing, share: updates.put((doing, share))))
+        job.add_done_callback(lambda _job: updates.put(None))
+        for doing, share in iter(updates.get, None):
+            progress(doing, share)
+        job.result()
+
+    def need(self) -> Need | None:
+        located = self._located or locate(self._spec, self._settings)
+        return None if located is None else needed(located.folder, self._spec)
+
+    def held(self) -> Held | None:
+        inference = self._inference
+        return None if inference is None else inference.held()
+
+    def require_room(self, progress: Progress, freed_bytes: int) -> None:
+        self._wait(lambda report: self._require_room(report, freed_bytes), progress)
 
     def stream(self, prompt: Prompt) -> LocalStream:
         submitted_ns = time.perf_counter_ns()
@@ -190,6 +205,12 @@ class LocalEngine:
         except BaseException:
             self._state = "failed"
             raise
+
+    def _require_room(self, progress: Progress, freed_bytes: int) -> None:
+        self._ready_tokenizer(progress)  # which fetches the model
+        device = expected_device(self._spec.device)
+        free = free_bytes(device)
+        require_room(self.need(), device, None if free is None else free + freed_bytes)
 
     def _unload(self) -> None:
         inference, self._inference = self._inference, None

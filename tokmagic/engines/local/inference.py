@@ -12,10 +12,11 @@ from transformers import GenerationConfig
 
 from tokmagic.core.prompt import DRAWING, PENALTIES, Sampling
 from tokmagic.engines.base import ModelSpec, Progress
+from tokmagic.engines.fit import Held
 from tokmagic.engines.local.answer import Answer
 from tokmagic.engines.local.batch import MOST_ANSWERS, Batch, Run
 from tokmagic.engines.local.decoder import decoder
-from tokmagic.engines.local.device import device_name, free_memory, pick_device
+from tokmagic.engines.local.device import device_name, free_memory, held, pick_device
 from tokmagic.engines.local.drawing import Drawing, is_followed
 from tokmagic.engines.local.generating import Call, generate
 from tokmagic.engines.local.load import load_model, map_error
@@ -49,6 +50,10 @@ class Inference:
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self.context_tokens = _context_tokens(self._model)
         self.greedy = not self._model.generation_config.do_sample
+
+    def held(self) -> Held:
+        """What the weights and torch hold of the device's memory."""
+        return held(self._device, self._model)
 
     @property
     def is_shared_with_children(self) -> bool:

@@ -12,15 +12,12 @@ import torch
 
 from tokmagic.core.forks import in_child, whole
 from tokmagic.engines.base import ModelSpec, Progress
-from tokmagic.engines.local.declared import configured_dtype, dtype_name
+from tokmagic.engines.fit import QUANT_BYTES
+from tokmagic.engines.local.declared import dtype_name, needed
 from tokmagic.engines.local.device import available_bytes
+from tokmagic.engines.local.memory import require_room, what_fits
 from tokmagic.engines.local.store import check_folder, quiet_transformers
 from tokmagic.errors import ModelError, OutOfMemoryError, UsageError, nearest
-
-_DTYPE_BYTES = {"bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
-# Bytes a parameter takes in memory; the quantised figures include their scales and what stays unquantised.
-_QUANT_BYTES = {"int8": 1.2, "nf4": 0.8}
-
 
 # One load at a time in the whole process: transformers changes torch itself meanwhile, which another load would meet.
 _turn = threading.Lock()
@@ -37,10 +34,9 @@ in_child(_renew)
 def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Progress) -> Any:
     """Load the weights in ``folder`` for inference. Raises ModelError, OutOfMemoryError."""
     check_folder(folder, allow_pickle=spec.allow_pickle)
-    if spec.quant is not None and spec.quant not in _QUANT_BYTES:
-        raise UsageError(f"--quant {spec.quant!r} is unknown{nearest(spec.quant, _QUANT_BYTES)}; use nf4 or int8")
-    weights_bytes = sum(file.stat().st_size for pattern in ("*.safetensors", "*.bin") for file in folder.glob(pattern))
-    _require_memory(folder, spec, device, weights_bytes)
+    if spec.quant is not None and spec.quant not in QUANT_BYTES:
+        raise UsageError(f"--quant {spec.quant!r} is unknown{nearest(spec.quant, QUANT_BYTES)}; use nf4 or int8")
+    require_room(needed(folder, spec), str(device), available_bytes(device))
     progress("importing transformers", 0.1)
     with whole():
         from transformers import AutoModelForCausalLM
@@ -65,21 +61,24 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
             model = model.to(device)
         return model.eval()
     except Exception as error:
-        raise map_error(error, f"{folder} cannot be loaded", spec, device, weights_bytes) from None
+        raise map_error(error, f"{folder} cannot be loaded", spec, device, folder) from None
 
 
 def map_error(
-    error: Exception, doing: str, spec: ModelSpec, device: torch.device, weights_bytes: int | None = None
+    error: Exception, doing: str, spec: ModelSpec, device: torch.device, loading: Path | None = None
 ) -> ModelError:
-    """Turn what torch, transformers or safetensors raised into tokmagic's own error, with its fix."""
+    """Turn what torch, transformers or safetensors raised into tokmagic's own error, with its fix.
+
+    ``loading``: the folder whose weights were being loaded.
+    """
     if isinstance(error, ModelError):
         return error
     text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     full = isinstance(error, RuntimeError) and ("out of memory" in str(error) or "not enough memory" in str(error))
     if full or isinstance(error, MemoryError | torch.OutOfMemoryError):
-        advice = (
-            _what_fits(spec, device, weights_bytes) if weights_bytes else "shorten the prompt or lower --max-tokens"
-        )
+        advice = "shorten the prompt or lower --max-tokens"
+        if loading is not None and (wanted := needed(loading, spec)) is not None:
+            advice = what_fits(wanted, available_bytes(device) or 0)
         return OutOfMemoryError(f"{device} is out of memory: {doing}; {advice}")
     if "safetensor" in f"{type(error).__module__}{type(error).__name__}".lower():
         return ModelError(
@@ -107,36 +106,3 @@ def _quantisation(spec: ModelSpec) -> Any:
     dtype = _torch_dtype(spec.dtype)
     compute = torch.bfloat16 if dtype == "auto" else dtype
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
-
-
-def _needed(parameters: float, dtype: str, quant: str | None) -> float:
-    return parameters * (_QUANT_BYTES[quant] if quant else _DTYPE_BYTES.get(dtype, 2.0))
-
-
-def _require_memory(folder: Path, spec: ModelSpec, device: torch.device, weights_bytes: int) -> None:
-    """Refuse before the operating system kills the kernel for it."""
-    free = available_bytes(device)
-    if free is None:
-        return
-    stored = configured_dtype(folder) or "float32"
-    parameters = weights_bytes / _DTYPE_BYTES.get(stored, 2.0)
-    asked = dtype_name(spec.dtype)
-    dtype = stored if asked == "auto" else asked
-    needed = _needed(parameters, dtype, spec.quant)
-    if needed > free:
-        raise OutOfMemoryError(
-            f"{folder.name} needs {needed / 2**30:.1f} GiB in {spec.quant or dtype}, {device} has "
-            f"{free / 2**30:.1f} GiB free; {_what_fits(spec, device, weights_bytes, stored)}"
-        )
-
-
-def _what_fits(spec: ModelSpec, device: torch.device, weights_bytes: int, stored: str = "bfloat16") -> str:
-    free = available_bytes(device) or 0
-    parameters = weights_bytes / _DTYPE_BYTES.get(stored, 2.0)
-    smaller = {"bf16": _needed(parameters, "bfloat16", None)}
-    smaller |= {quant: _needed(parameters, "", quant) for quant in _QUANT_BYTES}
-    fits = [name for name, needed in smaller.items() if needed <= free and name != (spec.quant or spec.dtype or "bf16")]
-    if not fits:
-        return "nothing smaller of this model fits; unload other models (%model unload --all) or choose a smaller one"
-    option = f"--dtype {fits[0]}" if fits[0] == "bf16" else f"--quant {fits[0]}"
-    return f"{option} needs {smaller[fits[0]] / 2**30:.1f} GiB and would fit"

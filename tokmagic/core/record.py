@@ -86,6 +86,8 @@ class EngineInfo:
     """Whether the model by itself, where a prompt says nothing of sampling, takes the likeliest token each time."""
     service_tier: str | None = None
     """At which service tier a server says that it answered, such as ``priority``; a provider's price depends on it."""
+    arithmetic: str | None = None
+    """How products with several rows are computed, where that is not as transformers does: prompts and batches."""
 
     @property
     def traits(self) -> EngineTraits:
@@ -99,7 +101,7 @@ class EngineInfo:
         return tuple(dict.fromkeys((self.model_id, bare)))
 
 
-INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy", "service_tier")
+INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy", "service_tier", "arithmetic")
 """What of EngineInfo a row keeps in ``env``, having no column of its own."""
 USAGE_IN_ENV = ("cache_write_1h_input_tokens",)
 """What of Usage a row keeps there."""

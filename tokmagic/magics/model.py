@@ -18,7 +18,7 @@ from tokmagic.tokens.agreement import compare
 ACTIONS = ("list", "add", "use", "load", "unload", "info")
 _INFO = (
     *("name", "model_id", "revision", "engine", "device", "dtype", "quant", "context_tokens"),
-    *("tokenizer_sha256", "server", "provider"),
+    *("arithmetic", "tokenizer_sha256", "server", "provider"),
 )
 _MOST = 1_000_000_000
 

@@ -79,6 +79,7 @@ class LocalEngine:
             tokenizer_sha256=self._tokenizer.sha256 if self._tokenizer is not None else None,
             device_name=inference.device_name if inference is not None else None,
             greedy=inference.greedy if inference is not None else None,
+            arithmetic=inference.arithmetic if inference is not None else None,
         )
 
     def _known_device(self) -> str | None:

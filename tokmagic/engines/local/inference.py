@@ -49,6 +49,7 @@ class Inference:
         self.device_name = device_name(self._device)
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self.context_tokens = _context_tokens(self._model)
+        self.arithmetic = None if self._decoder is None else self._decoder.arithmetic.told
         self.greedy = not self._model.generation_config.do_sample
 
     def held(self) -> Held:

@@ -32,6 +32,11 @@ class Arithmetic:
 
     wide_from: int | None = None
 
+    @property
+    def told(self) -> str | None:
+        """In a few words; None for what transformers does."""
+        return None if self.wide_from is None else f"float32 from {self.wide_from} rows on"
+
 
 AS_TRANSFORMERS = Arithmetic()
 """To the bit what transformers computes."""

@@ -22,6 +22,7 @@ from tokmagic.engines.base import EngineState, ModelSpec, Progress, no_progress
 from tokmagic.engines.local.declared import cannot_import, declared_dtype, expected_device, known_device
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
 from tokmagic.engines.local.stream import LocalStream
+from tokmagic.engines.roof import Roof, Work
 from tokmagic.errors import ModelError, TokmagicError
 from tokmagic.tokens.tokenizer import Tokenizer
 
@@ -152,6 +153,11 @@ class LocalEngine:
         job.add_done_callback(stream.end)
         return stream
 
+    def roof(self) -> tuple[Roof, Work | None]:
+        found: list[tuple[Roof, Work | None]] = []
+        self._ready_worker().submit(lambda: found.append(self._loaded().roof())).result()
+        return found[0]
+
     def close(self) -> None:
         with self._lock:
             worker, self._worker = self._worker, None
@@ -195,9 +201,12 @@ class LocalEngine:
             inference.close()
 
     def _generate(self, prompt: Prompt, stream: LocalStream, submitted_ns: int) -> None:
+        self._loaded().generate(prompt, stream, submitted_ns)
+
+    def _loaded(self) -> Inference:
         if self._inference is None:
             raise ModelError(f"{self._name} was unloaded meanwhile; run the cell again")
-        self._inference.generate(prompt, stream, submitted_ns)
+        return self._inference
 
     def _ready_tokenizer(self, progress: Progress) -> Tokenizer:
         if self._tokenizer is not None:

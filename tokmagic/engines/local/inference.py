@@ -15,10 +15,12 @@ from tokmagic.core.prompt import DRAWING, PENALTIES, Prompt, Sampling
 from tokmagic.core.stream import Finished, Started, Usage
 from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.engines.local.device import device_name, free_memory, pick_device
+from tokmagic.engines.local.limits import measure, work_of
 from tokmagic.engines.local.load import load_model, map_error
 from tokmagic.engines.local.schema import SchemaTokenizer
 from tokmagic.engines.local.stream import Cancelled, LocalStream
 from tokmagic.engines.local.taps import LogprobTap, TokenTap
+from tokmagic.engines.roof import Roof, Work
 from tokmagic.errors import ContextError, UsageError
 from tokmagic.formatting.numbers import counted
 from tokmagic.tokens.tokenizer import Decoder, Tokenizer
@@ -64,6 +66,8 @@ class Inference:
         ids = tokenizer.encode(prompt)
         limit = _room(len(ids), sampling.max_tokens, self.context_tokens, self._name)
         config = _generation_config(model, sampling, limit, self._spec.compile)
+        if prompt.ignore_eos:
+            config.min_new_tokens = limit
         processors = LogitsProcessorList()
         logprobs = LogprobTap() if sampling.logprobs else None
         if logprobs is not None:
@@ -100,6 +104,20 @@ class Inference:
         stream.put(Finished(end_ns, reasons, usage, tails, device_s=(end_ns - prefill_ns) / 1e9, peak_bytes=peak))
         if interrupted:
             free_memory(device)
+
+    def roof(self) -> tuple[Roof, Work | None]:
+        """What the device can do at most, measured now, and what a token of this model asks of it.
+
+        Raises OutOfMemoryError.
+        """
+        try:
+            return measure(self._device), work_of(self._model)
+        except Exception as error:
+            raise map_error(
+                error, f"the limits of {self.device} cannot be measured", self._spec, self._device
+            ) from None
+        finally:
+            free_memory(self._device)
 
     def _ready_schemas(self, config: GenerationConfig) -> SchemaTokenizer:
         if self._schemas is None:

@@ -36,6 +36,7 @@ from tokmagic.runs.drafts.service import DraftService
 from tokmagic.runs.environment import environment, user_name
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.live import ModelView, View
+from tokmagic.runs.lump import Lump
 from tokmagic.runs.readying import Readying
 from tokmagic.runs.recorder import Recorder, Teller
 from tokmagic.runs.run import Run, RunContext, Watcher, replay
@@ -121,9 +122,7 @@ class Session:
         check_sampling(prompt.sampling)
         own = self._own_budgets()
         of_run = [budgets.of_run(budget)] if budget is not None else []
-        if self.settings.engine_url:
-            raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
-        self.prices.check()
+        self._check()
         with self.readying.telling(progress) as report:
             engine = self._opened(model, report)
             place = self.cache.place(engine, prompt, cache, refresh=refresh)
@@ -137,18 +136,53 @@ class Session:
         notice = self.whereabouts.notice
         self._place_warnings.tell({} if notice is None else {notice: notice})
         record = self._new_record(info, prompt, tags, cell_id)
-        held = self._budgets = own
-        # Where the ledger cannot be read the run is not recorded either, and a warning says so.
-        with suppress(LedgerError):
-            held = self._read_budgets()
+        held = self._held(own)
         told = self._on_begin, self.channel.touch, self._on_end
         context = RunContext(self._recorder, place, watcher, *told, self.prices.at_tier)
         if answer is not None:
             self._shown_model = info.name
             return replay(prompt, record, answer, context)
-        teller, held, own = self._budgets_warnings, [*held, *of_run], [*own, *of_run]
-        guard = BudgetGuard(self.ledger, held, own, teller=teller, confirm=confirm)
-        return Run(engine, prompt, record, guard, context).execute()
+        return Run(engine, prompt, record, self._guard(held, own, of_run, confirm), context).execute()
+
+    def lump(
+        self,
+        engine: Engine,
+        prompt: Prompt,
+        *,
+        params: Mapping[str, Any],
+        tags: Sequence[str] = (),
+        cap: Budget | None = None,
+    ) -> Lump:
+        """A row for many requests at an engine that is ready, of which ``prompt`` is the first. It has no cell.
+
+        ``params`` stand beside the sampling options; ``cap`` is a budget of this row alone. Raises BudgetError,
+        PriceError, UsageError.
+        """
+        check_sampling(prompt.sampling)
+        own, of_run = self._own_budgets(), [] if cap is None else [cap]
+        self._check()
+        record = self._new_record(engine.info, prompt, tags, None)
+        record = replace(record, params={**record.params, **params})
+        return Lump(record, self._guard(self._held(own), own, of_run, None), self._recorder)
+
+    def _check(self) -> None:
+        if self.settings.engine_url:
+            raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
+        self.prices.check()
+
+    def _held(self, own: list[Budget]) -> list[Budget]:
+        """The budgets that hold for a run here, ``own`` among them."""
+        held = self._budgets = own
+        # Where the ledger cannot be read the run is not recorded either, and a warning says so.
+        with suppress(LedgerError):
+            held = self._read_budgets()
+        return held
+
+    def _guard(
+        self, held: Sequence[Budget], own: Sequence[Budget], of_run: Sequence[Budget], confirm: Confirm | None
+    ) -> BudgetGuard:
+        both = [*held, *of_run], [*own, *of_run]
+        return BudgetGuard(self.ledger, *both, teller=self._budgets_warnings, confirm=confirm)
 
     def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
         """Make a model ready, telling the sidebar meanwhile. Raises UsageError, ModelError."""

@@ -258,8 +258,9 @@ def test_an_interrupt_keeps_what_was_measured(session: Session, interrupt: Calla
 
 def test_each_level_is_one_row_that_counts_all_its_requests(session: Session) -> None:
     with_model(session, Paced("m", lambda _number: words(4)))
-    bench(session, "m", plan(levels=(1, 2), requests=3, warmup=1))
+    bench(session, "m", plan(levels=(1, 2), requests=3, warmup=1, ignore_eos=True))
     rows = session.ledger().runs()
+    assert all(row.params["ignore_eos"] for row in rows)
     assert [(row.status, row.tags, row.notebook, row.cell_id) for row in rows] == [("ok", (TAG,), None, None)] * 3
     assert [row.params["requests"] for row in rows] == [1, 3, 3]
     assert [row.params["concurrency"] for row in rows] == [1, 1, 2]

@@ -53,11 +53,12 @@ class Roof:
     threads: int | None = None
 
     def fastest(self, rows: int) -> MatrixSpeed:
-        """The fastest matrix product of at most so many rows, in whichever dtype the device is fastest."""
-        least = min(speed.rows for speed in self.matrix)
-        return max(
-            (speed for speed in self.matrix if speed.rows <= max(rows, least)), key=lambda speed: speed.flops_per_s
-        )
+        """The fastest matrix product of so many rows, in whichever dtype the device is fastest.
+
+        More rows are faster, so what was measured of the next larger number bounds it.
+        """
+        most = min((speed.rows for speed in self.matrix if speed.rows >= rows), default=rows)
+        return max((speed for speed in self.matrix if speed.rows <= most), key=lambda speed: speed.flops_per_s)
 
     def decode_s(self, work: Work, context_tokens: float) -> float:
         """The least time for one output token, in seconds: all that it needs is read once, at full bandwidth."""

@@ -225,6 +225,8 @@ class Session:
             params["stop"] = tuple(map(spelled, prompt.sampling.stop))
         if prompt.completion:
             params["completion"] = True
+        if prompt.ignore_eos:
+            params["ignore_eos"] = True
         return RunRecord(
             run_id=uuid.uuid4().hex,
             started_at=datetime.now(UTC),

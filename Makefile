@@ -199,7 +199,7 @@ image-tools:
 		echo "the image's tests need root, podman, buildah, runc, netavark, aardvark-dns, iptables and mmdebstrap (Debian: apt-get install)" >&2; \
 	fi
 
-peers: $(foreach PEER,litellm transformers tokenizers mlx,$(PEERS)/$(PEER)/.installed) ## install the servers of others that tests talk to
+peers: $(foreach PEER,litellm aiperf transformers tokenizers mlx,$(PEERS)/$(PEER)/.installed) ## install the programs of others that tests work with
 hub: $(PEERS)/jupyterhub/.installed
 .PHONY: hub
 
@@ -211,8 +211,8 @@ $(PEERS)/jupyterhub/.installed: tests/peers/jupyterhub.txt | $(INSTALLED)
 		npm install --no-save --ignore-scripts --prefix $(@D) configurable-http-proxy@5.3.0)
 	@touch $@
 
-$(PEERS)/litellm/.installed: tests/peers/litellm.txt | $(INSTALLED)
-	$(call quietly,Installing LiteLLM into $(@D) …,\
+$(PEERS)/litellm/.installed $(PEERS)/aiperf/.installed: $(PEERS)/%/.installed: tests/peers/%.txt | $(INSTALLED)
+	$(call quietly,Installing $(if $(filter aiperf,$*),aiperf,LiteLLM) into $(@D) …,\
 		$(BIN)/python -m venv --clear $(@D) && $(@D)/bin/python -m pip install -qq -r $<)
 	@touch $@
 

@@ -218,6 +218,20 @@ def tokenizing_python() -> Iterator[Path]:
         yield python
 
 
+@pytest.fixture(scope="session")
+def aiperf() -> Iterator[Any]:
+    """tests/peers/aiperf.py, where aiperf is installed."""
+    from tests.peers import aiperf, servers
+
+    @contextmanager
+    def installed() -> Iterator[Any]:
+        servers.interpreter("aiperf")
+        yield aiperf
+
+    with _outside(installed()) as module:
+        yield module
+
+
 @contextmanager
 def _outside(server: AbstractContextManager[Any]) -> Iterator[Any]:
     """Enter ``server``; where it is not installed the test is skipped, except in CI, where it fails."""

@@ -16,6 +16,7 @@ from tokmagic.engines.base import Engine, ModelSpec
 from tokmagic.engines.local.store import locate
 from tokmagic.engines.registry import open_engine
 from tokmagic.errors import UsageError
+from tokmagic.runs.cache import key
 from tokmagic.runs.session import Session
 
 Make = Callable[..., Session]
@@ -95,3 +96,8 @@ def test_a_hit_loads_no_model(make_session: Make, model_home: Path, sqlite_url: 
     assert again.record.info == replace(first.record.info, context_tokens=None)
     assert again.record == sessions[1].ledger().runs()[-1]
     assert again.cost.saved_usd == first.cost.usd
+
+
+def test_an_answer_that_goes_on_past_its_end_is_another_one() -> None:
+    identity, asked = EngineInfo("m", "org/m", "local"), ask()
+    assert key(identity, replace(asked, ignore_eos=True)) != key(identity, asked)

@@ -18,6 +18,7 @@ VERBS = {
     "run": "run a prompt from a file or standard input",
     "count": "count a text's tokens without running it",
     "compare": "variants of a prompt on the same inputs: which is worth its money",
+    "bench": "how fast a model answers, what that costs, and what the machine could do",
     "report": "tokens, cost and latency of recorded runs",
     "export": "recorded runs, one per line",
     "check": "a notebook's saved numbers against limits, for pre-commit and CI",

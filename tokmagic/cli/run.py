@@ -7,11 +7,9 @@ import sys
 
 from tokmagic.cli.common import add_file, add_json, print_json, print_table, read_text
 from tokmagic.core.money import Rates
-from tokmagic.errors import UsageError
 from tokmagic.formatting.terminal import Printer, progress
 from tokmagic.prompts.options import add_endpoint, add_rates, add_run
 from tokmagic.runs import api, request
-from tokmagic.runs.session import Session
 
 
 def add_options(verb: argparse.ArgumentParser) -> None:
@@ -28,7 +26,7 @@ def run(given: argparse.Namespace) -> int:
     """Run the prompt: the answer on stdout, the numbers on stderr."""
     session = api.session()
     asked = request.prompt(given, read_text(given.file), dict(given.set), schema=read_text)
-    name = _model(given, session)
+    name = request.model(session, given)
     if request.has_rates(given):
         session.prices.set(name, request.rates(given, Rates(), "command line"))
     if given.shadow:
@@ -53,15 +51,3 @@ def _variable(text: str) -> tuple[str, str]:
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r} is not a variable; give NAME=VALUE")
     return name, value
-
-
-def _model(given: argparse.Namespace, session: Session) -> str:
-    """The model that is named, added first where it is one at an endpoint."""
-    if not given.api_base and not given.api_key_name:
-        if given.server or given.tokenizer:
-            raise UsageError("--server and --tokenizer are for a model at an endpoint; give --api-base URL too")
-        return session.models.resolve(given.model) if given.model else session.models.current
-    if not given.model:
-        raise UsageError("name the endpoint's model with -m")
-    session.models.add(given.model, request.spec(given, given.model))
-    return str(given.model)

@@ -50,13 +50,15 @@ class Prompt:
     """What is asked, independent of any model's chat template.
 
     With ``completion`` the single message's content is fed as it stands, without a chat template. ``stream`` False asks
-    a server for the whole answer at once.
+    a server for the whole answer at once. With ``ignore_eos`` the answer goes on to its limit of tokens, for
+    measurements.
     """
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
     completion: bool = False
     stream: bool = True
+    ignore_eos: bool = False
 
     @property
     def utf8_bytes(self) -> int:

@@ -3,6 +3,7 @@ comparable within one process only."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal, NamedTuple
@@ -10,6 +11,14 @@ from typing import Literal, NamedTuple
 # Of the classes below the newer fields are not in the repr: cached answers of scripts are known by a digest of it.
 Source = Literal["measured", "reported", "counted", "estimated", "unknown"]
 """Where a count or a cost came from; see docs/metrics.md, "Provenance"."""
+_STRENGTH: tuple[Source, ...] = ("measured", "reported", "counted", "estimated", "unknown")
+
+
+def weakest(sources: Iterable[Source]) -> Source:
+    """What a figure made of several is worth; ``unknown`` for none."""
+    return max(sources, key=_STRENGTH.index, default="unknown")
+
+
 FinishReason = Literal["stop", "length", "content_filter", "other", "interrupted", "error", "budget"]
 
 

@@ -8,7 +8,7 @@ from decimal import ROUND_CEILING, Decimal, localcontext
 
 from tokmagic.core.money import Bound, Cost, Rates, Tier
 from tokmagic.core.record import RunRecord
-from tokmagic.core.stream import Source, Usage
+from tokmagic.core.stream import Source, Usage, weakest
 from tokmagic.prices.book import PriceBook
 from tokmagic.prices.money import EXACT, MILLION, PICODOLLARS
 
@@ -17,7 +17,6 @@ _HOUR_NS = Decimal(3_600_000_000_000)
 _HIGHEST_BILL = Decimal(9_000_000)
 # Thirty years.
 _LONGEST_S = 1e9
-_STRENGTH: tuple[Source, ...] = ("measured", "reported", "counted", "estimated", "unknown")
 
 
 def bill(usage: Usage, device_s: float | None, rates: Rates, *, cut: bool = False) -> Cost:
@@ -117,8 +116,8 @@ def _token_cost(usage: Usage, rates: Rates, cut: bool) -> tuple[Decimal | None, 
     unknown = [cached_rate] if usage.cached_input_tokens is None else []
     unknown += [write_rate] if usage.cache_write_input_tokens is None else []
     lower, higher = any(rate < tier.input for rate in unknown), cut or any(rate > tier.input for rate in unknown)
-    weakest = max(usage.input_source, usage.output_source, key=_STRENGTH.index)
-    source = "estimated" if lower and higher else weakest
+    counts = weakest((usage.input_source, usage.output_source))
+    source = "estimated" if lower and higher else counts
     bound: Bound = "exact" if lower == higher else "at_most" if lower else "at_least"
     return total / MILLION, bound, source
 

@@ -106,7 +106,7 @@ def _token_refusal(it: Standing, hold: Hold) -> str | None:
 def title(budget: Budget) -> str:
     """What to call a budget in a sentence."""
     if budget.scope == "cell":
-        return budget.origin if budget.origin == "--budget" else "the cell's budget"
+        return budget.origin if budget.origin.startswith("--") else "the cell's budget"
     return f"the {budget.scope}'s budget"
 
 

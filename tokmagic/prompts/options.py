@@ -105,6 +105,13 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rates(parser: argparse.ArgumentParser) -> None:
+    """What a model costs, and what a hosted one would."""
+    add_own_rates(parser)
+    told = "also calculate what a hosted model would cost; off ends this"
+    parser.add_argument("--as", dest="shadow", metavar="PROVIDER/MODEL", help=told)
+
+
+def add_own_rates(parser: argparse.ArgumentParser) -> None:
     """What a model costs."""
     add = parser.add_argument
     add("--input", metavar="USD", help="USD per 1M input tokens")
@@ -113,8 +120,6 @@ def add_rates(parser: argparse.ArgumentParser) -> None:
     add("--cache-write", metavar="USD", help="USD per 1M input tokens written to a cache")
     add("--per-1k", metavar="USD", help="one rate for input and output, in USD per 1,000 tokens")
     add("--gpu-hour", metavar="USD", help="USD per hour of the device")
-    told = "also calculate what a hosted model would cost; off ends this"
-    add("--as", dest="shadow", metavar="PROVIDER/MODEL", help=told)
 
 
 def add_tag_filter(parser: argparse.ArgumentParser) -> None:

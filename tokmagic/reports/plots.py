@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from decimal import Decimal, localcontext
 from math import isqrt
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from tokmagic.core.files import atomic_write
 from tokmagic.core.money import CERTAIN, Precision, Uncertainty
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import UsageError
@@ -75,6 +77,25 @@ def rendered(chart: Any, says: str) -> Plot:
     png = bytes(vl_convert.vegalite_to_png(spec, scale=2))
     version = altair.SCHEMA_VERSION.lstrip("v").partition(".")[0]
     return Plot(spec, png, f"application/vnd.vegalite.v{version}+json", says)
+
+
+def save(plot: Plot, path: Path) -> None:
+    """Write a chart's picture: SVG or PNG, by the file's ending. Raises UsageError."""
+    check_picture(path)
+    try:
+        if path.suffix.lower() == ".svg":
+            _, vl_convert = drawing("a picture")
+            atomic_write(path, vl_convert.vegalite_to_svg(plot.spec))
+        else:
+            path.write_bytes(plot.png)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror or error}; name another file") from error
+
+
+def check_picture(path: Path) -> None:
+    """Raise UsageError for a file whose ending names no kind of picture."""
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise UsageError(f"{path} is neither .svg nor .png; name the picture with one of these endings")
 
 
 def _total(points: list[Point]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tokmagic.core.budget import Admission, Budget, Hold, Standing, Used
 from tokmagic.core.money import Cost
-from tokmagic.core.prompt import Prompt
+from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import RunRecord
 from tokmagic.engines.base import Engine
 from tokmagic.errors import BudgetError, LedgerError, ModelError
@@ -98,20 +98,27 @@ class BudgetGuard:
             return False
         tokens, estimated = _input_tokens(engine, prompt)
         self._ask(tokens)
-        self.hold = self._set_aside(record, prompt, tokens, estimated=estimated)
+        hold = self._set_aside(record, prompt, tokens, estimated=estimated)
+        return self.admit_hold(record, prompt.messages, hold)
+
+    def admit_hold(self, record: RunRecord, messages: Sequence[Message], hold: Hold) -> bool:
+        """The same where what is to be set aside is known."""
+        if not self._held:
+            return False
+        self.hold = hold
         while True:
             attempt = None if self._others is None else self._others.attempt()
             in_ledger = True
             try:
-                admission = self._ledger().admit(record, prompt.messages, self.hold, self._held, datetime.now())
+                admission = self._ledger().admit(record, messages, hold, self._held, datetime.now())
             except LedgerError as error:
-                admission, in_ledger = self._without_ledger(error, self.hold), False
+                admission, in_ledger = self._without_ledger(error, hold), False
             if admission.refused is None:
                 break
             if self._others is None or attempt is None or not self._others.ended_since(attempt):
                 raise BudgetError(admission.refused)
         self._standings = admission.standings
-        self._limits = list(self._watched(self.hold, remote=engine.info.traits.remote, in_ledger=in_ledger))
+        self._limits = list(self._watched(hold, remote=record.info.traits.remote, in_ledger=in_ledger))
         self._teller.tell(dict(self._causes(record)))
         return in_ledger
 

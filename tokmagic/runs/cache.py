@@ -51,6 +51,8 @@ def key(identity: EngineInfo, prompt: Prompt) -> str:
         "completion": prompt.completion,
         "sampling": _canonical(prompt.sampling),
     }
+    if prompt.ignore_eos:  # else left out: the keys of answers that were kept before stay as they are
+        question["ignore_eos"] = True
     text = json.dumps(question, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

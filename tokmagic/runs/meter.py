@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from tokmagic.core.budget import Used
 from tokmagic.core.money import Cost, Rates
+from tokmagic.core.percentiles import percentile
 from tokmagic.core.record import Reading
 from tokmagic.core.stream import Event, Finished, ServerTimes, Started, Token, Usage
 from tokmagic.formatting import numbers
@@ -130,8 +131,8 @@ class Meter:
             queue_s=told.queue_s if queue_s is None else queue_s,
             latency_s=_seconds(t0, self._last_ns),
             itl_mean_s=told.itl_mean_s if itl_mean_s is None else itl_mean_s,
-            itl_p50_s=_percentile(intervals, 0.50),
-            itl_p95_s=_percentile(intervals, 0.95),
+            itl_p50_s=percentile(intervals, 0.50),
+            itl_p95_s=percentile(intervals, 0.95),
             output_tokens_per_s=self._speed(usage),
             device_s=device_s,
             peak_bytes=finished.peak_bytes if finished else None,
@@ -214,14 +215,3 @@ class Meter:
 
 def _seconds(from_ns: int | None, to_ns: int | None) -> float | None:
     return None if from_ns is None or to_ns is None else (to_ns - from_ns) / 1e9
-
-
-def _percentile(values: list[float], share: float) -> float | None:
-    """Linear interpolation between the closest ranks (numpy's default); ``None`` for no values."""
-    if not values:
-        return None
-    values = sorted(values)
-    rank = share * (len(values) - 1)
-    low = int(rank)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (values[high] - values[low]) * (rank - low)

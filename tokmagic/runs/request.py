@@ -49,6 +49,18 @@ def prompt(
     return replace(made, stream=not options.no_stream)
 
 
+def model(session: Session, options: argparse.Namespace) -> str:
+    """The name of the model that is meant, added first where it is one at an endpoint. Raises UsageError."""
+    if not options.api_base and not options.api_key_name:
+        if options.server or options.tokenizer:
+            raise UsageError("--server and --tokenizer are for a model at an endpoint; give --api-base URL too")
+        return session.models.resolve(options.model) if options.model else session.models.current
+    if not options.model:
+        raise UsageError("name the endpoint's model with -m")
+    session.models.add(options.model, spec(options, options.model))
+    return str(options.model)
+
+
 def generate(
     session: Session,
     options: argparse.Namespace,

@@ -36,6 +36,7 @@ from tokmagic.runs.drafts.service import DraftService
 from tokmagic.runs.environment import environment, user_name
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.live import ModelView, View
+from tokmagic.runs.lump import Lump
 from tokmagic.runs.readying import Readying
 from tokmagic.runs.recorder import Recorder, Teller
 from tokmagic.runs.run import Run, RunContext, Watcher, replay
@@ -123,9 +124,7 @@ class Session:
         check_sampling(prompt.sampling)
         own = self._own_budgets()
         of_run = [budgets.of_run(budget)] if budget is not None else []
-        if self.settings.engine_url:
-            raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
-        self.prices.check()
+        self._check()
         with self.readying.telling(progress) as report:
             engine = self._opened(model, report)
             place = self.cache.place(engine, prompt, cache, refresh=refresh)
@@ -139,25 +138,65 @@ class Session:
         notice = self.whereabouts.notice
         self._place_warnings.tell({} if notice is None else {notice: notice})
         record = self._new_record(info, prompt, tags, cell_id)
-        held = self._budgets = own
-        # Where the ledger cannot be read the run is not recorded either, and a warning says so.
-        with suppress(LedgerError):
-            held = self._read_budgets()
+        held = self._held(own)
         told = self._on_begin, self.channel.touch, self._on_end
         context = RunContext(self._recorder, place, watcher, *told, self.prices.at_tier)
         if answer is not None:
             self._shown_model = info.name
             return replay(prompt, record, answer, context)
-        teller, held, own = self._budgets_warnings, [*held, *of_run], [*own, *of_run]
-        guard = BudgetGuard(self.ledger, held, own, teller=teller, confirm=confirm, others=others)
         if others is not None:
             context = replace(context, began=_both(others.began, context.began))
-        run = Run(engine, prompt, record, guard, context)
+        run = Run(engine, prompt, record, self._guard(held, own, of_run, confirm, others), context)
         try:
             return run.execute()
         finally:
             if others is not None:
                 others.ended(run)
+
+    def lump(
+        self,
+        engine: Engine,
+        prompt: Prompt,
+        *,
+        params: Mapping[str, Any],
+        tags: Sequence[str] = (),
+        cap: Budget | None = None,
+    ) -> Lump:
+        """A row for many requests at an engine that is ready, of which ``prompt`` is the first. It has no cell.
+
+        ``params`` stand beside the sampling options; ``cap`` is a budget of this row alone. Raises BudgetError,
+        PriceError, UsageError.
+        """
+        check_sampling(prompt.sampling)
+        own, of_run = self._own_budgets(), [] if cap is None else [cap]
+        self._check()
+        record = self._new_record(engine.info, prompt, tags, None)
+        record = replace(record, params={**record.params, **params})
+        return Lump(record, self._guard(self._held(own), own, of_run), self._recorder)
+
+    def _check(self) -> None:
+        if self.settings.engine_url:
+            raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
+        self.prices.check()
+
+    def _held(self, own: list[Budget]) -> list[Budget]:
+        """The budgets that hold for a run here, ``own`` among them."""
+        held = self._budgets = own
+        # Where the ledger cannot be read the run is not recorded either, and a warning says so.
+        with suppress(LedgerError):
+            held = self._read_budgets()
+        return held
+
+    def _guard(
+        self,
+        held: Sequence[Budget],
+        own: Sequence[Budget],
+        of_run: Sequence[Budget],
+        confirm: Confirm | None = None,
+        others: Others | None = None,
+    ) -> BudgetGuard:
+        both = [*held, *of_run], [*own, *of_run]
+        return BudgetGuard(self.ledger, *both, teller=self._budgets_warnings, confirm=confirm, others=others)
 
     def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
         """Make a model ready, telling the sidebar meanwhile. Raises UsageError, ModelError."""
@@ -200,6 +239,8 @@ class Session:
             params["stop"] = tuple(map(spelled, prompt.sampling.stop))
         if prompt.completion:
             params["completion"] = True
+        if prompt.ignore_eos:
+            params["ignore_eos"] = True
         return RunRecord(
             run_id=uuid.uuid4().hex,
             started_at=datetime.now(UTC),

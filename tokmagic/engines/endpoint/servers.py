@@ -18,7 +18,8 @@ class Server:
     options that the server calls otherwise. Those beyond OpenAI's own are refused rather than sent to be ignored where
     it takes no ``extras``; so are several answers, JSON schemas and log probabilities where it has no ``samples``,
     ``schemas`` or ``logprobs``. ``completion_logprobs`` asks for them in completions: OpenAI's take the number of
-    likeliest tokens to tell of beside the one that was drawn.
+    likeliest tokens to tell of beside the one that was drawn. ``ignore_eos``: it may be asked for an answer that goes
+    on past its end.
     """
 
     max_tokens: str = "max_tokens"
@@ -31,23 +32,26 @@ class Server:
     schemas: bool = True
     logprobs: bool = True
     completion_logprobs: int | bool = 1
+    ignore_eos: bool = True
 
 
 SERVERS: Mapping[str, Server] = MappingProxyType(
     {
         "generic": Server(),
-        "openai": Server(max_tokens="max_completion_tokens", extras=False),
-        "google": Server(extras=False),
+        "openai": Server(max_tokens="max_completion_tokens", extras=False, ignore_eos=False),
+        "google": Server(extras=False, ignore_eos=False),
         "vllm": Server(continuous_usage=True, times=True),
         "sglang": Server(continuous_usage=True),
         "llama.cpp": Server(names={"repetition_penalty": "repeat_penalty"}),
-        "ollama": Server(extras=False),
+        "ollama": Server(extras=False, ignore_eos=False),
         "litellm": Server(),
-        "tgi": Server(extras=False),
+        "tgi": Server(extras=False, ignore_eos=False),
         # Its log probabilities are of ids, without their texts.
-        "mlx": Server(samples=False, schemas=False, completion_logprobs=True),
+        "mlx": Server(samples=False, schemas=False, completion_logprobs=True, ignore_eos=False),
         # It streams usage by itself, answers 422 to options that it does not know, and ignores the others.
-        "transformers": Server(stream_usage=False, extras=False, samples=False, schemas=False, logprobs=False),
+        "transformers": Server(
+            stream_usage=False, extras=False, samples=False, schemas=False, logprobs=False, ignore_eos=False
+        ),
     }
 )
 """By the name that ``%model add --server`` takes."""

@@ -33,12 +33,15 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
         "-n": sampling.n > 1 and not server.samples,
         "--json-schema": sampling.json_schema is not None and not server.schemas,
         "--logprobs": sampling.logprobs and not server.logprobs,
+        "--ignore-eos": prompt.ignore_eos and not server.ignore_eos,
     }
     for option, asked in ignored.items():
         if asked:
             raise UsageError(f"this server ignores {option}; leave it out")
     if sampling.logprobs:
         body["logprobs"] = server.completion_logprobs if prompt.completion else True
+    if prompt.ignore_eos:
+        body["ignore_eos"] = True
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.n > 1:

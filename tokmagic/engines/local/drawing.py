@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -21,7 +22,7 @@ from tokmagic.engines.local.schema import SchemaConstraint
 # What transformers takes where neither the prompt nor the model says it.
 _TOP_K = 50
 # What is heeded here, and what has no bearing on which token comes next.
-_HEEDED = {"do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"}
+_HEEDED = {"do_sample", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "min_new_tokens"}
 _WITHOUT_BEARING = {
     "bos_token_id",
     "cache_implementation",
@@ -74,7 +75,7 @@ class Drawing:
         """``ids`` are the prompt's; without a seed the process' own random state is drawn from."""
         self._draws = bool(config.do_sample)
         self._logprobs = logprobs
-        self._before, self._limits = _processors(config)
+        self._before, self._limits = _processors(config, len(ids))
         self._constraint = constraint
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._choices: int = config.num_return_sequences or 1
@@ -110,11 +111,13 @@ class Drawing:
         return drawn[choices]
 
 
-def _processors(config: GenerationConfig) -> tuple[LogitsProcessorList, LogitsProcessorList]:
+def _processors(config: GenerationConfig, prompt_tokens: int) -> tuple[LogitsProcessorList, LogitsProcessorList]:
     """What changes the scores, and what then limits the draw, in the order of transformers' ``generate``."""
     before, limits = LogitsProcessorList(), LogitsProcessorList()
     if config.repetition_penalty not in (None, 1.0):
         before.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
+    if config.min_new_tokens and config.eos_token_id is not None:
+        before.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, config.min_new_tokens, config.eos_token_id))
     if config.temperature not in (None, 1.0):
         limits.append(TemperatureLogitsWarper(config.temperature))
     if (top_k := _TOP_K if config.top_k is None else config.top_k) != 0:

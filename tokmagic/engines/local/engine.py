@@ -25,6 +25,7 @@ from tokmagic.engines.local.declared import cannot_import, declared_dtype, expec
 from tokmagic.engines.local.memory import free_bytes, require_room
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
 from tokmagic.engines.local.stream import LocalStream, Request
+from tokmagic.engines.roof import Roof, Work
 from tokmagic.errors import ModelError, TokmagicError
 from tokmagic.tokens.tokenizer import Tokenizer
 
@@ -171,6 +172,11 @@ class LocalEngine:
         self._ready_worker().submit(self._serve, is_prompt=True)
         return stream
 
+    def roof(self) -> tuple[Roof, Work | None]:
+        found: list[tuple[Roof, Work | None]] = []
+        self._ready_worker().submit(lambda: found.append(self._loaded().roof())).result()
+        return found[0]
+
     def close(self) -> None:
         with self._lock:
             worker, self._worker = self._worker, None
@@ -223,11 +229,17 @@ class LocalEngine:
         """Run the prompt that has waited longest, unless it was run beside another one."""
         if not self._waiting:
             return
-        if self._inference is None:
-            error = ModelError(f"{self._name} was unloaded meanwhile; run the cell again")
+        try:
+            inference = self._loaded()
+        except ModelError as error:
             self._waiting.popleft().stream.fail(error)
             return
-        self._inference.serve(self._waiting, self._ready_worker().has_only_prompts)
+        inference.serve(self._waiting, self._ready_worker().has_only_prompts)
+
+    def _loaded(self) -> Inference:
+        if self._inference is None:
+            raise ModelError(f"{self._name} was unloaded meanwhile; run the cell again")
+        return self._inference
 
     def _ready_tokenizer(self, progress: Progress) -> Tokenizer:
         if self._tokenizer is not None:

@@ -19,10 +19,12 @@ from tokmagic.engines.local.decoder import decoder
 from tokmagic.engines.local.device import device_name, free_memory, held, pick_device
 from tokmagic.engines.local.drawing import Drawing, is_followed
 from tokmagic.engines.local.generating import Call, generate
+from tokmagic.engines.local.limits import measure, work_of
 from tokmagic.engines.local.load import load_model, map_error
 from tokmagic.engines.local.schema import SchemaConstraint, SchemaTokenizer
 from tokmagic.engines.local.stream import Request
 from tokmagic.engines.local.threads import Threads
+from tokmagic.engines.roof import Roof, Work
 from tokmagic.errors import ContextError, TokmagicError, UsageError
 from tokmagic.formatting.numbers import counted
 from tokmagic.tokens.tokenizer import Decoder, Tokenizer
@@ -66,6 +68,20 @@ class Inference:
         self._model = self._decoder = None
         free_memory(self._device)
 
+    def roof(self) -> tuple[Roof, Work | None]:
+        """What the device can do at most, measured now, and what a token of this model asks of it.
+
+        Raises OutOfMemoryError.
+        """
+        try:
+            return measure(self._device), work_of(self._model)
+        except Exception as error:
+            raise map_error(
+                error, f"the limits of {self.device} cannot be measured", self._spec, self._device
+            ) from None
+        finally:
+            free_memory(self._device)
+
     def serve(self, waiting: deque[Request], may_begin: Callable[[], bool]) -> None:
         """Run the first of the ``waiting`` prompts, and beside it as many others as ``may_begin`` lets begin.
 
@@ -99,6 +115,8 @@ class Inference:
             ids = list(self._tokenizer.encode(prompt))
             limit = _room(len(ids), sampling.max_tokens, self.context_tokens, self._name)
             config = _generation_config(self._model, sampling, limit, self._spec.compile)
+            if prompt.ignore_eos:
+                config.min_new_tokens = limit
             constraint = self._constraint(config, sampling, len(ids))
             answers = [
                 Answer(stream, choice, Decoder(self._tokenizer), _eos_ids(config), sampling.stop)

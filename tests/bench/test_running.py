@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import pytest
 from tests.bench.rig import DOLLARS, HOURLY, Limited, Paced, chunked, plan, with_model, words
 from tokmagic.bench.costs import prices
 from tokmagic.bench.roofs import decode, prefill
-from tokmagic.bench.running import TAG, Bench, Forecast, bench
+from tokmagic.bench.running import TAG, Bench, Forecast, bench, counter_of
 from tokmagic.core.money import Rates
+from tokmagic.core.record import EngineInfo
 from tokmagic.engines.scripted import Script
 from tokmagic.errors import BudgetError, ModelError, UsageError
 from tokmagic.runs.session import Session
@@ -165,7 +167,33 @@ def test_energy_is_the_counters_difference(session: Session) -> None:
     found = bench(session, "m", plan(warmup=1), energy=lambda: next(counter))
     assert [level.energy_j for level in found.levels] == [40.0]
     assert [row.energy_j for row in session.ledger().runs()] == [3.0, 40.0]
+    marks = {(row.energy_source, row.energy_bound) for row in session.ledger().runs()}
+    assert marks == {("measured", "at_most")}, "a device's counter counts whoever uses it"
     assert bench(session, "m", plan()).levels[0].energy_j is None
+
+
+def test_the_counter_is_that_of_the_device_which_the_model_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counter:
+        name, source, resolution_s = "RAPL", "measured", 0.001
+
+        def joules(self) -> float:
+            return 5.0
+
+        def is_shared(self) -> bool:
+            return True
+
+    class Power(Counter):
+        source = "estimated"
+
+    meters = {"cpu": Counter(), "cuda:0": Power(), "cuda:1": None}
+    monkeypatch.setattr("tokmagic.bench.running.energy_meter", meters.__getitem__)
+    local = EngineInfo("m", "org/m", "local", device="cpu")
+    found = counter_of(local)
+    assert found is not None
+    assert found() == 5.0
+    assert counter_of(replace(local, device="cuda:0")) is None, "power has to be added up all the while"
+    assert counter_of(replace(local, device="cuda:1")) is None
+    assert counter_of(replace(local, engine="endpoint", device=None)) is None
 
 
 # Failures

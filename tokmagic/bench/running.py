@@ -19,6 +19,7 @@ from tokmagic.core.money import Rates, known_sum
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo, Status
 from tokmagic.engines.base import Engine, Progress, no_progress
+from tokmagic.engines.energy import energy_meter
 from tokmagic.engines.roof import Measurable, Roof, Work
 from tokmagic.errors import BudgetError, LedgerError, TokmagicError
 from tokmagic.formatting import numbers
@@ -35,6 +36,17 @@ _TEMPLATE_TOKENS = 64
 
 Energy = Callable[[], float | None]
 """Reads a device's energy counter, in joules since any fixed instant; None where there is none."""
+
+
+def counter_of(info: EngineInfo) -> Energy | None:
+    """What reads the energy counter of the device that a model is on; None where there is none to read.
+
+    Power that has to be added up all the while is no counter.
+    """
+    if not info.traits.has_weights or info.device is None:
+        return None
+    meter = energy_meter(info.device)
+    return None if meter is None or meter.source != "measured" else meter.joules
 
 
 def unknown_energy() -> None:
@@ -76,13 +88,14 @@ def bench(
     plan: Plan,
     *,
     max_usd: Decimal | None = None,
-    energy: Energy = unknown_energy,
+    energy: Energy | None = None,
     announce: Callable[[Forecast], None] = lambda _forecast: None,
     progress: Progress = no_progress,
 ) -> Bench:
     """Measure a model as the plan says, and record what it used in the ledger, a row for each level.
 
     ``max_usd`` is the most that all of it may cost. ``announce`` is told what it may cost before anything is sent.
+    ``energy`` reads another counter than the device's own.
     What was measured before an interrupt, a failure or the end of a budget is returned.
 
     Raises UsageError, PromptError, ModelError, PriceError, BudgetError where nothing could be measured, and
@@ -95,6 +108,7 @@ def bench(
     prompts = Prompts(engine, plan)
     rates = session.rates(engine.info)
     found = Bench(plan, engine.info, rates, prompts.exact)
+    energy = energy or counter_of(engine.info) or unknown_energy
     running = _Running(session, engine, found, max_usd, energy, progress)
     announce(running.forecast(plan.total))
     running.check_cap()

@@ -37,6 +37,9 @@ class Lump:
         """Write the row's end with the sums of what was used."""
         now = datetime.now(UTC)
         ended = replace(self.record, status=status, reading=reading, finished_at=now, energy_j=energy_j, error=error)
+        if energy_j is not None:
+            # The whole device's, whoever else uses it.
+            ended = replace(ended, energy_source="measured", energy_bound="at_most")
         self.record = ended
         with uninterrupted():
             self._recorder.settle(ended, (), "", begun=self._begun)

@@ -8,6 +8,7 @@ before it is used.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -18,12 +19,14 @@ from torch.nn import functional
 
 from tokmagic.engines.local.kv import KVCache
 from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix, measure
+from tokmagic.engines.local.threads import threads
 
 # Exactly these: a class that derives from one may compute something else.
 _FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 # Rotary embeddings that depend on a position alone; others depend on how long the sequence is, too.
 _ROTATIONS = {"default", "linear", "llama3", "yarn"}
 _TABLE = 1024
+_LITTLE = 512
 _TRIAL = (3, 1, 4, 1, 5)
 # Of the greatest logit: a hundred times what 32 bits leave open after some hundred sums of a thousand numbers.
 _TOLERANCE = 1e-4
@@ -57,6 +60,7 @@ class Decoder:
         config = model.config
         attention = model.model.layers[0].self_attn
         self.arithmetic = AS_TRANSFORMERS
+        self._groups = False
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = config.num_key_value_heads
         self._head_size: int = attention.head_dim
@@ -78,6 +82,11 @@ class Decoder:
     def bytes_per_position(self) -> int:
         """What a cache takes for each position of a sequence."""
         return len(self._layers) * 2 * self._kv_heads * self._head_size * self._embedding.dtype.itemsize
+
+    def hurry(self) -> None:
+        """Compute as fast as this machine can from now on; what is rounded where is no longer as in transformers."""
+        self.arithmetic = measure(self._layers[0].gate_up.weight)
+        self._groups = True
 
     @property
     def widest(self) -> Tensor:
@@ -132,10 +141,11 @@ class Decoder:
         # A rotation: the halves of each head change places, the sign of one of them is in the table.
         qk = (qk * cos).add_(qk.roll(self._head_size // 2, -1).mul_(sin))
         query, key, value = qk[:, :heads], qk[:, heads:], qkv[:, turned:]
-        out = [
-            self._attend_one(segment.cache, index, query[begin:end], key[begin:end], value[begin:end])
-            for segment, begin, end in zip(segments, [0, *ends], ends, strict=False)
-        ]
+        with _threads_for(segments):
+            out = [
+                self._attend_one(segment.cache, index, query[begin:end], key[begin:end], value[begin:end])
+                for segment, begin, end in zip(segments, [0, *ends], ends, strict=False)
+            ]
         return out[0] if len(out) == 1 else torch.cat(out)
 
     def _attend_one(self, cache: KVCache, index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -144,6 +154,13 @@ class Decoder:
         keys, values = cache.data[index, :, :, : start + count]
         keys[:, start:] = key.transpose(0, 1)
         values[:, start:] = value.transpose(0, 1)
+        if count == 1 and self._groups:
+            # The heads that share keys as rows of one product: several times as fast as one by one.
+            rows = query.view(1, self._kv_heads, -1, self._head_size)
+            attended = functional.scaled_dot_product_attention(
+                rows, keys.unsqueeze(0), values.unsqueeze(0), scale=self._scale
+            )
+            return attended.view(1, -1)
         # Each token sees itself and what is before it; the kernels know that by themselves only from the beginning on.
         causal = count > 1 and start == 0
         mask = None if causal or count == 1 else torch.ones(count, start + count, dtype=torch.bool).tril(start)
@@ -176,6 +193,12 @@ class Decoder:
         return cos[0], sin
 
 
+def _threads_for(segments: Sequence[Segment]) -> AbstractContextManager[None]:
+    """One thread for attention to so little that waiting for another would take longer."""
+    much = any(len(it.ids) > 1 or it.cache.length > _LITTLE for it in segments)
+    return nullcontext() if much else threads(1)
+
+
 def decoder(model: Any, *, as_transformers: bool = False) -> Decoder | None:
     """Return the decoder of a model of transformers on the CPU; None where this module does not know how it computes.
 
@@ -190,7 +213,7 @@ def decoder(model: Any, *, as_transformers: bool = False) -> Decoder | None:
         if not _agrees(made, model):
             return None
         if not as_transformers:
-            made.arithmetic = measure(made.widest)
+            made.hurry()
         return made
 
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tokmagic.engines.local.threads import threads
+
 # Numbers of a widened piece: 8 MB, which a processor's last cache holds.
 _PIECE = 2 * 1024 * 1024
 # Numbers of rows at which both ways are tried; the fewest that pays decides.
@@ -93,10 +95,12 @@ def _widened(part: Tensor) -> Tensor:
 def measure(weight: Tensor) -> Arithmetic:
     """Try out on this machine how products with weights like ``weight`` [out, in] are fastest; some 50 ms."""
     matrix = Matrix(weight[: max(1, _PIECE // weight.shape[1])])
-    for rows in _ROWS:
-        given = torch.ones(rows, weight.shape[1], dtype=weight.dtype)
-        if _seconds(matrix, given, Arithmetic(wide_from=1)) < _seconds(matrix, given, AS_TRANSFORMERS):
-            return Arithmetic(wide_from=rows)
+    # On one thread: several would be slowed down by whatever else computes at this moment, and not both ways alike.
+    with threads(1):
+        for rows in _ROWS:
+            given = torch.ones(rows, weight.shape[1], dtype=weight.dtype)
+            if _seconds(matrix, given, Arithmetic(wide_from=1)) < _seconds(matrix, given, AS_TRANSFORMERS):
+                return Arithmetic(wide_from=rows)
     return AS_TRANSFORMERS
 
 

@@ -8,7 +8,8 @@ alone. So now and then a step is tried the other way, and the faster way is kept
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,19 @@ _SHARE = 1 / 30
 _CLEARLY = 0.8
 
 Result = TypeVar("Result")
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute on so many of torch's threads in the block."""
+    before = torch.get_num_threads()
+    if count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count != before:
+            torch.set_num_threads(before)
 
 
 class Threads:

@@ -16,6 +16,7 @@ from tokmagic.engines.fit import Held
 from tokmagic.engines.local.answer import Answer
 from tokmagic.engines.local.batch import MOST_ANSWERS, Batch, Run
 from tokmagic.engines.local.decoder import decoder
+from tokmagic.engines.local.declared import dtype_name
 from tokmagic.engines.local.device import device_name, free_memory, held, pick_device
 from tokmagic.engines.local.drawing import Drawing, is_followed
 from tokmagic.engines.local.generating import Call, generate
@@ -43,7 +44,7 @@ class Inference:
         self._device = pick_device(spec.device)
         try:
             self._model = load_model(folder, spec, self._device, progress)
-            self._decoder = decoder(self._model, as_transformers=spec.dtype is not None)
+            self._decoder = decoder(self._model, as_transformers=_as_transformers(spec))
         except BaseException:
             free_memory(self._device)
             raise
@@ -157,6 +158,11 @@ class Inference:
             vocabulary = self._model.get_output_embeddings().weight.shape[0]
             self._schemas = SchemaTokenizer(self._tokenizer, vocabulary, _eos_ids(config))
         return self._schemas.constraint(sampling.json_schema, sampling.n, prompt_tokens)
+
+
+def _as_transformers(spec: ModelSpec) -> bool:
+    """Who names a dtype of 16 bits gets its arithmetic to the bit; in 32 bits no way of summing is the right one."""
+    return dtype_name(spec.dtype) not in {"auto", "float32"}
 
 
 def _context_tokens(model: Any) -> int | None:

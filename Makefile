@@ -131,6 +131,7 @@ bench: $(INSTALLED) ## ratios, printed as JSON on the last line
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.tokens
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.counting
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.schema
+	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.llamacpp
 	$(BIN)/python -m benchmarks.endpoint
 	$(BIN)/python -m benchmarks.ledger
 

@@ -30,6 +30,7 @@ NAMES = {
     "silence_timeout_s",
     "attempts",
     "notebook_metadata",
+    "llamacpp_threads",
 }
 
 
@@ -81,7 +82,9 @@ def test_every_setting_can_come_from_the_environment(
 ) -> None:
     given = {name: f"value-{name}" for name in NAMES} | {"model_source": "hub", "home": str(tmp_path)}
     given |= {"store_text": "off", "notebook_metadata": "off", "cache": "off", "cache_bytes": "1_000"}
-    given |= dict.fromkeys(("connect_timeout_s", "first_token_timeout_s", "silence_timeout_s", "attempts"), "7")
+    given |= dict.fromkeys(
+        ("connect_timeout_s", "first_token_timeout_s", "silence_timeout_s", "attempts", "llamacpp_threads"), "7"
+    )
     for name, text in given.items():
         monkeypatch.setenv(f"TOKMAGIC_{name.upper()}", text)
     settings = TokMagic()
@@ -92,7 +95,9 @@ def test_every_setting_can_come_from_the_environment(
 
 def test_every_setting_can_come_from_the_file(file: Path, tmp_path: Path) -> None:
     given = {name: f"value-{name}" for name in NAMES} | {"model_source": "package", "home": str(tmp_path)}
-    seconds = dict.fromkeys(("connect_timeout_s", "first_token_timeout_s", "silence_timeout_s", "attempts"), "5")
+    seconds = dict.fromkeys(
+        ("connect_timeout_s", "first_token_timeout_s", "silence_timeout_s", "attempts", "llamacpp_threads"), "5"
+    )
     others = {**seconds, "store_text": "false", "notebook_metadata": '"no"', "cache": '"off"', "cache_bytes": "5"}
     lines = [f'{name} = "{text}"' for name, text in given.items() if name not in others]
     lines += [f"{name} = {value}" for name, value in others.items()]

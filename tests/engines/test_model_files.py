@@ -356,7 +356,7 @@ def test_a_full_disk_is_told_before_fetching(tmp_path: Path, monkeypatch: pytest
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=5_000_000))
     with pytest.raises(
-        ModelError, match=r"needs 700 MB of disk while it is converted, .* has 5 MB free; free some"
+        ModelError, match=r"needs 700 MB of disk while it is fetched, .* has 5 MB free; free some"
     ) as told:
         pull(ModelSpec("smollm2"), TokMagic(home=str(tmp_path)), quiet)
     assert "\n" not in str(told.value)

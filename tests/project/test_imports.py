@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from tokmagic.cli.command import VERBS
 from tokmagic.magics.magics import TokMagics
 
 HEAVY = "torch transformers tokenizers sqlalchemy alembic jinja2 huggingface_hub bitsandbytes ipywidgets numpy pyarrow"
-HEAVY += " genai_prices pydantic pandas altair tiktoken sentencepiece scipy statsmodels"
+HEAVY += " genai_prices pydantic pandas altair tiktoken sentencepiece scipy statsmodels xllamacpp"
 
 LAZY = {
     ("tokmagic", "tokmagic.magics.magics"): "IPython and the magics come with %load_ext",
@@ -43,6 +44,7 @@ LAZY = {
     ("tokmagic.engines.registry", "tokmagic.engines.scripted"): "only the engine that is asked for is imported",
     ("tokmagic.engines.registry", "tokmagic.engines.endpoint.engine"): "as above: the HTTP client",
     ("tokmagic.engines.registry", "tokmagic.engines.local.engine"): "as above: what reads tokenizers",
+    ("tokmagic.engines.registry", "tokmagic.engines.llamacpp.engine"): "as above: what reads tokenizers and GGUF files",
     (
         "tokmagic.engines.local.engine",
         "tokmagic.engines.local.inference",
@@ -129,6 +131,18 @@ def test_counting_for_a_local_model_and_replaying_it_need_no_torch(model_home: P
     assert "torch" in heavy_after(f"{setting}run('{cell}')", tmp_path)
     again = f"{setting}run('{cell}')\nassert shell.user_ns['_'].status == 'cached'"
     assert not {"torch", "transformers"} & set(heavy_after(again, tmp_path))
+
+
+@pytest.mark.model
+def test_counting_for_a_gguf_file_needs_nothing_that_runs_it(smollm_folder: Path, tmp_path: Path) -> None:
+    """Where its tokenizer lies beside it: neither llama.cpp nor numpy nor torch."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / name).symlink_to(smollm_folder / name)
+    number = struct.pack("<Q", 1)
+    name, value = (struct.pack("<Q", len(it)) + it for it in (b"general.architecture", b"llama"))
+    (tmp_path / "m.gguf").write_bytes(b"GGUF" + struct.pack("<IQ", 3, 0) + number + name + struct.pack("<I", 8) + value)
+    code = f"{SHELL}run('%load_ext tokmagic')\nrun('%model add m {tmp_path}/m.gguf')\nrun('%%tokens --model m\\nHi')"
+    assert not {"xllamacpp", "numpy", "torch"} & set(heavy_after(code, tmp_path))
 
 
 OURS = """

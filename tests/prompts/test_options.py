@@ -286,7 +286,9 @@ def test_a_spec_with_every_option() -> None:
 
 
 def test_quantisations_are_the_known_ones() -> None:
-    assert "--quant 'nf5' is unknown (did you mean nf4?); use nf4, int8, none" in fails("add x y --quant nf5", "model")
+    assert "--quant 'nf5' is unknown (did you mean nf4?); use nf4, int8, int4, none" in fails(
+        "add x y --quant nf5", "model"
+    )
 
 
 # %price

@@ -134,6 +134,7 @@ _DEFAULTS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
     "silence_timeout_s": (60.0, _seconds),
     "attempts": (4, _whole(1, "a whole number of attempts, at least 1")),
     "notebook_metadata": (True, _on),
+    "llamacpp_threads": (0, _whole(0, "a whole number of threads; 0 lets tokmagic choose")),
 }
 """By name: the default, or how it follows from other settings, and what reads a value that is given."""
 
@@ -190,6 +191,9 @@ class TokMagic(Configurable):
     attempts = Int(min=1, help="Most attempts at an endpoint that is busy or fails (TOKMAGIC_ATTEMPTS).")
     notebook_metadata = Bool(
         help="Write each run's numbers into the output's metadata (TOKMAGIC_NOTEBOOK_METADATA: on/off)."
+    )
+    llamacpp_threads = Int(
+        min=0, help="Threads that run a GGUF file (TOKMAGIC_LLAMACPP_THREADS); 0: a core fewer than there are."
     )
 
     _make_settings(vars())

@@ -50,6 +50,7 @@ class EngineTraits:
 _TRAITS: Mapping[str, EngineTraits] = MappingProxyType(
     {
         "local": EngineTraits(has_weights=True, billed_by_device=True),
+        "llamacpp": EngineTraits(has_weights=True, billed_by_device=True),
         "endpoint": EngineTraits(remote=True),
         "scripted": EngineTraits(),
     }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+from tokmagic.core.files import expanded
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo, EngineTraits, traits_of
 from tokmagic.core.stream import Event, Source
@@ -112,18 +114,31 @@ class Weighed(Protocol):
         ...
 
 
+@runtime_checkable
+class Quantised(Protocol):
+    """An engine that tells what its form of a model takes, and measures what it gives up and gains."""
+
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """Return what it takes, each with its name, without loading weights. Raises ModelError."""
+        ...
+
+    def measure(self, progress: Progress) -> tuple[tuple[str, str], ...]:
+        """Return how fast it is and how well it predicts a fixed text; loads it. Raises ModelError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """How to get and run a model, as ``%model add`` takes it.
 
-    ``source`` is a Hugging Face id, a folder, ``scripted`` or ``scripted:FILE``; with ``api_base`` or
+    ``source`` is a Hugging Face id, a folder, a GGUF file, ``scripted`` or ``scripted:FILE``; with ``api_base`` or
     ``api_key_name`` it is the model's name at an OpenAI-compatible endpoint: ``server`` says what kind of server
     that is, and ``tokenizer`` whose tokenizer (an id or a folder) counts for it on this machine.
     """
 
     source: str
     revision: str | None = None
-    quant: Literal["nf4", "int8"] | None = None
+    quant: Literal["nf4", "int8", "int4"] | None = None
     dtype: str | None = None
     device: str | None = None
     compile: Literal["auto", "on", "off"] = "auto"
@@ -136,10 +151,12 @@ class ModelSpec:
 
     @property
     def kind(self) -> str:
-        """``local``, ``endpoint`` or ``scripted``."""
+        """``local``, ``llamacpp``, ``endpoint`` or ``scripted``."""
         if self.api_base or self.api_key_name:
             return "endpoint"
-        return "scripted" if re.match(r"scripted(:|$)", self.source) else "local"
+        if re.match(r"scripted(:|$)", self.source):
+            return "scripted"
+        return "llamacpp" if self.quant == "int4" or is_gguf(self.source) else "local"
 
     @property
     def traits(self) -> EngineTraits:
@@ -153,6 +170,18 @@ class ModelSpec:
             return None
         source, revision = parse_source(self.tokenizer)
         return ModelSpec(source, revision=revision)
+
+
+def is_gguf(source: str) -> bool:
+    """Whether a model is a GGUF file, or a folder whose weights are nothing else."""
+    if source.lower().endswith(".gguf"):
+        return True
+    if not source.startswith(("/", ".", "~")):
+        return False
+    with suppress(OSError, UsageError, ValueError):  # what is wrong with a folder is told when it is opened
+        folder = expanded(source)
+        return any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors"))
+    return False
 
 
 def parse_source(text: str) -> tuple[str, str | None]:

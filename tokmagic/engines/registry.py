@@ -205,6 +205,10 @@ def open_engine(name: str, spec: ModelSpec, settings: TokMagic) -> Engine:
         from tokmagic.engines.endpoint.engine import EndpointEngine
 
         return EndpointEngine(name, spec, settings)
+    if spec.kind == "llamacpp":
+        from tokmagic.engines.llamacpp.engine import LlamaCppEngine
+
+        return LlamaCppEngine(name, spec, settings)
     from tokmagic.engines.local.engine import LocalEngine
 
     return LocalEngine(name, spec, settings)

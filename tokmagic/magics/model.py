@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokmagic.engines.base import ModelSpec, Tokenized, Weighed
+from tokmagic.engines.base import ModelSpec, Quantised, Tokenized, Weighed
 from tokmagic.errors import TokmagicError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
@@ -22,6 +22,8 @@ _INFO = (
 )
 _MOST = 1_000_000_000
 
+_QUANT = "nf4, int8: quantise with bitsandbytes while loading; int4: run the model's GGUF file with llama.cpp"
+
 
 def parser() -> Parser:
     """The words and options of ``%model``."""
@@ -29,10 +31,11 @@ def parser() -> Parser:
     add = made.add_argument
     add("action", nargs="?", choices=ACTIONS, default="list", help="what to do; none: list them")
     add("name", nargs="?", help="the model's name in this session")
-    add("spec", nargs="?", help="Hugging Face id, folder, or the name at an endpoint")
+    add("spec", nargs="?", help="Hugging Face id, folder, GGUF file, or the name at an endpoint")
     add("--all", action="store_true", help="unload every model")
     add("--keep", action="store_true", help="keep the models already loaded")
-    add("--quant", choices=["nf4", "int8", "none"], help="quantise with bitsandbytes while loading")
+    add("--measure", action="store_true", help="with info: measure a GGUF file's speed and perplexity; takes a minute")
+    add("--quant", choices=["nf4", "int8", "int4", "none"], help=_QUANT)
     add("--dtype", metavar="TYPE", help="bf16, fp16 or fp32; default: the checkpoint's")
     add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: CUDA if available")
     add("--compile", choices=["auto", "on", "off"], default="auto", help="torch.compile with a static cache")
@@ -54,7 +57,8 @@ def run(at: Shell, line: str) -> Table:
     if action != "info" and (options.context or options.batch):
         raise UsageError("--context and --batch belong to %model info NAME")
     if action == "info":
-        return _info(session, name, _count("--context", options.context), _count("--batch", options.batch) or 1)
+        context, batch = _count("--context", options.context), _count("--batch", options.batch) or 1
+        return _info(at, name, context, batch, measure=options.measure)
     if action == "add":
         if not options.spec:
             raise UsageError("%model add NAME SPEC: give a Hugging Face id, a folder or scripted")
@@ -112,13 +116,21 @@ def _count(option: str, given: str | None) -> int | None:
     return number
 
 
-def _info(session: Session, name: str, context: int | None, batch: int) -> Table:
-    engine = session.models.engine(name)
+def _info(at: Shell, name: str, context: int | None, batch: int, *, measure: bool) -> Table:
+    engine = at.session.models.engine(name)
+    known: tuple[tuple[str, str], ...] = engine.facts() if isinstance(engine, Quantised) else ()
+    if measure:
+        if not isinstance(engine, Quantised):
+            raise UsageError(f"{name} is no GGUF file; leave out --measure")
+        shown = view(at)
+        at.session.load(name, shown.progress)
+        known += engine.measure(shown.progress)
+        shown.clear()
     rows = [(field, str(getattr(engine.info, field) or numbers.UNKNOWN)) for field in _INFO]
     if engine.info.tokenizer_sha256 is not None and isinstance(engine, Tokenized):
         tokenizer = engine.tokenizer()
         agreement = compare(tokenizer)
         rows += [("tokenizer", tokenizer.origin), ("compared", agreement.told if agreement else numbers.UNKNOWN)]
     if isinstance(engine, Weighed):
-        rows += memory_rows(session, name, engine, context, batch)
-    return Table(("", "value"), (*rows, ("state", engine.state)), figures=False)
+        rows += memory_rows(at.session, name, engine, context, batch)
+    return Table(("", "value"), (*rows, *known, ("state", engine.state)), figures=False)

@@ -18,7 +18,7 @@ from tokmagic.core.record import EngineInfo
 from tokmagic.core.version import __version__
 from tokmagic.engines import gpu
 
-PACKAGES = ("torch", "transformers", "tokenizers", "bitsandbytes", "llguidance")
+PACKAGES = ("torch", "transformers", "tokenizers", "bitsandbytes", "llguidance", "xllamacpp")
 """Packages that have a part in what a local model answers."""
 _FROM_IMAGE = {"image": "TOKMAGIC_IMAGE", "image_base": "TOKMAGIC_IMAGE_BASE"}
 

@@ -1,4 +1,7 @@
-"""``python -m tokmagic.engines.local.convert GGUF FOLDER``: a GGUF file becomes bfloat16 safetensors."""
+"""``python -m tokmagic.engines.local.convert GGUF FOLDER``: a GGUF file becomes bfloat16 safetensors.
+
+With ``--tokenizer`` before the file, its tokenizer and chat template alone are taken out of it.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,17 @@ def convert(gguf: Path, target: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.bfloat16,
     )
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     model.save_pretrained(str(target))
+    convert_tokenizer(gguf, target)
+
+
+def convert_tokenizer(gguf: Path, target: Path) -> None:
+    """Save the tokenizer and the chat template of ``gguf`` in ``target``. Raises as :func:`convert` does."""
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     tokenizer.save_pretrained(str(target))
     set_splitting(target, str(GGUFReader(gguf).fields[KEY].contents()))
 
 
 if __name__ == "__main__":
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    *option, file, folder = sys.argv[1:]
+    (convert_tokenizer if option == ["--tokenizer"] else convert)(Path(file), Path(folder))

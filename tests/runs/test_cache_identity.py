@@ -59,7 +59,9 @@ def test_how_a_model_is_loaded_is_part_of_what_it_is(model_home: Path) -> None:
         assert found is not None
         return found
 
-    assert known(dtype="bf16") == known(), "the checkpoint's own"
+    named = known(dtype="bf16")
+    assert named == replace(known(), arithmetic="as transformers"), "the checkpoint's own dtype, rounded otherwise"
+    assert key(named, ask()) != key(known(), ask())
     assert known(dtype="fp32").dtype == "float32"
     assert (known(quant="int8").quant, known(quant="int8").dtype) == ("int8", "auto")
     with pytest.raises(UsageError):

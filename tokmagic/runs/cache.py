@@ -51,8 +51,11 @@ def key(identity: EngineInfo, prompt: Prompt) -> str:
         "completion": prompt.completion,
         "sampling": _canonical(prompt.sampling),
     }
-    if prompt.ignore_eos:  # else left out: the keys of answers that were kept before stay as they are
+    # Where they say nothing they are left out: the keys of answers that were kept before stay as they are.
+    if prompt.ignore_eos:
         question["ignore_eos"] = True
+    if identity.arithmetic is not None:
+        question["arithmetic"] = identity.arithmetic
     text = json.dumps(question, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -11,6 +11,7 @@ from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.fit import Need, need
 from tokmagic.errors import ModelError, UsageError, nearest
 
+AS_TRANSFORMERS = "as transformers"
 _DTYPES = {
     "bf16": "bfloat16",
     "bfloat16": "bfloat16",
@@ -90,6 +91,14 @@ def declared_dtype(folder: Path, spec: ModelSpec) -> str:
 def needed(folder: Path, spec: ModelSpec) -> Need | None:
     """Return what a model will take of a device's memory; None where its weights cannot be read. Raises UsageError."""
     return need(folder, dtype_name(spec.dtype), spec.quant)
+
+
+def asked_arithmetic(spec: ModelSpec) -> str | None:
+    """Who names a dtype of 16 bits gets transformers' arithmetic, to the bit; of 32 bits no order of sums is right.
+
+    Raises UsageError.
+    """
+    return None if dtype_name(spec.dtype) in {"auto", "float32"} else AS_TRANSFORMERS
 
 
 def configured_dtype(folder: Path) -> str | None:

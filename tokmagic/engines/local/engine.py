@@ -21,7 +21,14 @@ from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import EngineState, ModelSpec, Progress, no_progress
 from tokmagic.engines.fit import Held, Need
-from tokmagic.engines.local.declared import cannot_import, declared_dtype, expected_device, known_device, needed
+from tokmagic.engines.local.declared import (
+    asked_arithmetic,
+    cannot_import,
+    declared_dtype,
+    expected_device,
+    known_device,
+    needed,
+)
 from tokmagic.engines.local.memory import free_bytes, require_room
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
 from tokmagic.engines.local.stream import LocalStream, Request
@@ -113,6 +120,7 @@ class LocalEngine:
             dtype=declared_dtype(located.folder, self._spec),
             quant=self._spec.quant,
             tokenizer_sha256=tokenizer.sha256,
+            arithmetic=asked_arithmetic(self._spec),
         )
 
     def count(self, prompt: Prompt) -> int:

@@ -15,7 +15,7 @@ from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.engines.fit import Held
 from tokmagic.engines.local.answer import Answer
 from tokmagic.engines.local.batch import MOST_ANSWERS, Batch, Run
-from tokmagic.engines.local.declared import dtype_name
+from tokmagic.engines.local.declared import asked_arithmetic
 from tokmagic.engines.local.decoder import decoder
 from tokmagic.engines.local.device import device_name, free_memory, held, pick_device
 from tokmagic.engines.local.drawing import Drawing, is_followed
@@ -44,7 +44,8 @@ class Inference:
         self._device = pick_device(spec.device)
         try:
             self._model = load_model(folder, spec, self._device, progress)
-            self._decoder = decoder(self._model, as_transformers=_as_transformers(spec))
+            asked = asked_arithmetic(spec)
+            self._decoder = decoder(self._model, as_transformers=asked is not None)
         except BaseException:
             free_memory(self._device)
             raise
@@ -52,7 +53,7 @@ class Inference:
         self.device_name = device_name(self._device)
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self.context_tokens = _context_tokens(self._model)
-        self.arithmetic = None if self._decoder is None else self._decoder.arithmetic.told
+        self.arithmetic = asked if asked or self._decoder is None else self._decoder.arithmetic.told
         self.greedy = not self._model.generation_config.do_sample
 
     def held(self) -> Held:
@@ -158,11 +159,6 @@ class Inference:
             vocabulary = self._model.get_output_embeddings().weight.shape[0]
             self._schemas = SchemaTokenizer(self._tokenizer, vocabulary, _eos_ids(config))
         return self._schemas.constraint(sampling.json_schema, sampling.n, prompt_tokens)
-
-
-def _as_transformers(spec: ModelSpec) -> bool:
-    """Who names a dtype of 16 bits gets its arithmetic to the bit; in 32 bits no way of summing is the right one."""
-    return dtype_name(spec.dtype) not in {"auto", "float32"}
 
 
 def _context_tokens(model: Any) -> int | None:

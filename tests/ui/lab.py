@@ -178,13 +178,17 @@ class Notebook:
 
     def close(self) -> None:
         """Close it, saved or not, and end its kernel."""
-        self.page.evaluate("() => [...window.jupyterapp.shell.widgets('main')].forEach(it => it.dispose())")
-        self.page.locator(".jp-Notebook").wait_for(state="detached")
-        self.lab.end_sessions()
+        self._dispose()
         if self._reloaded:
             # JupyterLab may yet open what its workspace and the page's address name, this notebook, once more.
             self.page.goto(f"{self.lab.url}lab?reset")
             self.page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
+            self._dispose()
+        self.page.locator(".jp-Notebook").wait_for(state="detached")
+        self.lab.end_sessions()
+
+    def _dispose(self) -> None:
+        self.page.evaluate("() => [...window.jupyterapp.shell.widgets('main')].forEach(it => it.dispose())")
 
     def reload(self) -> None:
         """Load the page anew, as a person does."""

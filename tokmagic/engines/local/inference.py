@@ -53,7 +53,8 @@ class Inference:
         self.device_name = device_name(self._device)
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self.context_tokens = _context_tokens(self._model)
-        self.arithmetic = asked if asked or self._decoder is None else self._decoder.arithmetic.told
+        wide = None if self._decoder is None or self.dtype == "float32" else self._decoder.arithmetic.told
+        self.arithmetic = asked or wide
         self.greedy = not self._model.generation_config.do_sample
 
     def held(self) -> Held:

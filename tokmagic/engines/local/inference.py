@@ -93,19 +93,21 @@ class Inference:
         batch = None if self._decoder is None else Batch(self._decoder, self._threads, self._failure)
         alone: Callable[[], None] | None = None
         is_first = True
-        with torch.inference_mode():
-            while True:
-                while waiting and alone is None and (is_first or self._may_join(batch, waiting[0], may_begin)):
-                    is_first = False
-                    alone = self._begin(waiting.popleft(), batch)
-                if batch:
-                    batch.step()
-                elif alone is not None:
-                    alone()
-                    alone = None
-                else:
-                    break
-        self._threads.restore()
+        try:
+            with torch.inference_mode():
+                while True:
+                    while waiting and alone is None and (is_first or self._may_join(batch, waiting[0], may_begin)):
+                        is_first = False
+                        alone = self._begin(waiting.popleft(), batch)
+                    if batch:
+                        batch.step()
+                    elif alone is not None:
+                        alone()
+                        alone = None
+                    else:
+                        return
+        finally:
+            self._threads.restore()
 
     def _may_join(self, batch: Batch | None, request: Request, may_begin: Callable[[], bool]) -> bool:
         return batch is not None and len(batch) + request.prompt.sampling.n <= MOST_ANSWERS and may_begin()

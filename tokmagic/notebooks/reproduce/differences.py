@@ -25,6 +25,7 @@ _INFO = {
     "tokenizer_sha256": "its tokenizer",
     "quant": "its quantisation",
     "dtype": "its dtype",
+    "arithmetic": "its arithmetic",
     "device": "the device",
     "device_name": "the device's model",
 }

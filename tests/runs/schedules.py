@@ -116,7 +116,8 @@ def perform(schedule: Schedule, told: int) -> None:
         thread.start()
     children: list[int] = []
     for number in range(4):
-        with suppress(KeyboardInterrupt):
+        # Up to three come, and one may come while another is being caught.
+        with suppress(KeyboardInterrupt), suppress(KeyboardInterrupt), suppress(KeyboardInterrupt):
             begun.set()
             if number and dice.random() < 0.3:
                 children.append(forked(session, told))

@@ -180,6 +180,19 @@ def test_memory_that_runs_out_ends_the_run_that_needs_too_much(engine: Engine, m
     assert [ids_of(list(engine.stream(prompt))) for prompt in prompts] == alone
 
 
+def test_what_memory_would_not_hold_beside_the_others_waits_for_them(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room for the first prompt and its answer, and for no other one beside it."""
+    prompts = [ask(STORY, temperature=0, max_tokens=30), ask("Hi", temperature=0, max_tokens=30)]
+    alone = [ids_of(list(engine.stream(prompt))) for prompt in prompts]
+    monkeypatch.setattr("tokmagic.engines.local.inference.available_bytes", lambda _device: 1000)
+    first, second = together(engine, prompts)
+    assert [ids_of(first), ids_of(second)] == alone
+    assert isinstance(second[0], Started)
+    assert finished(first).at_ns <= (second[0].prefill_ns or 0)
+
+
 def test_what_only_transformers_can_do_runs_by_itself_in_between(session: Session, tmp_path: Path) -> None:
     model = configured(model_folder(Path(session.settings.home)), tmp_path, no_repeat_ngram_size=2, eos_token_id=2)
     engine = session.load(model, keep_others=True)

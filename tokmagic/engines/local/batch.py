@@ -78,6 +78,12 @@ class Batch:
         """The answers in it."""
         return sum(len(run.answers) for run in self._runs)
 
+    def bytes_to_come(self, positions: int = 0) -> int:
+        """What the caches may yet grow by if all runs go on to their limits, and another one of so many positions."""
+        for run in self._runs:
+            positions += len(run.answers) * (len(run.ids) + run.limit) - sum(it.length for it in run.caches)
+        return positions * self._decoder.bytes_per_position
+
     def add(self, run: Run) -> None:
         """Begin a run; its ``Started`` is told when its beginning is known to be shared or not."""
         run.caches = [self._decoder.new_cache()]

@@ -26,6 +26,7 @@ _FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3F
 # Rotary embeddings that depend on a position alone; others depend on how long the sequence is, too.
 _ROTATIONS = {"default", "linear", "llama3", "yarn"}
 _TABLE = 1024
+# Positions up to which one thread attends to them sooner than several have begun.
 _LITTLE = 512
 _TRIAL = (3, 1, 4, 1, 5)
 # Of the greatest logit: a hundred times what 32 bits leave open after some hundred sums of a thousand numbers.
@@ -85,7 +86,7 @@ class Decoder:
 
     def hurry(self) -> None:
         """Compute as fast as this machine can from now on; what is rounded where is no longer as in transformers."""
-        self.arithmetic = measure(self._layers[0].gate_up.weight)
+        self.arithmetic = measure(self.widest)
         self._groups = True
 
     @property

@@ -17,7 +17,7 @@ from tokmagic.engines.local.answer import Answer
 from tokmagic.engines.local.batch import MOST_ANSWERS, Batch, Run
 from tokmagic.engines.local.declared import asked_arithmetic
 from tokmagic.engines.local.decoder import decoder
-from tokmagic.engines.local.device import device_name, free_memory, held, pick_device
+from tokmagic.engines.local.device import available_bytes, device_name, free_memory, held, pick_device
 from tokmagic.engines.local.drawing import Drawing, is_followed
 from tokmagic.engines.local.generating import Call, generate
 from tokmagic.engines.local.limits import measure, work_of
@@ -110,7 +110,13 @@ class Inference:
             self._threads.restore()
 
     def _may_join(self, batch: Batch | None, request: Request, may_begin: Callable[[], bool]) -> bool:
-        return batch is not None and len(batch) + request.prompt.sampling.n <= MOST_ANSWERS and may_begin()
+        if batch is None or len(batch) + request.prompt.sampling.n > MOST_ANSWERS or not may_begin():
+            return False
+        # A system that gives out more memory than it has would end the process: this one waits for its turn.
+        prompt, sampling = request.prompt, request.prompt.sampling
+        positions = sampling.n * (prompt.utf8_bytes + sampling.max_tokens)
+        free_bytes = available_bytes(self._device)
+        return free_bytes is None or batch.bytes_to_come(positions) <= free_bytes
 
     def _begin(self, request: Request, batch: Batch | None) -> Callable[[], None] | None:
         """Add a prompt to the batch, or return what runs it, if that needs the device to itself."""

@@ -116,6 +116,7 @@ check: build ## format, lint, types, import contracts, the image's files
 	$(BIN)/docker-compose -f $(COMPOSE) --profile '*' config --quiet
 	$(BIN)/docker-compose -f $(COMPOSE) -f docker/compose.gpu.yaml --env-file docker/team.env config --quiet
 	$(BIN)/docker-compose -f $(COMPOSE) --env-file docker/vllm.env config --quiet
+	$(BIN)/docker-compose -f docker/compose.pool.yaml config --quiet
 	cd labextension && npm run --silent lint
 
 format: $(INSTALLED) ## format the Python code
@@ -127,14 +128,18 @@ bench: $(INSTALLED) ## ratios, printed as JSON on the last line
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.startup
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.overhead
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.local
+	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.compare
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.admission
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.cache
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.tokens
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.counting
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.schema
 	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.llamacpp
+	TOKMAGIC_HOME=$(TEST_HOME) $(BIN)/python -m benchmarks.serve
+	$(BIN)/python -m benchmarks.bodies
 	$(BIN)/python -m benchmarks.endpoint
 	$(BIN)/python -m benchmarks.ledger
+	$(BIN)/python -m benchmarks.sidebar
 
 .PHONY: pictures
 pictures: build browser ## take the documentation's pictures anew
@@ -201,7 +206,7 @@ image-tools:
 		echo "the image's tests need root, podman, buildah, runc, netavark, aardvark-dns, iptables and mmdebstrap (Debian: apt-get install)" >&2; \
 	fi
 
-peers: $(foreach PEER,litellm aiperf transformers tokenizers mlx,$(PEERS)/$(PEER)/.installed) ## install the programs of others that tests work with
+peers: $(foreach PEER,litellm aiperf clients transformers tokenizers mlx notebook collaboration ray,$(PEERS)/$(PEER)/.installed) ## install the programs of others that tests work with
 hub: $(PEERS)/jupyterhub/.installed
 .PHONY: hub
 
@@ -213,22 +218,23 @@ $(PEERS)/jupyterhub/.installed: tests/peers/jupyterhub.txt | $(INSTALLED)
 		npm install --no-save --ignore-scripts --prefix $(@D) configurable-http-proxy@5.3.0)
 	@touch $@
 
-$(PEERS)/litellm/.installed $(PEERS)/aiperf/.installed: $(PEERS)/%/.installed: tests/peers/%.txt | $(INSTALLED)
-	$(call quietly,Installing $(if $(filter aiperf,$*),aiperf,LiteLLM) into $(@D) …,\
+$(PEERS)/litellm/.installed $(PEERS)/aiperf/.installed $(PEERS)/clients/.installed: $(PEERS)/%/.installed: tests/peers/%.txt | $(INSTALLED)
+	$(call quietly,Installing $* into $(@D) …,\
 		$(BIN)/python -m venv --clear $(@D) && $(@D)/bin/python -m pip install -qq -r $<)
 	@touch $@
 
-# It sees the project's environment, so that torch is not there twice, and adds what serving needs.
-$(PEERS)/transformers/.installed: tests/peers/transformers.txt $(INSTALLED)
-	$(call quietly,Installing transformers serve into $(@D) …,\
+# They see the project's environment, so that torch is not there twice, and add what serving needs.
+$(PEERS)/transformers/.installed $(PEERS)/ray/.installed: $(PEERS)/%/.installed: tests/peers/%.txt $(INSTALLED)
+	$(call quietly,Installing $(if $(filter ray,$*),Ray,transformers serve) into $(@D) …,\
 		$(BIN)/python -m venv --clear $(@D) && \
 		$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/project.pth" && \
 		$(@D)/bin/python -m pip install -qq -r $< -c constraints.txt)
 	@touch $@
 
-# As above. What these packages depend on is there, or not needed for their servers and tokenizers.
-$(PEERS)/tokenizers/.installed $(PEERS)/mlx/.installed: $(PEERS)/%/.installed: tests/peers/%.txt $(INSTALLED)
-	$(call quietly,Installing $(if $(filter mlx,$*),mlx-lm,llama.cpp and vendors' tokenizers) into $(@D) …,\
+# As above. What these packages depend on is there, or not needed for what the tests do with them.
+WITHOUT_DEPENDENCIES := tokenizers mlx notebook collaboration
+$(foreach PEER,$(WITHOUT_DEPENDENCIES),$(PEERS)/$(PEER)/.installed): $(PEERS)/%/.installed: tests/peers/%.txt $(INSTALLED)
+	$(call quietly,Installing $(if $(filter mlx,$*),mlx-lm,$(if $(filter tokenizers,$*),llama.cpp and vendors' tokenizers,$*)) into $(@D) …,\
 		$(BIN)/python -m venv --clear $(@D) && \
 		$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/project.pth" && \
 		$(@D)/bin/python -m pip install -qq --no-deps -r $<)
@@ -238,4 +244,4 @@ lock: ## pin what is installed now, as constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable --all | sed -e 's/+cpu$$//' -e '/^setuptools/d' > constraints.txt
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) .cache tokmagic/labextension labextension/lib labextension/node_modules dist
+	rm -rf $(VENV) .cache tokmagic/labextension tokmagic/widget labextension/lib labextension/node_modules dist

@@ -17,6 +17,8 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
+WIDGET = Path("tokmagic", "widget", "panel.js")
+"""The same view for an output, which is part of the package."""
 NOT_SOURCES = {"node_modules", "lib"}
 
 
@@ -31,7 +33,7 @@ class LabExtension(BuildHookInterface):  # type: ignore[misc]  # hatchling carri
             return
         root = Path(self.root)
         sources, built = root / "labextension", root / "tokmagic" / "labextension"
-        if _is_checkout(root) and _stale(sources, built):
+        if _is_checkout(root) and (_stale(sources, built) or not (root / WIDGET).is_file()):
             if shutil.which("npm") is not None:
                 _build(sources)
             elif built.is_dir():

@@ -1,6 +1,7 @@
-"""The container's health: 0 if its Jupyter server answers, 1 if not.
+"""The container's health: 0 if its Jupyter server answers, 1 if not; what is wrong with the shared engine is printed.
 
-The server's own file tells its address, so that this holds with other options and under JupyterHub too.
+The server's own file tells its address, so that this holds with other options and under JupyterHub too. Without the
+engine notebooks can still be written, and it is started anew by itself: nobody should end the container for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 4.0
+TIMEOUT_S = 3.0
+ENGINE_TIMEOUT_S = 1.0
 
 
 def address(server: dict[str, Any]) -> str:
@@ -42,5 +44,26 @@ def healthy() -> bool:
     return any(answers(file) for file in folder.glob("jpserver-*.json"))
 
 
+def engine_fault() -> str | None:
+    """What is wrong with the container's shared engine; None where nothing is, and where there is none."""
+    # engine.py writes it; this script is run isolated, and cannot import that.
+    file = Path(os.environ.get("TMPDIR") or "/tmp") / f"tokmagic-engine-{os.getuid()}.json"
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        state, url = str(told["state"]), str(told["url"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if state != "serving":
+        return f"the shared engine is {'loading its model' if state == 'starting' else 'down, and is started anew'}"
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{url}/health", timeout=ENGINE_TIMEOUT_S):
+            return None
+    except (OSError, ValueError) as error:
+        return f"the shared engine does not answer: {error}"
+
+
 if __name__ == "__main__":
+    if fault := engine_fault():
+        print(f"engine: {fault}")
     raise SystemExit(not healthy())

@@ -3,7 +3,8 @@
     start.py COMMAND [ARGUMENT …]
 
 Each problem is one line on stderr, and none of them keeps the server from starting; ``tokmagic doctor``
-adds its lines a little later, from a process of its own. Three things are refused: root, an empty token or one
+adds its lines a little later, from a process of its own. Beside a server of notebooks stands a shared engine for all of
+its kernels (``engine.py``). Three things are refused: root, an empty token or one
 that cannot be read, and a folder for temporary files that cannot be written.
 """
 
@@ -18,6 +19,7 @@ import sys
 from pathlib import Path
 
 import access
+import engine
 import tokmagic_settled
 import volumes
 
@@ -40,7 +42,9 @@ def main(words: list[str]) -> None:
     for line in lines:
         say(line)
     if access.is_server(command):
-        call_doctor()
+        call_doctor()  # first: it is to look at the models of this machine
+        for line in engine.start(os.environ):
+            say(line)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and what it becomes would too
     try:
         os.execvp(command[0], command)

@@ -42,7 +42,7 @@ os.environ |= {
 }
 for _setting in (
     *("LEDGER", "PRICES", "MODEL", "API_BASE", "API_KEY_NAME", "SERVER", "TOKENIZER"),
-    *("BUDGET_DAY", "ENGINE_URL", "STORE_TEXT", "CACHE", "CACHE_BYTES"),
+    *("BUDGET_DAY", "HOLD", "ALERT_WEBHOOK", "ENGINE_URL", "STORE_TEXT", "CACHE", "CACHE_BYTES"),
 ):
     os.environ.pop(f"TOKMAGIC_{_setting}", None)
 
@@ -208,13 +208,7 @@ def litellm_proxy(
 @pytest.fixture(scope="session")
 def tokenizing_python() -> Iterator[Path]:
     """The Python of the environment in which tests/peers/tokenizing.py runs."""
-    from tests.peers import servers
-
-    @contextmanager
-    def installed() -> Iterator[Path]:
-        yield servers.interpreter("tokenizers")
-
-    with _outside(installed()) as python:
+    with peer_python("tokenizers") as python:
         yield python
 
 
@@ -230,6 +224,19 @@ def aiperf() -> Iterator[Any]:
 
     with _outside(installed()) as module:
         yield module
+
+
+@contextmanager
+def peer_python(name: str) -> Iterator[Path]:
+    """The Python of an environment of others; where it is not installed the test is skipped, except in CI."""
+    from tests.peers import servers
+
+    @contextmanager
+    def installed() -> Iterator[Path]:
+        yield servers.interpreter(name)
+
+    with _outside(installed()) as python:
+        yield python
 
 
 @contextmanager

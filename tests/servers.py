@@ -74,7 +74,7 @@ class Wire:
         with suppress(OSError):
             self._handler.connection.shutdown(socket.SHUT_RDWR)
 
-    def wait_for_hangup(self, seconds: float = 20.0) -> bool:
+    def wait_for_hangup(self, seconds: float = 60.0) -> bool:
         """Wait until the client closes; say whether it did."""
         self._handler.connection.settimeout(seconds)
         try:
@@ -126,10 +126,12 @@ def serve(script: Script, context: ssl.SSLContext | None = None) -> Iterator[End
 
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            asked = Asked(self.path, {k.lower(): v for k, v in self.headers.items()}, json.loads(raw))
+            asked = Asked(self.path, {k.lower(): v for k, v in self.headers.items()}, json.loads(raw or b"null"))
             endpoint.asked.append(asked)
             with suppress(OSError):
                 endpoint.script(asked, Wire(self))
+
+        do_GET = do_POST
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
@@ -151,7 +153,7 @@ def serve(script: Script, context: ssl.SSLContext | None = None) -> Iterator[End
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join(60)
 
 
 def chunk(text: str | None = None, *, reason: str | None = None, index: int = 0, **more: Any) -> dict[str, Any]:

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from tokmagic.runs.api import generate as generate
     from tokmagic.runs.api import generate_many as generate_many
     from tokmagic.runs.api import ledger as ledger
+    from tokmagic.runs.api import panel as panel
     from tokmagic.runs.generation import Generation as Generation
 
-__all__ = ["Generation", "__version__", "compare", "count", "generate", "generate_many", "ledger"]
+__all__ = ["Generation", "__version__", "compare", "count", "generate", "generate_many", "ledger", "panel"]
 
 
 def __getattr__(name: str) -> Any:

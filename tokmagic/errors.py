@@ -53,7 +53,14 @@ class PriceError(TokmagicError):
 
 
 class BudgetError(TokmagicError):
-    """A budget does not admit the run, or stopped it in mid-stream."""
+    """A budget does not admit the run, or stopped it in mid-stream.
+
+    ``passing``: the run would fit if active runs gave back what they hold, so that it may be tried again later.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class ModelError(TokmagicError):

@@ -23,10 +23,12 @@ from tools.version import current
 
 WHEEL_LIMIT_BYTES = 1_000_000
 EXTENSION = "tokmagic/labextension/"
+WIDGET = "tokmagic/widget/"
 SHARE = "share/jupyter/labextensions/tokmagic/"
 UNWANTED = ("node_modules/", "__pycache__/", ".pyc", ".map", ".tsbuildinfo", ".DS_Store")
 IN_SDIST = {"PKG-INFO", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE", "CHANGELOG.md"}
 IN_EXTENSION = {"package.json", "static/style.js", "static/third-party-licenses.json", "schemas/tokmagic/sidebar.json"}
+IN_WIDGET = {"panel.js", "panel.css", "licenses.txt"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ def sdist_problems(sdist: Packed, ours: Set[str], version: str) -> Iterator[str]
         yield f"lacks {name}"
     for name in sorted({name for name in ours if name.startswith("tokmagic/")} - sdist.files.keys()):
         yield f"lacks {name}"
-    for name in sorted(sdist.files.keys() - ours - {"PKG-INFO"} - {EXTENSION + name for name in built}):
+    made = {"PKG-INFO"} | {EXTENSION + name for name in built} | {WIDGET + name for name in IN_WIDGET}
+    for name in sorted({WIDGET + name for name in IN_WIDGET} - sdist.files.keys()):
+        yield f"lacks {name}"
+    for name in sorted(sdist.files.keys() - ours - made):
         yield f"holds {name}, which git does not track"
     yield from _extension_problems(built, sdist.files.get(f"{EXTENSION}package.json"), version)
     yield from _metadata_problems(sdist.files.get("PKG-INFO", b""), sdist, version)

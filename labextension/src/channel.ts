@@ -12,18 +12,19 @@ import type { IDisposable } from '@lumino/disposable';
 import { Signal } from '@lumino/signaling';
 
 import type { Drafts } from './drafts';
+import type { Asker } from './inbox';
+import { Inbox } from './inbox';
 import type { Readings } from './model';
 import type { ControlMessage } from './protocol';
 import {
   CONTROL_TARGET,
   DATA_TARGET,
-  ProtocolError,
+  answerTo,
   hello,
-  isDraft,
   isOurs,
-  parseMessage,
   stop
 } from './protocol';
+import { sleep } from './sleep';
 
 /** How long to wait for the comm's subshell, which never starts where subshells are disabled. */
 const SUBSHELL_TIMEOUT_MS = 2000;
@@ -36,16 +37,15 @@ interface ISubshellComm {
   commsOverSubshells?: string;
 }
 
-/** What a kernel answers whose tokmagic is older than drafts, or does not take this one for one. */
-const NO_DRAFTS = /(?:know|this) 'draft'/;
-
 export class Channel implements IDisposable {
   constructor(
     private readonly _context: ISessionContext,
     private readonly _readings: Readings,
     private readonly _drafts: Drafts,
-    private readonly _widgets: boolean
+    private readonly _widgets: boolean,
+    private readonly _askers: readonly Asker[] = []
   ) {
+    this._inbox = new Inbox(_readings, _askers, _drafts);
     _context.kernelChanged.connect(this._onKernelChanged, this);
     _context.statusChanged.connect(this._onStatus, this);
     _context.connectionStatusChanged.connect(this._onConnection, this);
@@ -130,6 +130,7 @@ export class Channel implements IDisposable {
     this._comm = null;
     this._heard = false;
     this._drafts.reset();
+    this._askers.forEach(asker => asker.reset());
     if (comm !== null && !comm.isDisposed) {
       comm.dispose();
     }
@@ -188,10 +189,10 @@ export class Channel implements IDisposable {
       case 'comm_msg':
         if (isOurs(content.data)) {
           this._heard ||= own;
-          if (!own && !isDraft(content.data)) {
+          if (!own && answerTo(content.data) === null) {
             this._dataComm = content.comm_id ?? '';
           }
-          this._receive(content.data, own);
+          this._inbox.receive(content.data, own);
         }
         break;
       case 'status':
@@ -232,39 +233,6 @@ export class Channel implements IDisposable {
       this._readings.interruptRunning();
       this._readings.setConnection('connecting');
       void this._hello();
-    }
-  }
-
-  /** `own`: it came on our own comm, so it answers what this very page asked. */
-  private _receive(data: unknown, own: boolean): void {
-    try {
-      const message = parseMessage(data);
-      if (message.type === 'draft') {
-        if (own) {
-          this._drafts.receive(message);
-        }
-        return;
-      }
-      if (own && message.type === 'error' && NO_DRAFTS.test(message.message)) {
-        this._drafts.refuse();
-        return;
-      }
-      this._readings.apply(message);
-      if (message.type === 'snapshot' && message.complete) {
-        this._drafts.refresh();
-      }
-    } catch (error) {
-      if (!(error instanceof ProtocolError)) {
-        throw error;
-      }
-      if (isDraft(data)) {
-        this._drafts.refuse();
-        return;
-      }
-      this._readings.apply({
-        type: 'error',
-        message: `the kernel's tokmagic speaks another version (${error.message}); upgrade one of them`
-      });
     }
   }
 
@@ -329,6 +297,7 @@ export class Channel implements IDisposable {
   /** Whether the kernel has answered on the comm, so that it hears what is sent there. */
   private _heard = false;
   private _gone = false;
+  private readonly _inbox: Inbox;
   private _kernel: Kernel.IKernelConnection | null = null;
   /** The session id of the kernel's process, once it has said something. */
   private _process = '';
@@ -358,10 +327,6 @@ async function subshellStarted(
   while (shell.subshellId === lost && !comm.isDisposed) {
     await sleep(SUBSHELL_POLL_MS);
   }
-}
-
-function sleep(time_ms: number): Promise<void> {
-  return new Promise(resolve => setTimeout(resolve, time_ms));
 }
 
 function ignore(): void {

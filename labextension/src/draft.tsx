@@ -4,8 +4,13 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
 import { UNKNOWN, percent, usd, wholeTokens } from './format';
-import type { CellDraft } from './notebooks';
 import type { Draft } from './protocol';
+
+/** What the prompt in a cell would take, under the number that the notebook shows for the cell. */
+export interface CellDraft {
+  readonly label: string;
+  readonly draft: Draft;
+}
 
 /** A screen reader says the numbers when they have stood still for so long. */
 const SPOKEN_AFTER_MS = 1500;
@@ -20,6 +25,7 @@ export function DraftSection(props: {
   const output = outputText(draft, trans);
   const context = contextText(draft, trans);
   const cost = costText(draft, trans);
+  const likely = likelyText(draft, trans);
   return (
     <section
       className="tm-Draft"
@@ -60,8 +66,18 @@ export function DraftSection(props: {
       >
         {cost}
       </span>
+      {likely !== null && (
+        <span
+          className="tm-Likely"
+          data-field="likely"
+          data-value={draft.likely.usd ?? ''}
+          title={likelyTitle(draft, trans)}
+        >
+          {likely}
+        </span>
+      )}
       <Spoken
-        text={[input, output, context, cost, draft.reason]
+        text={[input, output, context, cost, likely, draft.reason]
           .filter(Boolean)
           .join(', ')}
       />
@@ -123,6 +139,37 @@ function costText(draft: Draft, trans: TranslationBundle): string {
     return trans.__('%1 an hour', usd(deviceHourUsd));
   }
   return [...new Set(amounts)].join(' – ') || UNKNOWN;
+}
+
+/** The middle of what it is likely to cost, where its cell ran before. */
+function likelyText(draft: Draft, trans: TranslationBundle): string | null {
+  const { usd: middle, low, high, predicted } = draft.likely;
+  if (middle === null) {
+    return null;
+  }
+  const likely = trans.__('likely %1', usd(middle, 'estimated'));
+  return predicted && low !== high
+    ? `${likely} (95 %: ${usd(low)} – ${usd(high)})`
+    : likely;
+}
+
+function likelyTitle(draft: Draft, trans: TranslationBundle): string {
+  const { runs, predicted, edited } = draft.likely;
+  if (edited) {
+    return trans._n(
+      'The mean of %1 run of an earlier text of this cell',
+      'The mean of %1 runs of earlier texts of this cell',
+      runs
+    );
+  }
+  const mean = trans._n(
+    'The mean of %1 run of this text',
+    'The mean of %1 runs of this text',
+    runs
+  );
+  return predicted
+    ? `${mean}; ${trans.__("in brackets the 95 % prediction interval (Student's t)")}`
+    : mean;
 }
 
 function costTitle(draft: Draft, trans: TranslationBundle): string {

@@ -73,6 +73,53 @@ export function cap(amount: string): string {
   return `$${thousands(whole)}.${cents}`;
 }
 
+/** Two counts added up; unknown where both are. */
+export function sum(one: number | null, other: number | null): number | null {
+  return one === null && other === null ? null : (one ?? 0) + (other ?? 0);
+}
+
+/** A difference with its sign, the rest as `shown` writes it: +14, −0.21s, ±0. */
+export function signed(
+  difference: number,
+  shown: (amount: number) => string
+): string {
+  const text = shown(Math.abs(difference));
+  return difference === 0 ? `±${text}` : `${difference > 0 ? '+' : '−'}${text}`;
+}
+
+/** The exact difference of two amounts of money, a decimal string as they are. */
+export function minus(amount: string, other: string): string {
+  const decimals = Math.max(decimalsOf(amount), decimalsOf(other));
+  const difference = scaled(amount, decimals) - scaled(other, decimals);
+  const digits = String(difference < 0 ? -difference : difference).padStart(
+    decimals + 1,
+    '0'
+  );
+  const whole = digits.slice(0, digits.length - decimals);
+  const fraction = decimals === 0 ? '' : `.${digits.slice(-decimals)}`;
+  return `${difference < 0 ? '-' : ''}${whole}${fraction}`;
+}
+
+/** A difference of money with its sign: +$0.0002, −$0.0014, ±$0. */
+export function signedUsd(amount: string): string {
+  if (/^-?0*\.?0*$/.test(amount)) {
+    return '±$0';
+  }
+  return amount.startsWith('-')
+    ? `−${usd(amount.slice(1))}`
+    : `+${usd(amount)}`;
+}
+
+function decimalsOf(amount: string): number {
+  return amount.split('.')[1]?.length ?? 0;
+}
+
+function scaled(amount: string, decimals: number): bigint {
+  const [whole = '0', fraction = ''] = amount.replace('-', '').split('.');
+  const value = BigInt(whole + fraction.padEnd(decimals, '0'));
+  return amount.startsWith('-') ? -value : value;
+}
+
 /** A share as percent, rounded down so that 100 % is all of it and nothing less. */
 export function percent(share: number): string {
   // A little more, because 0.29 × 100 is a little less than 29 among floats.
@@ -116,13 +163,57 @@ export function seconds(value: number | null): string {
   return `${value.toFixed(value < 10 ? 2 : 1)}s`;
 }
 
-/** Milliseconds per token from seconds: 11.2, 0.52. */
+/** How long something will take: 45s, 3m 20s, 2h 5m. */
+export function duration(value: number): string {
+  const whole = Math.max(1, Math.round(value));
+  if (whole < 60) {
+    return `${whole}s`;
+  }
+  const minutes = Math.floor(whole / 60);
+  if (minutes < 10) {
+    return `${minutes}m ${whole % 60}s`;
+  }
+  const rounded = Math.round(whole / 60);
+  return rounded < 60
+    ? `${rounded}m`
+    : `${Math.floor(rounded / 60)}h ${rounded % 60}m`;
+}
+
+/** Milliseconds per token from seconds: 0.52, 11.2, 1234. */
 export function milliseconds(valueS: number | null): string {
   if (valueS === null) {
     return UNKNOWN;
   }
   const ms = valueS * 1e3;
-  return ms.toFixed(ms < 1 ? 2 : 1);
+  return ms.toFixed(ms < 1 ? 2 : ms < 999.95 ? 1 : 0);
+}
+
+/** Bytes in GiB, without the unit: 0.25, 13.0, 140. */
+export function gibibytes(bytes: number): string {
+  const amount = bytes / 2 ** 30;
+  return amount.toFixed(amount < 0.995 ? 2 : amount < 99.95 ? 1 : 0);
+}
+
+/** Watts: 412 W. */
+export function watts(value: number): string {
+  return `${value.toFixed(value < 9.95 ? 1 : 0)}\u00a0W`;
+}
+
+/** Energy with three significant digits and its marks: 0.31 J, 12.5 J, ≤1.23 kJ. */
+export function joules(
+  value: number,
+  isEstimated = false,
+  bound: Bound = 'exact'
+): string {
+  const units = ['J', 'kJ', 'MJ', 'GJ'];
+  let amount = value;
+  while (amount >= 999.5 && units.length > 1) {
+    amount /= 1000;
+    units.shift();
+  }
+  const decimals = amount < 9.995 ? 2 : amount < 99.95 ? 1 : 0;
+  const mark = `${isEstimated ? '~' : ''}${MARKS[bound]}`;
+  return `${mark}${amount.toFixed(decimals)}\u00a0${units[0]}`;
 }
 
 /** The points of an SVG polyline in a box of the given size; a flat line lies in its middle. */
@@ -144,4 +235,39 @@ export function sparkline(
       return `${x.toFixed(1)},${y.toFixed(1)}`;
     })
     .join(' ');
+}
+
+// What would be drawn as nothing, restyle what follows or turn its direction round, and half characters.
+const UNSEEN =
+  /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]|\p{Cs}/gu;
+
+/** Somebody else's text as it may be shown: what cannot be seen in it is spelled out. */
+export function visible(text: string): string {
+  return text.replace(UNSEEN, character => {
+    // Between emoji it joins them into one.
+    if (character === '\u200d') {
+      return character;
+    }
+    const code = character.codePointAt(0) ?? 0;
+    return `\u27e8${code.toString(16).toUpperCase().padStart(4, '0')}\u27e9`;
+  });
+}
+
+/** An instant of the wire in the person's own time zone and language; as it came where it is none. */
+export function localTime(instant: string, language?: string): string {
+  const time = new Date(instant);
+  return Number.isNaN(time.getTime())
+    ? visible(instant)
+    : time.toLocaleString(language, {
+        dateStyle: 'medium',
+        timeStyle: 'medium'
+      });
+}
+
+/** The time of day of such an instant. */
+export function clockTime(instant: string, language?: string): string {
+  const time = new Date(instant);
+  return Number.isNaN(time.getTime())
+    ? visible(instant)
+    : time.toLocaleTimeString(language, { timeStyle: 'medium' });
 }

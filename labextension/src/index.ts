@@ -11,13 +11,15 @@ import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { IStateDB } from '@jupyterlab/statedb';
 import { IStatusBar } from '@jupyterlab/statusbar';
 import type { TranslationBundle } from '@jupyterlab/translation';
-import { ITranslator, nullTranslator } from '@jupyterlab/translation';
+import { ITranslator } from '@jupyterlab/translation';
 import { LabIcon } from '@jupyterlab/ui-components';
 
 import iconSvg from '../style/tokmagic.svg';
 import { Notebooks } from './notebooks';
 import { PANEL_ID, SidebarPanel } from './panel';
 import { StatusItem } from './statusbar';
+import { translations } from './translations';
+import type { Watched } from './watched';
 
 const PLUGIN_ID = 'tokmagic:sidebar';
 const OPENED_KEY = 'tokmagic:opened';
@@ -48,14 +50,24 @@ const sidebar: JupyterFrontEndPlugin<void> = {
     statusBar: IStatusBar | null,
     translator: ITranslator | null
   ) => {
-    const trans = (translator ?? nullTranslator).load('tokmagic');
-    const notebooks = new Notebooks(tracker, app.hasPlugin(WIDGET_MANAGER));
-    const panel = new SidebarPanel(notebooks, trans);
+    const trans = await translations(translator);
+    const notebooks = new Notebooks(
+      tracker,
+      app.hasPlugin(WIDGET_MANAGER),
+      // A command of JupyterLab's own and of Notebook 7's, on the notebook in front.
+      async () => {
+        await app.commands.execute('notebook:run-cell');
+      },
+      state
+    );
+    const panel = new SidebarPanel(notebooks, trans, command => {
+      void app.commands.execute(command);
+    });
     panel.title.icon = icon;
     app.shell.add(panel, 'right', { rank: 200, type: 'tokmagic' });
     restorer?.add(panel, PANEL_ID);
     const open = () => app.shell.activateById(PANEL_ID);
-    addCommands(app, notebooks, palette, trans, open);
+    addCommands(app, notebooks, panel, palette, trans, open);
 
     const settings = await registry?.load(PLUGIN_ID);
     const isOn = (name: string) => settings?.get(name).composite !== false;
@@ -82,6 +94,7 @@ const sidebar: JupyterFrontEndPlugin<void> = {
 function addCommands(
   app: JupyterFrontEnd,
   notebooks: Notebooks,
+  panel: SidebarPanel,
   palette: ICommandPalette | null,
   trans: TranslationBundle,
   open: () => void
@@ -103,6 +116,58 @@ function addCommands(
   };
   const running = () => notebooks.current?.readings.running ?? [];
   add('open', trans.__('Show what prompts cost'), open);
+  add(
+    'forecast',
+    trans.__('Forecast what running all cells will cost'),
+    () => {
+      open();
+      notebooks.current?.forecasts.ask();
+    },
+    () => notebooks.current?.hasPrompts ?? false
+  );
+  const hasRows = () => (notebooks.current?.rows().length ?? 0) > 0;
+  add(
+    'export-csv',
+    trans.__("Export the sidebar's rows as CSV"),
+    () => panel.save('csv'),
+    hasRows
+  );
+  add(
+    'export-jsonl',
+    trans.__("Export the sidebar's rows as JSON lines"),
+    () => panel.save('jsonl'),
+    hasRows
+  );
+  const active = () => {
+    const current = notebooks.current;
+    const cellId = current?.panel.content.activeCell?.model.id ?? null;
+    return current?.rows().find(row => row.cellId === cellId)?.cellId ?? null;
+  };
+  const ofActive = (act: (watched: Watched, cellId: string) => void) => () => {
+    const cellId = active();
+    if (cellId !== null && notebooks.current !== null) {
+      open();
+      act(notebooks.current, cellId);
+    }
+  };
+  add(
+    'toggle-row',
+    trans.__('Open or close the row of the active cell'),
+    ofActive((watched, cellId) => watched.toggle(cellId)),
+    () => active() !== null
+  );
+  add(
+    'pin-row',
+    trans.__('Pin or unpin the row of the active cell'),
+    ofActive((watched, cellId) => watched.pins.toggle(cellId)),
+    () => active() !== null
+  );
+  add(
+    'load',
+    trans.__('Insert %load_ext tokmagic'),
+    () => notebooks.current?.insert('%load_ext tokmagic', true),
+    () => notebooks.current?.readings.connection === 'not-loaded'
+  );
   add(
     'stop',
     trans.__("Stop this notebook's running prompts"),

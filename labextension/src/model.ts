@@ -3,7 +3,9 @@
 import type { ISignal } from '@lumino/signaling';
 import { Signal } from '@lumino/signaling';
 
+import { tellsLess } from './comparison';
 import type {
+  Before,
   Budget,
   KernelError,
   ModelState,
@@ -53,9 +55,19 @@ export class Readings {
     return this._rows.get(cellId);
   }
 
+  /** The last complete run of a cell before the one that its row shows. */
+  before(cellId: string): Before | null {
+    return this._before.get(cellId) ?? null;
+  }
+
+  /** The latest run of each cell. */
+  get rows(): Row[] {
+    return [...this._rows.values()];
+  }
+
   /** The runs under way. */
   get running(): Row[] {
-    return [...this._rows.values()].filter(row => row.status === 'running');
+    return this.rows.filter(row => row.status === 'running');
   }
 
   setConnection(connection: Connection): void {
@@ -120,6 +132,11 @@ export class Readings {
     for (const row of snapshot.rows) {
       this._merge(row, snapshot.seq);
     }
+    for (const run of snapshot.previous) {
+      if (run.cellId !== null && run.runId !== this.row(run.cellId)?.runId) {
+        this._before.set(run.cellId, run);
+      }
+    }
     // Replies and pushed snapshots travel on different paths and may overtake each other.
     if (snapshot.seq > this._seq) {
       this._seq = snapshot.seq;
@@ -143,8 +160,19 @@ export class Readings {
       const older = !sameRun && known.startedAt > row.startedAt;
       // A run seen as interrupted at a disconnect may well be alive: fresh news of it wins.
       const reallyAlive = revived && !this._seqs.has(row.runId);
-      if (stale || older || (revived && !reallyAlive)) {
+      if (
+        stale ||
+        older ||
+        (revived && !reallyAlive) ||
+        tellsLess(row, known)
+      ) {
         return;
+      }
+    }
+    if (known !== undefined && known.runId !== row.runId) {
+      this._seqs.delete(known.runId);
+      if (known.status === 'ok') {
+        this._before.set(row.cellId, known);
       }
     }
     this._rows.set(row.cellId, row);
@@ -154,6 +182,7 @@ export class Readings {
   private readonly _changed = new Signal<Readings, void>(this);
   private readonly _rows = new Map<string, Row>();
   private readonly _seqs = new Map<string, number>();
+  private readonly _before = new Map<string, Before>();
   private _budgets: readonly Budget[] = [];
   private _connection: Connection = 'no-kernel';
   private _dayTotals: Totals | null = null;

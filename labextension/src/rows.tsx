@@ -1,16 +1,25 @@
-/** The table of cells. A row is drawn anew only when its own reading changed. */
+/** The table of cells. Only rows near what is in sight are drawn, and a row anew only when its own reading changed. */
 
 import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
 import type { CellRow } from './cells';
-import { milliseconds, seconds, sparkline, tokens, usd } from './format';
-import type { Row, Status } from './protocol';
+import { OpenedComparison, Progress } from './compared';
+import { progressOf } from './comparison';
+import { FIGURES, Figures } from './figures';
+import { visible } from './format';
+import type { OpenedActions } from './opened';
+import { OpenedRow } from './opened';
+import type { Status } from './protocol';
+import { useDrawn } from './windowed';
+import { noteOf, statusText } from './words';
 
 /** What a row lets a person do. */
-export interface Actions {
-  goTo(cellId: string): void;
+export interface Actions extends OpenedActions {
+  /** Missing where a page does not know where the cells are. */
+  goTo?(cellId: string): void;
   stop(runId: string): void;
+  toggle(cellId: string): void;
 }
 
 const GLYPHS: Record<Status, string> = {
@@ -21,7 +30,7 @@ const GLYPHS: Record<Status, string> = {
   failed: '!',
   refused: '!'
 };
-const SPARK = { width: 44, height: 12 };
+const COLUMNS = FIGURES + 1;
 
 export function Rows(props: {
   rows: readonly CellRow[];
@@ -29,10 +38,23 @@ export function Rows(props: {
   trans: TranslationBundle;
 }): React.ReactElement {
   const { rows, actions, trans } = props;
+  const ids = React.useMemo(() => rows.map(row => row.cellId), [rows]);
+  const opened = rows.flatMap((row, at) => (row.opened === null ? [] : at));
+  const { table, pieces, onFocus, onKeyDown } = useDrawn(ids, opened);
+  // The line that each row begins at; the table's head is the first of all.
+  const lines = [2];
+  rows.forEach((row, at) => lines.push(lines[at]! + linesOf(row, trans)));
   return (
-    <table className="tm-Rows" aria-label={trans.__('Runs by cell')}>
+    <table
+      ref={table}
+      className="tm-Rows"
+      aria-label={trans.__('Runs by cell')}
+      aria-rowcount={lines[rows.length]! - 1}
+      onFocus={onFocus}
+      onKeyDown={onKeyDown}
+    >
       <thead>
-        <tr>
+        <tr aria-rowindex={1}>
           <th scope="col">{trans.__('Cell')}</th>
           <th scope="col" title={trans.__('Input tokens')}>
             {trans.__('In')}
@@ -41,91 +63,156 @@ export function Rows(props: {
             {trans.__('Out')}
           </th>
           <th scope="col">{trans.__('Cost')}</th>
-          <th scope="col" title={trans.__('Time to first token')}>
-            TTFT
+          <th
+            scope="col"
+            className="tm-Wide"
+            title={trans.__('Time to first token')}
+          >
+            {trans.__('TTFT')}
           </th>
           <th scope="col" title={trans.__('Mean time per output token')}>
             {trans.__('ms/token')}
           </th>
+          <th
+            scope="col"
+            className="tm-Wide"
+            title={trans.__(
+              'Time per output token, from the first to the last'
+            )}
+          >
+            {trans.__('Trend')}
+          </th>
         </tr>
       </thead>
-      <tbody>
-        {rows.map(({ cellId, label, row, isOutdated }) => (
-          <CellLine
-            key={cellId}
-            cellId={cellId}
-            label={label}
-            row={row}
-            isOutdated={isOutdated}
+      {pieces.map(piece => {
+        if (piece.kind === 'gap') {
+          return (
+            <tbody
+              key={`gap before ${ids[piece.span.to] ?? ''}`}
+              className="tm-Gap"
+              aria-hidden="true"
+            >
+              <tr>
+                <td colSpan={COLUMNS} style={{ height: piece.height }} />
+              </tr>
+            </tbody>
+          );
+        }
+        const row = rows[piece.index]!;
+        return (
+          <CellLines
+            key={row.cellId}
+            of={row}
+            line={lines[piece.index]!}
             actions={actions}
             trans={trans}
           />
-        ))}
-      </tbody>
+        );
+      })}
     </table>
   );
 }
 
-const CellLine = React.memo(function CellLine(props: {
-  cellId: string;
-  label: string;
-  row: Row;
-  isOutdated: boolean;
+const counted = new WeakMap<CellRow, number>();
+
+/** How many lines of the table a row takes. */
+function linesOf(row: CellRow, trans: TranslationBundle): number {
+  let lines = counted.get(row);
+  if (lines === undefined) {
+    const note = noteOf(row.row, row.isOutdated, trans);
+    lines = 1 + Number(note !== null) + Number(row.opened !== null);
+    counted.set(row, lines);
+  }
+  return lines;
+}
+
+const CellLines = React.memo(function CellLines(props: {
+  of: CellRow;
+  /** Where its first line stands in the table, from 1. */
+  line: number;
   actions: Actions;
   trans: TranslationBundle;
 }): React.ReactElement {
-  const { cellId, label, row, isOutdated, actions, trans } = props;
-  const note = noteOf(row, isOutdated, trans);
+  const { line, actions, trans } = props;
+  const { cellId, label, row, isOutdated, isPinned, opened } = props.of;
+  const { comparison } = row;
+  const note =
+    comparison === null
+      ? noteOf(row, isOutdated, trans)
+      : progressOf(row, comparison, isOutdated, trans);
   const status = statusText(row.status, trans);
-  const go = () => actions.goTo(cellId);
-  return (
+  const toggle = () => actions.toggle(cellId);
+  const detailsId = React.useId();
+  const name = (
     <>
+      <span className="tm-Glyph" aria-hidden="true">
+        {GLYPHS[row.status]}
+      </span>
+      {label}
+      {isPinned && (
+        <span className="tm-Pin" aria-hidden="true">
+          {'\u25c6'}
+        </span>
+      )}
+    </>
+  );
+  return (
+    <tbody>
       <tr
         className="tm-Row"
+        aria-rowindex={line}
         data-run-id={row.runId}
         data-cell-id={cellId}
         data-status={row.status}
         data-outdated={isOutdated || undefined}
-        title={`${row.model} · ${status}`}
-        onClick={go}
+        data-pinned={isPinned || undefined}
+        title={`${visible(row.model)} · ${status}`}
+        onClick={toggle}
       >
         <th scope="row">
           <button
-            className="tm-Cell"
-            aria-label={trans.__('Go to cell %1: %2', label, status)}
+            className="tm-Open"
+            aria-expanded={opened !== null}
+            aria-controls={opened === null ? undefined : detailsId}
+            aria-label={trans.__('Runs of cell %1', label)}
+            onClick={event => {
+              event.stopPropagation();
+              toggle();
+            }}
           >
-            <span className="tm-Glyph" aria-hidden="true">
-              {GLYPHS[row.status]}
-            </span>
-            {label}
+            {opened === null ? '▸' : '▾'}
           </button>
+          {actions.goTo === undefined ? (
+            <span className="tm-Cell">
+              {name}
+              <span className="tm-Spoken">{status}</span>
+            </span>
+          ) : (
+            <button
+              className="tm-Cell"
+              aria-label={trans.__('Go to cell %1: %2', label, status)}
+              onClick={event => {
+                event.stopPropagation();
+                actions.goTo?.(cellId);
+              }}
+            >
+              {name}
+            </button>
+          )}
         </th>
-        <Field name="input" value={row.inputTokens}>
-          {tokens(row.inputTokens, row.inputSource)}
-        </Field>
-        <Field name="output" value={row.outputTokens}>
-          {tokens(row.outputTokens, row.outputSource)}
-        </Field>
-        {row.status === 'cached' && row.savedUsd !== null ? (
-          // A replayed answer costs nothing and has no latency of its own.
-          <td
-            colSpan={3}
-            data-field="saved"
-            data-value={row.savedUsd}
-            title={priceOf(row, trans)}
-          >
-            {trans.__(
-              'saved %1',
-              usd(row.savedUsd, row.costSource, row.costBound)
-            )}
-          </td>
-        ) : (
-          <Measured row={row} trans={trans} />
-        )}
+        <Figures row={row} before={props.of.before} trans={trans} />
       </tr>
       {note !== null && (
-        <tr className="tm-Note" data-note-for={row.runId} onClick={go}>
-          <td colSpan={6}>
+        <tr
+          className="tm-Note"
+          aria-rowindex={line + 1}
+          data-note-for={row.runId}
+          onClick={toggle}
+        >
+          <td colSpan={COLUMNS}>
+            {comparison !== null && row.status === 'running' && (
+              <Progress comparison={comparison} trans={trans} />
+            )}
             {note}
             {row.status === 'running' && (
               <button
@@ -143,129 +230,36 @@ const CellLine = React.memo(function CellLine(props: {
           </td>
         </tr>
       )}
-    </>
+      {opened !== null && (
+        <tr
+          className="tm-OpenedRow"
+          aria-rowindex={line + (note === null ? 1 : 2)}
+          id={detailsId}
+          data-opened={cellId}
+        >
+          <td colSpan={COLUMNS}>
+            {comparison === null ? (
+              <OpenedRow
+                cellId={cellId}
+                row={row}
+                opened={opened}
+                isPinned={isPinned}
+                actions={actions}
+                trans={trans}
+              />
+            ) : (
+              <OpenedComparison
+                cellId={cellId}
+                row={row}
+                comparison={comparison}
+                isPinned={isPinned}
+                actions={actions}
+                trans={trans}
+              />
+            )}
+          </td>
+        </tr>
+      )}
+    </tbody>
   );
 });
-
-function Measured(props: {
-  row: Row;
-  trans: TranslationBundle;
-}): React.ReactElement {
-  const { row, trans } = props;
-  return (
-    <>
-      <Field name="cost" value={row.costUsd} title={priceOf(row, trans)}>
-        {usd(row.costUsd, row.costSource, row.costBound)}
-      </Field>
-      <Field name="ttft" value={row.ttftS}>
-        {seconds(row.ttftS)}
-      </Field>
-      <Field name="itl" value={row.itlMeanS}>
-        {milliseconds(row.itlMeanS)}
-        <Spark values={row.sparkMs} />
-      </Field>
-    </>
-  );
-}
-
-function Field(props: {
-  name: string;
-  value: number | string | null;
-  title?: string | undefined;
-  children: React.ReactNode;
-}): React.ReactElement {
-  return (
-    <td
-      data-field={props.name}
-      data-value={props.value ?? ''}
-      title={props.title}
-    >
-      {props.children}
-    </td>
-  );
-}
-
-function Spark(props: { values: readonly number[] }): React.ReactElement {
-  const { width, height } = SPARK;
-  return (
-    <svg
-      className="tm-Spark"
-      width={width}
-      height={height}
-      viewBox={`0 -1 ${width} ${height + 2}`}
-      aria-hidden="true"
-    >
-      <polyline points={sparkline(props.values, width, height)} />
-    </svg>
-  );
-}
-
-/** Whose price a cost is, where it is not one that somebody set: what the device's time is worth. */
-function priceOf(row: Row, trans: TranslationBundle): string | undefined {
-  return row.listPrice === null ? undefined : trans.__('at %1', row.listPrice);
-}
-
-/** The second line of a row: what its numbers do not say, and what the same tokens would cost elsewhere. */
-function noteOf(
-  row: Row,
-  isOutdated: boolean,
-  trans: TranslationBundle
-): string | null {
-  const earlier = isOutdated
-    ? trans.__('these numbers are of an earlier text')
-    : null;
-  const parts = [endOf(row, trans), earlier, shadowOf(row)];
-  return parts.filter(part => part !== null).join(' · ') || null;
-}
-
-function endOf(row: Row, trans: TranslationBundle): string | null {
-  const reason = row.error ?? trans.__('no reason known');
-  switch (row.status) {
-    case 'running':
-      if (row.ttftS === null) {
-        return trans.__('prefill: waiting for the first token');
-      }
-      return row.maxTokens === null
-        ? trans.__('generating')
-        : trans._n(
-            'generating, up to %1 token',
-            'generating, up to %1 tokens',
-            row.maxTokens
-          );
-    case 'cached':
-      return row.savedUsd === null ? trans.__('from the cache') : null;
-    case 'interrupted':
-      return row.finishReason === 'budget'
-        ? trans.__('stopped by a budget: %1', reason)
-        : trans.__('interrupted');
-    case 'failed':
-      return trans.__('failed: %1', reason);
-    case 'refused':
-      return trans.__('refused: %1', reason);
-    case 'ok':
-      return row.finishReason === 'length'
-        ? trans.__('cut off at --max-tokens')
-        : null;
-  }
-}
-
-function shadowOf(row: Row): string | null {
-  if (row.shadowUsd === null || row.shadowModel === null) {
-    return null;
-  }
-  const guessed = [row.inputSource, row.outputSource].includes('estimated');
-  const cost = usd(row.shadowUsd, guessed ? 'estimated' : 'measured');
-  return `${row.shadowModel}: ${cost}`;
-}
-
-function statusText(status: Status, trans: TranslationBundle): string {
-  const texts: Record<Status, string> = {
-    running: trans.__('running'),
-    ok: trans.__('done'),
-    cached: trans.__('from the cache'),
-    interrupted: trans.__('interrupted'),
-    failed: trans.__('failed'),
-    refused: trans.__('refused')
-  };
-  return texts[status];
-}

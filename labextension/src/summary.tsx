@@ -6,30 +6,37 @@ import * as React from 'react';
 import type { Use } from './budgets';
 import { mostUsed, ofEachRun, uncounted } from './budgets';
 import { cap, dtype, sumUsd, tokens } from './format';
+import { GpuSection } from './gpu';
 import { BudgetMeter } from './meter';
 import type { Connection } from './model';
 import type { Budget, ModelState, Totals } from './protocol';
+import { ShareSection } from './share';
+import { stateText } from './words';
 
 export function Head(props: {
   model: ModelState | null;
+  /** Whether a prompt runs, so that what is read of devices is renewed. */
+  isRunning?: boolean;
   trans: TranslationBundle;
 }): React.ReactElement {
-  const { model, trans } = props;
+  const { model, isRunning = false, trans } = props;
   if (model === null) {
     return (
-      <header className="tm-Head" data-model-state="none">
+      <div className="tm-Head" data-model-state="none">
         <span className="tm-Name">tokmagic</span>
-      </header>
+      </div>
     );
   }
   const how = [model.engine, model.quant ?? dtype(model.dtype), model.device];
   return (
-    <header className="tm-Head" data-model-state={model.state}>
+    <div className="tm-Head" data-model-state={model.state}>
       <span className="tm-Dot" aria-hidden="true">
         ●
       </span>
       <span className="tm-Name">{model.name}</span>
-      <span className="tm-How">{how.filter(Boolean).join(' · ')}</span>
+      <span className="tm-How">
+        {how.filter(it => it && it !== 'none').join(' · ')}
+      </span>
       <span className="tm-State" role="status">
         {stateText(model.state, trans)}
       </span>
@@ -47,7 +54,13 @@ export function Head(props: {
           {model.notice}
         </div>
       )}
-    </header>
+      {model.gpu !== null && (
+        <GpuSection gpu={model.gpu} isLive={isRunning} trans={trans} />
+      )}
+      {model.shared !== null && (
+        <ShareSection shared={model.shared} isLive={isRunning} trans={trans} />
+      )}
+    </div>
   );
 }
 
@@ -180,17 +193,25 @@ function eachRun(
   return parts.filter(part => part !== null).join(' · ') || null;
 }
 
+/** What mends an empty state. */
+export interface EmptyActions {
+  insert(source: string, isAtTop: boolean): void;
+  /** Runs a command of the application. */
+  execute(command: string): void;
+}
+
 /** What to do next, where there is nothing to show. `null` is no notebook at all. */
 export function Empty(props: {
   connection: Connection | null;
   hasRows: boolean;
   isLoading: boolean;
+  actions: EmptyActions;
   trans: TranslationBundle;
 }): React.ReactElement {
-  const { connection, hasRows, isLoading, trans } = props;
+  const { connection, hasRows, isLoading, actions, trans } = props;
   return (
     <div className="tm-Empty" data-connection={connection ?? 'no-notebook'}>
-      {emptyText(connection, hasRows || isLoading, trans)}
+      {emptyText(connection, hasRows || isLoading, actions, trans)}
     </div>
   );
 }
@@ -198,14 +219,27 @@ export function Empty(props: {
 function emptyText(
   connection: Connection | null,
   isUsed: boolean,
+  actions: EmptyActions,
   trans: TranslationBundle
 ): React.ReactNode {
   switch (connection) {
     case null:
-      return trans.__('Open a notebook to see what its prompts cost.');
+      return (
+        <>
+          {trans.__('Open a notebook to see what its prompts cost.')}
+          <button onClick={() => actions.execute('notebook:create-new')}>
+            {trans.__('New notebook')}
+          </button>
+        </>
+      );
     case 'no-kernel':
-      return trans.__(
-        'This notebook has no kernel. Choose one to run prompts.'
+      return (
+        <>
+          {trans.__('This notebook has no kernel. Choose one to run prompts.')}
+          <button onClick={() => actions.execute('notebook:change-kernel')}>
+            {trans.__('Choose a kernel')}
+          </button>
+        </>
       );
     case 'connecting':
       return trans.__('Connecting to the kernel…');
@@ -216,6 +250,9 @@ function emptyText(
         <>
           {trans.__('To see what prompts cost, run this in a cell:')}
           <pre>%load_ext tokmagic</pre>
+          <button onClick={() => actions.insert('%load_ext tokmagic', true)}>
+            {trans.__('Insert it at the top')}
+          </button>
           {trans.__('If it is not installed in the kernel yet, first run:')}
           <pre>%pip install tokmagic</pre>
         </>
@@ -225,16 +262,10 @@ function emptyText(
         <>
           {trans.__('No prompt has run yet. Put this at the top of a cell:')}
           <pre>%%generate</pre>
+          <button onClick={() => actions.insert('%%generate\n', false)}>
+            {trans.__('Insert such a cell')}
+          </button>
         </>
       );
   }
-}
-
-function stateText(state: string, trans: TranslationBundle): string {
-  const texts: Record<string, string> = {
-    unloaded: trans.__('not loaded'),
-    loading: trans.__('loading'),
-    ready: trans.__('ready')
-  };
-  return texts[state] ?? state;
 }

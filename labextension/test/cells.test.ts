@@ -73,4 +73,25 @@ describe('the rows of the cells', () => {
       false
     ]);
   });
+
+  it('are the same objects where nothing changed', () => {
+    const readings = readingsOf(['a', PROMPT], ['b', PROMPT]);
+    const rows = new CellRows();
+    const before = rows.of([cell('a'), cell('b')], readings);
+    readings.place({ ...readings.row('b')!, outputTokens: 99 });
+    const [a, b] = rows.of([cell('a'), cell('b')], readings);
+    expect(a).toBe(before[0]);
+    expect(b).not.toBe(before[1]);
+    expect(b!.row.outputTokens).toBe(99);
+  });
+
+  it('stand above the others where they are pinned', () => {
+    const readings = readingsOf(['a', PROMPT], ['b', PROMPT], ['c', PROMPT]);
+    const rows = new CellRows().of(
+      [cell('a'), cell('b'), cell('c')],
+      readings,
+      { opened: () => null, isPinned: id => id === 'c' }
+    );
+    expect(rows.map(it => it.cellId)).toEqual(['c', 'a', 'b']);
+  });
 });

@@ -7,6 +7,7 @@ import { Channel } from '../src/channel';
 import type { Written } from '../src/drafts';
 import { Drafts } from '../src/drafts';
 import { Readings } from '../src/model';
+import { ProtocolError } from '../src/protocol';
 import { wire } from './fixtures';
 
 /** A comm as the sidebar opens it: what was sent is kept. */
@@ -125,6 +126,60 @@ beforeEach(async () => {
 });
 
 afterEach(() => drafts.dispose());
+
+describe('what is asked beside the drafts', () => {
+  const told: string[] = [];
+  const asker = {
+    type: 'detail',
+    receive: (data: any) => {
+      if (data.seq < 0) {
+        throw new ProtocolError('seq is below 0');
+      }
+      told.push(`told ${data.seq}`);
+    },
+    refuse: () => void told.push('refused'),
+    reset: () => void told.push('reset')
+  };
+  const detail = (seq: number) => ({ v: 1, type: 'detail', seq });
+  const error = (type: string) => ({
+    v: 1,
+    type: 'error',
+    message: `this kernel's tokmagic does not know '${type}'; reload the page`
+  });
+
+  beforeEach(async () => {
+    channel.dispose();
+    channel = new Channel(context as any, readings, drafts, true, [asker]);
+    await settle();
+    told.length = 0;
+  });
+
+  it('is answered on our own comm alone', () => {
+    kernel.says('comm_msg', { comm_id: 'another page', data: detail(1) });
+    expect(told).toEqual([]);
+    kernel.says('comm_msg', {
+      comm_id: kernel.lastComm.commId,
+      data: detail(2)
+    });
+    expect(told).toEqual(['told 2']);
+    expect(readings.error).toBeNull();
+  });
+
+  it('is refused where the kernel does not know it, or its answer cannot be read', () => {
+    const own = kernel.lastComm.commId;
+    kernel.says('comm_msg', { comm_id: own, data: error('detail') });
+    kernel.says('comm_msg', { comm_id: own, data: detail(-1) });
+    expect(told).toEqual(['refused', 'refused']);
+    expect(readings.error).toBeNull();
+    kernel.says('comm_msg', { comm_id: own, data: error('hello') });
+    expect(readings.error).toContain('hello');
+  });
+
+  it('starts anew with another process', () => {
+    context.statusChanged.emit('restarting');
+    expect(told).toEqual(['reset']);
+  });
+});
 
 describe('attaching', () => {
   it('says hello with the notebook path on its own comm', () => {

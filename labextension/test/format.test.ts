@@ -3,12 +3,15 @@ import { describe, expect, it } from 'vitest';
 import {
   cap,
   dtype,
+  gibibytes,
+  joules,
   milliseconds,
   percent,
   seconds,
   sparkline,
   tokens,
-  usd
+  usd,
+  watts
 } from '../src/format';
 
 describe('tokens', () => {
@@ -98,6 +101,8 @@ describe('times', () => {
     expect(seconds(null)).toBe('—');
     expect(milliseconds(0.0111)).toBe('11.1');
     expect(milliseconds(0.00052)).toBe('0.52');
+    expect(milliseconds(0.99994)).toBe('999.9');
+    expect(milliseconds(1.2345)).toBe('1235');
     expect(milliseconds(null)).toBe('—');
   });
 });
@@ -122,5 +127,31 @@ describe('sparkline', () => {
   it('needs two points', () => {
     expect(sparkline([5], 40, 10)).toBe('');
     expect(sparkline([], 40, 10)).toBe('');
+  });
+});
+
+describe('a device', () => {
+  it.each([
+    [0, '0.00'],
+    [2 ** 28, '0.25'],
+    [13 * 2 ** 30, '13.0'],
+    [140 * 2 ** 30, '140']
+  ])('has its memory in GiB: %j bytes → %s', (bytes, text) => {
+    expect(gibibytes(bytes)).toBe(text);
+  });
+
+  it.each([
+    [0.31, '0.31\u00a0J'],
+    [12.5, '12.5\u00a0J'],
+    [999.4, '999\u00a0J'],
+    [999.6, '1.00\u00a0kJ'],
+    [1.25e12, '1250\u00a0GJ']
+  ])('has its energy in three digits: %j → %s', (value, text) => {
+    expect(joules(value)).toBe(text);
+  });
+
+  it('has marks on what is not exact', () => {
+    expect(joules(12.5, true, 'at_most')).toBe('~≤12.5\u00a0J');
+    expect([watts(8.25), watts(412.4)]).toEqual(['8.3\u00a0W', '412\u00a0W']);
   });
 });

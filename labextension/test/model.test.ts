@@ -40,6 +40,29 @@ describe('snapshots', () => {
     expect(readings.row('c-ok')).toBe(before);
   });
 
+  it('tell what a run is compared with, as does a run that another one follows', () => {
+    readings.apply(snapshot({}, 'state'));
+    expect(readings.before('c-ok')).toMatchObject({
+      runId: 'a0',
+      costUsd: '0.0009'
+    });
+    expect(readings.before(CELL)).toBeNull();
+    take(13, { run_id: 'r1', status: 'ok', started_at: '2026-11-25T09:00' });
+    take(14, {
+      run_id: 'r2',
+      status: 'running',
+      started_at: '2026-11-25T09:01'
+    });
+    expect(readings.before(CELL)?.runId).toBe('r1');
+    take(15, {
+      run_id: 'r2',
+      status: 'failed',
+      started_at: '2026-11-25T09:01'
+    });
+    take(16, { run_id: 'r3', status: 'ok', started_at: '2026-11-25T09:02' });
+    expect(readings.before(CELL)?.runId, 'the last complete one').toBe('r1');
+  });
+
   it('bring the budgets, the latest ones alone', () => {
     expect(readings.budgets).toEqual([]);
     readings.apply(snapshot({}, 'state'));

@@ -49,9 +49,16 @@ describe('parseMessage', () => {
         maxTokens: 256,
         finishReason: null,
         error: null,
-        sourceSha256: null
+        isQueued: false,
+        sourceSha256: null,
+        comparison: null,
+        executionCount: null
       }
     ]);
+  });
+
+  it('reads under which number the notebook shows a run', () => {
+    expect(parseRow(wire('output_metadata')).executionCount).toBe(3);
   });
 
   it('reads every state a row can be in', () => {
@@ -284,6 +291,14 @@ describe('drafts on the wire', () => {
       costSource: 'counted',
       deviceHourUsd: null,
       listPrice: null,
+      likely: {
+        usd: '0.0001',
+        low: '0.00008',
+        high: '0.00012',
+        runs: 4,
+        predicted: true,
+        edited: false
+      },
       reason: null,
       costly: false
     });

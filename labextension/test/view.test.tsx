@@ -5,9 +5,11 @@ import * as React from 'react';
 import { renderToStaticMarkup } from 'react-dom/server';
 import { describe, expect, it } from 'vitest';
 
+import type { CellRow } from '../src/cells';
 import { DraftSection } from '../src/draft';
 import type { Budget, Draft, Row, Totals } from '../src/protocol';
 import { parseMessage, parseRow } from '../src/protocol';
+import type { Actions } from '../src/rows';
 import { Rows } from '../src/rows';
 import { Head, TotalsTable } from '../src/summary';
 import { budgetOf, snapshot, wire, wireRow } from './fixtures';
@@ -25,6 +27,30 @@ function textOf(node: ParentNode, selector: string): string | undefined {
   return text?.replace(/\u00a0/g, ' ');
 }
 
+const nothing = () => undefined;
+const ACTIONS: Actions = {
+  goTo: nothing,
+  stop: nothing,
+  toggle: nothing,
+  choose: nothing,
+  run: nothing,
+  pin: nothing,
+  copy: nothing
+};
+
+function rowOf(row: Row, change: Partial<CellRow> = {}): CellRow {
+  return {
+    cellId: 'c',
+    label: '3',
+    row,
+    isOutdated: false,
+    before: null,
+    isPinned: false,
+    opened: null,
+    ...change
+  };
+}
+
 describe('the head', () => {
   it('says what is amiss with the model, and nothing where nothing is', () => {
     const { model } = snapshot();
@@ -35,6 +61,107 @@ describe('the head', () => {
     );
     expect(fine.querySelector('[role="note"]')).toBeNull();
   });
+});
+
+describe('the GPU in the head', () => {
+  const [full, scant] = wire('gpu').map(
+    (model: object) => snapshot({ model }).model
+  );
+
+  function head(model: typeof full, isRunning = true): HTMLElement {
+    return show(<Head model={model} isRunning={isRunning} trans={trans} />);
+  }
+
+  it('says how busy it is, what it draws and what runs took', () => {
+    const node = head(full);
+    expect(textOf(node, '.tm-Gpu > span')).toBe('GPU 0 · 38 %');
+    expect(textOf(node, '[data-field=power]')).toBe('412 W of 700 W');
+    expect(textOf(node, '[data-field=energy]')).toBe('≤1.23 kJ');
+    expect(textOf(node, '[data-field=memory]')).toBe('30.0 of 140 GiB');
+  });
+
+  it('shows who holds its memory, to eyes and to screen readers', () => {
+    const node = head(full);
+    const widths = [
+      ...node.querySelectorAll<HTMLElement>('.tm-Memory > div')
+    ].map(it => [it.dataset.share, Math.round(parseFloat(it.style.width))]);
+    expect(widths).toEqual([
+      ['weights', 9],
+      ['cache', 1],
+      ['reserve', 3],
+      ['others', 8]
+    ]);
+    expect(node.querySelector('[role=img]')!.getAttribute('aria-label')).toBe(
+      'Memory: 30.0 of 140 GiB, weights 13.0 GiB, KV cache 2.0 GiB, reserve 4.0 GiB, others 11.0 GiB'
+    );
+  });
+
+  it('says how old the reading is where no prompt runs', () => {
+    expect(head(full).querySelector('[data-field=age]')).toBeNull();
+    expect(textOf(head(full, false), '[data-field=age]')).toContain('as of ');
+  });
+
+  it('leaves out what NVML does not tell', () => {
+    const node = head(scant);
+    expect(textOf(node, '.tm-Gpu > span')).toBe('GPU 0');
+    expect(node.querySelectorAll('[data-field]')).toHaveLength(1);
+    expect(node.querySelectorAll('.tm-Memory > div')).toHaveLength(1);
+  });
+
+  it.each([undefined, 7, { label: '0' }])('is hidden where it is %j', gpu => {
+    const { model } = snapshot({ model: { ...wire('gpu')[0], gpu } });
+    expect(head(model).querySelector('.tm-Gpu')).toBeNull();
+  });
+});
+
+describe('the shared engine in the head', () => {
+  const [full, scant] = wire('shared').map(
+    (model: object) => snapshot({ model }).model
+  );
+
+  function head(model: typeof full, isRunning = true): HTMLElement {
+    return show(<Head model={model} isRunning={isRunning} trans={trans} />);
+  }
+
+  it('says who uses it, with which key, and what is left', () => {
+    const node = head(full);
+    expect(textOf(node, '[data-field=requests]')).toBe(
+      'Shared engine · ready · 2 requests run · 1 waits'
+    );
+    expect(textOf(node, '[data-field=users]')).toBe('in use: ada 2, ben 1');
+    expect(textOf(node, '[data-field=key]')).toBe(
+      'key notebooks · team research'
+    );
+    expect(textOf(node, '[data-field=left]')).toBe(
+      '$12.34 of $20.00 left · 2500 of 100.0k tokens left'
+    );
+    expect(node.querySelector('[data-field=age]')).toBeNull();
+  });
+
+  it('leaves out what the server does not say', () => {
+    const node = head(scant, false);
+    expect(textOf(node, '[data-field=requests]')).toBe(
+      'Shared engine · not loaded'
+    );
+    expect(textOf(node, '[data-field=age]')).toContain('as of ');
+    expect(node.querySelectorAll('.tm-Share > span')).toHaveLength(2);
+  });
+
+  it('shows names of others as they are, whatever they hold', () => {
+    const shared = { ...wire('shared')[0].shared, key: '<b>k\u202e' };
+    const { model } = snapshot({ model: { ...wire('shared')[0], shared } });
+    const node = head(model);
+    expect(textOf(node, '[data-field=key]')).toContain('key <b>k⟨202E⟩');
+    expect(node.querySelector('b')).toBeNull();
+  });
+
+  it.each([undefined, 7, { state: 'ready' }])(
+    'is hidden where it is %j',
+    shared => {
+      const { model } = snapshot({ model: { ...wire('shared')[0], shared } });
+      expect(head(model).querySelector('.tm-Share')).toBeNull();
+    }
+  );
 });
 
 describe('the sums', () => {
@@ -187,9 +314,7 @@ describe('the sums', () => {
 describe('a row', () => {
   function line(change: object): HTMLElement {
     const row: Row = parseRow(wireRow(change));
-    const actions = { goTo: () => undefined, stop: () => undefined };
-    const rows = [{ cellId: 'c', label: '3', row, isOutdated: false }];
-    return show(<Rows rows={rows} actions={actions} trans={trans} />);
+    return show(<Rows rows={[rowOf(row)]} actions={ACTIONS} trans={trans} />);
   }
 
   it('says which budget stopped it', () => {
@@ -210,13 +335,14 @@ describe('a row', () => {
 
   it('says why it was refused', () => {
     const node = line({ status: 'refused', error: 'it does not fit' });
-    expect(textOf(node, '.tm-Note')).toBe('refused: it does not fit');
+    expect(textOf(node, '.tm-Message')).toBe('refused: it does not fit');
+    expect(node.querySelector('.tm-Note')).toBeNull();
   });
 
   it('from the cache says what was saved, in place of cost and latency', () => {
     const cached = { status: 'cached', cost_usd: '0', saved_usd: '0.0011' };
     const node = line(cached);
-    expect(textOf(node, '.tm-Row')).toBe('↺341237saved $0.0011');
+    expect(textOf(node, '.tm-Row')).toBe('▸↺341237saved $0.0011');
     expect(node.querySelector('.tm-Note')).toBeNull();
     expect(
       node.querySelector('[data-field=saved]')!.getAttribute('data-value')
@@ -270,13 +396,49 @@ describe('a row', () => {
     expect(title({ status: 'ok' }, 'cost')).toBeNull();
   });
 
+  it('waits for its turn at the model', () => {
+    const waiting = { ttft_s: null, input_tokens: null, queued: true };
+    expect(textOf(line(waiting), '.tm-Note td')).toBe(
+      'waiting for its turn at the model■'
+    );
+  });
+
+  it.each([
+    ['0.0009', 'up', '+$0.0002 and +14 tokens against the run before'],
+    ['0.0014', 'down', '−$0.0003 and +14 tokens against the run before'],
+    ['0.00110', undefined, undefined],
+    [null, undefined, undefined]
+  ])('marks its change against a run of %s', (costUsd, direction, label) => {
+    const row = parseRow(
+      wireRow({ status: 'ok', cost_usd: '0.0011', output_tokens: 37 })
+    );
+    const before = {
+      runId: 'before',
+      cellId: 'c',
+      inputTokens: row.inputTokens,
+      outputTokens: 23,
+      costUsd
+    };
+    const shown = (change: Partial<Row>) =>
+      show(
+        <Rows
+          rows={[rowOf({ ...row, ...change }, { before })]}
+          actions={ACTIONS}
+          trans={trans}
+        />
+      ).querySelector('.tm-Change');
+    expect(shown({})?.getAttribute('data-direction')).toBe(direction);
+    expect(shown({})?.getAttribute('aria-label')).toBe(label);
+    expect(shown({ status: 'running' })).toBeNull();
+  });
+
   it('says that its numbers are of an earlier text', () => {
     const row = parseRow(wireRow({ status: 'ok' }));
     const rows = (isOutdated: boolean) =>
       show(
         <Rows
-          rows={[{ cellId: 'c', label: '3', row, isOutdated }]}
-          actions={{ goTo: () => {}, stop: () => {} }}
+          rows={[rowOf(row, { isOutdated })]}
+          actions={ACTIONS}
           trans={trans}
         />
       );
@@ -307,7 +469,8 @@ describe('the draft', () => {
   it('shows tokens, context and the span of its cost', () => {
     const node = section();
     expect(textOf(node, '.tm-Draft')).toBe(
-      'Draft · cell 7412 in + up to 256 outcontext 5 %$0.0000618 – $0.000215'
+      'Draft · cell 7412 in + up to 256 outcontext 5 %$0.0000618 – $0.000215' +
+        'likely ~$0.0001 (95 %: $0.00008 – $0.00012)'
     );
     const draft = node.querySelector('section')!;
     expect(draft.getAttribute('aria-label')).toBe('Draft of cell 7');

@@ -115,6 +115,9 @@ def test_report_adds_up(recorded: Command) -> None:
     assert (total["cost_usd"], total["unpriced_runs"], total["saved_usd"]) == ("0.0000264", 1, None)
     for by in ("cell", "run", "notebook", "day", "user", "status"):
         assert recorded("report", "--by", by).stdout.splitlines()[0].startswith(by)
+        rows = list(csv.DictReader(io.StringIO(recorded("report", "--by", by, "--csv").stdout)))
+        told = json.loads(recorded("report", "--by", by, "--json").stdout)
+        assert [row["runs"] for row in rows] == [str(row["runs"]) for row in told[:-1]]
     assert "total  0" in recorded("report", "--since", "2999-01-01").stdout.replace("     ", "  ").replace("   ", "  ")
 
 
@@ -311,6 +314,9 @@ WRONG: list[tuple[list[str], str]] = [
     (["report", "--by", "modell"], "did you mean model"),
     (["report", "--bye", "model"], "did you mean --by"),
     (["report", "--waste", "--by", "model"], "--by cannot be used with --waste"),
+    (["report", "--csv", "--json"], "--csv cannot be used with --json"),
+    (["report", "--csv", "--reprice"], "--csv cannot be used with --reprice"),
+    (["report", "--csv", "--project", "5/day"], "--csv cannot be used with --project"),
     (["report", "--waste", "--reprice"], "not allowed with argument --waste"),
     (["report", "--cell", "1"], "--cell needs --project"),
     (["report", "--project", "often"], "--project is 'often'; give a number of calls, such as 1e6/day"),

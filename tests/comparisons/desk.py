@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -38,13 +39,16 @@ class Planted(ScriptedEngine):
         super().__init__(name, [Script.of_text(["unused"])])
         self.answers = answers
         self.asked: list[str] = []
+        self._asking = threading.Lock()
 
     def count(self, prompt: Prompt) -> int:
         return sum(len(message.content.split()) for message in prompt.messages)
 
     def stream(self, prompt: Prompt) -> ScriptedStream:
-        text, number = prompt.messages[-1].content, len(self.asked)
-        self.asked.append(text)
+        text = prompt.messages[-1].content
+        with self._asking:
+            number = len(self.asked)
+            self.asked.append(text)
         pieces = [f"{word} " for word in self.answers(text, number).split(" ")]
         pieces[-1] = pieces[-1].removesuffix(" ")
         script = Script.of_text(pieces, input_tokens=self.count(prompt), ttft_s=0.1, itl_s=0.01)
@@ -64,12 +68,13 @@ class Desk:
         session.models.use(next(iter(models)))
 
     def compare(self, variants: object = VARIANTS, over: object = None, **options: Any) -> Comparison:
-        """As ``tokmagic.compare``, with ten items where none are given."""
+        """As ``tokmagic.compare``, with ten items where none are given, one run after another unless said."""
         plan = {name: options.pop(name, default) for name, default in (("repeat", 1), ("seed", 0), ("baseline", None))}
         given: dict[str, Any] = {
             **dict.fromkeys(("score", "budget", "pilot", "progress")),
             "models": [None],
             "tags": (),
+            "at_once": options.pop("concurrency", 1),
             **options,
         }
         given["options"] = {**plan, "sampling": given.pop("sampling", Sampling(max_tokens=20))}

@@ -13,9 +13,11 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from tests.commands import Command, command_in
 from tests.comparisons.desk import Desk, items, right, write_csv
+from tests.conftest import ROOT
 from tokmagic.comparisons.cells import split_variants
 from tokmagic.comparisons.results import Comparison
-from tokmagic.errors import GenerationInterrupted, UsageError
+from tokmagic.errors import BudgetError, EndpointError, GenerationInterrupted, PromptError, UsageError
+from tokmagic.magics import compare as magic
 from tokmagic.magics.magics import TokMagics
 from tokmagic.prompts.parser import HelpWanted
 
@@ -79,6 +81,39 @@ def test_a_cell_is_compared(compare: Compare, desk: Desk, shell: InteractiveShel
     assert desk.asked == 12
 
 
+def test_a_cell_also_says_where_the_money_goes(compare: Compare, desk: Desk, shell: InteractiveShell) -> None:
+    cell = "--- variant long\nBe kind. Be brief. {{ q }}\n--- variant short\n{{ q }}"
+    assert compare(f"{LINE} --savings 0 --into found", cell).money is not None
+    assert desk.asked == 6
+    # With so few items no difference is seen, so the baseline is the one to keep.
+    found = compare(f"{LINE} --savings $0.01 --baseline short --into found", cell)
+    assert shell.user_ns["found"] is found
+    told = repr(found)
+    assert (
+        told.index("variant − short")
+        < told.index("Where the money of short goes")
+        < told.index("it has no part that could go")
+    )
+    assert "Where the money of short goes" in found.to_html()
+    assert "Where the money of short goes" in found.to_markdown()
+    assert found.to_json()["savings"]["variant"] == "short"
+    asked = desk.asked
+    with pytest.raises(BudgetError, match="--savings is 'much'"):
+        compare(f"{LINE} --savings much --seed 2", cell)
+    assert desk.asked == asked, "what is wrong is told before anything runs"
+
+
+def test_a_budget_for_savings_that_covers_nothing_keeps_the_result(compare: Compare, desk: Desk) -> None:
+    cell = "--- variant long\nBe kind. Be brief. {{ q }}\n--- variant other\nBe kind. Be short. {{ q }}"
+    found = compare(f"{LINE} --savings 0.000001", cell)
+    assert found.complete
+    assert any("no part was left out: a budget of" in it for it in found.money.lines)
+    found = compare(f"{LINE} --savings 0.01", cell)
+    assert [it.part.label for it in found.money.ablations] == ["“Be brief.”", "“Be kind.”"]
+    assert desk.asked == 6 + 9
+    assert found.to_json()["savings"]["left_out"][0] == {"left_out": "“Be brief.”", "so": "no loss seen"}
+
+
 def test_a_score_may_be_the_notebooks_own(compare: Compare, shell: InteractiveShell) -> None:
     assert (compare("--over questions --score longer --max-tokens 20", CELL).values("score") == 4).all()
     shell.user_ns["making"] = lambda size: lambda answer: len(answer) > size
@@ -90,16 +125,58 @@ def test_files_are_read_by_their_ending(compare: Compare, tmp_path: Path) -> Non
     assert found.plan.runs == 4
 
 
+def test_a_folder_is_read_where_it_is_a_data_set(compare: Compare, shell: InteractiveShell) -> None:
+    folder = ROOT / "tests" / "fixtures" / "datasets" / "sharded"
+    assert len(compare(f"--over {folder} --max-tokens 20", CELL).plan.items.rows) == 10
+    rows = "[{'q': 'q1'}, {'q': 'q2'}]"
+    assert len(compare(f'--over "{rows}" --max-tokens 20', CELL).plan.items.rows) == 2
+
+
 WRONG = [
     ("--over nothing", r"--over cannot evaluate 'nothing': NameError"),
     (f"{LINE} --score exct(a)", r"score 'exct' is unknown \(did you mean exact\?\)"),
     (f"{LINE} --score nowhere", "--score cannot evaluate"),
     (f"{LINE} --into 1x", "--into '1x' is not a variable name"),
     (f"{LINE} --repeat 0", "repeat is 0"),
+    (f"{LINE} --concurrency 0", "concurrency is 0"),
     (f"{LINE} --seed x", "--seed"),
     (f"{LINE} -n 2", "unknown option '-n'"),
-    ("--max-tokens 20", "needs the column 'q'"),
+    ("--max-tokens 20", "the variant terse needs the column 'q', and there are no items; name them with over"),
 ]
+WRONG_CELLS = [
+    ("--- variant a\n--- variant b\n{{ q }}", UsageError, "the variant 'a' is empty; write its prompt below"),
+    ("--- variant a\n{{ q }}\n--- variant a\nx", UsageError, "two variants are called 'a'"),
+    ("--- variant a\n{{ q }}", UsageError, "one variant and one model, so nothing to compare"),
+    (
+        "--- variant a\n{{ q \n--- variant b\nx",
+        PromptError,
+        r"variant a: line 1 of the prompt: .*; write \{\{ '\{\{' \}\} for two braces that mean themselves$",
+    ),
+]
+
+
+def test_cells_that_cannot_be_compared_are_one_line_and_cost_nothing(compare: Compare, desk: Desk) -> None:
+    for cell, kind, says in WRONG_CELLS:
+        with pytest.raises(kind, match=says) as raised:
+            compare(LINE, cell)
+        assert len(str(raised.value).splitlines()) == 1
+    assert desk.asked == 0
+
+
+def test_an_item_that_makes_no_prompt_is_told_in_words_of_the_cell(compare: Compare) -> None:
+    cell = "--- variant a\n{% if q != 'q1' %}{{ q }}{% endif %}\n--- variant b\n{{ q }}"
+    (told,) = (it for it in compare(LINE, cell).notes() if "failed" in it)
+    assert told == "1 run of a failed, the first: PromptError: variant a, item 2: the prompt is empty for this item"
+
+
+def test_a_variant_that_never_ran_is_told_once(make_desk: Callable[..., Desk]) -> None:
+    def answers(text: str, number: int) -> str:
+        if text.startswith("reasoned"):
+            raise EndpointError("the server answered 500")
+        return right(text, number)
+
+    found = make_desk(small=answers).compare(score="exact(a)", over=items(4))
+    assert found.verdict == "Compared with terse. reasoned: nothing to compare, no item has a run of both."
 
 
 def test_what_is_wrong_is_one_line(compare: Compare, desk: Desk) -> None:
@@ -124,9 +201,40 @@ def test_an_interrupt_says_how_to_go_on(make_desk: Callable[..., Desk], shell: I
         return right(text, number)
 
     desk = make_desk(small=answers)
-    with pytest.raises(GenerationInterrupted, match="after 3 of 6 runs; call it again to go on"):
+    with pytest.raises(GenerationInterrupted, match="call it again to go on") as caught:
         TokMagics(shell, desk.session).compare(LINE, CELL)
+    assert f"after {sum(row.status == 'ok' for row in desk.rows)} of 6 runs" in str(caught.value)
     assert TokMagics(shell, desk.session).compare(LINE, CELL).complete
+
+
+def test_where_looking_for_savings_is_interrupted_the_result_is_shown(
+    make_desk: Callable[..., Desk], shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was compared is whole and paid for; a second call goes on with the parts."""
+    shown: list[Comparison] = []
+    monkeypatch.setattr(magic, "publish", shown.append)
+
+    def answers(text: str, number: int) -> str:
+        if number == 9:
+            raise KeyboardInterrupt
+        return right(text, number)
+
+    desk = make_desk(small=answers)
+    cell = "--- variant long\nBe kind. Say it. {{ q }}\n--- variant short\n{{ q }}"
+    line = f"{LINE} --savings 1 --into result"
+    with pytest.raises(GenerationInterrupted, match=r"^leaving out parts was interrupted after \d+ of 9 runs; call it"):
+        TokMagics(shell, desk.session).compare(line, cell)
+    (found,) = shown
+    assert found.complete
+    assert found.money is None
+    assert shell.user_ns["result"] is found
+    quiet = TokMagics(shell, make_desk(small=answers).session)
+    with pytest.raises(GenerationInterrupted):
+        quiet.compare(f"{line} --quiet --seed 2", cell)
+    assert len(shown) == 1
+    again = TokMagics(shell, desk.session).compare(line, cell)
+    assert again.money is not None
+    assert len(again.money.ablations) == 2
 
 
 # The command
@@ -164,7 +272,29 @@ def test_the_command_prints_the_result(tokmagic: Command) -> None:
 
 
 def test_a_pilot_prints_its_forecast(tokmagic: Command) -> None:
-    assert "2 items left" in tokmagic("compare", "c.toml", "--pilot", "1").stdout.splitlines()[-1]
+    done = tokmagic("compare", "c.toml", "--pilot", "1", "--concurrency", "1")
+    assert "2 items left" in done.stdout.splitlines()[-1]
+    assert "at once" not in done.stdout
+
+
+def test_the_command_also_says_where_the_money_goes(tokmagic: Command, tmp_path: Path) -> None:
+    assert "Where the money of a goes" in tokmagic("compare", "c.toml", "--savings", "0").stdout
+    (tmp_path / "s.toml").write_text(f"savings = 0.01\n{TOML}", encoding="utf-8")
+    assert json.loads(tokmagic("compare", "s.toml", "--json").stdout)["savings"]["variant"] == "a"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_the_command_keeps_its_result_where_looking_for_savings_is_interrupted(
+    tokmagic: Command, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    def interrupted(*_args: object, **_options: object) -> None:
+        raise GenerationInterrupted("leaving out parts was interrupted")
+
+    whole = tokmagic("compare", "c.toml", *options).stdout
+    monkeypatch.setattr(Comparison, "savings", interrupted)
+    done = tokmagic("compare", "c.toml", "--savings", "0.01", *options)
+    assert (done.returncode, done.stderr) == (130, "tokmagic: leaving out parts was interrupted\n")
+    assert done.stdout == whole
 
 
 BAD = [
@@ -175,7 +305,9 @@ BAD = [
     ("[variants]\na = 'b'\n[sampling]\nseed = 3", "seed stands outside it"),
     ("[variants]\na = 'b'\n[sampling]\nmax_token = 3", "unknown option 'max_token'"),
     ("model = 3\n[variants]\na = 'b'", "model is 3; give a name"),
+    ("concurrency = {big = 2}\n[variants]\na = 'b'\nb = 'c'", "concurrency names the model 'big'"),
     ("budget = true\n[variants]\na = 'b'\nb = 'c'", "budget is 'True'"),
+    ("savings = 'much'\n[variants]\na = 'b'\nb = 'c'", "savings is 'much'"),
     ("tags = 'x'\n[variants]\na = 'b'\nb = 'c'", "tags is 'x'"),
     ("[variants]\na = 3\nb = 'c'", "the variant 'a' is 3"),
 ]

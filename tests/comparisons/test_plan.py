@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.conftest import ROOT
 from tokmagic.comparisons import inputs, plan
 from tokmagic.comparisons.plan import Plan
 from tokmagic.core.prompt import Sampling
@@ -64,6 +67,41 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path, name: str, conten
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=says):
         inputs.read(tmp_path / name)
+
+
+DATASETS = ROOT / "tests" / "fixtures" / "datasets"
+"""Written by datasets 5.2.0: ten rows in three shards, and two splits, one of them shuffled."""
+
+
+def test_a_saved_data_set_is_read_without_its_package() -> None:
+    whole = inputs.read(DATASETS / "sharded")
+    assert list(whole.rows) == [{"q": f"q{it}", "a": f"a{it}", "n": it, "also": [f"a{it}", "x"]} for it in range(10)]
+    assert whole.source == str(DATASETS / "sharded")
+    assert [row["n"] for row in inputs.read(str(DATASETS / "splits" / "test")).rows] == [8, 4, 7]
+    with pytest.raises(UsageError, match=r"holds several splits; give one of them: .*/splits/train, .*/splits/test"):
+        inputs.read(DATASETS / "splits")
+
+
+def test_a_data_set_that_cannot_be_used_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="is a folder, and no saved Hugging Face data set; give a list of dicts"):
+        inputs.read(tmp_path)
+    folder = shutil.copytree(DATASETS / "sharded", tmp_path / "set")
+    (folder / "data-00001-of-00003.arrow").write_bytes(b"ARROW")
+    with pytest.raises(UsageError, match=r"00001-of-00003\.arrow cannot be read: .*; save the data set again"):
+        inputs.read(folder)
+    (folder / "data-00001-of-00003.arrow").unlink()
+    with pytest.raises(UsageError, match=r"00001-of-00003\.arrow cannot be read: No such file"):
+        inputs.read(folder)
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "../../secret.arrow"}]}')
+    with pytest.raises(UsageError, match=r"set/secret\.arrow cannot be read"):
+        inputs.read(folder)
+    for text in ("{", "{}", '{"_data_files": 3}', "[]"):
+        (folder / "state.json").write_text(text)
+        with pytest.raises(UsageError, match="is not what a data set's save_to_disk writes"):
+            inputs.read(folder)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"a saved data set needs the package pyarrow; run: pip install 'tokmagic\["):
+        inputs.read(DATASETS / "sharded")
 
 
 @pytest.mark.parametrize("over", [7, {"q": "a"}, b"q"])

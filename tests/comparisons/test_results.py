@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import time
 from collections.abc import Callable
 from decimal import Decimal
@@ -17,8 +18,8 @@ from tests.comparisons.planted import plant
 from tokmagic.comparisons import inputs, plan, scores
 from tokmagic.comparisons.figures import ArmFigures, Level, figures, frontier
 from tokmagic.comparisons.intervals import Interval
+from tokmagic.comparisons.outcome import Answer, Outcome
 from tokmagic.comparisons.results import Comparison
-from tokmagic.comparisons.running import Answer, Outcome
 from tokmagic.comparisons.verdicts import verdict
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Sampling
@@ -238,4 +239,7 @@ def test_ten_thousand_items_are_drawn_in_two_seconds() -> None:
     found, started = many(10_000), time.process_time()
     html = found.to_html() + repr(found.disagreements())
     assert time.process_time() - started <= 2
+    data, metadata = found._repr_mimebundle_()
+    assert len(json.dumps([data, metadata])) <= 1_000_000, "what the notebook grows by"
+    assert "answer answer" not in json.dumps(metadata)
     assert len(html) <= 1_000_000

@@ -18,7 +18,8 @@ import pytest
 import tokmagic
 from tests.comparisons.desk import VARIANTS, Desk, items, right, write_csv
 from tokmagic.comparisons.results import Comparison
-from tokmagic.comparisons.running import GIVEN_UP, Stand
+from tokmagic.comparisons.running import GIVEN_UP
+from tokmagic.comparisons.tally import Stand
 from tokmagic.core.prompt import Sampling
 from tokmagic.core.record import Selection
 from tokmagic.engines.base import ModelSpec
@@ -112,7 +113,7 @@ def test_the_public_function_does_the_same(desk: Desk, monkeypatch: pytest.Monke
 
 
 def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokmagic.comparisons.api.find_spec", lambda name: None if name == "scipy" else object())
+    monkeypatch.setattr("tokmagic.comparisons.packages.find_spec", lambda name: None if name == "scipy" else object())
     with pytest.raises(UsageError, match=r"needs the package scipy; run: pip install 'tokmagic\[compare\]'"):
         tokmagic.compare(VARIANTS)
 
@@ -429,7 +430,8 @@ def test_a_judge_that_answers_nonsense_marks_the_pair(make_desk: Make) -> None:
         "2 answers could not be scored and are left out: the judge's reply cannot be read: 'What a question!'; "
         "it should be A, B or tie"
     )
-    assert "in — of 0 pairs" in found.notes()[1]
+    assert found.notes()[1].startswith("the judge big cost $0.00")
+    assert found.notes()[1].endswith(", and no two replies of it could be read")
 
 
 def test_a_judge_that_fails_marks_the_pair(make_desk: Make) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests.comparisons.desk import Desk, items
 from tokmagic.comparisons import scores
 from tokmagic.comparisons.judges import Judge, judge, read_reply, verdict
-from tokmagic.comparisons.scores import Score, apply, read
+from tokmagic.comparisons.scores import Score, apply, apply_many, read
 from tokmagic.errors import UsageError
 
 SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
@@ -160,3 +163,33 @@ def test_the_judge_sees_task_and_answers_in_their_places() -> None:
     assert "<answer A>\nRome\n</answer A>" in user.content
     assert "<answer B>\nParis\n</answer B>" in user.content
     assert user.content.endswith("Which is shorter? Reply with A, B or tie.")
+
+
+def test_answers_that_are_scored_together_are_scored_as_alone(make_desk: Callable[..., Desk]) -> None:
+    sizes: list[int] = []
+
+    def many(answers: Sequence[tuple[str, Any]]) -> list[Any]:
+        sizes.append(len(answers))
+        return [len(text) if text != "a3" else float("nan") for text, _item in answers]
+
+    together = Score("length", lambda text, item: many([(text, item)])[0], passes=None, many=many)
+    found = make_desk().compare(score=together, over=items(80))
+    assert sizes == [64, 64, 32]
+    wanted = [2] * 10 + [3] * 70
+    assert found.values("score")[:, [*range(3), *range(4, 80)], 0].tolist() == [wanted[1:], wanted[1:]]
+    assert np.isnan(found.values("score")[:, 3]).all()
+    assert any("2 answers could not be scored" in it for it in found.notes())
+    assert found.row is not None
+    assert found.row.parts[0].score == pytest.approx(sum(wanted[1:]) / 79)
+
+
+def test_where_all_together_fail_each_is_scored_alone() -> None:
+    def many(answers: Sequence[tuple[str, Any]]) -> list[Any]:
+        return [1 / len(text) for text, _item in answers]
+
+    together = Score("inverse", lambda text, item: many([(text, item)])[0], many=many)
+    found = apply_many(together, [("ab", {}), ("", {}), ("a", {})])
+    assert [it.value for it in found] == [0.5, None, 1.0]
+    assert str(found[1].problem).startswith("ZeroDivisionError")
+    short = Score("short", lambda *_: 1.0, many=lambda _answers: [0.0])
+    assert [it.value for it in apply_many(short, [("a", {}), ("b", {})])] == [1.0, 1.0], "one for each, or it is none"

@@ -312,6 +312,13 @@ def test_no_difference_is_said_with_what_may_still_be_there() -> None:
         r"to see the \+0\.03 that was measured takes about 2,\d\d\d items\.",
         sentence(found, "the pass rate", plain),
     )
+    few = difference(np.ones((3, 1)), np.array([[1.0], [0.0], [0.0]]), passes=True)
+    assert few.smallest is None  # it would be above 1, and pass rates are never that far apart
+    assert re.fullmatch(
+        r"No difference in the pass rate was seen over 3 items: it may be anything from −1\.00 to \+?0\.00; "
+        r"to see the −0\.67 that was measured takes about \d+ items\.",
+        sentence(holm([few])[0], "the pass rate", plain),
+    )
     brief = sentence(found, "cost", plain, brief=True)
     assert re.fullmatch(
         r"No difference in cost was seen over 29 items: it may be anything from \S+ to \+0\.\d\d\.", brief
@@ -332,7 +339,7 @@ def test_what_cannot_be_told_is_said() -> None:
         "No difference in cost was seen: it is the same for each of 9 items."
     )
     three = difference(np.zeros((3, 1)), np.ones((3, 1)))
-    assert "it differs by +1.00 for each of 3 items" in sentence(holm([three])[0], "cost", plain)
+    assert "ost differs by +1.00 for each of 3 items, which are too few" in sentence(holm([three])[0], "cost", plain)
     many = difference(np.zeros((30, 1)), np.ones((30, 1)))
     assert "Cost is 1.00 higher (the same for each item; p < 0.001" in sentence(holm([many])[0], "cost", plain)
     one = difference(column(1.0), column(2.0))

@@ -23,6 +23,8 @@ NAMES = {
     "prices",
     "store_text",
     "budget_day",
+    "hold",
+    "alert_webhook",
     "cache",
     "cache_bytes",
     "connect_timeout_s",
@@ -81,7 +83,14 @@ def test_every_setting_can_come_from_the_environment(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = {name: f"value-{name}" for name in NAMES} | {"model_source": "hub", "home": str(tmp_path)}
-    given |= {"store_text": "off", "notebook_metadata": "off", "cache": "off", "cache_bytes": "1_000"}
+    given |= {
+        "hold": "p95",
+        "alert_webhook": "https://h/x",
+        "store_text": "off",
+        "notebook_metadata": "off",
+        "cache": "off",
+        "cache_bytes": "1_000",
+    }
     given |= dict.fromkeys(
         ("connect_timeout_s", "first_token_timeout_s", "silence_timeout_s", "attempts", "llamacpp_threads"), "7"
     )
@@ -95,6 +104,7 @@ def test_every_setting_can_come_from_the_environment(
 
 def test_every_setting_can_come_from_the_file(file: Path, tmp_path: Path) -> None:
     given = {name: f"value-{name}" for name in NAMES} | {"model_source": "package", "home": str(tmp_path)}
+    given |= {"hold": "p95", "alert_webhook": "https://h/x"}
     seconds = dict.fromkeys(
         ("connect_timeout_s", "first_token_timeout_s", "silence_timeout_s", "attempts", "llamacpp_threads"), "5"
     )

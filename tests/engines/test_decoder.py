@@ -76,14 +76,15 @@ def logits_of(model: Any, ids: list[int], count: int) -> Any:
 def test_logits_are_those_of_transformers(family: str, config: dict[str, Any], dtype: str) -> None:
     import torch
 
-    from tokmagic.engines.local.decoder import Segment, decoder
+    from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.decoder import decoder
 
     model = built(family, dtype, **config)
     ids = torch.randint(0, 300, (80,)).tolist()
     expected = logits_of(model, ids, 60)
     own = decoder(model, as_transformers=True)
     assert own is not None
-    cache = own.new_cache()
+    cache = own.new_caches().new()
     with torch.inference_mode():
         found = [own.forward([Segment(cache, ids[:60])])] + [own.forward([Segment(cache, [it])]) for it in ids[60:]]
     if dtype == "bfloat16":
@@ -117,7 +118,8 @@ def test_a_model_that_computes_something_else_is_found_out() -> None:
 def test_a_prompt_read_in_pieces_and_beside_others_is_the_same_prompt(piece: int) -> None:
     import torch
 
-    from tokmagic.engines.local.decoder import Segment, decoder
+    from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.decoder import decoder
 
     model = built("Llama", "float32")
     own = decoder(model)
@@ -125,7 +127,8 @@ def test_a_prompt_read_in_pieces_and_beside_others_is_the_same_prompt(piece: int
     one, other = torch.randint(0, 300, (60,)).tolist(), torch.randint(0, 300, (200,)).tolist()
     expected = logits_of(model, one, 60)[0], logits_of(model, other, 190)
     with torch.inference_mode():
-        mine, theirs = own.new_cache(), own.new_cache()
+        caches = own.new_caches()
+        mine, theirs = caches.new(), caches.new()
         own.forward([Segment(theirs, other[:190])])
         for begin in range(0, 60, piece):
             step = begin // piece
@@ -142,23 +145,128 @@ def test_a_prompt_read_in_pieces_and_beside_others_is_the_same_prompt(piece: int
 def test_a_cache_copied_from_a_beginning_goes_on_by_itself() -> None:
     import torch
 
-    from tokmagic.engines.local.decoder import Segment, decoder
+    from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.decoder import decoder
 
     model = built("Llama", "bfloat16")
     own = decoder(model, as_transformers=True)
     assert own is not None
     ids = torch.randint(0, 300, (300,)).tolist()
     with torch.inference_mode():
-        first = own.new_cache()
+        first = own.new_caches().new()
         own.forward([Segment(first, ids)])
         copied = first.copy(100)
         own.forward([Segment(first, [1])])
         logits = own.forward([Segment(copied, [5, 6, 7])])
-        whole = own.new_cache()
+        whole = own.new_caches().new()
         expected = own.forward([Segment(whole, [*ids[:100], 5, 6, 7])])
     torch.testing.assert_close(logits.float(), expected.float(), rtol=0.1, atol=0.1)
     assert copied.length == 103
     assert first.length == 301
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_sequences_of_all_lengths_come_and_go_beside_each_other(dtype: str) -> None:
+    """Slots of several sizes are taken, outgrown and given back while others go on: each is as it is alone."""
+    import torch
+
+    from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.decoder import decoder
+
+    torch.manual_seed(7)
+    own = decoder(built("Llama", dtype))
+    assert own is not None
+    lengths = [1, 5, 90, 126, 127, 128, 250, 1020, 1030, 40]
+    ends_at = [20, 3, 20, 20, 9, 20, 20, 20, 20, 6]
+    texts = [torch.randint(0, 300, (length + end,)).tolist() for length, end in zip(lengths, ends_at, strict=True)]
+    with torch.inference_mode():
+        caches = own.new_caches()
+        made = [caches.new() for _ in texts]
+        for cache, text, length in zip(made, texts, lengths, strict=True):
+            own.forward([Segment(cache, text[:length])])
+        found = [torch.empty(0)] * len(texts)
+        for step in range(20):
+            live = [it for it, end in enumerate(ends_at) if step < end]
+            logits = own.forward([Segment(made[it], [texts[it][lengths[it] + step]]) for it in live])
+            for row, it in enumerate(live):
+                found[it] = logits[row]
+                if step + 1 == ends_at[it]:
+                    made[it].free()
+            if step == 10:
+                # Who comes later takes over a slot, and nothing of who had it.
+                late = caches.new()
+                own.forward([Segment(late, texts[3][:126])])
+        also = own.forward([Segment(late, [texts[3][126]])])[0]
+        expected = [own.forward([Segment(own.new_caches().new(), text)])[0] for text in [*texts, texts[3][:127]]]
+    spread = 1e-4 if dtype == "float32" else 0.15
+    for mine, wanted in zip([*found, also], expected, strict=True):
+        torch.testing.assert_close(mine.float(), wanted.float(), rtol=spread, atol=spread)
+
+
+def test_a_sequence_of_nonsense_leaves_its_neighbours_and_heirs_alone() -> None:
+    import torch
+
+    from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.decoder import decoder
+
+    own = decoder(built("Llama", "float32"))
+    assert own is not None
+    with torch.inference_mode():
+        caches = own.new_caches()
+        one, other = caches.new(), caches.new()
+        own.forward([Segment(one, [1, 2, 3]), Segment(other, range(100))])
+        assert other.slots is not None
+        for data in other.slots.data:
+            data[:, other.slot] = float("nan")
+        logits = own.forward([Segment(one, [4]), Segment(other, [4])])
+        assert logits[0].isfinite().all()
+        assert not logits[1].isfinite().any()
+        other.free()
+        heir = caches.new()
+        own.forward([Segment(heir, [1, 2, 3])])
+        assert own.forward([Segment(one, [4]), Segment(heir, [4])]).isfinite().all()
+
+
+def test_the_room_that_is_reckoned_with_is_the_room_that_is_taken() -> None:
+    import torch
+
+    from tokmagic.engines.local.kv import KVCaches, room
+
+    caches = KVCaches(1, 1, 4, torch.float32)
+    for length in (1, 128, 129, 1024, 1025, 5000):
+        cache = caches.new()
+        cache.reserve(length)
+        assert cache.slots is not None
+        assert cache.slots.capacity == room(length) >= length
+        assert room(length) <= max(128, 2 * length)
+
+
+def test_room_is_given_back() -> None:
+    import torch
+
+    from tokmagic.engines.local.kv import KVCaches
+
+    caches = KVCaches(2, 1, 4, torch.float32)
+    made = [caches.new() for _ in range(5)]
+    for index, cache in enumerate(made):
+        cache.reserve(10)
+        cache.length = 1
+        for layer in (0, 1):
+            for kept in cache.layer(layer, 1):
+                kept.fill_(index)
+    room = made[0].slots
+    assert room is not None
+    for index in (0, 3, 4):
+        made[index].free()
+    for index in (1, 2):
+        assert made[index].slots is room
+        assert all((kept == index).all() for layer in (0, 1) for kept in made[index].layer(layer, 1))
+    made[1].reserve(200)
+    assert made[1].slots is not room
+    assert all((kept == 1).all() for kept in made[1].layer(1, 1))
+    made[2].free()
+    assert room.caches == []
+    assert all(data.numel() == 0 for data in room.data)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
@@ -168,19 +276,16 @@ def test_a_wide_product_is_the_products_of_rows_in_32_bits(dtype: str, bias: boo
     import torch
     from torch.nn import functional
 
-    from tokmagic.engines.local.products import Arithmetic, Matrix
+    from tokmagic.engines.local.products import Matrix
 
     torch.manual_seed(rows)
     weight = torch.randn(5000, 700).to(getattr(torch, dtype))  # more than one piece
     added = torch.randn(5000).to(weight.dtype) if bias else None
-    given = torch.randn(rows, 700).to(weight.dtype)
-    found = Matrix(weight, added).product(given, Arithmetic(wide_from=1))
-    expected = functional.linear(given.float(), weight.float(), None if added is None else added.float())
-    # Sums in another order: in 16 bits a result may be rounded to the neighbour.
-    spread = {"bfloat16": 2**-8, "float16": 2**-11, "float32": 1e-5}[dtype]
-    torch.testing.assert_close(found.float(), expected, rtol=spread, atol=1e-4)
-    assert found.dtype == weight.dtype
-    assert found.is_contiguous()
+    given = torch.randn(rows, 700)
+    expected = functional.linear(given, weight.float(), None if added is None else added.float())
+    for in_parts in (True, False):
+        found = Matrix(weight, added).wide(given, in_parts=in_parts)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_the_arithmetic_is_measured_and_a_row_is_computed_as_transformers_does() -> None:
@@ -193,4 +298,5 @@ def test_the_arithmetic_is_measured_and_a_row_is_computed_as_transformers_does()
     arithmetic = measure(weight)
     assert arithmetic.wide_from is None or arithmetic.wide_from >= 2
     row = torch.randn(1, 576).bfloat16()
-    assert torch.equal(Matrix(weight).product(row, arithmetic), functional.linear(row, weight))
+    assert not arithmetic.is_wide(1)
+    assert torch.equal(Matrix(weight).product(row), functional.linear(row, weight))

@@ -57,12 +57,24 @@ def test_a_spent_quota_is_not_asked_again(ask: Ask, server: Endpoint) -> None:
     assert len(server.asked) == 1
 
 
+def interrupt_between_attempts(server: Endpoint) -> None:
+    """Interrupt this process once the server has turned the first attempt away and that was read."""
+
+    def interrupt() -> None:
+        while not server.asked:
+            time.sleep(0.01)
+        time.sleep(2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+
+
 def test_waiting_for_the_next_attempt_can_be_interrupted(session: Session, server: Endpoint) -> None:
     server.script = status(429, Retry_After="30")
     began = time.monotonic()
-    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    interrupt_between_attempts(server)
     generation = session.generate(ASK, "m")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25, "the next attempt is 30 s away"
     assert generation.status == "interrupted"
 
 
@@ -174,7 +186,7 @@ def test_a_server_that_trickles_is_left(ask: Ask, session: Session) -> None:
     generation = ask(script)
     assert generation.status == "failed"
     assert "no answer for 0.5 s" in str(generation.error)
-    assert hung_up.wait(10)
+    assert hung_up.wait(60)
 
 
 def test_a_head_that_trickles_is_left(ask: Ask, session: Session) -> None:
@@ -219,7 +231,7 @@ def test_an_interrupt_closes_the_connection_and_counts_what_arrived(session: Ses
 
     server.script = script
     generation = session.generate(ASK, "m", watcher=Interrupt())
-    assert hung_up.wait(10)
+    assert hung_up.wait(60)
     assert (generation.status, generation.finish_reason) == ("interrupted", "interrupted")
     assert generation.cost.bound == "at_least"
     assert (generation.usage.output_tokens or 0) > 0
@@ -237,7 +249,7 @@ def test_an_interrupt_before_the_first_byte_closes_the_connection(session: Sessi
 
     server.script = script
     assert session.generate(ASK, "m").status == "interrupted"
-    assert hung_up.wait(10)
+    assert hung_up.wait(60)
     server.script = streams(ANSWER)
     assert session.generate(ASK, "m").status == "ok"
 
@@ -271,7 +283,7 @@ def test_an_attempt_that_the_server_may_bill_makes_the_cost_a_lower_bound(ask: A
 
 def test_stopping_while_the_next_attempt_is_waited_for_costs_nothing(session: Session, server: Endpoint) -> None:
     server.script = status(503, Retry_After="30")
-    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    interrupt_between_attempts(server)
     assert session.generate(ASK, "m").cost.usd == 0
 
 
@@ -290,7 +302,7 @@ def test_what_fails_while_showing_an_answer_hangs_up(session: Session, server: E
 
     server.script = script
     generation = session.generate(ASK, "m", watcher=Broken())
-    assert hung_up.wait(10)
+    assert hung_up.wait(60)
     assert (generation.status, generation.finish_reason, generation.cost.bound) == ("failed", "error", "at_least")
 
 

@@ -13,6 +13,7 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.registry import Models
+from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import UsageError
 from tokmagic.health import Probe, doctor
 from tokmagic.runs import api
@@ -103,3 +104,19 @@ def test_a_name_that_is_too_long_for_a_file_is_run_at_a_server(make_session: Mak
     generation = session.generate(ASK, "long")
     assert (generation.status, generation.finish_reason) == ("ok", "stop")
     assert session.ledger().runs()[0].info.model_id == name
+
+
+def test_an_open_engine_takes_the_place_of_another_of_its_name() -> None:
+    models = Models(TokMagic())
+    closed = []
+
+    class Closing(ScriptedEngine):
+        def close(self) -> None:
+            closed.append(self)
+
+    first, second = (Closing("mine", [Script.of_text([" a"])]) for _ in range(2))
+    models.register(first, ModelSpec("scripted"))
+    assert models.engine("mine") is first
+    models.register(second, ModelSpec("scripted"))
+    assert models.engine("mine") is second
+    assert closed == [first]

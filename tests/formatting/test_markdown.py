@@ -152,6 +152,7 @@ HOSTILE = [
     ("> ```\n> a < b && $c\n> ```", "a < b && $c"),
     ("- ```sh\n  a < b && $c\n  ```\n\nafter <b>", "a < b && $c after <b>"),
     ("\x1b[31mred\x07 \x00nul\x9b", "[31mred nul"),
+    ("pay \u202e52$ \u202c\u2067now\u2069", "pay ⟨202E⟩52$ ⟨202C⟩⟨2067⟩now⟨2069⟩"),
 ]
 
 

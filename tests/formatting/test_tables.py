@@ -12,6 +12,11 @@ def test_a_count_agrees_with_its_noun() -> None:
     assert [numbers.counted(n, "run") for n in (0, 1, 2, 1234)] == ["0 runs", "1 run", "2 runs", "1,234 runs"]
 
 
+def test_milliseconds_have_no_decimals_beyond_a_second() -> None:
+    shown = [numbers.milliseconds(it) for it in (None, 0.00052, 0.0111, 0.99994, 0.99996, 12.345)]
+    assert shown == ["—", "0.52", "11.1", "999.9", "1000", "12345"]
+
+
 def test_a_table_in_a_notebook_escapes_what_it_shows() -> None:
     made = Table(("<b>", "cost"), (("<script>alert(1)</script>", "$1"), ("&amp;", "$2")), note="<i> $3")
     seen: list[str] = []

@@ -24,7 +24,7 @@ HARDENED = (
     "--security-opt=no-new-privileges",
 )
 """As docs/container.md shows it: nothing can be written but the volumes and /tmp."""
-WAIT_S = 120.0
+WAIT_S = 300.0
 
 Found = TypeVar("Found")
 
@@ -101,9 +101,9 @@ class Container:
         return [json.loads(line) for line in self.exec("tokmagic", "export").splitlines()]
 
 
-def wait_for(look: Callable[[], Found | None], container: Container) -> Found:
+def wait_for(look: Callable[[], Found | None], container: Container, seconds: float = WAIT_S) -> Found:
     """Wait until ``look`` finds something; the container's log is in the error if it does not."""
-    deadline = time.monotonic() + WAIT_S
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := look():
             return found

@@ -103,8 +103,15 @@ def postgres_image() -> str:
 
 def tokmagic_image() -> str:
     """The real Dockerfile over the stand-in base, with the default model in it; TOKMAGIC_TEST_IMAGE names another."""
-    if given := os.environ.get("TOKMAGIC_TEST_IMAGE"):
-        return given
+    return os.environ.get("TOKMAGIC_TEST_IMAGE") or _tokmagic_image("test")
+
+
+def pool_image() -> str:
+    """The same with Ray in it; TOKMAGIC_TEST_POOL_IMAGE names another."""
+    return os.environ.get("TOKMAGIC_TEST_POOL_IMAGE") or _tokmagic_image("test-pool", EXTRAS="all,pool")
+
+
+def _tokmagic_image(name: str, **more: str) -> str:
     base = base_image()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     arguments = {
@@ -113,13 +120,14 @@ def tokmagic_image() -> str:
         "MODEL_SOURCE": "package",
         "IMAGE": "tokmagic",
         "REVISION": commit.stdout.strip() or "unknown",
+        **more,
     }
     options = [f"--build-arg={k}={v}" for k, v in arguments.items()]
     with _alone("tokmagic"):
-        _build(f"{IMAGE}:test", ROOT / "docker" / "Dockerfile", ROOT, options)
+        _build(f"{IMAGE}:{name}", ROOT / "docker" / "Dockerfile", ROOT, options)
         # Layers of earlier builds are the cache of the next one for a day, and then only take space.
         call("podman", "image", "prune", "--force", "--filter=until=24h", check=False)
-    return f"{IMAGE}:test"
+    return f"{IMAGE}:{name}"
 
 
 def _stand_in(name: str, recipe: Path, packages: list[str], arguments: list[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.containers import HARDENED, Container, once
+from tests.image.containers import HARDENED, Container, once, wait_for
 from tests.image.store import ROOT, call
 from tests.ui.lab import Lab, Notebook, chromium
 
@@ -110,8 +110,35 @@ def test_a_browser_shows_the_sidebar_and_a_run(start: Start, notebooks: Path, da
         row = notebook.row("cell-1")
         row.wait("ok")
         assert (row.raw("input"), row.raw("output")) == ("33", "8")
-    (run,) = container.ledger()
+    # The kernel's row and the shared engine's of the same run.
+    (run, there) = sorted(container.ledger(), key=lambda row: bool(row["duplicate"]))
     assert (run["input_tokens"], run["output_tokens"]) == (33, 8)
+    assert (run["input_source"], run["duplicate"], there["client_run_id"]) == ("reported", False, run["run_id"])
+
+
+def test_notebooks_share_one_model_which_is_started_anew(start: Start, notebooks: Path, data: str) -> None:
+    container = start(*HARDENED, f"--volume={notebooks}:/workspace/notebooks", f"--volume={data}:/data")
+    lab = Lab(f"{container.url}/", container.token, notebooks)
+    kernels = [lab.api("POST", "kernels", {"name": "python3"}) for _ in range(2)]
+    assert len(kernels) == 2
+    engine = wait_for(lambda: serving(container), container)
+    container.exec("sh", "-c", f"kill -KILL {engine}")
+    assert "it is started again in 1 s" in container.wait_line("^engine: the shared engine ended")
+    told = call("podman", "healthcheck", "run", container.name, check=False)
+    assert told.returncode == 0, "JupyterLab goes on"
+    wait_for(lambda: serving(container) not in {None, engine}, container)
+
+
+def serving(container: Container) -> int | None:
+    """The process of the shared engine once it answers, as the health check reads it."""
+    told = json.loads(container.exec("cat", "/tmp/tokmagic-engine-1000.json"))
+    return int(told["pid"]) if told["state"] == "serving" else None
+
+
+def test_the_shared_engine_can_be_switched_off(start: Start) -> None:
+    container = start("--env=TOKMAGIC_SHARED_ENGINE=off")
+    assert container.exec("sh", "-c", "ls /tmp/tokmagic-engine-* 2>/dev/null || true") == ""
+    assert "tokmagic.serve" not in container.log
 
 
 def test_it_is_healthy_while_its_server_answers(start: Start) -> None:

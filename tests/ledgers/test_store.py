@@ -118,13 +118,15 @@ def test_settling_twice_keeps_one_row_and_progress_alone_makes_none(ledger: Ledg
 
 @pytest.mark.parametrize("status", ["ok", "cached", "interrupted", "failed", "refused"])
 def test_every_field_survives(ledger: Ledger, status: Status) -> None:
-    record = replace(FULL, status=status)
+    record = replace(FULL, status=status, duplicate=True)
     ledger.settle(record)
     ledger.close()
     (kept,) = ledger.runs()
     for name in (field.name for field in fields(RunRecord)):
         assert getattr(kept, name) == getattr(record, name), name
-    assert all(getattr(FULL, field.name) not in (None, (), {}) for field in fields(RunRecord)), "FULL has a gap"
+    assert all(getattr(record, field.name) not in (None, (), {}, False) for field in fields(RunRecord)), (
+        "FULL has a gap"
+    )
 
 
 def test_unknown_comes_back_as_unknown_and_zero_as_zero(ledger: Ledger) -> None:
@@ -162,14 +164,15 @@ def test_totals_count_what_has_no_price_and_leave_out_what_runs(ledger: Ledger) 
     assert ledger.totals(EVERYTHING) == Sum()
     ledger.begin(run("running", cost="5", status="running"))
     ledger.settle(run("refused", status="refused"))
-    assert ledger.totals(EVERYTHING) == Sum(1)
+    assert ledger.totals(EVERYTHING) == Sum(1, refused_runs=1)
     ledger.settle(run("unpriced"))
-    assert ledger.totals(EVERYTHING) == Sum(2, 10, 4, None, 1)
+    assert ledger.totals(EVERYTHING) == Sum(2, 10, 4, None, 1, refused_runs=1)
     ledger.settle(run("free", cost="0"))
-    assert ledger.totals(EVERYTHING) == Sum(3, 20, 8, Decimal(0), 1)
+    assert ledger.totals(EVERYTHING) == Sum(3, 20, 8, Decimal(0), 1, refused_runs=1)
     for status, cost in (("ok", "0.1"), ("cached", "0.2"), ("interrupted", "0.000000000001"), ("failed", None)):
         ledger.settle(run(status=status, cost=cost))  # type: ignore[arg-type]
-    assert ledger.totals(EVERYTHING) == Sum(7, 60, 24, Decimal("0.300000000001"), 2, unpriced_hits=1)
+    expected = Sum(7, 60, 24, Decimal("0.300000000001"), 2, unpriced_hits=1, refused_runs=1)
+    assert ledger.totals(EVERYTHING) == expected
 
 
 def test_each_cell_shows_its_latest_run_oldest_first(ledger: Ledger) -> None:
@@ -255,20 +258,27 @@ def test_a_ledger_of_an_earlier_revision_is_brought_up_to_date(ledger: Ledger, l
     ledger.settle(FULL, CHAT, "Because.")
     ledger.close()
     engine = sa.create_engine(ledger_url)
+    indexes = ("runs_by_time", "runs_by_user", "runs_by_key", "runs_by_client", "runs_cached", "runs_metered")
+    columns = ("energy_source", "energy_bound", "key", "team", "client_run_id", "duplicate")
+    user = '"user"'  # a word of PostgreSQL's own
     earlier = (
-        "DROP INDEX runs_by_time",
+        *(f"DROP INDEX {name}" for name in indexes),
         "CREATE INDEX runs_by_time ON runs (started_at, model, status, cost_pico, saved_pico)",
-        "DROP INDEX runs_metered",
-        *(f"ALTER TABLE runs DROP COLUMN {name}" for name in ("energy_source", "energy_bound")),
+        f"CREATE INDEX runs_by_user ON runs ({user}, started_at, status, cost_pico, input_tokens, output_tokens)",
+        "CREATE INDEX runs_cached ON runs (status, saved_pico) WHERE status = 'cached'",
+        *(f"ALTER TABLE runs DROP COLUMN {name}" for name in columns),
+        *(f"DROP TABLE {name}" for name in ("keys", "alerts")),
         "UPDATE alembic_version SET version_num = '0002'",
     )
     with engine.begin() as connection:
         for statement in earlier:
             connection.exec_driver_sql(statement)
     with closing(Ledger(ledger_url)) as opened:
-        assert opened.runs() == [replace(FULL, energy_source=None, energy_bound=None)]
-    (index,) = [it for it in sa.inspect(engine).get_indexes("runs") if it["name"] == "runs_by_time"]
-    assert {"cost_source", "cost_bound"} <= set(index["column_names"])
+        assert opened.runs() == [replace(FULL, **dict.fromkeys(columns[:-1]), duplicate=False)]
+        assert opened.keys.all() == []
+    found = {str(it["name"]): it["column_names"] for it in sa.inspect(engine).get_indexes("runs")}
+    assert set(indexes) <= set(found)
+    assert {"cost_source", "cost_bound", "duplicate"} <= set(found["runs_by_time"])
     engine.dispose()
 
 
@@ -463,3 +473,37 @@ def test_many_threads_write_at_once(sqlite_url: str) -> None:
     with closing(Ledger(sqlite_url)) as ledger, ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: ledger.begin(run(f"run-{number}", status="running")), range(200)))
         assert {record.run_id for record in ledger.runs()} == {f"run-{number}" for number in range(200)}
+
+
+def test_the_run_before_a_cells_latest_is_its_last_complete_one(ledger: Ledger) -> None:
+    for run_id, cell, status in (
+        *(("a1", "a", "ok"), ("a2", "a", "ok"), ("a3", "a", "failed"), ("a4", "a", "ok")),
+        *(("b1", "b", "ok"), ("c1", "c", "cached"), ("c2", "c", "ok")),
+    ):
+        ledger.settle(run(run_id, cell_id=cell, status=status))  # type: ignore[arg-type]
+    ledger.settle(run("elsewhere", cell_id="a", notebook="/other.ipynb"))
+    ledger.settle(run("of no cell"))
+    assert ids(ledger.previous_by_cell(Selection())) == ["a4"]
+    ledger.settle(run("b2", cell_id="b", status="running"))
+    assert ids(ledger.previous_by_cell(Selection())) == ["a4", "b1"]
+    assert ledger.previous_by_cell(Selection(notebook="/other.ipynb")) == []
+
+
+def test_the_ledger_tells_the_newest_complete_runs_of_each_cell(ledger: Ledger) -> None:
+    for number in range(4):
+        for cell in ("a", "b"):
+            usage = Usage(input_tokens=10, output_tokens=number)
+            ledger.settle(
+                run(f"{cell}{number}", cell_id=cell, reading=Reading(usage), env={"source_sha256": f"{cell}{number}"})
+            )
+    ledger.settle(run("replayed", cell_id="a", status="cached"))
+    ledger.settle(run("compared", cell_id="a", tags=("compare:q", "data:d/2", "variant:v@c")))
+    ledger.settle(run("stopped", cell_id="a", status="interrupted"))
+    ledger.settle(run("of no cell"))
+    ledger.settle(run("elsewhere", cell_id="c", notebook="/other.ipynb"))
+    found = ledger.histories(Selection(), 2)
+    assert [(it.output_tokens, it.source_sha256) for it in found["b"]] == [(3, "b3"), (2, "b2")]
+    assert set(found) == {"a", "b", "c"}
+    assert set(ledger.histories(Selection(notebook="/other.ipynb"), 2)) == {"c"}
+    assert [it.replayed for it in found["a"]] == [True, False, False]
+    assert len(found["b"]) == 2

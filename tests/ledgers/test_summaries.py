@@ -25,7 +25,7 @@ from tokmagic.ledgers import Ledger, store, summaries
 from tokmagic.reports import table
 
 EVERYTHING = Selection()
-KEYS = ("cell", "run", "model", "notebook", "tag", "user", "status", "day")
+KEYS = ("cell", "run", "model", "notebook", "tag", "user", "status", "day", "key", "team")
 
 
 @pytest.fixture
@@ -43,8 +43,17 @@ def key_of(record: RunRecord, by: str) -> Any:
         "user": (record.user,),
         "status": (record.status,),
         "day": (f"{record.started_at.astimezone():%Y-%m-%d}",),
+        "key": (record.key,),
+        "team": (record.team,),
     }
     return keys[by]
+
+
+def added(records: list[RunRecord], by: str) -> list[RunRecord]:
+    """Those of some runs that are in the sums of a grouping: a duplicate only in those of its key and team."""
+    if by in ("key", "team"):
+        return [record for record in records if getattr(record, by) is not None]
+    return [record for record in records if not record.duplicate]
 
 
 def same(one: Sum, other: Sum) -> bool:
@@ -71,6 +80,9 @@ def records(draw: st.DrawFn) -> RunRecord:
         model=draw(st.sampled_from(["m", "n"])),
         user=draw(st.sampled_from([None, "ada"])),
         tags=draw(st.sampled_from([(), ("x",), ("x", "y")])),
+        key=draw(st.sampled_from([None, "k", "l"])),
+        team=draw(st.sampled_from([None, "t"])),
+        duplicate=draw(st.booleans()),
         ttft_s=draw(st.none() | st.floats(0, 9)) if status not in ("refused", "cached") else None,
         itl_mean_s=draw(st.none() | st.floats(0, 1)) if status not in ("refused", "cached") else None,
     )
@@ -90,12 +102,11 @@ def test_each_grouping_is_the_fold_over_its_rows(books: Ledger, made: list[RunRe
         books.settle(replace(record, status="running"))  # out of every sum
     for record in made:
         books.settle(record)
-    kept = [record for record in books.runs() if record.status != "running"]
-    total = books.totals(EVERYTHING)
-    assert same(total, Sum.of(kept))
+    ended = [record for record in books.runs() if record.status != "running"]
+    assert same(books.totals(EVERYTHING), Sum.of(added(ended, "")))
     for by in KEYS:
-        groups = books.summarise(EVERYTHING, by)
-        assert same(sum((group for _, group in groups), Sum()), total)
+        groups, kept = books.summarise(EVERYTHING, by), added(ended, by)
+        assert same(sum((group for _, group in groups), Sum()), Sum.of(kept))
         if by == "tag":
             continue
         for key, group in groups:
@@ -116,9 +127,9 @@ def test_each_grouping_of_energy_is_the_fold_over_its_rows(books: Ledger, made: 
         books.settle(replace(record, status="running"))
     for record in made:
         books.settle(record)
-    kept = [record for record in books.runs() if record.status != "running" and record.energy_j is not None]
+    metered = [record for record in books.runs() if record.status != "running" and record.energy_j is not None]
     for by in KEYS:
-        groups = dict(books.energies(EVERYTHING, by))
+        groups, kept = dict(books.energies(EVERYTHING, by)), added(metered, by)
         assert alike(sum(groups.values(), EnergySum()), EnergySum.of(kept)), by
         if by != "tag":
             assert set(groups) == {key_of(record, by) for record in kept}

@@ -370,3 +370,20 @@ def test_two_kernels_that_write_500_runs_each_at_once_lose_none(tmp_path: Path) 
     sessions = Counter(record.session for record in records)
     assert sorted(sessions.values()) == [500, 500]
     assert {(record.status, record.reading.cost.usd) for record in records} == {("ok", Decimal("0.000016"))}
+
+
+SLOWLY = """%model add far scripted:{script}
+import tokmagic
+answers = tokmagic.generate_many([f"Question {{it}}" for it in range(4)], "far", concurrency=1, cache=False)"""
+
+
+def test_many_runs_say_how_far_they_are_and_leave_no_line_behind(kernel: Kernel, tmp_path: Path) -> None:
+    script = tmp_path / "far.json"
+    script.write_text(json.dumps({"pieces": ["One ", "two."], "ttft_s": 0.4, "itl_s": 0.05, "pace": 1.0}))
+    ran = kernel.run(SLOWLY.format(script=script), cell_id="cell-far")
+    assert ran.ok, ran.error
+    texts = [display["data"].get("text/plain", "") for display in ran.displays]
+    told = [text for text in texts if " of 4 prompts, " in text]
+    assert told
+    assert "to come: " in told[0]
+    assert texts[-1] == ""

@@ -201,7 +201,7 @@ def test_figures_add_up_and_unknown_stays_unknown() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("nb.ipynb",), "check needs a limit: --max-cost, --max-tokens, or --max-increase with --against"),
+        (("nb.ipynb",), "check needs a limit: --max-cost, --max-tokens, --compare, or --max-increase with --against"),
         (("nb.ipynb", "--max-increase", "10%"), "--max-increase needs the earlier version"),
         (("nb.ipynb", "nb.ipynb", "--against", "nb.ipynb"), "for several use --against git:REV"),
         (("gone.ipynb", "--max-cost", "1"), "gone.ipynb cannot be read: No such file or directory"),

@@ -24,6 +24,7 @@ def profile(
     output_tokens: int,
     seed: int,
     ignore_eos: bool = False,
+    key: str | None = None,
 ) -> dict[str, Any]:
     """What aiperf exports of so many requests, one at a time, after one to warm up.
 
@@ -38,11 +39,24 @@ def profile(
     # Each of its processes takes what the server needs, where there are few cores.
     small = ("--workers-max", "1", "--record-processors", "1", "--export-level", "summary")
     quiet = ("--use-server-token-count", "--ui", "none", "--no-gpu-telemetry", "--no-server-metrics")
+    asked_with = () if key is None else ("--api-key", key)
     where = ("--model", model, "--url", base_url.removesuffix("/v1"), "--tokenizer", str(tokenizer))
     folder.mkdir(parents=True)
     done = subprocess.run(
         [
-            *(command, "profile", "--endpoint-type", "chat", "--streaming", *where, *lengths, *counts, *quiet, *small),
+            *(
+                command,
+                "profile",
+                "--endpoint-type",
+                "chat",
+                "--streaming",
+                *where,
+                *lengths,
+                *counts,
+                *quiet,
+                *small,
+                *asked_with,
+            ),
             *("--random-seed", str(seed), "--artifact-dir", str(folder / "out")),
         ],
         cwd=folder,

@@ -127,7 +127,7 @@ def _litellm_config(key: str, upstream: Peer, priced: Peer) -> dict[str, object]
     """The proxy's configuration; it is read as YAML, and JSON is that."""
 
     def proxied(peer: Peer) -> dict[str, object]:
-        return {"model": f"openai/{peer.model}", "api_base": peer.base_url, "api_key": "none"}
+        return {"model": f"openai/{peer.model}", "api_base": peer.base_url, "api_key": peer.key or "none"}
 
     hosted = {"model": "openai/gpt-4o-mini", "api_key": "none"}
     models: dict[str, dict[str, object]] = {

@@ -83,6 +83,12 @@ def test_the_whole_run_is_priced_at_the_tier_that_its_input_reaches(tokens: int,
     assert bill(usage(tokens, 0), None, replace(TIERED, tiers=TIERED.tiers[::-1])).usd == D(expected)
 
 
+def test_the_time_of_a_run_whose_end_was_not_told_is_a_lower_bound() -> None:
+    rates = Rates(device_hour=D(36))
+    assert bill(usage(10, 5), 2.0, rates) == Cost(D("0.02"), "measured", "exact", None, D("0.02"))
+    assert bill(usage(10, 5), 2.0, rates, cut=True) == Cost(D("0.02"), "estimated", "at_least", None, D("0.02"))
+
+
 def test_each_part_is_priced_at_its_tier() -> None:
     parts = usage(201, 10, cached_input_tokens=100, cache_write_input_tokens=50)
     assert bill(parts, None, TIERED).usd == (51 * D(2) + 100 * D("0.2") + 50 * D("2.5") + 10 * D(6)) / 1_000_000
@@ -341,10 +347,13 @@ def test_the_list_says_where_each_price_comes_from(magics: TokMagics, session: S
     assert table.note.startswith(f"{path}, line 2: input is -1")
 
 
+def test_one_models_rates_are_shown(magics: TokMagics) -> None:
+    assert [line["model"] for line in magics.price("scripted").as_dicts()] == ["scripted"]
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("scripted", "no rate is given"),
         ("smollm2 --input 1", "give --output too"),
         ("scripted --input 1 --as openai/gpt-5-minni", "did you mean gpt-5-mini"),
         ("scripted --input nan --as openai/gpt-5-mini", "--input is 'nan'"),

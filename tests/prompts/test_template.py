@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.errors import PromptError, UsageError
 from tokmagic.prompts.options import check_sampling
-from tokmagic.prompts.template import build, parse, render, sha256
+from tokmagic.prompts.template import build, parse, read, render, sha256
 
 SAMPLING = Sampling()
 ROLES = ("system", "user", "assistant")
@@ -298,3 +298,15 @@ def test_the_digest_is_the_questions_alone() -> None:
     others = [replace(one, completion=True), Prompt(tuple(ask("Hi "))), Prompt((Message("system", "Hi"),))]
     assert len({sha256(prompt) for prompt in [one, *others]}) == 4
     assert sha256(Prompt(tuple(ask("a", "b")))) != sha256(Prompt(tuple(ask("a\nb"))))
+
+
+def test_a_body_that_is_read_once_makes_the_same_messages() -> None:
+    body = "--- system\r\nBe {{ how }}.\r\n--- user\r\n{% for it in asked %}{{ it }}? {% endfor %}"
+    made = read(body)
+    for variables in ({"how": "brief", "asked": [1, 2]}, {"how": "--- user\nkind", "asked": []}):
+        assert made(variables) == parse(body, variables)
+    with pytest.raises(PromptError, match="'how' is undefined"):
+        made({"asked": []})
+    assert read(body) is made
+    with pytest.raises(PromptError, match="line 2 of the prompt"):
+        read("one\n{{ two")

@@ -31,7 +31,7 @@ FIELDS = re.findall(
     engine device dtype quant params seed prompt_sha256 input_tokens cached_input_tokens cache_write_input_tokens
     output_tokens reasoning_tokens input_source output_source local_input_tokens anomaly ttft_s queue_s latency_s
     itl_mean_s itl_p50_s itl_p95_s output_tokens_per_s attempts device_seconds gpu_peak_bytes energy_j rates cost_usd
-    cost_source cost_bound compute_cost_usd saved_usd replay_of tags env""",
+    cost_source cost_bound compute_cost_usd saved_usd replay_of tags env key team client_run_id duplicate""",
 )
 
 
@@ -80,9 +80,18 @@ def test_csv_round_trips() -> None:
     for row, record in zip(rows, (FULL, run("x")), strict=True):
         flat = unflat(row)
         for name, value in export_row(record).items():
-            kept = flat[name]
-            assert kept == (value if isinstance(value, dict | list) else "" if value is None else str(value)), name
+            kept, plain = flat[name], json.dumps(value) if isinstance(value, bool) else str(value)
+            assert kept == (value if isinstance(value, dict | list) else "" if value is None else plain), name
     assert list(csv.reader(io.StringIO("".join(export_lines([], "csv"))))) == [FIELDS]
+
+
+@pytest.mark.parametrize("text", ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\t=1", "\r=1"])
+def test_a_spreadsheet_takes_no_text_of_a_csv_for_a_formula(text: str) -> None:
+    record = run("x", error=text, tags=(text,))
+    (row,) = csv.DictReader(io.StringIO("".join(export_lines([record], "csv")), newline=""))
+    assert row["error"] == f"'{text}"
+    assert unflat(row)["tags"] == [text]
+    assert [name for name, value in row.items() if value.startswith(("=", "+", "-", "@", "\t", "\r"))] == []
 
 
 def test_parquet_round_trips(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,6 +23,7 @@ from tokmagic.formatting.tables import Table
 from tokmagic.ledgers import Ledger
 from tokmagic.prices import PriceBook
 from tokmagic.reports import GROUPS, cell_runs, repriced, table, waste, waste_line
+from tokmagic.reports.csv_lines import csv_lines
 
 TINY = Decimal("0.000000000001")
 START = datetime(2026, 11, 24, 9, 15, 2, 120000, tzinfo=UTC)
@@ -59,6 +62,9 @@ FULL = RunRecord(
     replay_of="e" * 32,
     tags=("a", "b,c"),
     env={"torch": "2.13.0", "note": 'say "hi"'},
+    key="0123456789ab",
+    team="Büro 2",
+    client_run_id="d" * 32,
 )
 
 
@@ -180,15 +186,80 @@ EVERYTHING = Selection()
 @pytest.mark.parametrize("by", [*BY, "day"])
 def test_each_grouping_has_its_lines_and_one_total(ledger: Ledger, by: str) -> None:
     made = table(filled(ledger, RUNS), EVERYTHING, by)
-    assert made.columns == (by, "runs", "in", "out", "cost", "saved", "TTFT", "ms/token")
+    assert made.columns == (by, "runs", "refused", "in", "out", "cost", "saved", "TTFT", "ms/token")
     names = [row[0] for row in made.rows]
     days = [record.started_at.astimezone().strftime("%Y-%m-%d") for record in (RUNS[0], RUNS[4])]
     assert names == [*BY.get(by, days), "total"]
-    assert made.rows[-1][1:5] == ("5", "40", "16", "≥$0.3000")
+    assert made.rows[-1][1:6] == ("5", "1", "40", "16", "≥$0.3000")
     assert made.note.startswith("1 of 5 runs without a price")
     if by != "tag":  # a run with two tags is in both lines, and once in the total
         assert sum(int(row[1]) for row in made.rows[:-1]) == 5
-    assert set(GROUPS) == {*BY, "day"}
+        assert [row[2] for row in made.rows] == [str(line["refused_runs"]) for line in made.exact]
+        assert sum(int(row[2]) for row in made.rows[:-1]) == 1
+    assert set(GROUPS) == {*BY, "day", "key", "team"}
+
+
+def shared(ledger: Ledger) -> None:
+    """Runs with and without a key; one of them is in the ledger by its client's row, too."""
+    ada, bob = (ledger.keys.add(name, name, "=search", Decimal(5))[0] for name in ("ada's", "=bob()"))
+    for number, key in enumerate((ada, ada, bob)):
+        made = run(f"s{number}", cost="0.1", user=key.user, key=key.key_id, team=key.team)
+        ledger.settle(replace(made, duplicate=number == 0, client_run_id="c" if number == 0 else None))
+    ledger.settle(run("c", cost="0.1", user="ada's"))
+    ledger.settle(run("x", cost="7", key="0" * 12, team="-2"))
+
+
+def test_keys_and_teams_have_all_of_their_runs_and_no_others(ledger: Ledger) -> None:
+    shared(ledger)
+    keys, teams, users = (table(ledger, EVERYTHING, by) for by in ("key", "team", "user"))
+    assert [row[:2] for row in keys.rows] == [("ada's", "2"), ("=bob()", "1"), ("0" * 12, "1"), ("total", "4")]
+    assert [(row[0], row[1], row[4]) for row in teams.rows] == [
+        *(("=search", "3", "$0.3000"), ("-2", "1", "$7.00"), ("total", "4", "$7.30")),
+    ]
+    assert [row[:2] for row in users.rows] == [("ada's", "2"), ("=bob()", "1"), ("—", "1"), ("total", "4")]
+    book = PriceBook()
+    book.set("smollm2", Rates(Decimal(10_000), Decimal(20_000)))
+    assert [row[:2] for row in repriced(ledger, EVERYTHING, book, "key").rows] == [row[:2] for row in keys.rows]
+    assert [row[:2] for row in repriced(ledger, EVERYTHING, book, "user").rows] == [row[:2] for row in users.rows]
+
+
+def test_a_bill_is_exact_adds_up_and_computes_nothing(ledger: Ledger) -> None:
+    shared(ledger)
+    for by in GROUPS:
+        made = table(ledger, EVERYTHING, by)
+        rows = list(csv.DictReader(io.StringIO("".join(csv_lines(made)), newline="")))
+        told = made.as_dicts()
+        assert list(rows[0]) == list(told[-1])
+        assert sum(Decimal(row["cost_usd"]) for row in rows) == Decimal(told[-1]["cost_usd"])
+        assert [row[by].removeprefix("'") for row in rows] == [str(row[by]) for row in told[:-1]]
+        assert not any(value[:1] in "=+-@\t\r" for row in rows for value in row.values() if value), by
+    (row, _) = csv.DictReader(io.StringIO("".join(csv_lines(table(ledger, EVERYTHING, "team"))), newline=""))
+    assert float(row.pop("ttft_s")) == pytest.approx(0.2)
+    assert row == {
+        "team": "'=search",
+        "runs": "3",
+        "refused_runs": "0",
+        "input_tokens": "30",
+        "output_tokens": "12",
+        "cost_usd": "0.3",
+        "unpriced_runs": "0",
+        "estimated_runs": "0",
+        "at_least_runs": "0",
+        "at_most_runs": "0",
+        "cost_estimated": "false",
+        "cost_bound": "exact",
+        "saved_usd": "",
+        "saved_estimated": "false",
+        "saved_bound": "exact",
+        "itl_mean_s": "0.01",
+        "energy_j": "",
+        "energy_runs": "0",
+        "energy_per_output_token_j": "",
+        "energy_estimated": "false",
+        "energy_bound": "exact",
+    }
+    (header,) = csv_lines(table(ledger, Selection(user="nobody"), "user"))
+    assert header.startswith("user,runs,")
 
 
 def test_an_unknown_group_is_refused_with_the_nearest(ledger: Ledger) -> None:
@@ -299,6 +370,7 @@ def test_numbers_for_programs_are_exact(ledger: Ledger) -> None:
     assert made[0] == {
         "model": FULL.info.name,
         "runs": 1,
+        "refused_runs": 0,
         "input_tokens": 412,
         "output_tokens": 118,
         "cost_usd": "123.456789012345",

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from multiprocessing.queues import SimpleQueue
+from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier, Event
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,7 @@ SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["tests.runs.test_budgets"])
 
 
-def admit_many(url: str, name: str, each: int, start: Barrier, admitted: SimpleQueue[int], end: Event) -> None:
+def admit_many(url: str, name: str, each: int, start: Barrier, admitted: Queue[int], end: Event) -> None:
     """Ask for ``each`` admissions once all have begun, settle every second one, and hold the others until the end."""
     ledger, found = Ledger(url), 0
     start.wait(60)
@@ -204,7 +204,7 @@ def admit_many(url: str, name: str, each: int, start: Barrier, admitted: SimpleQ
 @pytest.mark.parametrize("each", [40, pytest.param(250, marks=pytest.mark.slow)])
 def test_of_many_admissions_at_once_exactly_fifty_are_admitted(books: Ledger, database_url: str, each: int) -> None:
     books.set_budget(DAY)
-    start, admitted, end = SERVER.Barrier(4), SERVER.SimpleQueue(), SERVER.Event()
+    start, admitted, end = SERVER.Barrier(4), SERVER.Queue(), SERVER.Event()
     children = [
         SERVER.Process(target=admit_many, args=(database_url, str(number), each, start, admitted, end))
         for number in range(4)
@@ -212,7 +212,7 @@ def test_of_many_admissions_at_once_exactly_fifty_are_admitted(books: Ledger, da
     for child in children:
         child.start()
     try:
-        assert sum(admitted.get() for _ in children) == 50
+        assert sum(admitted.get(timeout=120) for _ in children) == 50
         now = stands(books)
         assert (now.available_usd, now.spent_usd + now.held_usd) == (0, 5)
     finally:

@@ -167,7 +167,7 @@ def answer(*choices: Choice) -> cache.Answer:
 @given(ANY_TEXT, st.lists(st.integers(0, 2**40)), ANY_TEXT)
 def test_what_is_kept_comes_back_as_it_was(text: str, tokens: list[int], other: str) -> None:
     texts = [text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass") for text in (text, other)]
-    before = answer(Choice(texts[0], tuple(tokens), "stop"), Choice(texts[1], (), "length"))
+    before = answer(Choice(texts[0], tuple(tokens), "stop"), Choice(texts[1], (), "length", reasoning=texts[0]))
     written = cache.dump("k", before)
     assert "\0" not in written
     written.encode()

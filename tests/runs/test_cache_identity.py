@@ -103,3 +103,4 @@ def test_a_hit_loads_no_model(make_session: Make, model_home: Path, sqlite_url: 
 def test_an_answer_that_goes_on_past_its_end_is_another_one() -> None:
     identity, asked = EngineInfo("m", "org/m", "local"), ask()
     assert key(identity, replace(asked, ignore_eos=True)) != key(identity, asked)
+    assert len({key(identity, replace(asked, min_tokens=least)) for least in (0, 1, 2)}) == 3

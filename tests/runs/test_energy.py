@@ -17,12 +17,12 @@ from tests.nvml import GIB, Device, install
 from tests.reports.test_tables import run
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import EnergySum, EngineInfo, RunRecord
-from tokmagic.core.stream import Finished, Source, Started, Token, Usage
+from tokmagic.core.stream import Energy, Finished, Source, Started, Token, Usage
 from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import ContextError
 from tokmagic.reports.exports import export_row
 from tokmagic.runs import run as execution
-from tokmagic.runs.energy import Account, Accounts, Energy, Window
+from tokmagic.runs.energy import Account, Accounts, Window
 from tokmagic.runs.session import Session
 
 Make = Callable[..., Session]
@@ -170,11 +170,11 @@ def test_a_device_is_followed_while_runs_go_on_alone(desk: Desk) -> None:
     (thread,) = following()
     # The thread reads by itself.
     desk.meter.joules = lambda: (asked.set(), joules())[1]  # type: ignore[method-assign]
-    assert asked.wait(10)
+    assert asked.wait(60)
     desk.end(one, 2.0, 1.0)
     assert thread.is_alive()
     two.drop()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert following() == []
 
@@ -259,6 +259,17 @@ def test_a_run_that_has_no_meter_has_no_energy(board: Device, make_session: Make
     assert following() == []
 
 
+def test_what_another_machine_measured_is_the_runs(board: Device, make_session: Make) -> None:
+    whole = answer(0.3)
+    last = whole.events[-1]
+    assert isinstance(last, Finished)
+    there = Energy(2.5, "measured", "at_most", "RAPL")
+    engine = ScriptedEngine("m", [replace(whole, events=(*whole.events[:-1], replace(last, energy=there)))])
+    row = generated(make_session(), engine)  # type: ignore[arg-type]
+    assert (row.energy_j, row.energy_source, row.energy_bound) == (2.5, "measured", "at_most")
+    assert row.env["energy"]["meter"] == "RAPL"
+
+
 class Refusing(Local):
     def stream(self, prompt: Prompt) -> Any:
         raise ContextError(f"{len(prompt.messages)} message is too long")
@@ -268,7 +279,7 @@ def test_a_refused_run_took_nothing_and_leaves_nothing_behind(board: Device, mak
     row = generated(make_session(), Refusing("m", "cuda:0", answer(0.5)))
     assert (row.status, row.energy_j, row.energy_bound) == ("refused", None, None)
     for thread in following():
-        thread.join(10)
+        thread.join(60)
     assert following() == []
 
 

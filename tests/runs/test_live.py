@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import json
+import os
 import threading
 import time
 import uuid
@@ -24,18 +25,25 @@ from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Cost, Rates, Uncertainty
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import EngineInfo, Reading, RunRecord, Sum, source_sha256
+from tokmagic.core.record import EnergySum, EngineInfo, Reading, RunRecord, Sum, source_sha256
 from tokmagic.core.stream import Usage
-from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.base import ModelSpec, ServedModel, Share
+from tokmagic.engines.fit import Held
+from tokmagic.engines.gpu import Gpu, Load
+from tokmagic.engines.gpu.memory import split
 from tokmagic.engines.registry import Models
 from tokmagic.errors import LedgerError
 from tokmagic.runs.channel import CONTROL_TARGET, DATA_TARGET, INTERVAL_S, Channel
+from tokmagic.runs.drafts.likely import Likely
 from tokmagic.runs.drafts.wire import Draft, Edit, State, draft_wire, parse
+from tokmagic.runs.gpu_readings import GpuReading
 from tokmagic.runs.live import ModelView, View, row_wire, snapshot_wire
 from tokmagic.runs.session import Session
+from tokmagic.runs.shared_readings import SharedReading
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "wire"
 PATIENCE_S = 60.0
+GIB = 2**30
 SMOLLM = EngineInfo(
     "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct", "local", device="cpu", dtype="bfloat16", context_tokens=8192
 )
@@ -62,7 +70,7 @@ BILL = Cost(Decimal("0.0011"), "measured", shadow_usd=Decimal("0.00030"))
 DONE = Reading(usage(118), BILL, 0.204, None, 1.5, 0.0111, spark_ms=(11.2,))
 GUESSED = Reading(usage(37, "estimated"), replace(PRICE, source="estimated", bound="at_least"), 0.204, None, 0.6036)
 CACHED = Reading(usage(37), Cost(Decimal(0), "measured", saved_usd=Decimal("0.00110")))
-OF_CELL = {"source_sha256": source_sha256("%%generate\nWhy?"), "execution": "request-1"}
+OF_CELL = {"source_sha256": source_sha256("%%generate\nWhy?"), "execution": "request-1", "execution_count": 3}
 OK_ROW = record(
     *("a1", "c-ok", "ok", DONE),
     finish_reason="stop",
@@ -82,6 +90,10 @@ ROWS = (
         error="stopped at $0.0000521",
         rates=Rates(device_hour=Decimal(1), source="list price: a GPU by the hour"),
     ),
+)
+BEFORE = record(
+    *("a0", "c-ok", "ok"),
+    replace(DONE, usage=replace(usage(100), input_tokens=400), cost=Cost(Decimal("0.00090")), latency_s=1.25),
 )
 SPENT_AND_HELD = (Decimal("0.00110"), Decimal("0.00050"), 942, 512, 1)
 STANDINGS = (
@@ -108,6 +120,42 @@ def test_a_streaming_message_is_the_fixture() -> None:
     assert snapshot_wire(view, session=SESSION, seq=12, complete=False) == fixture("streaming")
 
 
+def test_a_model_on_a_gpu_is_the_fixture() -> None:
+    load = Load(0.38, 0.12, 412.0, 700.0)
+    board = Gpu(0, "NVIDIA H200", 140 * GIB, 30 * GIB, "580", load=load, processes={os.getpid(): 20 * GIB})
+    memory = split(board, Held(12 * GIB, 15 * GIB, 19 * GIB), other_weights_bytes=GIB)
+    reading = GpuReading(board, memory, datetime(2026, 11, 24, 9, 15, 2, 120_000, tzinfo=UTC))
+    energy = EnergySum(3, 1234.5, uncertainty=Uncertainty(at_most_runs=1))
+    on_gpu = replace(SMOLLM, device="cuda:0")
+    told = []
+    for view in (
+        ModelView(on_gpu, "ready", gpu=reading, energy=energy),
+        ModelView(on_gpu, "ready", gpu=GpuReading(replace(board, load=Load()), None, reading.at)),
+    ):
+        message = snapshot_wire(View(None, view, None, None, ()), session=SESSION, seq=1, complete=False)
+        told.append(message["model"])
+    assert told == fixture("gpu")
+
+
+def test_a_model_at_a_shared_engine_is_the_fixture() -> None:
+    model = ServedModel("smollm2", "ready", {"ada": 2, "ben": 1})
+    money: dict[str, Any] = {
+        "cap_usd": Decimal("20.00"),
+        "left_usd": Decimal("12.3400"),
+        "cap_tokens": 100_000,
+        "left_tokens": 2500,
+    }
+    share = Share(model, running=2, waiting=1, key="notebooks", team="research", **money)
+    at = datetime(2026, 11, 24, 9, 15, 2, 120_000, tzinfo=UTC)
+    info = replace(SMOLLM, engine="endpoint", device=None, server="http://engine:8000")
+    told = []
+    for one in (share, Share(ServedModel("smollm2", "unloaded", {}))):
+        view = ModelView(info, "ready", shared=SharedReading(one, at))
+        message = snapshot_wire(View(None, view, None, None, ()), session=SESSION, seq=1, complete=False)
+        told.append(message["model"])
+    assert told == fixture("shared")
+
+
 def test_a_state_message_with_every_kind_of_row_is_the_fixture() -> None:
     view = View(
         NOTEBOOK,
@@ -116,6 +164,7 @@ def test_a_state_message_with_every_kind_of_row_is_the_fixture() -> None:
         Sum(2, 824, 118, Decimal("0.0011"), 1, uncertainty=Uncertainty(estimated_runs=1)),
         ROWS,
         STANDINGS,
+        (BEFORE,),
     )
     message = snapshot_wire(view, session=SESSION, seq=1, complete=True)
     assert message == fixture("state")
@@ -125,6 +174,14 @@ def test_a_state_message_with_every_kind_of_row_is_the_fixture() -> None:
 def test_an_empty_message_is_the_fixture() -> None:
     view = View(None, None, None, None, ())
     assert snapshot_wire(view, session="s", seq=1, complete=True) == fixture("empty")
+
+
+def test_a_run_that_waits_for_its_turn_says_so_where_that_is_known() -> None:
+    waiting = record("w", "c", "running", Reading())
+    assert row_wire(waiting)["queued"] is True
+    assert "queued" not in row_wire(replace(waiting, reading=Reading(usage(0)))), "its prompt was counted"
+    assert "queued" not in row_wire(replace(waiting, status="interrupted"))
+    assert "queued" not in row_wire(replace(waiting, info=replace(SMOLLM, engine="endpoint"))), "a server does not say"
 
 
 def test_the_metadata_of_an_output_is_the_fixture() -> None:
@@ -388,6 +445,7 @@ def test_control_messages_of_the_fixture_are_understood(wire: Wire, numbers: Num
 
 def test_drafts_are_the_fixture() -> None:
     priced = Cost(Decimal("0.0000618"), "counted"), Cost(Decimal("0.00021540"), "counted")
+    expected = Likely(Decimal("0.00010"), Decimal("0.00008"), Decimal("0.00012"), 4, True)
     estimated = "the template holds more than {{ name }} of a string or number, which only a run fills in"
     by_the_hour = Draft(
         *("smollm2", 412, "counted", 256, 8192),
@@ -397,7 +455,7 @@ def test_drafts_are_the_fixture() -> None:
     )
     drafts: list[tuple[State, Draft]] = [
         ("counting", Draft("smollm2", 6, "estimated", 256)),
-        ("counted", Draft("smollm2", 412, "counted", 256, 8192, *priced)),
+        ("counted", Draft("smollm2", 412, "counted", 256, 8192, *priced, likely=expected)),
         ("counted", Draft(None, 108_031, "estimated", reason=estimated, costly=True)),
         ("lost", Draft()),
         ("counted", by_the_hour),

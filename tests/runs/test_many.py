@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import tokmagic
 from tests.servers import Asked, Wire, chunk, serve
 from tokmagic.core.budget import Budget
 from tokmagic.core.money import Rates
+from tokmagic.core.record import Sum
 from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import BudgetError, EndpointError, GenerationInterrupted, ModelError, UsageError
-from tokmagic.runs import api
+from tokmagic.runs import api, pace
+from tokmagic.runs.pace import Pace
 from tokmagic.runs.session import Session
 
 DOLLAR_A_TOKEN = Rates(input=Decimal(0), output=Decimal(1_000_000), source="%price")
@@ -69,7 +72,7 @@ def test_so_many_are_at_a_server_at_once(session: Session, concurrency: int | No
     def script(_asked: Asked, wire: Wire) -> None:
         open_now.append(1)
         most.append(len(open_now))
-        meet.wait(20)
+        meet.wait(60)
         open_now.pop()
         wire.open_stream()
         wire.event(chunk("yes"))
@@ -157,9 +160,9 @@ def test_an_interrupt_settles_every_row(session: Session, after_s: float) -> Non
 
 def test_a_sidebar_that_stops_one_stops_that_one(session: Session) -> None:
     def stop() -> None:
-        while not session._running:  # none of them is slower than this
+        while not session._under_way.ids():  # none of them is slower than this
             pass
-        session.stop(next(iter(session._running)))
+        session.stop(session._under_way.ids()[0])
 
     stopping = threading.Thread(target=stop)
     stopping.start()
@@ -198,3 +201,71 @@ def test_no_prompts_are_no_runs(session: Session) -> None:
     assert tokmagic.generate_many([]) == []
     assert tokmagic.generate_many(iter(())) == []
     assert session.ledger().runs() == []
+
+
+def test_a_function_is_told_how_far_it_is(session: Session) -> None:
+    stands: list[Pace] = []
+    answers = tokmagic.generate_many(
+        [f"Question {it}" for it in range(6)], max_tokens=10, cache=False, concurrency=2, progress=stands.append
+    )
+    assert [it.done for it in stands] == sorted(it.done for it in stands)
+    last = stands[-1]
+    cost, tokens = sum(it.cost.usd or 0 for it in answers), sum(it.usage.output_tokens or 0 for it in answers)
+    assert (last.done, last.prompts, last.sum.cost_usd, last.sum.output_tokens) == (6, 6, cost, tokens)
+    assert all(0 < it.done <= 6 and it.elapsed_s > 0 for it in stands)
+    for it in stands[:-1]:
+        assert it.usd_to_come == it.sum.cost_usd * (6 - it.done) / it.done  # type: ignore[operator]
+
+
+PRICED = Sum(runs=3, input_tokens=1200, output_tokens=60, cost_usd=Decimal("0.30"))
+SAID = {
+    Pace(0, 4): "0 of 4 prompts, 0 in, 0 out",
+    Pace(3, 4, PRICED, 90.0): "3 of 4 prompts, 1,200 in, 60 out, $0.3000 so far; to come: about $0.1000, about 30 s",
+    Pace(3, 4, replace(PRICED, cost_usd=None), 90.0): "3 of 4 prompts, 1,200 in, 60 out; to come: about 30 s",
+    Pace(3, 4, PRICED, 90.0, 32): "3 of 4 prompts, 1,200 in, 60 out, $0.3000 so far; to come: about $0.1000",
+    Pace(3, 3, PRICED, 90.0): "3 of 3 prompts, 1,200 in, 60 out, $0.3000 so far",
+}
+
+
+@pytest.mark.parametrize(("stand", "says"), SAID.items(), ids=SAID.values())
+def test_how_far_it_is_in_words(stand: Pace, says: str) -> None:
+    assert str(stand) == says
+
+
+class ALine:
+    """A place for a line: what it showed, and whether it is empty now."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.is_empty = True
+
+    def progress(self, doing: str, _share: float | None) -> None:
+        self.shown.append(doing)
+        self.is_empty = False
+
+    def clear(self) -> None:
+        self.is_empty = True
+
+
+@pytest.mark.parametrize("progress", [None, True, False])
+def test_it_is_shown_where_there_is_a_line_unless_nobody_wants_it(
+    session: Session, monkeypatch: pytest.MonkeyPatch, progress: bool | None
+) -> None:
+    monkeypatch.setattr(pace, "UPDATE_S", 0.0)
+    line = ALine()
+    session.line = lambda: line
+    tokmagic.generate_many(["One?", "Two?"], max_tokens=10, cache=False, concurrency=1, progress=progress)
+    assert [it.split(" prompts")[0] for it in line.shown] == ([] if progress is False else ["1 of 2", "2 of 2"])
+    assert line.is_empty
+
+
+def test_what_is_quick_shows_nothing(session: Session) -> None:
+    line = ALine()
+    session.line = lambda: line
+    tokmagic.generate_many(["One?"], max_tokens=1, cache=False)
+    assert line.shown == []
+
+
+def test_a_progress_that_is_none_is_refused(session: Session) -> None:
+    with pytest.raises(UsageError, match="progress is 5; give True, False or a function"):
+        tokmagic.generate_many(["One?"], progress=5)  # type: ignore[arg-type]

@@ -26,9 +26,10 @@ from tokmagic.core.record import RunRecord, Selection, Sum
 from tokmagic.core.stream import Event, Token, Usage
 from tokmagic.engines.registry import Models
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
-from tokmagic.errors import GenerationInterrupted, ModelError, NotBuiltError, PromptError, UsageError
+from tokmagic.errors import GenerationInterrupted, ModelError, PromptError, UsageError
 from tokmagic.ledgers import Ledger
 from tokmagic.runs import api, cache
+from tokmagic.runs import records as records_module
 from tokmagic.runs import run as execution
 from tokmagic.runs import session as session_module
 from tokmagic.runs.channel import Channel
@@ -297,7 +298,7 @@ def test_a_run_asks_once_for_each_thing(make_session: Make, monkeypatch: pytest.
         monkeypatch.setattr(module, name, wrapper)
 
     counted(session_module, "check_sampling")
-    counted(session_module, "sha256")
+    counted(records_module, "sha256")
     counted(cache, "key")
     counted(execution, "Generation")
 
@@ -413,15 +414,6 @@ def test_rows_of_ids_that_are_only_places_are_this_kernels(make_session: Make) -
             session.generate(ASK, cell_id=cell)
     found = [(it.cell_id, it.session == now.session_id) for it in now.everything(None, False).rows]
     assert sorted(found) == [("2", True), ("a", False), ("b", True)]
-
-
-def test_a_setting_of_a_room_not_built_yet_is_refused(make_session: Make) -> None:
-    session = make_session(model="scripted", engine_url="http://127.0.0.1:1")
-    with pytest.raises(NotBuiltError, match="TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet"):
-        session.generate(ASK)
-    assert session.ledger().runs() == []
-    session.settings.engine_url = ""
-    assert session.generate(ASK).status == "ok"
 
 
 def test_a_run_keeps_the_rates_it_ran_with(make_session: Make) -> None:

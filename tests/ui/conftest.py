@@ -6,15 +6,20 @@ They end with the last of these tests: while playwright runs, nothing else in th
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from tests.ui.lab import WAIT_MS, Lab, Notebook, chromium, running_lab
+from tests.conftest import peer_python
+from tests.ui.lab import WAIT_MS, Lab, Notebook, beside_the_project, chromium, running_lab
 from tokmagic.ledgers import Ledger
 
+Start = Callable[..., Lab]
 SHOTS = Path(__file__).resolve().parents[2] / ".test-results"
 
 
@@ -28,9 +33,31 @@ def lab(tiny_home: Path, lab_folder: Path) -> Iterator[Lab]:
     """JupyterLab, where ``smollm2`` is a stand-in and ``scripted:slow.json`` goes on for twelve seconds."""
     ledger = f"sqlite:///{lab_folder}/ledger.sqlite"
     with running_lab(lab_folder / "server", TOKMAGIC_HOME=str(tiny_home), TOKMAGIC_LEDGER=ledger) as running:
-        script = {"pieces": ["word "] * 600, "ttft_s": 0.05, "itl_s": 0.02, "pace": 1}
-        (running.root / "slow.json").write_text(json.dumps(script), encoding="utf-8")
+        write_slow_script(running)
         yield running
+
+
+def write_slow_script(lab: Lab) -> None:
+    script = {"pieces": ["word "] * 600, "ttft_s": 0.05, "itl_s": 0.02, "pace": 1}
+    (lab.root / "slow.json").write_text(json.dumps(script), encoding="utf-8")
+
+
+@pytest.fixture
+def start(tiny_home: Path, lab_folder: Path) -> Iterator[Start]:
+    """Start another server with the same ledger; ``peer`` names the environment of others that it runs in."""
+    ledger = f"sqlite:///{lab_folder}/ledger.sqlite"
+    with ExitStack() as stack:
+
+        def started(folder: Path, peer: str | None = None, **options: Any) -> Lab:
+            python, env = Path(sys.executable), {"TOKMAGIC_HOME": str(tiny_home), "TOKMAGIC_LEDGER": ledger}
+            if peer is not None:
+                python = stack.enter_context(peer_python(peer))
+                env |= beside_the_project(python)
+            running = stack.enter_context(running_lab(folder, str(python), **options, **env))
+            write_slow_script(running)
+            return running
+
+        yield started
 
 
 @pytest.fixture

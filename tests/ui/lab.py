@@ -10,9 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from urllib.parse import quote, urlsplit
 
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
+ROOT = Path(__file__).resolve().parents[2]
 START_S = 60.0
 WAIT_MS = 90_000.0
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -89,18 +91,23 @@ class Lab:
 
 
 @contextmanager
-def running_lab(folder: Path, python: str = sys.executable, **env: str) -> Iterator[Lab]:
-    """Start the JupyterLab of ``python`` with settings and runtime files of its own; ended by its process id."""
+def running_lab(
+    folder: Path, python: str = sys.executable, *, app: str = "jupyterlab", flags: Sequence[str] = (), **env: str
+) -> Iterator[Lab]:
+    """Start the JupyterLab of ``python`` with settings and runtime files of its own; ended by its process id.
+
+    ``app`` is another module that starts a server; ``flags`` are added to its command line.
+    """
     root, runtime = folder / "root", folder / "runtime"
     for path in (root, runtime):
         path.mkdir(parents=True)
     _write_setting(folder, "notification", {"fetchNews": "false", "checkForUpdates": False})
     token = secrets.token_hex(16)
     log = (folder / "lab.log").open("wb")
-    flags = ["--no-browser", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={root}", "--allow-root"]
-    flags += ["--LabApp.expose_app_in_browser=True"]
+    quiet = ["--no-browser", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={root}", "--allow-root"]
+    exposed = [f"--{name}.expose_app_in_browser=True" for name in ("LabApp", "JupyterNotebookApp")]
     process = subprocess.Popen(
-        [python, "-m", "jupyterlab", *flags, f"--IdentityProvider.token={token}"],
+        [python, "-m", app, *quiet, *exposed, *flags, f"--IdentityProvider.token={token}"],
         env={
             **os.environ,
             "JUPYTER_RUNTIME_DIR": str(runtime),
@@ -118,8 +125,22 @@ def running_lab(folder: Path, python: str = sys.executable, **env: str) -> Itera
     finally:
         # The first SIGINT asks at a terminal; SIGTERM ends server and kernels alike.
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=60)
         log.close()
+
+
+def beside_the_project(python: Path) -> dict[str, str]:
+    """What a server needs whose Python sees the project's packages: JupyterLab's files are in another prefix."""
+    project = Path(sysconfig.get_path("data"))
+    paths = {"JUPYTER_PATH": project / "share" / "jupyter", "JUPYTER_CONFIG_PATH": project / "etc" / "jupyter"}
+    own = python.parent.parent
+    return {
+        **{name: os.pathsep.join(filter(None, [os.environ.get(name), str(it)])) for name, it in paths.items()},
+        "JUPYTERLAB_DIR": str(project / "share" / "jupyter" / "lab"),
+        "PATH": os.pathsep.join([str(own / "bin"), os.environ["PATH"]]),
+        # Where the project is installed by a path to its sources, that path is not seen from another environment.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
 
 
 def _write_setting(folder: Path, plugin: str, values: dict[str, Any]) -> None:
@@ -162,9 +183,12 @@ def chromium() -> Iterator[Browser]:
 
 
 class Notebook:
-    """One notebook open in one page, as a person sees it; ``here`` where the page shows JupyterLab already."""
+    """One notebook open in one page, as a person sees it; ``here`` where the page shows JupyterLab already.
 
-    def __init__(self, page: Page, lab: Lab, name: str, *, here: bool = False) -> None:
+    ``at`` is the address of a notebook at another front end, relative to the server's.
+    """
+
+    def __init__(self, page: Page, lab: Lab, name: str, *, here: bool = False, at: str | None = None) -> None:
         self.page = page
         self.lab = lab
         self.name = name
@@ -173,7 +197,8 @@ class Notebook:
         if here:
             page.evaluate("path => window.jupyterapp.commands.execute('docmanager:open', {path})", name)
         else:
-            page.goto(f"{lab.url}lab/workspaces/{secrets.token_hex(4)}/tree/{quote(name)}?token={lab.token}")
+            at = at or f"lab/workspaces/{secrets.token_hex(4)}/tree/{quote(name)}"
+            page.goto(f"{lab.url}{at}?token={lab.token}")
         self.wait_ready()
 
     def close(self) -> None:
@@ -242,10 +267,41 @@ class Notebook:
         palette.locator(".lm-CommandPalette-item.lm-mod-active").wait_for()
         self.page.keyboard.press("Enter")
 
+    @contextmanager
+    def narrow(self) -> Iterator[None]:
+        """The narrowest panel there is, in a window of 900 px; then as it was."""
+        self.page.set_viewport_size({"width": 900, "height": 900})
+        try:
+            # The layout follows the window a moment later and would take its own sizes back.
+            self.page.wait_for_function("() => window.jupyterapp.shell.node.clientWidth === 900")
+            self.page.evaluate(SIZES, [1, 4, 1])
+            self.page.wait_for_function("() => document.querySelector('#tokmagic-panel').clientWidth <= 250")
+            yield
+        finally:
+            self.page.set_viewport_size({"width": 1400, "height": 900})
+            self.page.evaluate(SIZES, [1, 3, 1.4])
+
+    def sticking_out(self) -> list[str]:
+        """What reaches beyond the panel's right edge, so that the panel scrolls sideways."""
+        found: list[str] = self.page.evaluate(STICKING_OUT)
+        return found
+
     def set_theme(self, name: str) -> None:
         """Change the page's theme."""
         self.page.evaluate("theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", name)
         self.page.locator(f"body[data-jp-theme-name='{name}']").wait_for(state="attached")
+        # JupyterLab covers the page while it changes themes, and fades that out.
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
+
+
+SIZES = "sizes => window.jupyterapp.shell._hsplitPanel.setRelativeSizes(sizes)"
+STICKING_OUT = """() => {
+    const panel = document.querySelector("#tokmagic-panel");
+    const edge = panel.getBoundingClientRect().left + panel.clientWidth;
+    return [...panel.querySelectorAll("*")]
+        .filter(it => it.getBoundingClientRect().right > edge + 0.5)
+        .map(it => `${it.tagName}.${it.className} by ${it.getBoundingClientRect().right - edge}: ${it.textContent}`);
+}"""
 
 
 class Row:

@@ -7,6 +7,7 @@ what follows from them differ from one run to the next. Paths of the machine tha
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import sys
 import tempfile
@@ -184,6 +185,33 @@ def sidebar(browser: Browser, lab: Lab, _words: Words, *, theme: str, name: str)
     lab.end_sessions()
 
 
+def panel(
+    browser: Browser, lab: Lab, _words: Words, *, name: str, wide: int = 1240, narrow: bool = False, locale: str = ""
+) -> None:
+    """The panel alone, a row of it open: in its narrowest form, or in another language."""
+    if locale:
+        setting = lab.root.parent / "settings" / "@jupyterlab" / "translation-extension" / "plugin.jupyterlab-settings"
+        setting.parent.mkdir(parents=True)
+        setting.write_text(json.dumps({"locale": locale}), encoding="utf-8")
+    cells = [f"{LOAD}\n%budget notebook 0.0008\n{CITY}", GUIDE, WORD, "%%generate --max-tokens 2000\nWhy?"]
+    notebook = open_page(browser, lab, lab.notebook(f"{name}.ipynb", cells), wide, 900)
+    run_cell(notebook, 0)
+    notebook.wait_connection("ready")
+    for index in (1, 2):
+        run_cell(notebook, index)
+    notebook.run(3)
+    notebook.row("cell-3").wait("refused")
+    notebook.panel.locator("tr[data-cell-id='cell-2'] .tm-Open").click()
+    notebook.panel.locator(".tm-Answer .tm-Shade").first.wait_for()
+    if narrow:
+        with notebook.narrow():
+            save(name, notebook.panel.screenshot(animations="disabled"))
+    else:
+        save(name, notebook.panel.screenshot(animations="disabled"))
+    notebook.page.context.close()
+    lab.end_sessions()
+
+
 def draft(browser: Browser, lab: Lab, _words: Words) -> None:
     """What a prompt would take while it is written."""
     cells = [f"{LOAD}\n{CITY}", WORD, GUIDE]
@@ -199,7 +227,7 @@ def draft(browser: Browser, lab: Lab, _words: Words) -> None:
 
 
 def main(wanted: Sequence[str]) -> None:
-    """Take the pictures named, or all: magics, compare, light, dark, draft."""
+    """Take the pictures named, or all: magics, compare, light, dark, narrow, chinese, draft."""
     IMAGES.mkdir(exist_ok=True)
     home = Path(TokMagic().home)
     pull(ModelSpec("smollm2"), TokMagic(home=str(home)), lambda _doing, _share: None)
@@ -208,6 +236,8 @@ def main(wanted: Sequence[str]) -> None:
         "compare": comparison,
         "light": partial(sidebar, theme="JupyterLab Light", name="sidebar-light"),
         "dark": partial(sidebar, theme="JupyterLab Dark", name="sidebar-dark"),
+        "narrow": partial(panel, name="sidebar-narrow", wide=900, narrow=True),
+        "chinese": partial(panel, name="sidebar-chinese", locale="zh_CN"),
         "draft": draft,
     }
     with tempfile.TemporaryDirectory(prefix="tokmagic-pictures-") as folder, chromium() as browser:

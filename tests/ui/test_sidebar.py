@@ -151,22 +151,24 @@ def test_a_reload_in_mid_generation_goes_on(lab: Lab, open_notebook: Open, ui_le
     assert row.raw("cost") == saved["cost_usd"]
 
 
-CONTRAST = """() => {
-    const rgb = text => (text.match(/[\\d.]+/g) ?? []).map(Number);
+CONTRAST = """root => {
+    const rgb = text => {
+        const found = (text.match(/[\\d.]+/g) ?? []).map(Number);
+        // What was mixed is told in shares of 1.
+        return text.startsWith("color(srgb") ? found.map((v, i) => i < 3 ? v * 255 : v) : found;
+    };
     const over = ([r, g, b, alpha = 1], ground) => [r, g, b].map((v, i) => v * alpha + ground[i] * (1 - alpha));
     const light = ([r, g, b]) => {
         const [x, y, z] = [r, g, b].map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
         return 0.2126 * x + 0.7152 * y + 0.0722 * z;
     };
     const ground = node => {
-        for (; node; node = node.parentElement) {
-            const colour = rgb(getComputedStyle(node).backgroundColor);
-            if (colour.length === 3 || colour[3] > 0) return colour;
-        }
-        return [255, 255, 255];
+        if (!node) return [255, 255, 255];
+        const colour = rgb(getComputedStyle(node).backgroundColor);
+        return colour.length === 3 || colour[3] === 1 ? colour : over(colour, ground(node.parentElement));
     };
     const found = [];
-    for (const node of document.querySelectorAll("#tokmagic-panel *")) {
+    for (const node of document.querySelectorAll(`${root} *`)) {
         const own = [...node.childNodes].some(it => it.nodeType === 3 && it.textContent.trim());
         if (!own || node.closest("[aria-hidden]")) continue;
         const back = ground(node);
@@ -191,7 +193,7 @@ def look(notebook: Notebook, shots: Path, name: str, fill: str | None = None) ->
     """Take a picture in each theme, where all text can be read; a budget's bar has the theme's colour ``fill``."""
     for theme, shot in THEMES.items():
         notebook.set_theme(theme)
-        ratio, text = notebook.page.evaluate(CONTRAST)
+        ratio, text = notebook.page.evaluate(CONTRAST, "#tokmagic-panel")
         notebook.page.screenshot(path=shots / f"{name}-{shot}.png")
         assert ratio >= 4.5, f"{text!r} has a contrast of {ratio:.1f} in {theme}"
         assert fill is None or notebook.page.evaluate(FILL, fill), theme
@@ -346,6 +348,7 @@ def test_rows_follow_their_cells_and_a_budget_its_notebook(
     notebook.wait_connection("ready")
     notebook.run(1)
     notebook.row("cell-1").wait("ok")
+    notebook.wait_run(1)
 
     notebook.page.evaluate("() => window.jupyterapp.commands.execute('notebook:duplicate-below')")
     rows = notebook.panel.locator(f"tr[data-run-id='{notebook.row('cell-1').run_id}']")

@@ -12,7 +12,7 @@ from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import Reading
 from tokmagic.core.stream import Finished, Started, Token
-from tokmagic.engines.base import Engine, Stream
+from tokmagic.engines.base import Engine, Stream, submit
 from tokmagic.errors import EndpointError, ModelError, TokmagicError
 from tokmagic.runs.meter import Meter
 
@@ -41,10 +41,14 @@ class Request:
 class Load:
     """Keeps an engine busy with so many requests at once."""
 
-    def __init__(self, engine: Engine, rates: Rates, ended: Callable[[Request], bool]) -> None:
-        """``ended`` is told of each request, one at a time, and says whether to go on."""
+    def __init__(self, engine: Engine, rates: Rates, ended: Callable[[Request], bool], run_id: str = "") -> None:
+        """``ended`` is told of each request, one at a time, and says whether to go on.
+
+        ``run_id`` is that of the row which they are all of, if they have one.
+        """
         self._engine = engine
         self._rates = rates
+        self._run_id = run_id
         self._ended = ended
         self._lock = threading.Lock()
         self._taking = threading.Lock()
@@ -87,7 +91,7 @@ class Load:
     def _one(self, prompt: Prompt) -> Request:
         watched = _Watched(Meter(self._rates))
         try:
-            stream = self._engine.stream(prompt)
+            stream = submit(self._engine, prompt, self._run_id) if self._run_id else self._engine.stream(prompt)
         except TokmagicError as error:
             return watched.request(error)
         with self._lock:

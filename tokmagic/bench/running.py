@@ -207,7 +207,11 @@ class _Running:
         phase = _Phase(self, prompts, level)
         before_j, began = self._energy(), datetime.now(UTC)
         interrupt = FirstInterrupt()
-        load = Load(self._engine, self._found.rates, lambda request: phase.take(request) and lump.covers(phase.used))
+
+        def go_on(request: Request) -> bool:
+            return phase.take(request) and lump.covers(phase.used)
+
+        load = Load(self._engine, self._found.rates, go_on, lump.record.run_id)
         try:
             with at_first_interrupt(load.stop) as interrupt:
                 load.run(iter(prompts), max(1, level))

@@ -19,10 +19,12 @@ VERBS = {
     "count": "count a text's tokens without running it",
     "compare": "variants of a prompt on the same inputs: which is worth its money",
     "bench": "how fast a model answers, what that costs, and what the machine could do",
+    "serve": "models behind a gateway that meters what each key spends",
     "report": "tokens, cost and latency of recorded runs",
     "export": "recorded runs, one per line",
     "check": "a notebook's saved numbers against limits, for pre-commit and CI",
     "reproduce": "run a notebook again and show what changed",
+    "key": "keys by which programs ask a shared engine, each with its budget",
     "ledger": "copy the ledger into another database",
 }
 """Each is a module beside this one, imported when it is called: ``add_options(parser)``, ``run(given) -> status``."""

@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.cli.common import print_json, read_text
+from tokmagic.comparisons.amounts import amount
 from tokmagic.comparisons.api import compare_in
-from tokmagic.core.money import plain
 from tokmagic.errors import UsageError, nearest
-from tokmagic.formatting import numbers, terminal
+from tokmagic.formatting import terminal
+from tokmagic.prompts.options import SAVINGS
 from tokmagic.prompts.parser import integer
 from tokmagic.runs import api
 
 if TYPE_CHECKING:
-    from tokmagic.comparisons.running import Stand
+    from tokmagic.comparisons.results import Comparison
+    from tokmagic.comparisons.tally import Stand
 
-_KEYS = ("variants", "over", "model", "score", "repeat", "budget", "seed", "baseline", "pilot", "tags", "sampling")
+_KEYS = (
+    *("variants", "over", "model", "score", "repeat", "budget", "seed", "baseline", "pilot", "concurrency", "tags"),
+    *("sampling", "savings"),
+)
 
 
 def add_options(verb: argparse.ArgumentParser) -> None:
@@ -26,6 +31,8 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     add("file", metavar="FILE", help="TOML file with the variants, the inputs and how to score")
     add("--budget", metavar="USD", help="maximum that all of it may cost, in place of the file's")
     add("--pilot", type=integer, metavar="N", help="run only so many items, for a forecast of the rest")
+    add("--savings", metavar="USD", help=SAVINGS)
+    add("--concurrency", type=integer, metavar="N", help="how many runs go on at once at each server or local model")
     add("--markdown", action="store_true", help="print Markdown")
     add("--json", action="store_true", help="print JSON")
 
@@ -35,29 +42,37 @@ def run(given: argparse.Namespace) -> int:
     if given.json and given.markdown:
         raise UsageError("--json and --markdown are two formats; give one of them")
     asked = _read(given.file)
-    for name in ("budget", "pilot"):
+    for name in ("budget", "pilot", "savings", "concurrency"):
         if getattr(given, name) is not None:
             asked[name] = getattr(given, name)
-    sampling = asked.pop("sampling", {})
+    sampling, savings = asked.pop("sampling", {}), asked.pop("savings", None)
+    if savings is not None:
+        savings = amount(savings, "savings")
     found = compare_in(api.session(), **asked, **sampling, progress=_progress)
+    if savings is not None:
+        try:
+            found = found.with_savings(savings, progress=_progress)
+        except KeyboardInterrupt:
+            _print(given, found)  # what was paid for before is whole
+            raise
+    _print(given, found)
+    return 0
+
+
+def _print(given: argparse.Namespace, found: Comparison) -> None:
     terminal.progress("", 1.0)
     if given.markdown:
         print(found.to_markdown(), end="")
     elif given.json:
-        print_json({"verdict": found.verdict, "notes": found.notes(), **_sums(found), "figures": found.rows()})
+        print_json(found.to_json())
     else:
         print(found)
         if given.pilot is not None:
             print(f"\n{found.forecast}")
-    return 0
-
-
-def _sums(found: Any) -> dict[str, Any]:
-    return {"complete": found.complete, "spent_usd": plain(found.spent_usd)}
 
 
 def _progress(stand: Stand) -> None:
-    terminal.progress(f"{stand.done:,} of {stand.runs:,} runs, {numbers.usd(stand.usd)} so far")
+    terminal.progress(str(stand))
 
 
 def _read(file: str) -> dict[str, Any]:

@@ -29,6 +29,10 @@ def run(given: argparse.Namespace) -> int:
     left = f"; {moved.running} still run, copy again when they have ended" if moved.running else ""
     if moved.budgets_left:
         left += f"; {counted(moved.budgets_left, 'budget')} of {target.name} left unchanged"
+    if moved.keys_left:
+        left += f"; {counted(moved.keys_left, 'key')} not copied, since {target.name} has others of these names"
+    if moved.keys:
+        left = f"; {counted(moved.keys, 'key')} copied{left}"
     what = f"{counted(moved.runs, 'run')}, {counted(moved.texts, 'text')} and {counted(moved.answers, 'cached answer')}"
     print(f"{what} copied into {target.name}, {counted(moved.present, 'run')} already there{left}")
     print("use it from now on with TOKMAGIC_LEDGER (the ledger copied from is unchanged)", file=sys.stderr)

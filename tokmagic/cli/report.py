@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from tokmagic import reports
 from tokmagic.cli.common import add_json, add_selection, print_table, selection
 from tokmagic.errors import UsageError
 from tokmagic.formatting.tables import Table
 from tokmagic.prices.projection import calls_a_day, project
+from tokmagic.reports.csv_lines import csv_lines
 from tokmagic.runs import api
 
 
 def add_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--by", help="cell, run, model, notebook, day, tag, user or status")
+    verb.add_argument("--by", help="cell, run, model, notebook, day, tag, user, status, key or team")
     kind = verb.add_mutually_exclusive_group()
     kind.add_argument("--waste", action="store_true", help="runs that cost something and gave nothing new")
     told = "what the runs would cost today, next to their recorded cost"
@@ -22,11 +24,19 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     told = "with --project: the cell's number in the table, or its id (default: the latest that ran)"
     verb.add_argument("--cell", metavar="CELL", help=told)
     add_selection(verb)
+    told = "print CSV without a total, such as a month's bill: --month 2026-11 --by team --csv"
+    verb.add_argument("--csv", action="store_true", help=told)
     add_json(verb)
 
 
 def run(given: argparse.Namespace) -> int:
     """Print the table that is asked for."""
+    if given.csv:
+        for option, value in vars(given).items():
+            if option in ("json", "waste", "reprice", "project") and value:
+                raise UsageError(f"--csv cannot be used with --{option}")
+        sys.stdout.writelines(csv_lines(_table(given)))
+        return 0
     return print_table(_table(given), given)
 
 

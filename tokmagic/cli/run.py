@@ -8,7 +8,7 @@ import sys
 from tokmagic.cli.common import add_file, add_json, print_json, print_table, read_text
 from tokmagic.core.money import Rates
 from tokmagic.formatting.terminal import Printer, progress
-from tokmagic.prompts.options import add_endpoint, add_rates, add_run
+from tokmagic.prompts.options import add_endpoint, add_engine, add_rates, add_run
 from tokmagic.runs import api, request
 
 
@@ -16,6 +16,7 @@ def add_options(verb: argparse.ArgumentParser) -> None:
     add_file(verb, "prompt")
     add_run(verb)
     add_endpoint(verb)
+    add_engine(verb)
     told = "a variable of the template (repeatable)"
     verb.add_argument("--set", type=_variable, action="append", default=[], metavar="NAME=VALUE", help=told)
     add_rates(verb)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from tokmagic.comparisons import packages
 from tokmagic.errors import UsageError
 from tokmagic.runs import api
 
 if TYPE_CHECKING:
     from tokmagic.comparisons.results import Comparison
-    from tokmagic.comparisons.running import Stand
+    from tokmagic.comparisons.tally import Stand
     from tokmagic.runs.session import Session
-
-_NEEDED = ("numpy", "scipy", "statsmodels")
 
 
 def compare(
@@ -29,18 +27,22 @@ def compare(
     seed: int = 0,
     baseline: str | None = None,
     pilot: int | None = None,
+    concurrency: int | Mapping[str, int] | None = None,
     tags: Iterable[str] = (),
     progress: Callable[[Stand], None] | None = None,
     **sampling: Any,
 ) -> Comparison:
     """Run variants of a prompt on the same items, metered and recorded, and compare cost, tokens, latency and score.
 
-    ``variants`` are templates by their names, over the columns of ``over``: a list of dicts, a DataFrame, or a CSV,
-    JSONL or Parquet file. ``model`` is one or several. ``score`` is a function of answer and item, or text such as
-    ``"exact(answer)"`` or ``"judge(big)"``. The first variant at the first model is the baseline, unless ``baseline``
-    names another variant. ``budget`` is the most that all of it may cost, in USD; what is finished when it ends is
-    compared. ``pilot`` runs so many items alone, for a forecast of the rest. ``seed`` decides the order and what is
-    resampled. ``sampling`` takes Sampling's fields, as :func:`tokmagic.generate` does.
+    ``variants`` are templates by their names, over the columns of ``over``: a list of dicts, a DataFrame, a CSV, JSONL
+    or Parquet file, or a folder that a Hugging Face data set was saved to. ``model`` is one or several. ``score`` is a
+    function of answer and item, or text such as ``"exact(answer)"`` or ``"judge(big)"``. The first variant at the first
+    model is the baseline, unless ``baseline`` names another variant. ``budget`` is the most that all of it may cost, in
+    USD; what is finished when it ends is compared. ``pilot`` runs so many items alone, for a forecast of the rest.
+    ``concurrency`` is how many runs go on at once, at each server and each local model, or for each model its own
+    number; by default as many as :func:`tokmagic.generate_many` runs. A latency beside others is not that of a run
+    alone: 1 measures that. ``seed`` decides the order and what is resampled. ``sampling`` takes Sampling's fields, as
+    :func:`tokmagic.generate` does.
 
     Runs are in the ledger under tags. The same call goes on where it was interrupted, and nothing that is finished is
     paid for twice: it is read from there.
@@ -58,6 +60,7 @@ def compare(
         seed=seed,
         baseline=baseline,
         pilot=pilot,
+        concurrency=concurrency,
         tags=tags,
         progress=progress,
         **sampling,
@@ -73,6 +76,7 @@ def compare_in(
     score: object = None,
     budget: object = None,
     pilot: int | None = None,
+    concurrency: object = None,
     tags: Iterable[str] = (),
     progress: Callable[[Stand], None] | None = None,
     repeat: int = 1,
@@ -81,9 +85,7 @@ def compare_in(
     **sampling: Any,
 ) -> Comparison:
     """As :func:`compare`, in a session: for the magic and the command, whose options nobody has looked at yet."""
-    for package in _NEEDED:
-        if find_spec(package) is None:
-            raise UsageError(f"comparing needs the package {package}; run: pip install 'tokmagic[compare]'")
+    packages.check()
     from tokmagic.comparisons.preparing import compared  # start-up: numpy and scipy, for a name that is only looked up
 
     return compared(
@@ -94,6 +96,7 @@ def compare_in(
         score=score,
         budget=budget,
         pilot=pilot,
+        at_once=concurrency,
         tags=api.texts_of("tags", tags),
         progress=progress,
         options={"repeat": repeat, "seed": seed, "baseline": baseline, "sampling": api.sampling_of(sampling)},

@@ -43,6 +43,17 @@ class Difference:
         """Whether there is a difference at the 5 % level, all variants considered."""
         return self.p_holm is not None and self.p_holm < ALPHA
 
+    @property
+    def leaning(self) -> int:
+        """1 or −1 where no difference is seen, but all of its own interval lies above or below 0; else 0.
+
+        So it is where Holm's correction alone took a small p value away, and where a test is stricter than a bootstrap.
+        """
+        low, high = self.interval.low, self.interval.high
+        if self.seen or low is None or high is None:
+            return 0
+        return int(low > 0) - int(high < 0)
+
 
 def pair(baseline: Floats, variant: Floats) -> tuple[Floats, int]:
     """Each item's mean difference over its complete pairs, for items with any; and how many pairs there are.
@@ -63,6 +74,8 @@ def difference(baseline: Floats, variant: Floats, *, passes: bool = False, seed:
     p_value, test = mcnemar(items) if passes else mean_test(items)
     mean, needed = float(items.mean()), items_needed(items, float(items.mean()))
     interval, smallest = of_mean(items, seed), smallest_difference(items)
+    if passes and smallest is not None and smallest > 1:
+        smallest = None  # no two pass rates are that far apart: so few items show none reliably
     return Difference(items.size, pairs, mean, interval, test, p_value, p_value, smallest, needed)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, NamedTuple
 
-from tokmagic.comparisons.plan import JUDGE_TAG, Plan
+from tokmagic.comparisons.plan import Plan
+from tokmagic.core.compared import DATA, JUDGE_TAG
 from tokmagic.core.record import RunRecord, Selection, Sum
 from tokmagic.errors import UsageError
 
@@ -34,7 +35,7 @@ class Earlier:
         mine = [row for row in rows if plan.data_tag in row.tags]
         if plan.items.source and not mine:
             _check_unchanged(rows, plan)
-        self.spent_usd = Sum.of(mine).cost_usd or Decimal(0)
+        self.spent = Sum.of(mine)
         """What all of its runs cost so far, those that did not finish included."""
         self.left = 0
         """How many finished runs are still to be taken."""
@@ -42,6 +43,15 @@ class Earlier:
             if row.status == "ok":
                 self._finished[_key(row)].append(row)
                 self.left += 1
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """The same in USD; runs without a price are not in it."""
+        return self.spent.cost_usd or Decimal(0)
+
+    def finished(self, tag: str, model: str) -> int:
+        """How many finished runs of a variant at a model are still to be taken."""
+        return sum(len(rows) for key, rows in self._finished.items() if key[:2] == (tag, model))
 
     def take(self, key: Key) -> tuple[RunRecord, str | None] | None:
         """A finished run and its answer, the answer None where texts are not kept; None: there is none (any more)."""
@@ -64,7 +74,7 @@ def _check_unchanged(rows: Iterable[RunRecord], plan: Plan) -> None:
     begun: dict[str, int] = defaultdict(int)
     for row in rows:
         for tag in row.tags:
-            if tag.startswith("data:"):
+            if tag.startswith(DATA):
                 begun[tag] += row.status == "ok" and JUDGE_TAG not in row.tags
     for tag, finished in begun.items():
         wanted = int(tag.rpartition("/")[2])

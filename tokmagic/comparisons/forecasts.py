@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-import numpy as np
+from scipy import special
 
 from tokmagic.comparisons.intervals import LEVEL
 from tokmagic.formatting import numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What items cost that have run, added up: their number, the sum in USD, and the sum of the squares."""
+
+    items: int = 0
+    usd: Decimal = Decimal(0)
+    squares: Decimal = Decimal(0)
+
+    def plus(self, usd: Decimal) -> Costs:
+        """With one more item."""
+        return Costs(self.items + 1, self.usd + usd, self.squares + usd * usd)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of two items or more, in USD."""
+        variance = (self.squares - self.usd * self.usd / self.items) / (self.items - 1)
+        return math.sqrt(max(Decimal(0), variance))
+
+
+NO_COSTS = Costs()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +58,19 @@ class Forecast:
         return f"{told} (95 %: {spread}), from {numbers.counted(self.items, 'item')}"
 
 
-def forecast(costs: Sequence[Decimal], left: int) -> Forecast:
-    """Forecast what ``left`` more items cost, in USD, where each of those that ran cost one of ``costs``.
+def forecast(costs: Costs, left: int, begun_usd: Decimal = Decimal(0)) -> Forecast:
+    """Forecast what ``left`` more items cost, in USD, where those that ran cost so much.
 
-    The interval is Student's for the sum of future observations: left · (mean ± t · s · √(1/n + 1/left)). Source:
-    G. J. Hahn and W. Q. Meeker, Statistical Intervals (1991), section 4.7. It is cut off at 0.
+    ``begun_usd`` is what was spent already on those that are left. The interval is Student's for the sum of future
+    observations: left · (mean ± t · s · √(1/n + 1/left)). Source: G. J. Hahn and W. Q. Meeker, Statistical Intervals
+    (1991), section 4.7. Everything is cut off at 0.
     """
-    items = len(costs)
+    items, nothing = costs.items, Decimal(0)
     if not items or not left:
-        return Forecast(items, left, None if left else Decimal(0), None, None)
-    mean = sum(costs, Decimal(0)) / items
-    usd = mean * left
+        return Forecast(items, left, None if left else nothing, None, None)
+    usd = costs.usd / items * left - begun_usd
     if items < 2:
-        return Forecast(items, left, usd, None, None)
-    from scipy import stats
-
-    spread = float(np.std([float(it) for it in costs], ddof=1))
-    t = float(stats.t.ppf((1 + LEVEL) / 2, items - 1))
-    margin = Decimal(left * t * spread * math.sqrt(1 / items + 1 / left))
-    return Forecast(items, left, usd, max(Decimal(0), usd - margin), usd + margin)
+        return Forecast(items, left, max(nothing, usd), None, None)
+    t = float(special.stdtrit(items - 1, (1 + LEVEL) / 2))
+    margin = Decimal(left * t * costs.spread * math.sqrt(1 / items + 1 / left))
+    return Forecast(items, left, *(max(nothing, it) for it in (usd, usd - margin, usd + margin)))

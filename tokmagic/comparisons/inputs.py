@@ -1,4 +1,4 @@
-"""What the variants are compared over: a list of dicts, a DataFrame, or a CSV, JSONL or Parquet file."""
+"""What the variants are compared over: a list of dicts, a DataFrame, a CSV, JSONL or Parquet file, a saved data set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import math
+import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,13 @@ from tokmagic.core.files import expanded
 from tokmagic.errors import UsageError
 
 Item = Mapping[str, Any]
-_KNOWN = "a list of dicts, a DataFrame, or a .csv, .jsonl or .parquet file"
+_KNOWN = "a list of dicts, a DataFrame, a .csv, .jsonl or .parquet file, or the folder of a Hugging Face data set"
+_STATE, _SPLITS = "state.json", "dataset_dict.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """The inputs in their order. ``source`` is the file that they came from; empty: they were in memory."""
+    """The inputs in their order. ``source`` is the file or folder that they came from; empty: they were in memory."""
 
     rows: tuple[Item, ...]
     source: str = ""
@@ -37,8 +39,18 @@ class Items:
         text = json.dumps([dict(row) for row in self.rows], ensure_ascii=False, sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
+    def sample(self, count: int, seed: int) -> Items:
+        """So many of them, drawn by a seed; all where there are no more. Raises UsageError."""
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise UsageError(f"items is {count!r}; give a whole number of items, at least 1")
+        if count >= len(self.rows):
+            return self
+        return Items(tuple(random.Random(seed).sample(self.rows, count)))
+
     def check(self, column: str, what: str) -> None:
         """Raise UsageError if ``what`` needs a column that is not there, or that has gaps."""
+        if not self.columns and len(self.rows) == 1:
+            raise UsageError(f"{what} needs the column {column!r}, and there are no items; name them with over")
         if column not in self.columns:
             has = ", ".join(self.columns) or "none at all"
             raise UsageError(f"{what} needs the column {column!r}, which the items do not have; they have {has}")
@@ -53,6 +65,8 @@ class Items:
 
 def read(over: object) -> Items:
     """The items that ``over`` means; None: a single one without columns. Raises UsageError."""
+    if isinstance(over, Items):
+        return over
     if over is None:
         return Items(({},))
     if isinstance(over, str | Path):
@@ -78,7 +92,17 @@ def _empty(value: object) -> bool:
     return value is None or gap or (isinstance(value, float) and math.isnan(value))
 
 
+def is_dataset(path: Path) -> bool:
+    """Whether a folder holds what a data set's ``save_to_disk`` wrote."""
+    try:
+        return (path / _STATE).is_file() or (path / _SPLITS).is_file()
+    except OSError:  # too long for a path, for one
+        return False
+
+
 def _read_file(path: Path) -> list[Any]:
+    if path.is_dir():
+        return _dataset(path)
     readers = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -115,12 +139,55 @@ def _jsonl(path: Path, data: bytes) -> list[Any]:
     return rows
 
 
+def _dataset(folder: Path) -> list[Any]:
+    """The rows that ``datasets.Dataset.save_to_disk`` wrote: Arrow streams, and a list of them.
+
+    Values are as they are stored: a class is its number, a picture its bytes.
+    """
+    if not is_dataset(folder):
+        raise UsageError(f"{folder} is a folder, and no saved Hugging Face data set; give {_KNOWN}")
+    if (folder / _SPLITS).is_file():
+        splits = _listed(folder / _SPLITS, "splits")
+        named = ", ".join(str(folder / str(it)) for it in splits)
+        raise UsageError(f"{folder} holds several splits; give one of them: {named}")
+    try:
+        import pyarrow
+        import pyarrow.ipc
+    except ImportError:
+        raise _without_pyarrow("a saved data set") from None
+    rows: list[Any] = []
+    for it in _listed(folder / _STATE, "_data_files"):
+        path = folder / Path(str(it["filename"] if isinstance(it, Mapping) and "filename" in it else it)).name
+        try:
+            with path.open("rb") as file:
+                rows += pyarrow.ipc.open_stream(file).read_all().to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            says = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+            raise UsageError(f"{path} cannot be read: {says:.200}; save the data set again") from None
+    return rows
+
+
+def _listed(path: Path, name: str) -> list[Any]:
+    """A list in a JSON file of a saved data set. Raises UsageError."""
+    try:
+        found = json.loads(path.read_bytes())[name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is not what a data set's save_to_disk writes: {error}; save it again") from None
+    if not isinstance(found, list):
+        raise UsageError(f"{path} is not what a data set's save_to_disk writes: {name} is no list; save it again")
+    return found
+
+
+def _without_pyarrow(what: str) -> UsageError:
+    return UsageError(f"{what} needs the package pyarrow; run: pip install 'tokmagic[parquet]'")
+
+
 def _parquet(path: Path, data: bytes) -> list[Any]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UsageError("parquet needs the package pyarrow; run: pip install 'tokmagic[parquet]'") from None
+        raise _without_pyarrow("parquet") from None
     try:
         rows: list[Any] = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
     except pyarrow.ArrowException as error:

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokmagic.errors import UsageError
-
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -44,11 +42,6 @@ class Interval:
     def has(self, value: float) -> bool:
         """Whether a value lies in it; False where there is none."""
         return self.low is not None and self.high is not None and self.low <= value <= self.high
-
-
-def needed(package: str) -> UsageError:
-    """What to raise where a package of the extra is missing."""
-    return UsageError(f"comparing needs the package {package}; run: pip install 'tokmagic[compare]'")
 
 
 def item_means(values: Floats) -> Floats:

@@ -10,19 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.comparisons.inputs import Items
+from tokmagic.core.compared import DATA, QUESTION, VARIANT
 from tokmagic.core.prompt import Prompt, Sampling, spelled
 from tokmagic.errors import PromptError, UsageError
-from tokmagic.prompts.template import build, parse
+from tokmagic.prompts.template import build, parse, read
 
 if TYPE_CHECKING:
     from jinja2 import nodes
 
-JUDGE_TAG = "judge"
+_LITERAL = re.compile(r"(; define it|; fix the template)?, or use --literal .*", re.DOTALL)
 
 
 def _digest(value: object) -> str:
@@ -44,7 +46,7 @@ class Variant:
 
     @property
     def tag(self) -> str:
-        return spelled(f"variant:{self.name}@{self.version}")
+        return spelled(f"{VARIANT}{self.name}@{self.version}")
 
     def variables(self) -> list[str]:
         """The columns that it uses. Raises PromptError for a template that cannot be read."""
@@ -61,7 +63,7 @@ class Variant:
 
     def prompt(self, item: Mapping[str, Any], sampling: Sampling) -> Prompt:
         """The prompt for an item. Raises PromptError."""
-        return build(parse(self.text, item), sampling)
+        return build(read(self.text)(item), sampling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +105,12 @@ class Plan:
     def question_tag(self) -> str:
         """The same for everything but what stands in the items."""
         arms = [[arm.variant.name, arm.variant.text, arm.model, arm.identity] for arm in self.arms]
-        return f"compare:{_digest([arms, self.repeat, self.seed, asdict(self.sampling), self.items.source])}"
+        return f"{QUESTION}{_digest([arms, self.repeat, self.seed, asdict(self.sampling), self.items.source])}"
 
     @property
     def data_tag(self) -> str:
         """The items' digest, and how many runs they take."""
-        return f"data:{self.items.sha256[:12]}/{self.runs}"
+        return f"{DATA}{self.items.sha256[:12]}/{self.runs}"
 
     def blocks(self) -> Iterator[Block]:
         """Every item in random order, the arms of each shuffled too: what drifts meets all alike.
@@ -130,7 +132,7 @@ class Plan:
         try:
             return variant.prompt(self.items.rows[item], self.sampling)
         except PromptError as error:
-            raise PromptError(f"variant {variant.name}, item {item + 1}: {error}") from None
+            raise PromptError(f"variant {variant.name}, item {item + 1}: {_here(error)}") from None
 
 
 def make(
@@ -183,6 +185,8 @@ def read_variants(given: object) -> list[Variant]:
         name, text = pair
         if not isinstance(name, str) or not name.strip() or not isinstance(text, str):
             raise UsageError(f"the variant {name!r} is {text!r:.60}; give a name and a text")
+        if not text.strip():
+            raise UsageError(f"the variant {name.strip()!r} is empty; write its prompt below the line with its name")
         found.append(Variant(name.strip(), text))
     if not found:
         raise UsageError("there are no variants; give at least two prompts, each with a name")
@@ -197,7 +201,13 @@ def _variables(variant: Variant) -> list[str]:
     try:
         return variant.variables()
     except PromptError as error:
-        raise PromptError(f"variant {variant.name}: {error}") from None
+        raise PromptError(f"variant {variant.name}: {_here(error)}") from None
+
+
+def _here(error: PromptError) -> str:
+    """What is wrong with a prompt, with advice that holds for variants: these have no options."""
+    says = _LITERAL.sub("""; write {{ '{{' }} for two braces that mean themselves""", str(error))
+    return "the prompt is empty for this item" if says.startswith("the prompt is empty") else says
 
 
 def _whole(what: str, value: object, least: int) -> None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
+from functools import partial
 from typing import Any
 
-from tokmagic.comparisons import inputs, plan, scores
+from tokmagic.comparisons import concurrency, inputs, plan, scores
+from tokmagic.comparisons.ablating import savings
+from tokmagic.comparisons.amounts import amount
 from tokmagic.comparisons.judges import Judge, judge
+from tokmagic.comparisons.outcome import Outcome
+from tokmagic.comparisons.ratings import Book, Human
 from tokmagic.comparisons.results import Comparison
 from tokmagic.comparisons.running import Progress, Running
-from tokmagic.errors import BudgetError, UsageError
-from tokmagic.prices.money import usd
+from tokmagic.comparisons.saved import Cell
+from tokmagic.comparisons.savings import Savings
+from tokmagic.comparisons.tally import Here
+from tokmagic.core.compared import SAVINGS
+from tokmagic.core.record import source_sha256
+from tokmagic.errors import UsageError
 from tokmagic.prompts.options import check_sampling
+from tokmagic.runs.comparing import ComparisonRow
 from tokmagic.runs.session import Session
 
 
@@ -27,9 +36,14 @@ def compared(
     pilot: int | None,
     tags: Sequence[str],
     progress: Progress | None,
+    at_once: object = None,
+    beside: ComparisonRow | None = None,
     options: dict[str, Any],
 ) -> Comparison:
-    """Compare as :func:`tokmagic.comparisons.api.compare` says, in a session."""
+    """Compare as :func:`tokmagic.comparisons.api.compare` says, in a session.
+
+    ``beside``: the comparison of whose winner parts are left out here.
+    """
     items = inputs.read(over)
     check_sampling(options["sampling"])
     names = [_resolved(session, it) for it in models]
@@ -40,24 +54,91 @@ def compared(
     scored = None if score is None else scores.read(score)
     if isinstance(scored, Judge):
         scored = judge(_resolved(session, scored.model), scored.question)
-    elif scored is not None and scored.column is not None:
+    elif isinstance(scored, scores.Score) and scored.column is not None:
         items.check(scored.column, f"the score {scored.name}")
     if pilot is not None and (isinstance(pilot, bool) or not isinstance(pilot, int) or pilot < 1):
         raise UsageError(f"pilot is {pilot!r}; give a whole number of items, at least 1")
-    limit = None if budget is None else _limit(budget)
-    running = Running(session, planned, scored, budget_usd=limit, tags=tags, progress=progress)
-    return Comparison(planned, scored, running.execute(pilot))
+    limit = None if budget is None else amount(budget)
+    judging = scored.model if isinstance(scored, Judge) else None
+    limits = concurrency.read(at_once, [*names, *([] if judging is None else [judging])])
+    places = concurrency.Places(session, [arm.model for arm in planned.arms], judging, limits)
+    cell = _cell(session)
+    running = Running(
+        session,
+        planned,
+        scored,
+        places=places,
+        budget_usd=limit,
+        tags=tags,
+        progress=progress,
+        here=Here(cell.cell_id, cell.source_sha256, session.execution(), beside),
+        most_blocks=pilot,
+    )
+    book = None
+    if isinstance(scored, Human):
+        name = planned.question_tag.replace(":", "-")
+        book = Book(session.settings.home_path / "ratings" / f"{name}.jsonl", scored.question)
+    measure = partial(_savings, session, at_once)
+    outcome, row = _shown(session, running, cell.cell_id)
+    rated = None if cell.cell_id is None else partial(session.comparisons.rescore, cell.cell_id, row.tags)
+    found = Comparison(planned, scored, outcome, cell, book, measure, row=row, rated=rated)
+    if book is not None:
+        found.rating()  # takes in what was rated before
+    return found
+
+
+def _shown(session: Session, running: Running, cell_id: str | None) -> tuple[Outcome, ComparisonRow]:
+    """Run it, and let the sidebar see it where a cell does."""
+    if cell_id is not None:
+        session.comparisons.begin(cell_id, running)
+    row: ComparisonRow | None = None
+    try:
+        outcome = running.execute()
+        row = running.tally.ended(outcome)
+    except BaseException as error:
+        row = running.tally.broke(error)
+        raise
+    finally:
+        if cell_id is not None and row is not None:
+            session.comparisons.end(cell_id, row)
+    return outcome, row
+
+
+def _savings(
+    session: Session, at_once: object, found: Comparison, *, progress: Progress | None = None, **options: Any
+) -> Savings:
+    """Where its money goes; what more is run for that, is run as it was."""
+    plan = found.plan
+
+    def again(variants: object, model: str, *, budget: object, items: int | None) -> Comparison:
+        return compared(
+            session,
+            variants,
+            plan.items if items is None else plan.items.sample(items, plan.seed),
+            models=[model],
+            score=found.score,
+            budget=budget,
+            pilot=None,
+            tags=(f"{SAVINGS}{plan.question_tag}",),
+            progress=progress,
+            at_once=at_once if isinstance(at_once, int) else None,
+            beside=found.row if found.cell.cell_id == session.cell_id() else None,
+            options={"repeat": plan.repeat, "seed": plan.seed, "baseline": None, "sampling": plan.sampling},
+        )
+
+    return savings(found, session, again, **options)
+
+
+def _cell(session: Session) -> Cell:
+    source = session.source()
+    digest = None if source is None else source_sha256(source)
+    return Cell(session.cell_id(), digest, session.settings.notebook_metadata, session.cell_id)
 
 
 def _identity(session: Session, model: str) -> str:
     """Which model a name stands for in this session, and how it is run."""
     spec = session.models.spec(model)
     return repr((spec.source, spec.revision, spec.quant, spec.dtype, spec.api_base))
-
-
-def _limit(given: object) -> Decimal:
-    amount = given if isinstance(given, str | int | Decimal) and not isinstance(given, bool) else repr(given)
-    return usd(amount, what="budget", error=BudgetError)
 
 
 def _resolved(session: Session, model: str | None) -> str:

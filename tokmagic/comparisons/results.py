@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tokmagic.comparisons import charts, showing
-from tokmagic.comparisons.disagreements import disagreements
+from tokmagic.comparisons.amounts import amount
+from tokmagic.comparisons.concurrency import most_at_once
+from tokmagic.comparisons.contrasts import Contrasts
+from tokmagic.comparisons.disagreements import disagreements, side_by_side
 from tokmagic.comparisons.figures import METRICS, ArmFigures, figures
 from tokmagic.comparisons.forecasts import Forecast, forecast
-from tokmagic.comparisons.intervals import needed
 from tokmagic.comparisons.judges import Judge
+from tokmagic.comparisons.outcome import Answer, Outcome
+from tokmagic.comparisons.packages import needed
 from tokmagic.comparisons.plan import Plan
-from tokmagic.comparisons.running import Answer, Outcome
+from tokmagic.comparisons.ratings import Book, Human, Rating
+from tokmagic.comparisons.saved import Cell, for_output, to_json
 from tokmagic.comparisons.scores import Score
 from tokmagic.comparisons.verdicts import verdict
+from tokmagic.core.record import COMPARISON_IN_OUTPUTS as IN_OUTPUTS
+from tokmagic.errors import BudgetError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table, escape
 
 if TYPE_CHECKING:
     from tokmagic.comparisons.intervals import Floats
+    from tokmagic.comparisons.running import Progress
+    from tokmagic.comparisons.savings import Savings
     from tokmagic.reports.plots import Plot
+    from tokmagic.runs.comparing import ComparisonRow
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,19 @@ class Comparison:
     """Variants of a prompt on the same items. It shows itself as tables with a verdict."""
 
     plan: Plan
-    score: Score | Judge | None
+    score: Score | Judge | Human | None
     outcome: Outcome
+    cell: Cell = field(default_factory=Cell)
+    book: Book | None = field(default=None, repr=False, compare=False)
+    """Where a person's ratings are kept, if a person is to give the scores."""
+    measure: Callable[..., Savings] | None = field(default=None, repr=False, compare=False)
+    """What :meth:`savings` asks: it can run more of the same."""
+    money: Savings | None = field(default=None, repr=False)
+    """Where its money goes, if :meth:`with_savings` was asked."""
+    row: ComparisonRow | None = field(default=None, repr=False, compare=False)
+    """How it stands in the sidebar."""
+    rated: Callable[[Mapping[str, float | None]], None] | None = field(default=None, repr=False, compare=False)
+    """Told each arm's mean score, by its label, whenever a person's ratings change one."""
 
     @property
     def answers(self) -> list[Answer]:
@@ -56,7 +77,7 @@ class Comparison:
     def forecast(self) -> Forecast:
         """What the items that have not run yet will cost."""
         planned = len(self.plan.items.rows) * self.plan.repeat
-        return forecast(self.outcome.block_usd, planned - self.outcome.blocks)
+        return forecast(self.outcome.costs, planned - self.outcome.blocks)
 
     @property
     def passes(self) -> bool:
@@ -86,6 +107,27 @@ class Comparison:
         return figures(labels, values, passes=self.passes, seed=self.plan.seed)
 
     @property
+    def mean_scores(self) -> dict[str, float | None]:
+        """Of each arm, by its label; None where nothing is scored."""
+        scores: dict[str, list[float]] = {arm.label: [] for arm in self.plan.arms}
+        for it in self.answers:
+            if it.score is not None:
+                scores[self.plan.arms[it.arm].label].append(it.score)
+        return {label: sum(it) / len(it) if it else None for label, it in scores.items()}
+
+    def rescored(self) -> None:
+        """Scores have changed: the figures are to be calculated anew, and the sidebar is to know."""
+        self.__dict__.pop("figures", None)
+        if self.rated is not None:
+            self.rated(self.mean_scores)
+
+    def rating(self) -> Rating:
+        """What asks a person for the scores, answer by answer. Raises UsageError where the score is no ``human(…)``."""
+        if not isinstance(self.score, Human) or self.book is None:
+            raise UsageError("the score is no person's; compare with score=\"human('Is it right?')\"")
+        return Rating(self, self.score.question, self.book)
+
+    @property
     def levels(self) -> Table:
         """Each arm's means with their intervals, as a table."""
         return showing.levels(self.figures, passes=self.passes)
@@ -104,6 +146,51 @@ class Comparison:
         """The items on which a variant scored otherwise than the baseline, with both answers."""
         return disagreements(self.plan, self.answers, self.values("score"), most)
 
+    def side_by_side(self, most: int = 10, items: Sequence[int] | None = None) -> Contrasts:
+        """Answers beside the baseline's with the words marked in which they differ, as HTML, Markdown and text.
+
+        On ``items``, numbers from 1 on, else on those that disagree in score, or where there is no score in text.
+        Raises UsageError.
+        """
+        return side_by_side(self.plan, self.answers, self.values("score"), most, items)
+
+    def savings(
+        self,
+        budget: object = None,
+        *,
+        variant: str | None = None,
+        items: int | None = None,
+        most: int = 8,
+        progress: Progress | None = None,
+    ) -> Savings:
+        """Where a variant's money goes, by default that of the one to keep: what its runs tell, and with a budget more.
+
+        Told without a run: what a cache of prompts' beginnings and a lower output limit would have saved. With
+        ``budget``, in USD, its examples, system message and sentences are left out, one at a time and the ``most``
+        longest of them, on the same items (or so many of them), and compared with the variant as it is.
+
+        Raises as :func:`tokmagic.compare` does.
+        """
+        if self.measure is None:
+            raise UsageError("this comparison was not made by tokmagic.compare, so it has no session to run more in")
+        return self.measure(self, budget=budget, variant=variant, items=items, most=most, progress=progress)
+
+    def with_savings(self, budget: object = None, *, progress: Progress | None = None) -> Comparison:
+        """This comparison with its :meth:`savings`, which it shows then, too. A budget of 0 is none.
+
+        Where a budget covers not even one pair, it says so. Raises as :meth:`savings` does otherwise.
+        """
+        ask = partial(self.savings, progress=progress)
+        limit = None if budget is None else amount(budget, "savings")
+        try:
+            money = ask(limit or None)
+        except BudgetError as error:
+            without = ask()
+            money = replace(without, remarks=(f"no part was left out: {error}",))
+        # Run in another cell it has a row of its own there.
+        same = money.row is not None and self.row is not None and money.row.tags == self.row.tags
+        return replace(self, money=money, row=money.row if same else self.row)
+
     def plot(self) -> Plot:
         """Mean cost against mean score. Raises UsageError where either is unknown, and without altair."""
         return charts.plot(self.figures, "pass rate" if self.passes else "score")
@@ -112,17 +199,28 @@ class Comparison:
         """Verdict, tables and notes in GitHub's Markdown."""
         tables = [showing.markdown(it) for it in (self.levels, self.differences)]
         notes = "\n".join(f"- {note}" for note in self.notes())
-        return "\n\n".join(filter(None, [self.verdict.replace("$", "\\$"), *tables, notes.replace("$", "\\$")])) + "\n"
+        told = [self.verdict.replace("$", "\\$"), *tables, notes.replace("$", "\\$")]
+        money = "" if self.money is None else self.money.to_markdown().rstrip("\n")
+        return "\n\n".join(filter(None, [*told, money])) + "\n"
 
     def to_html(self) -> str:
         """Verdict, tables and notes as HTML that needs nothing else."""
         tables = "".join(it._repr_html_() for it in (self.levels, self.differences))
         notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes())
         listed = f"<ul>{notes}</ul>" if notes else ""
+        money = "" if self.money is None else self.money._repr_html_()
         marked = "tex2jax_ignore mathjax_ignore"  # else MathJax reads dollars as formulas
-        return f'<div class="{marked}"><p>{escape(self.verdict)}</p>{tables}{listed}</div>'
+        return f'<div class="{marked}"><p>{escape(self.verdict)}</p>{tables}{listed}{money}</div>'
 
     _repr_html_ = to_html
+
+    def to_json(self) -> dict[str, Any]:
+        """Verdict, notes and unrounded figures as a JSON object, without answers: what :mod:`.saved` reads."""
+        return to_json(self)
+
+    def _repr_mimebundle_(self, **_kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        metadata = {IN_OUTPUTS: for_output(self)} if self.cell.keeps else {}
+        return {"text/html": self.to_html(), "text/plain": repr(self)}, metadata
 
     def to_csv(self) -> str:
         """The figures unrounded, as CSV text with a row for each arm and metric; unknown is empty."""
@@ -134,7 +232,8 @@ class Comparison:
 
     def __repr__(self) -> str:
         notes = [f"({note})" for note in self.notes()]
-        return "\n\n".join([self.verdict, repr(self.levels), repr(self.differences), *notes])
+        money = [] if self.money is None else [repr(self.money)]
+        return "\n\n".join([self.verdict, repr(self.levels), repr(self.differences), *notes, *money])
 
     def to_pandas(self) -> Any:
         """A pandas DataFrame with a row for each run, in the order in which they ran. Raises UsageError."""
@@ -191,16 +290,38 @@ class Comparison:
             found.append(f"{numbers.counted(count, 'answer')} could not be scored and {_are(count)} left out: {often}")
         if unpriced := sum(answer.ran and answer.usd is None for answer in self.answers):
             found.append(f"{numbers.counted(unpriced, 'run')} had no price; set one with %price")
+        found += self._beside_notes()
         if isinstance(self.score, Judge):
             found.append(self._judge_note())
+        if isinstance(self.score, Human):
+            waiting = sum(it.ran and it.text is not None and it.score is None for it in self.answers)
+            if waiting:
+                wait = "waits" if waiting == 1 else "wait"
+                found.append(
+                    f"{numbers.counted(waiting, 'answer')} {wait} for a person's rating: run %%compare in a notebook, "
+                    "or see result.rating()"
+                )
         return found
+
+    def _beside_notes(self) -> Iterator[str]:
+        """A latency among others is not that of a run alone, and is never shown as such."""
+        for model in dict.fromkeys(arm.model for arm in self.plan.arms):
+            spans = [it.span for it in self.answers if it.span is not None and self.plan.arms[it.arm].model == model]
+            if (most := most_at_once(spans)) > 1:
+                yield (
+                    f"up to {most} runs went on at once at {model}: a latency is that of a run among others, which "
+                    "may be longer than alone; concurrency 1 measures one at a time"
+                )
 
     def _judge_note(self) -> str:
         agreed = [it.agreed for it in self.outcome.judged if it.agreed is not None]
-        share = f"{sum(agreed) / len(agreed):.0%}" if agreed else numbers.UNKNOWN
+        name = self.score.model if isinstance(self.score, Judge) else ""
+        paid = f"the judge {name} cost {numbers.usd(self.outcome.judge_usd)}"
+        if not agreed:
+            return f"{paid}, and no two replies of it could be read"
+        share = f"{sum(agreed) / len(agreed):.0%}"
         return (
-            f"the judge {self.score.model if isinstance(self.score, Judge) else ''} cost "
-            f"{numbers.usd(self.outcome.judge_usd)} and preferred the same answer with places swapped in {share} of "
+            f"{paid} and preferred the same answer with places swapped in {share} of "
             f"{numbers.counted(len(agreed), 'pair')}"
         )
 

@@ -1,135 +1,144 @@
-"""Runs a plan: one run after another through the session, scored as they come, within a budget."""
+"""Runs a plan: so many runs at once through the session, scored as they come, within a budget."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
+from itertools import islice
 
 from tokmagic.comparisons import scores
+from tokmagic.comparisons.affordable import check_affordable
+from tokmagic.comparisons.came import Came, Got, NotRunError, without_text
+from tokmagic.comparisons.concurrency import Places
 from tokmagic.comparisons.earlier import Earlier, Key
 from tokmagic.comparisons.judges import Judge, Judged, verdict
-from tokmagic.comparisons.plan import JUDGE_TAG, Block, Plan
+from tokmagic.comparisons.outcome import Answer, Outcome
+from tokmagic.comparisons.plan import Block, Plan
+from tokmagic.comparisons.ratings import Human
 from tokmagic.comparisons.scores import Score
+from tokmagic.comparisons.tally import NOWHERE, Here, Stand, Tally
+from tokmagic.core.compared import JUDGE_TAG, SAVINGS
 from tokmagic.core.prompt import Prompt
-from tokmagic.core.record import RunRecord
 from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, TokmagicError, UsageError
 from tokmagic.formatting import numbers
-from tokmagic.prices import bound_usd
 from tokmagic.prompts.template import sha256
+from tokmagic.runs.comparing import ComparisonRow
+from tokmagic.runs.generation import Generation
+from tokmagic.runs.many import AtOnce, Others
 from tokmagic.runs.session import Session
 
 GIVEN_UP = 5
 """So many failures of a model in a row end its part of a comparison."""
-
-
-@dataclass(slots=True)
-class Answer:
-    """What is kept of one run of an arm; what is unknown is None. ``order`` counts the runs from 1 on."""
-
-    arm: int
-    item: int
-    repeat: int
-    order: int
-    run_id: str | None = None
-    text: str | None = None
-    usd: Decimal | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    latency_s: float | None = None
-    score: float | None = None
-    problem: str | None = None
-    finish_reason: str | None = None
-
-    @property
-    def ran(self) -> bool:
-        """Whether the run ended well."""
-        return self.run_id is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Stand:
-    """How far a comparison is, for whoever shows it."""
-
-    done: int
-    runs: int
-    usd: Decimal
-
-
-@dataclass(slots=True)
-class Outcome:
-    """All answers, and what a reader has to know about them."""
-
-    answers: list[Answer] = field(default_factory=list)
-    block_usd: list[Decimal] = field(default_factory=list)
-    """What each complete block cost, its judge included."""
-    blocks: int = 0
-    """How many blocks were tried to their end."""
-    spent_usd: Decimal = Decimal(0)
-    """What the whole comparison cost so far, runs that did not finish included."""
-    judge_usd: Decimal = Decimal(0)
-    judged: list[Judged] = field(default_factory=list)
-    ended: str | None = None
-    """Why it ended before all was run."""
-    given_up: dict[str, str] = field(default_factory=dict)
-    """Models that failed too often, and how they failed last."""
+_SCORED_AT_ONCE = 64
 
 
 Progress = Callable[[Stand], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A run that is wanted, and what takes it."""
+
+    prompt: Prompt
+    model: str
+    tag: str
+    then: Callable[[Came], None]
+
+
 @dataclass(slots=True)
-class _Got:
-    record: RunRecord
-    text: str | None
+class _Open:
+    """A block some of whose runs are still to come."""
 
-
-class _NotRunError(Exception):
-    """There is no finished run, and a new one cannot begin: a budget is used up, or its model was given up."""
+    block: Block
+    answers: dict[int, Answer] = field(default_factory=dict)
+    waits_for: int = 0
+    usd: Decimal = Decimal(0)
+    whole: bool = True
+    """Whether nothing of it was left out."""
+    replies: dict[int, list[Came | None]] = field(default_factory=dict)
+    """What the judge said of each arm, as first and as second answer."""
 
 
 class Running:
-    """One execution of a plan."""
+    """One execution of a plan. All that it knows is changed by the thread that called it; only runs have others."""
 
     def __init__(
         self,
         session: Session,
         plan: Plan,
-        score: Score | Judge | None,
+        score: Score | Judge | Human | None,
         *,
+        places: Places,
         budget_usd: Decimal | None = None,
         tags: Sequence[str] = (),
         progress: Progress | None = None,
+        here: Here = NOWHERE,
+        most_blocks: int | None = None,
     ) -> None:
+        """``most_blocks``: so many blocks of the plan are run, not all."""
         self._session = session
         self._plan = plan
         self._score = score
+        self._places = places
         self._budget_usd = budget_usd
         self._tags = (plan.question_tag, plan.data_tag, *tags)
         self._progress = progress
         self._earlier = Earlier(session.ledger(), plan)
         self._in_a_row: Counter[str] = Counter()
         self._outcome = Outcome(spent_usd=self._earlier.spent_usd)
+        every = len(plan.items.rows) * plan.repeat
+        self._blocks = every if most_blocks is None else min(every, most_blocks)
+        passes = score.passes if isinstance(score, Score | Human) else False
+        self.tally = Tally(plan, self._earlier.spent, here, blocks=self._blocks, passes=passes, at_once=places.at_once)
+        self._runs: AtOnce[Generation] = AtOnce(Others(budget_usd, self._earlier.spent_usd))
+        self._wanted: dict[str, deque[_Ask]] = defaultdict(deque)
+        self._under_way: Counter[str] = Counter()
+        self._open: list[_Open] = []
+        self._unscored: list[Answer] = []
+        self._order = 0
+        self._finished: list[str] = []  # run ids; runs note theirs on their own threads
 
-    def execute(self, most_blocks: int | None = None) -> Outcome:
-        """Run all blocks, or so many of them. Raises BudgetError, UsageError and GenerationInterrupted."""
+    def execute(self) -> Outcome:
+        """Run what is wanted. Raises BudgetError, UsageError and GenerationInterrupted."""
         outcome = self._outcome
+        if not self._earlier.spent_usd:
+            check_affordable(self._session, self._plan, next(self._plan.blocks()), self._budget_usd)
+        self._load()
+        self.tally.begin()
         try:
-            for number, block in enumerate(self._plan.blocks()):
-                if number == most_blocks or (self._stopped and not self._earlier.left):
-                    break
-                self._run_block(block)
+            with self._runs.settled():
+                for block in islice(self._plan.blocks(), self._blocks):
+                    if self._stopped and not self._earlier.left:
+                        break
+                    self._begin(block)
+                    self._work_off(self._places.blocks_at_once)
+                self._work_off(1)
+                self._score_waiting(1)
         except KeyboardInterrupt as interrupt:
-            done = sum(answer.ran for answer in outcome.answers)
+            done = len(self._finished)
+            saving = any(it.startswith(SAVINGS) for it in self._tags)
             raise GenerationInterrupted(
-                f"the comparison was interrupted after {done:,} of {self._plan.runs:,} runs; call it again to go on: "
-                "what is finished is in the ledger and is not paid for twice"
+                f"{'leaving out parts' if saving else 'the comparison'} was interrupted after {done:,} of "
+                f"{self._plan.runs:,} runs; call it again to go on: what is finished is in the ledger and is not paid "
+                "for twice"
             ) from interrupt
         if outcome.ended is not None and not outcome.blocks:
             raise BudgetError(f"the budget ended the comparison before one pair was complete: {outcome.ended}")
+        outcome.answers.sort(key=lambda it: it.order)
         return outcome
+
+    def row(self) -> ComparisonRow:
+        """As the sidebar shows it, from any thread."""
+        return self.tally.row()
+
+    def stop(self) -> None:
+        """End it as an interrupt does, from any thread."""
+        self._runs.others.stop()
 
     @property
     def _stopped(self) -> bool:
@@ -137,139 +146,245 @@ class Running:
         models = {arm.model for arm in self._plan.arms}
         return self._outcome.ended is not None or models <= self._outcome.given_up.keys()
 
-    def _run_block(self, block: Block) -> None:
-        outcome, plan = self._outcome, self._plan
-        if not outcome.answers and not outcome.spent_usd:
-            self._check_budget(block)
-        answers, usd = {}, Decimal(0)
-        for arm in block.arms:
-            try:
-                answer = answers[arm] = self._answer(block, arm)
-            except _NotRunError:
-                continue
-            usd += answer.usd or 0
-            outcome.answers.append(answer)
-            if isinstance(self._score, Score):
-                self._score_answer(self._score, answer)
-            if self._progress is not None:
-                self._progress(Stand(len(outcome.answers), plan.runs, outcome.spent_usd))
-        if isinstance(self._score, Judge):
-            try:
-                usd += self._judge(self._score, answers)
-            except _NotRunError:
-                return
-        if len(answers) == len(plan.arms):
-            outcome.blocks += 1
-            if all(answer.ran for answer in answers.values()):
-                outcome.block_usd.append(usd)
+    def _load(self) -> None:
+        """Load what will have to run: before anything does, while an interrupt still ends a load."""
+        for arm in self._plan.arms:
+            if self._earlier.finished(arm.variant.tag, arm.model) < self._blocks:
+                with suppress(TokmagicError):  # told by the runs that fail of it
+                    self._ready(arm.model)
 
-    def _answer(self, block: Block, arm: int) -> Answer:
-        plan, outcome = self._plan, self._outcome
-        model, tag = plan.arms[arm].model, plan.arms[arm].variant.tag
-        answer = Answer(arm, block.item, block.repeat, len(outcome.answers) + 1)
-        try:
-            got = self._ask(plan.prompt(arm, block.item), model, tag)
-        except UsageError:
-            raise  # of an option that no run can have, or of a ledger without texts
-        except TokmagicError as error:
-            answer.problem = f"{type(error).__name__}: {error}"
-            if isinstance(error, ModelError):  # a prompt that an item does not make is no fault of the model
-                self._in_a_row[model] += 1
-                if self._in_a_row[model] >= GIVEN_UP:
-                    outcome.given_up[model] = answer.problem
-            return answer
-        self._in_a_row[model] = 0
-        reading = got.record.reading
-        answer.run_id, answer.text, answer.finish_reason = got.record.run_id, got.text, got.record.finish_reason
-        answer.usd, answer.latency_s = reading.cost.usd, reading.latency_s
-        answer.input_tokens, answer.output_tokens = reading.usage.input_tokens, reading.usage.output_tokens
-        return answer
-
-    def _ask(self, prompt: Prompt, model: str, tag: str) -> _Got:
-        """A finished run of the ledger, or a new one. Raises what ended it, and _NotRunError."""
-        found = self._earlier.take(Key(tag, model, sha256(prompt)))
-        if found is not None:
-            if found[1] is None and self._score is not None:
-                raise _without_text()
-            return _Got(*found)
-        if self._outcome.ended is not None or model in self._outcome.given_up:
-            raise _NotRunError
-        left = None if self._budget_usd is None else self._budget_usd - self._outcome.spent_usd
-        if left is not None and left <= 0:
-            raise self._out_of_budget(f"all of {numbers.usd(self._budget_usd)} is spent")
+    def _ready(self, model: str) -> None:
         if self._session.models.engine(model).state != "ready":
             # Beside the others: interleaved models would be read from disk for every run.
             self._session.load(model, keep_others=True)
-        tags = (*self._tags, tag)
-        try:
-            generation = self._session.generate(prompt, model, tags=tags, budget=left, cache=False)
-        except BudgetError as error:
-            raise self._out_of_budget(str(error)) from error
-        self._outcome.spent_usd += generation.cost.usd or 0
-        if isinstance(generation.error, BudgetError):
-            raise self._out_of_budget(str(generation.error))
-        if generation.error is not None:
-            raise generation.error
-        return _Got(generation.record, generation.text)
 
-    def _out_of_budget(self, why: str) -> _NotRunError:
-        self._outcome.ended = why
-        return _NotRunError()
+    def _work_off(self, open_blocks: int) -> None:
+        """Take what is done until fewer blocks than so many are open."""
+        self._hand_in()
+        while len(self._open) >= open_blocks:
+            self._runs.take()
+            self._hand_in()
+        if self._runs.others.stopped:
+            raise KeyboardInterrupt
+
+    def _hand_in(self) -> None:
+        """Let begin what its place has room for. A few more than run at once, so that none waits for a score."""
+        while (place := self._place_with_room()) is not None:
+            ask = self._wanted[place].popleft()
+            try:
+                self._check_open(ask.model)
+                self._ready(ask.model)
+            except (TokmagicError, NotRunError) as error:
+                ask.then(error)
+                continue
+            self._under_way[place] += 1
+            most = self._places.most(place)
+            self._runs.add(place, most, partial(self._run, ask), partial(self._take, place, ask))
+
+    def _place_with_room(self) -> str | None:
+        for place, wanted in self._wanted.items():
+            if wanted:
+                most = self._places.most(place)
+                if self._under_way[place] < (most if most == 1 else 2 * most):
+                    return place
+        return None
+
+    def _check_open(self, model: str) -> None:
+        """Raise NotRunError where no run of a model can begin any more."""
+        outcome, budget = self._outcome, self._budget_usd
+        if outcome.ended is None and budget is not None and outcome.spent_usd >= budget:
+            outcome.ended = f"all of {numbers.usd(budget)} is spent"
+        if outcome.ended is not None or model in outcome.given_up or self._runs.others.stopped:
+            raise NotRunError
+
+    def _run(self, ask: _Ask) -> Generation:
+        """On a thread of its own."""
+        outcome = self._outcome
+        if outcome.ended is not None or ask.model in outcome.given_up or self._runs.others.stopped:
+            raise NotRunError
+        tags = (*self._tags, ask.tag)
+        generation = self._session.generate(ask.prompt, ask.model, tags=tags, cache=False, others=self._runs.others)
+        if isinstance(generation.error, BudgetError):
+            outcome.ended = outcome.ended or str(generation.error)  # at once, so that none behind it is let in
+        if generation.error is None and ask.tag != JUDGE_TAG:
+            self._finished.append(generation.run_id)
+        return generation
+
+    def _take(self, place: str, ask: _Ask, done: Future[Generation]) -> None:
+        """Take what a run came to. Raises what ends it all."""
+        self._under_way[place] -= 1
+        outcome = self._outcome
+        try:
+            generation = done.result()
+        except BudgetError as error:
+            outcome.ended = outcome.ended or str(error)
+            ask.then(NotRunError())
+            return
+        except (TokmagicError, NotRunError) as error:
+            ask.then(error)
+            return
+        outcome.spent_usd += generation.cost.usd or 0
+        self.tally.spent(generation.record, judge=ask.tag == JUDGE_TAG)
+        failure = generation.error
+        if isinstance(failure, KeyboardInterrupt):
+            raise failure
+        if isinstance(failure, BudgetError):
+            ask.then(NotRunError())
+        else:
+            ask.then(Got(generation.record, generation.text) if failure is None else failure)
+
+    def _want(self, ask: _Ask, *, first: bool = False) -> None:
+        """Give out a finished run of the ledger, else have it run; ``first``: before those that wait already."""
+        found = self._earlier.take(Key(ask.tag, ask.model, sha256(ask.prompt)))
+        if found is not None:
+            if ask.tag != JUDGE_TAG:
+                self._finished.append(found[0].run_id)
+            missing = found[1] is None and self._score is not None
+            ask.then(without_text() if missing else Got(*found))
+            return
+        wanted = self._wanted[self._places.of(ask.model)]
+        if first:
+            wanted.appendleft(ask)
+        else:
+            wanted.append(ask)
+
+    # The runs of a block
+
+    def _begin(self, block: Block) -> None:
+        opened = _Open(block, waits_for=len(block.arms))
+        self._open.append(opened)
+        for arm in block.arms:
+            self._order += 1
+            answer = Answer(arm, block.item, block.repeat, self._order)
+            then = partial(self._answered, opened, answer)
+            it = self._plan.arms[arm]
+            try:
+                prompt = self._plan.prompt(arm, block.item)
+            except TokmagicError as error:
+                then(error)
+                continue
+            self._want(_Ask(prompt, it.model, it.variant.tag, then))
+
+    def _answered(self, opened: _Open, answer: Answer, came: Came) -> None:
+        if isinstance(came, UsageError):
+            raise came  # of an option that no run can have, or of a ledger without texts
+        if isinstance(came, NotRunError):
+            opened.whole = False
+        else:
+            self._note(answer, came)
+            opened.answers[answer.arm] = answer
+            opened.usd += answer.usd or 0
+            self._outcome.answers.append(answer)
+            if isinstance(self._score, Score):
+                self._score_answer(self._score, answer)
+            if self._progress is not None:
+                self._progress(self.tally.stand)
+        opened.waits_for -= 1
+        if opened.waits_for == 0:
+            if isinstance(self._score, Judge):
+                self._judge(self._score, opened)
+            else:
+                self._close(opened)
+
+    def _note(self, answer: Answer, came: Got | TokmagicError) -> None:
+        """Keep what a run came to, and count the failures of its model."""
+        model = self._plan.arms[answer.arm].model
+        if isinstance(came, TokmagicError):
+            answer.problem = f"{type(came).__name__}: {came}"
+            failed = isinstance(came, ModelError)  # a prompt that an item does not make is no fault of the model
+            self.tally.took(answer, came, failed=failed)
+            if failed:
+                self._in_a_row[model] += 1
+                if self._in_a_row[model] >= GIVEN_UP:
+                    self._outcome.given_up[model] = answer.problem
+            return
+        self._in_a_row[model] = 0
+        reading = came.record.reading
+        answer.run_id, answer.text, answer.finish_reason = came.record.run_id, came.text, came.record.finish_reason
+        answer.usd, answer.latency_s, answer.span = reading.cost.usd, reading.latency_s, came.span
+        usage = reading.usage
+        answer.input_tokens, answer.output_tokens = usage.input_tokens, usage.output_tokens
+        answer.cached_input_tokens = usage.cached_input_tokens
+        self.tally.took(answer, came.record, failed=False)
 
     def _score_answer(self, score: Score, answer: Answer) -> None:
-        if answer.text is None:
-            return
-        scored = scores.apply(score, answer.text, self._plan.items.rows[answer.item])
-        answer.score, answer.problem = scored.value, scored.problem
+        if answer.text is not None:
+            self._unscored.append(answer)
+            self._score_waiting(1 if score.many is None else _SCORED_AT_ONCE)
 
-    def _judge(self, judge: Judge, answers: dict[int, Answer]) -> Decimal:
-        """Let the judge compare each arm with the baseline, and return what that cost."""
-        before, baseline = self._outcome.judge_usd, answers.get(0)
+    def _score_waiting(self, least: int) -> None:
+        """Score the answers that wait for it, where there are so many."""
+        if len(self._unscored) < least or not isinstance(self._score, Score):
+            return
+        waiting, self._unscored = self._unscored, []
+        rows = self._plan.items.rows
+        found = scores.apply_many(self._score, [(it.text or "", rows[it.item]) for it in waiting])
+        for answer, scored in zip(waiting, found, strict=True):
+            answer.score, answer.problem = scored.value, scored.problem
+            self.tally.scored(answer)
+
+    def _close(self, opened: _Open) -> None:
+        """A block has all that it gets."""
+        self._open.remove(opened)
+        # What has no price, or no answer, tells nothing of what others will cost.
+        priced = opened.whole and all(it.ran and it.usd is not None for it in opened.answers.values())
+        self.tally.closed(opened.usd, whole=opened.whole, priced=priced)
+        if opened.whole:
+            self._outcome.blocks += 1
+        if priced:
+            self._outcome.costs = self._outcome.costs.plus(opened.usd)
+
+    # The judge
+
+    def _judge(self, judge: Judge, opened: _Open) -> None:
+        """Let the judge compare each arm with the baseline, as its first and as its second answer."""
+        asks = list(self._judging(judge, opened))
+        opened.waits_for = len(asks)
+        # Before later blocks: where the budget ends it, what was paid for is judged first.
+        for ask in reversed(asks):
+            self._want(ask, first=True)
+        if not asks:
+            self._close(opened)
+
+    def _judging(self, judge: Judge, opened: _Open) -> Iterator[_Ask]:
+        baseline = opened.answers.get(0)
         if baseline is None or baseline.text is None:
-            return Decimal(0)
-        baseline.score = 0.5
-        for arm, answer in answers.items():
-            if arm != 0 and answer.text is not None:
-                judged = self._judged(judge, answer, baseline.text, answer.text)
-                self._outcome.judged.append(judged)
-                answer.score, answer.problem = judged.value, judged.problem
-        return self._outcome.judge_usd - before
-
-    def _judged(self, judge: Judge, answer: Answer, baseline: str, variant: str) -> Judged:
-        # The task is what the baseline was asked, without its instructions where the system message holds them.
-        task = self._plan.prompt(0, answer.item).messages[-1].content
-        replies = []
-        for first, second in ((variant, baseline), (baseline, variant)):
-            prompt = Prompt(judge.ask(task, first, second))
-            try:
-                got = self._ask(prompt, judge.model, JUDGE_TAG)
-            except TokmagicError as error:
-                return Judged(None, None, f"the judge failed: {type(error).__name__}: {error}")
-            self._outcome.judge_usd += got.record.reading.cost.usd or 0
-            replies.append(got.text or "")
-        return verdict(*replies)
-
-    def _check_budget(self, block: Block) -> None:
-        """Raise BudgetError where not even one run of each arm is sure to fit."""
-        if self._budget_usd is None:
             return
-        dearest = Decimal(0)
-        for arm in block.arms:
-            with suppress(TokmagicError):  # what is wrong with a model is told when it runs
-                prompt = self._plan.prompt(arm, block.item)
-                engine = self._session.models.engine(self._plan.arms[arm].model)
-                tokens, _ = engine.estimate(prompt)
-                most, _ = bound_usd(self._session.rates(engine.info), tokens, prompt.sampling.max_tokens, None)
-                dearest = max(dearest, most or Decimal(0))
-        if dearest > self._budget_usd:
-            raise BudgetError(
-                f"a budget of {numbers.usd(self._budget_usd)} does not cover one pair: a single run may cost up to "
-                f"{numbers.usd(dearest)}; raise the budget, or lower max_tokens"
-            )
+        baseline.score = 0.5
+        self.tally.scored(baseline)
+        # The task is what the baseline was asked, without its instructions where the system message holds them.
+        task = self._plan.prompt(0, opened.block.item).messages[-1].content
+        for arm, answer in opened.answers.items():
+            if arm == 0 or answer.text is None:
+                continue
+            opened.replies[arm] = [None, None]
+            for place, (first, second) in enumerate(((answer.text, baseline.text), (baseline.text, answer.text))):
+                then = partial(self._replied, opened, answer, place)
+                yield _Ask(Prompt(judge.ask(task, first, second)), judge.model, JUDGE_TAG, then)
 
+    def _replied(self, opened: _Open, answer: Answer, place: int, came: Came) -> None:
+        if isinstance(came, Got):
+            usd = came.record.reading.cost.usd or Decimal(0)
+            opened.usd += usd
+            self._outcome.judge_usd += usd
+            self.tally.judged(usd)
+        replies = opened.replies[answer.arm]
+        replies[place] = came
+        if None not in replies:
+            self._judged(opened, answer, replies)
+        opened.waits_for -= 1
+        if opened.waits_for == 0:
+            self._close(opened)
 
-def _without_text() -> UsageError:
-    return UsageError(
-        "the ledger has finished runs of this comparison, but not their answers, since texts are not kept "
-        "(TOKMAGIC_STORE_TEXT); leave score out to compare costs, or give another seed to begin anew"
-    )
+    def _judged(self, opened: _Open, answer: Answer, replies: Sequence[Came | None]) -> None:
+        if any(isinstance(it, NotRunError) for it in replies):
+            opened.whole = False
+            return
+        failed = next((it for it in replies if isinstance(it, TokmagicError)), None)
+        if failed is not None:
+            judged = Judged(None, None, f"the judge failed: {type(failed).__name__}: {failed}")
+        else:
+            judged = verdict(*(it.text or "" for it in replies if isinstance(it, Got)))
+        self._outcome.judged.append(judged)
+        answer.score, answer.problem = judged.value, judged.problem
+        self.tally.scored(answer)

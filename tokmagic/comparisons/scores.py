@@ -12,11 +12,14 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from tokmagic.comparisons.judges import Judge, judge
+from tokmagic.comparisons.ratings import Human, human
+from tokmagic.core.files import expanded
 from tokmagic.errors import UsageError, nearest
 
 Item = Mapping[str, Any]
@@ -35,6 +38,8 @@ class Score:
     of: Callable[[str, Item], Any]
     column: str | None = None
     passes: bool | None = True
+    many: Callable[[Sequence[tuple[str, Item]]], Sequence[Any]] | None = None
+    """Scores so many answers at once, where that is quicker than one after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,10 @@ def apply(score: Score, answer: str, item: Item) -> Scored:
         given = score.of(answer, item)
     except Exception as error:
         return Scored(None, f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": "))
+    return _read_value(given)
+
+
+def _read_value(given: Any) -> Scored:
     try:
         value = float(given)
     except (TypeError, ValueError):
@@ -58,6 +67,18 @@ def apply(score: Score, answer: str, item: Item) -> Scored:
     if not math.isfinite(value):
         return Scored(None, f"it returned {value}; return a finite number")
     return Scored(value)
+
+
+def apply_many(score: Score, answers: Sequence[tuple[str, Item]]) -> list[Scored]:
+    """Score answers together, if the score can; where that goes wrong each alone, so that only a bad one is marked."""
+    if score.many is not None:
+        try:
+            given = list(score.many(answers))
+        except Exception:
+            given = []
+        if len(given) == len(answers):
+            return list(map(_read_value, given))
+    return [apply(score, *it) for it in answers]
 
 
 def exact(column: str) -> Score:
@@ -129,6 +150,34 @@ def json_schema(schema: Mapping[str, Any] | str) -> Score:
     return Score("json_schema", of)
 
 
+def similarity(column: str, model: str) -> Score:
+    """How close the answer's meaning is to what stands in the column: the cosine of their embeddings, −1 to 1.
+
+    ``model`` is the folder of a text encoder. Of alternatives in a list the closest counts. Raises UsageError where it
+    is no folder of a model, and ModelError where that cannot be loaded.
+    """
+    folder = expanded(str(model))
+    for package in ("torch", "transformers"):
+        if find_spec(package) is None:
+            raise UsageError(f"similarity needs the package {package}; run: pip install 'tokmagic[local]'")
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"similarity needs the folder of a text encoder, and {folder} is none; download one, such as "
+            "sentence-transformers/all-MiniLM-L6-v2, and give its folder, as in similarity(answer, 'models/MiniLM')"
+        )
+    from tokmagic.engines.local.encoder import Encoder  # start-up: torch and transformers, for this score alone
+
+    encoder = Encoder(folder)
+
+    def many(answers: Sequence[tuple[str, Item]]) -> list[float]:
+        return [max(it) for it in encoder.similarities([(text, _texts(item[column])) for text, item in answers])]
+
+    def of(answer: str, item: Item) -> float:
+        return many([(answer, item)])[0]
+
+    return Score(f"similarity({column})", of, column, passes=False, many=many)
+
+
 def function(of: Callable[..., Any]) -> Score:
     """Any function of the answer, or of the answer and its item, that returns a number, or True or False.
 
@@ -149,23 +198,25 @@ def function(of: Callable[..., Any]) -> Score:
     raise UsageError(f"the score {name}{signature} cannot be called; write it as {name}(answer, item)")
 
 
-_MAKERS: dict[str, Callable[..., Score | Judge]] = {
+_MAKERS: dict[str, Callable[..., Score | Judge | Human]] = {
     "exact": exact,
     "normalised": normalised,
     "contains": contains,
     "regex": regex,
     "numeric": numeric,
     "json_schema": json_schema,
+    "similarity": similarity,
     "judge": judge,
+    "human": human,
 }
 
 
-def read(given: object) -> Score | Judge:
-    """What ``score=`` means: a Score, a Judge, a function, or text such as ``numeric(answer, 0.01)``.
+def read(given: object) -> Score | Judge | Human:
+    """What ``score=`` means: a Score, a Judge, a Human, a function, or text such as ``numeric(answer, 0.01)``.
 
     In text a bare word is a column's or a model's name. Raises UsageError.
     """
-    if isinstance(given, Score | Judge):
+    if isinstance(given, Score | Judge | Human):
         return given
     if callable(given):
         return function(given)
@@ -200,11 +251,15 @@ def _word(node: ast.expr) -> Any:
 
 def _matching(name: str, column: str, normal: Callable[[str], str], matches: Callable[[str, str], bool]) -> Score:
     def of(answer: str, item: Item) -> bool:
-        wanted, said = item[column], normal(answer)
-        alternatives = wanted if isinstance(wanted, list | tuple | set) else [wanted]
-        return any(matches(said, normal(str(it))) for it in alternatives)
+        said = normal(answer)
+        return any(matches(said, normal(it)) for it in _texts(item[column]))
 
     return Score(f"{name}({column})", of, column)
+
+
+def _texts(wanted: Any) -> list[str]:
+    """What a column holds: a list there names alternatives."""
+    return [str(it) for it in (wanted if isinstance(wanted, list | tuple | set) else [wanted])]
 
 
 def _normal(text: str) -> str:

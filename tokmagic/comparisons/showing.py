@@ -69,7 +69,7 @@ def differences(arms: Sequence[ArmFigures], *, passes: bool) -> Table:
             rows.append(
                 (arm.label, "an extra pass", numbers.UNKNOWN if price is None else signed(price, usd), ends, "", "")
             )
-    many = ", p by Holm" if len(arms) > 2 else ""
+    many = ", each of its variant alone; p by Holm over all" if len(arms) > 2 else ""
     columns = ("variant", "of", "difference", "95 %", "p", "items")
     note = f"variant − {arms[0].label}, {_ABOUT}{many}"
     return Table(columns, tuple(rows), note, words=("of",))

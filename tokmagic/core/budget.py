@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from tokmagic.core.money import CERTAIN, Bound, Precision, Uncertainty
 
-Scope = Literal["cell", "notebook", "day", "month"]
+Scope = Literal["cell", "notebook", "day", "month", "key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,9 +16,10 @@ class Budget:
     """A cap on what runs may cost. Of USD and tokens either may be None: no cap of that kind.
 
     ``cell`` bounds each single run (its ``tokens``: the prompt's, above which a person is asked); the other scopes
-    bound the sum over a notebook, or over a user's local day or month. ``warn_at`` is a share of the cap. With
-    ``strict`` a run whose price is unknown is refused. ``user`` None means each user by himself; ``notebook`` is set
-    for the scopes cell and notebook.
+    bound the sum over a notebook, over a user's local day or month, or over everything that was run with a key.
+    ``warn_at`` is a share of the cap. With ``strict`` a run whose price is unknown is refused. ``user`` None means each
+    user by himself; ``notebook`` is set for the scopes cell and notebook. ``key`` is a key's id: a day or a month then
+    bounds the runs with that key alone, whoever ran them.
     """
 
     scope: Scope
@@ -29,6 +30,7 @@ class Budget:
     notebook: str | None = None
     user: str | None = None
     origin: str = "%budget"
+    key: str | None = None
 
 
 _OTHER_WAY: dict[Bound, Bound] = {"exact": "exact", "at_least": "at_most", "at_most": "at_least"}
@@ -100,7 +102,11 @@ class Used(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """Whether a run may start. ``refused`` says why not, in one line; ``standings`` are after its hold."""
+    """Whether a run may start. ``refused`` says why not, in one line; ``standings`` are after its hold.
+
+    ``passing``: what is refused would fit if active runs gave back what they hold, so that it may be tried again.
+    """
 
     refused: str | None = None
     standings: tuple[Standing, ...] = ()
+    passing: bool = False

@@ -14,6 +14,7 @@ from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import platformdirs
 from traitlets import Bool, Enum, Float, Int, TraitError, TraitType, Unicode, default, validate
@@ -25,6 +26,7 @@ from tokmagic.errors import UsageError, nearest
 DEFAULT_MODEL = "smollm2"
 DEFAULT_CACHE_BYTES = 256 * 2**20
 _SOURCES = ["auto", "hub", "package"]
+_HOLDS = ["worst", "p95"]
 REPRODUCING = "TOKMAGIC_REPRODUCING"
 """Set in a kernel that ``tokmagic reproduce`` started: the ledger's URL there, whatever the notebook's cells choose."""
 REPRODUCING_USD = "TOKMAGIC_REPRODUCING_USD"
@@ -85,6 +87,21 @@ def _source(name: str, value: Any) -> str:
     return str(value)
 
 
+def _hold(name: str, value: Any) -> str:
+    if str(value) not in _HOLDS:
+        raise UsageError(f"{name} is {str(value)!r}; use worst or p95")
+    return str(value)
+
+
+def _webhook(name: str, value: Any) -> str:
+    # What is given is not repeated: such an address is often a secret.
+    with suppress(ValueError):
+        parts = urlsplit(str(value))
+        if not value or (parts.scheme in ("http", "https") and parts.hostname and str(value).isprintable()):
+            return str(value)
+    raise UsageError(f"{name} is not a URL; give one such as https://hooks.example.org/…")
+
+
 def _on(name: str, value: Any) -> bool:
     if isinstance(value, bool):
         return value
@@ -129,6 +146,8 @@ _DEFAULTS: dict[str, tuple[Any, Callable[[str, Any], Any]]] = {
     "cache": (True, _on),
     "cache_bytes": (DEFAULT_CACHE_BYTES, _whole(0, f"a whole number of bytes, such as {DEFAULT_CACHE_BYTES}")),
     "budget_day": ("", _text),
+    "hold": ("worst", _hold),
+    "alert_webhook": ("", _webhook),
     "connect_timeout_s": (10.0, _seconds),
     "first_token_timeout_s": (300.0, _seconds),
     "silence_timeout_s": (60.0, _seconds),
@@ -181,6 +200,14 @@ class TokMagic(Configurable):
     )
     cache_bytes = Int(min=0, help="Maximum size of all cached answers together, in bytes (TOKMAGIC_CACHE_BYTES).")
     budget_day = Unicode(help="USD that your runs may cost in a day (TOKMAGIC_BUDGET_DAY).")
+    hold = Enum(
+        _HOLDS,
+        help="How many output tokens are set aside for a run under a budget (TOKMAGIC_HOLD): worst: as many as it may "
+        "generate, p95: the 95th percentile of its model's answers, if that is fewer.",
+    )
+    alert_webhook = Unicode(
+        help="URL to which an alert is posted when 50, 80 or 100 % of a budget is spent (TOKMAGIC_ALERT_WEBHOOK)."
+    )
     connect_timeout_s = Float(
         help="Seconds that an endpoint may take to accept a connection (TOKMAGIC_CONNECT_TIMEOUT_S)."
     )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from tokmagic.core.money import plain
 from tokmagic.core.record import RunRecord
 
-Kind = Literal["text", "int", "float", "money", "time", "json", "list", "rates"]
+Kind = Literal["text", "int", "float", "money", "time", "json", "list", "rates", "flag"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,10 @@ FIELDS = (
     Field("replay_of", "replay_of", size=32),
     Field("tags", "tags", "list", required=True),
     Field("env", "env", "json", required=True),
+    Field("key", "key", size=12),
+    Field("team", "team"),
+    Field("client_run_id", "client_run_id"),
+    Field("duplicate", "duplicate", "flag"),
     Field("spark_ms", "reading.spark_ms", "list", required=True, exported=False, sent=True),
 )
 """In the order of the export. ``env`` also holds what INFO_IN_ENV and RUN_IN_ENV name."""

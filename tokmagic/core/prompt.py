@@ -51,7 +51,7 @@ class Prompt:
 
     With ``completion`` the single message's content is fed as it stands, without a chat template. ``stream`` False asks
     a server for the whole answer at once. With ``ignore_eos`` the answer goes on to its limit of tokens, for
-    measurements.
+    measurements; with ``min_tokens`` to so many tokens at least. A stop text ends it all the same.
     """
 
     messages: tuple[Message, ...]
@@ -59,6 +59,7 @@ class Prompt:
     completion: bool = False
     stream: bool = True
     ignore_eos: bool = False
+    min_tokens: int = 0
 
     @property
     def utf8_bytes(self) -> int:

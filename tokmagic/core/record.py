@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tokmagic.core.money import CERTAIN, Bound, Cost, Precision, Rates, Uncertainty, known_sum
 from tokmagic.core.stream import Source, Usage
@@ -52,6 +52,7 @@ _TRAITS: Mapping[str, EngineTraits] = MappingProxyType(
         "local": EngineTraits(has_weights=True, billed_by_device=True),
         "llamacpp": EngineTraits(has_weights=True, billed_by_device=True),
         "endpoint": EngineTraits(remote=True),
+        "pool": EngineTraits(billed_by_device=True),
         "scripted": EngineTraits(),
     }
 )
@@ -102,18 +103,21 @@ class EngineInfo:
         return tuple(dict.fromkeys((self.model_id, bare)))
 
 
+COMPARISON_IN_OUTPUTS = "tokmagic_comparison"
+"""Under which name an output's metadata keeps a comparison's figures."""
 INFO_IN_ENV = ("tokenizer_sha256", "device_name", "provider", "server", "greedy", "service_tier", "arithmetic")
 """What of EngineInfo a row keeps in ``env``, having no column of its own."""
 USAGE_IN_ENV = ("cache_write_1h_input_tokens",)
 """What of Usage a row keeps there."""
 RUN_IN_ENV = (
-    *("answer_sha256", "execution", "source_sha256"),
+    *("answer_sha256", "execution", "execution_count", "source_sha256", "server_run_id"),
     *("reported_cost_usd", "ignored_options", "server_times", "energy", *USAGE_IN_ENV),
 )
-"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to, a
-digest of the cell's text as it ran, counts, and what its server told: a cost, a decimal string in USD, the options that
-it ignored, its own times in seconds. ``energy`` tells of ``energy_j`` by which meter it is known, how surely, and how
-much of it an output token took, in joules."""
+"""What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to
+and under which number the notebook shows that one, a digest of the cell's text as it ran, the id of a shared engine's
+own row of it, counts, and what its server told: a cost, a decimal string in USD, the options that it ignored, its own
+times in seconds. ``energy`` tells of ``energy_j`` by which meter it is known, how surely, and how much of it an output
+token took, in joules."""
 
 
 def is_place(cell_id: str) -> bool:
@@ -157,6 +161,13 @@ class RunRecord:
     replay_of: str | None = None
     tags: tuple[str, ...] = ()
     env: dict[str, Any] = field(default_factory=dict)
+    key: str | None = None
+    """The id of the key with which a shared engine was asked for it."""
+    team: str | None = None
+    client_run_id: str | None = None
+    """On a shared engine: under which id the client keeps its own row of the same run."""
+    duplicate: bool = False
+    """Whether that row is in this ledger too: then this one counts for its key alone, and in no other sum."""
 
     @property
     def owes_no_price(self) -> bool:
@@ -174,7 +185,7 @@ class RunRecord:
 class Selection:
     """Which runs are meant; what is None does not select. ``until`` is the first instant that does not belong.
 
-    Of several ``tags`` a run must have all.
+    Of several ``tags`` a run must have all. ``once`` leaves duplicates out, as every sum does but a key's.
     """
 
     notebook: str | None = None
@@ -186,6 +197,7 @@ class Selection:
     cell_id: str | None = None
     status: Status | None = None
     tags: tuple[str, ...] = ()
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +222,7 @@ class Sum:
     uncertainty: Uncertainty = CERTAIN
     unpriced_hits: int = 0
     saved_uncertainty: Uncertainty = CERTAIN
+    refused_runs: int = 0
 
     @property
     def precision(self) -> Precision:
@@ -256,6 +269,7 @@ class Sum:
             uncertainty=Uncertainty.of(cost),
             unpriced_hits=int(cost.saved_usd is None and record.status == "cached"),
             saved_uncertainty=Uncertainty.of_saved(cost),
+            refused_runs=int(record.status == "refused"),
         )
 
     def __add__(self, other: Sum) -> Sum:
@@ -273,7 +287,23 @@ class Sum:
             self.uncertainty + other.uncertainty,
             self.unpriced_hits + other.unpriced_hits,
             self.saved_uncertainty + other.saved_uncertainty,
+            self.refused_runs + other.refused_runs,
         )
+
+
+NO_RUNS = Sum()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs of the same tags, model name and status, added up. ``latency_s`` is their mean; None: not known."""
+
+    tags: tuple[str, ...]
+    model: str
+    status: Status
+    sum: Sum
+    latency_s: float | None
+    started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +351,26 @@ class EnergySum:
             self.output_tokens + other.output_tokens,
             self.uncertainty + other.uncertainty,
         )
+
+
+class PastRun(NamedTuple):
+    """What a forecast needs of a complete run, or of one that a cache replayed. Unknown is None."""
+
+    model_id: str
+    input_tokens: int | None
+    output_tokens: int | None
+    device_s: float | None
+    source_sha256: str | None
+    """A digest of the cell's text as it ran."""
+    execution: str | None = None
+    """Of the cell, in which it ran: one may run many."""
+    cost_usd: Decimal | None = None
+    """What it cost then."""
+    replayed: bool = False
+
+
+Histories = dict[str, list[PastRun]]
+"""The runs of each cell, by its id, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)

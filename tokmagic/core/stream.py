@@ -6,7 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from tokmagic.core.metered import Metered
+    from tokmagic.core.money import Bound
 
 # Of the classes below the newer fields are not in the repr: cached answers of scripts are known by a digest of it.
 Source = Literal["measured", "reported", "counted", "estimated", "unknown"]
@@ -104,11 +108,30 @@ class Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerTimes:
-    """What a server says of its own times, in seconds: until it began, for the prompt, between two tokens."""
+    """What a server says of its own times, in seconds: until it began, for the prompt, between two tokens.
+
+    A shared engine also tells how long a request waited for its turn (``waited_s``), which is part of ``queue_s``, the
+    percentiles of its ITL, and what it measured from that turn on: ``ttft_s`` and ``latency_s``.
+    """
 
     queue_s: float | None = None
     prefill_s: float | None = None
     itl_mean_s: float | None = None
+    itl_p50_s: float | None = None
+    itl_p95_s: float | None = None
+    waited_s: float | None = None
+    ttft_s: float | None = None
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """What a run took, in joules, with its marks as a cost has them, and the meter's name."""
+
+    joules: float
+    source: Source
+    bound: Bound
+    meter: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +144,8 @@ class Finished:
     it may bill more than was counted. ``local_input_tokens`` is this process' own count of what a server counted, and
     ``anomaly`` what is wrong with the server's. ``service_tier`` and ``reported_usd`` are what the server says of its
     tier and its cost, ``ignored`` the options that it did not follow, though it took them,
-    and ``server_times`` its own.
+    ``server_times`` its own, and ``metered`` what a shared engine recorded of the run. ``energy`` was measured where
+    the answer was generated, if that is another machine.
     """
 
     at_ns: int
@@ -139,6 +163,8 @@ class Finished:
     reported_usd: Decimal | None = field(default=None, repr=False)
     ignored: tuple[str, ...] = field(default=(), repr=False)
     server_times: ServerTimes | None = field(default=None, repr=False)
+    metered: Metered | None = field(default=None, repr=False)
+    energy: Energy | None = field(default=None, repr=False)
 
 
 Event = Started | Token | Finished

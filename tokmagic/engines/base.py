@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from tokmagic.core.files import expanded
+from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo, EngineTraits, traits_of
 from tokmagic.core.stream import Event, Source
@@ -28,6 +30,11 @@ def no_progress(_doing: str, _share: float | None) -> None:
 
 PREFILL = "prefill: waiting for the first token"
 """What comes after loading, and takes long where the prompt is."""
+
+SHARED = "tokmagic"
+"""The kind of server that ``tokmagic serve`` is."""
+ENGINE_KEY = "TOKMAGIC_ENGINE_KEY"
+"""The environment variable that holds a shared engine's key, where no other is named."""
 
 EngineState = Literal["unloaded", "loading", "ready", "failed"]
 
@@ -127,6 +134,66 @@ class Quantised(Protocol):
         ...
 
 
+@runtime_checkable
+class Traced(Protocol):
+    """An engine whose server is told to which run a request belongs, so that a run that both record counts once."""
+
+    def stream_for(self, prompt: Prompt, run_id: str) -> Stream:
+        """Submit ``prompt`` for the run of this id; as ``Engine.stream`` otherwise."""
+        ...
+
+
+def submit(engine: Engine, prompt: Prompt, run_id: str) -> Stream:
+    """Submit a run's prompt, with the run's id where the engine takes it. Raises PromptError and ModelError."""
+    return engine.stream_for(prompt, run_id) if isinstance(engine, Traced) else engine.stream(prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model at a shared engine. ``users``: how many requests of which user are there now."""
+
+    name: str
+    state: str
+    users: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How a model stands at its shared engine, and with which key it is asked there; None: the server does not say.
+
+    ``running`` and ``waiting`` are requests at the whole engine, whoever's. Of a cap that the key does not have there
+    is None; what is left may be below 0.
+    """
+
+    model: ServedModel
+    running: int | None = None
+    waiting: int | None = None
+    key: str | None = None
+    team: str | None = None
+    cap_usd: Decimal | None = None
+    left_usd: Decimal | None = None
+    cap_tokens: int | None = None
+    left_tokens: int | None = None
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """An engine that others use, too: a model of ``tokmagic serve``."""
+
+    @property
+    def rates(self) -> Rates | None:
+        """The server's rates for the model; None where they are not known, as before it is loaded."""
+        ...
+
+    def served(self) -> Sequence[ServedModel]:
+        """Ask the server what it has and who uses it, which takes seconds at most. Raises UsageError, ModelError."""
+        ...
+
+    def share(self) -> Share:
+        """Ask how this model stands there, which takes seconds at most. Raises UsageError, ModelError."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """How to get and run a model, as ``%model add`` takes it.
@@ -152,11 +219,16 @@ class ModelSpec:
     @property
     def kind(self) -> str:
         """``local``, ``llamacpp``, ``endpoint`` or ``scripted``."""
-        if self.api_base or self.api_key_name:
+        if self.api_base or self.api_key_name or self.shared:
             return "endpoint"
         if re.match(r"scripted(:|$)", self.source):
             return "scripted"
         return "llamacpp" if self.quant == "int4" or is_gguf(self.source) else "local"
+
+    @property
+    def shared(self) -> bool:
+        """Whether it is a model of ``tokmagic serve``."""
+        return self.server == SHARED
 
     @property
     def traits(self) -> EngineTraits:

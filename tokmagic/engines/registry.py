@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from tokmagic.core.config import DEFAULT_MODEL, TokMagic
 from tokmagic.core.forks import in_child, whole
+from tokmagic.core.money import Rates
 from tokmagic.core.record import EngineInfo
-from tokmagic.engines.base import Engine, ModelSpec, Progress, Weighed, parse_source
+from tokmagic.engines.base import (
+    ENGINE_KEY,
+    SHARED,
+    Engine,
+    ModelSpec,
+    Progress,
+    Shared,
+    Weighed,
+    is_gguf,
+    parse_source,
+)
 from tokmagic.engines.local.store import NAMED
 from tokmagic.errors import UsageError, nearest
 
+_HERE = ("/", ".", "~", "scripted")
+"""How the names of models begin that are this machine's own, whatever a shared engine may call so."""
 _OF_ENDPOINT = ("api_base", "api_key_name", "server", "tokenizer")
 """What settings, options and :class:`ModelSpec` alike call what is needed to reach a model at an endpoint."""
 
@@ -25,6 +38,9 @@ class Models:
     def __init__(self, settings: TokMagic) -> None:
         self._settings = settings
         self._specs: dict[str, ModelSpec] = {name: ModelSpec(name) for name in NAMED}
+        # Names that nobody added with a spec of their own: they follow the setting of a shared engine, this one now.
+        self._unasked = set(self._specs)
+        self._followed = ""
         self._engines: dict[str, Engine] = {}
         self._current: str | None = None
         self._placed: tuple[str, ModelSpec] | None = None
@@ -44,8 +60,34 @@ class Models:
 
     def __iter__(self) -> Iterator[tuple[str, ModelSpec]]:
         with suppress(UsageError):  # what is wrong with the settings is told where their model is used
+            self._follow()
             self._place(self._settings.model)
         return iter(list(self._specs.items()))
+
+    def _follow(self) -> None:
+        """Run what nobody added at the shared engine that the settings name, or here again. Raises UsageError."""
+        url = self._settings.engine_url
+        if url == self._followed:
+            return
+        with self._opening, _said_of_settings({"--engine": "TOKMAGIC_ENGINE_URL"}):
+            for name in list(self._unasked):
+                # A name that only the engine knew means nothing here.
+                if not url and name not in NAMED and not _is_source(name):
+                    self._unasked.discard(name)
+                    del self._specs[name]
+                    if (engine := self._engines.pop(name, None)) is not None:
+                        engine.close()
+                else:
+                    self._put(name, self._by_default(name))
+            self._followed = url
+
+    def _by_default(self, name: str) -> ModelSpec:
+        """How a model is run that nobody added: at the shared engine, if there is one and it can know the name."""
+        url = self._settings.engine_url
+        if url and not name.startswith(_HERE) and not is_gguf(name):
+            return shared_spec(name, url)
+        source, revision = parse_source(name)
+        return ModelSpec(source, revision=revision)
 
     def _place(self, text: str) -> None:
         """Register the model that the settings name at an endpoint, if it is asked for. Raises UsageError."""
@@ -59,14 +101,8 @@ class Models:
         with self._opening:
             # Once: what a person adds under this name afterwards stays.
             if self._placed != (text, spec):
-                try:
+                with _said_of_settings({_option(name): f"TOKMAGIC_{name.upper()}" for name in _OF_ENDPOINT}):
                     self.add(text, spec)
-                except UsageError as error:
-                    # What is said of an option holds for the setting of its name.
-                    said = str(error)
-                    for name in _OF_ENDPOINT:
-                        said = said.replace(f"--{name.replace('_', '-')}", f"TOKMAGIC_{name.upper()}")
-                    raise UsageError(said) from None
                 self._placed = text, spec
 
     def add(self, name: str, spec: ModelSpec) -> None:
@@ -74,6 +110,11 @@ class Models:
 
         One at an endpoint is opened at once: that connects to nothing, and says what is wrong with its URL.
         """
+        with self._opening:
+            self._put(name, spec)
+            self._unasked.discard(name)
+
+    def _put(self, name: str, spec: ModelSpec) -> None:
         opened: Engine | None = None
         if spec.traits.remote:
             opened = open_engine(name, spec, self._settings)
@@ -88,6 +129,14 @@ class Models:
         if before is not None:
             before.close()
 
+    def register(self, engine: Engine, spec: ModelSpec) -> None:
+        """Register an engine that is open already under its own name; one of that name is closed."""
+        with self._opening:
+            before = self._engines.get(engine.info.name)
+            self._specs[engine.info.name], self._engines[engine.info.name] = spec, engine
+        if before is not None:
+            before.close()
+
     def use(self, name: str) -> None:
         """Make a model the current one. Raises UsageError."""
         self._current = self.resolve(name)
@@ -97,13 +146,15 @@ class Models:
 
         Raises UsageError with the nearest name.
         """
+        self._follow()
         self._place(text)
         if text in self._specs:
             return text
-        if _is_source(text):
+        if self._is_known_elsewhere(text):
             with self._opening:  # of two threads the second would close the engine of the first
                 if text not in self._specs:
-                    self.add(text, ModelSpec(text))
+                    self._put(text, self._by_default(text))
+                    self._unasked.add(text)
             return text
         raise UsageError(
             f"model {text!r} is unknown{nearest(text, self._specs)}; known: {', '.join(self._specs)}; "
@@ -115,10 +166,15 @@ class Models:
 
         Raises UsageError with the nearest name.
         """
+        self._follow()
         self._place(text)
-        if text not in self._specs and _is_source(text):
+        if text not in self._specs and self._is_known_elsewhere(text):
             return None
         return self._specs[self.resolve(text)]
+
+    def _is_known_elsewhere(self, text: str) -> bool:
+        """Whether a text is an id or a folder, or what a shared engine may call a model of its own."""
+        return _is_source(text) or bool(self._settings.engine_url and text.strip())
 
     def spec(self, name: str) -> ModelSpec:
         """Return how a model is run. Raises UsageError."""
@@ -126,6 +182,7 @@ class Models:
 
     def info(self, name: str) -> EngineInfo:
         """What is known of a model, without opening its engine for it. Raises UsageError."""
+        self._follow()
         if (engine := self._engines.get(name)) is not None:
             return engine.info
         spec = self.spec(name)
@@ -166,6 +223,11 @@ class Models:
         """Return the names of the models whose weights are in memory."""
         return [name for name, engine in list(self._engines.items()) if engine.state == "ready"]
 
+    def told_rates(self, name: str) -> Rates | None:
+        """What the shared engine that runs a model says of its rates; None where that is not known, and for others."""
+        engine = self._engines.get(name)
+        return engine.rates if isinstance(engine, Shared) else None
+
     def unload(self, name: str) -> None:
         """Free what a model holds. Raises UsageError."""
         engine = self._engines.get(self.resolve(name))
@@ -176,6 +238,27 @@ class Models:
         """Free what all models hold."""
         for engine in list(self._engines.values()):
             engine.close()
+
+
+def shared_spec(source: str, url: str, key_name: str | None = None, tokenizer: str | None = None) -> ModelSpec:
+    """How to run the model that a shared engine at ``url`` calls ``source``."""
+    return ModelSpec(source, api_base=url, api_key_name=key_name or ENGINE_KEY, server=SHARED, tokenizer=tokenizer)
+
+
+@contextmanager
+def _said_of_settings(options: dict[str, str]) -> Iterator[None]:
+    """What is said of an option holds for the setting of its name."""
+    try:
+        yield
+    except UsageError as error:
+        said = str(error)
+        for option, setting in options.items():
+            said = said.replace(option, setting)
+        raise UsageError(said) from None
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _is_beside(other: Engine, engine: Engine) -> bool:
@@ -201,6 +284,10 @@ def open_engine(name: str, spec: ModelSpec, settings: TokMagic) -> Engine:
         from tokmagic.engines.scripted import ScriptedEngine
 
         return ScriptedEngine.from_source(name, spec.source)
+    if spec.shared:
+        from tokmagic.engines.endpoint.shared import SharedEngine
+
+        return SharedEngine(name, spec, settings)
     if spec.kind == "endpoint":
         from tokmagic.engines.endpoint.engine import EndpointEngine
 

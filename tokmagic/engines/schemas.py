@@ -42,7 +42,9 @@ class SchemaTokenizer:
             wrong = str(error)
         if wrong:
             raise UsageError(f"the JSON schema cannot be used: {' '.join(wrong.split())}")
-        return [LLMatcher(self._tokenizer, grammar) for _ in range(choices)]
+        first = LLMatcher(self._tokenizer, grammar)
+        # A large schema takes seconds to read.
+        return [first, *(first.deep_copy() for _ in range(choices - 1))]
 
 
 class _Spelled:

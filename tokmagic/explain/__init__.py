@@ -17,7 +17,7 @@ from tokmagic.explain.readers import Reader, reader_for
 from tokmagic.explain.view import Counted, TokenView
 from tokmagic.runs.session import Session
 
-__all__ = ["Counted", "TokenView", "look", "origins"]
+__all__ = ["Counted", "TokenView", "look", "origins", "parts_of"]
 
 
 def look(
@@ -44,3 +44,12 @@ def look(
     found, together = find(first.trace, prompt, reader.count)
     reasons = tuple((name, str(error)) for name, error in refused.items())
     return TokenView(prompt, tuple(it for it, _ in counted), found, together, reasons, show)
+
+
+def parts_of(session: Session, model: str, prompt: Prompt) -> list[tuple[str, int]] | None:
+    """What a prompt consists of for one model: its messages, each with its tokens, and what the chat's format adds.
+
+    None where the tokenizer does not tell. Raises ModelError, PromptError, UsageError.
+    """
+    found = parts(reader_for(session.models, model).trace(prompt), prompt, None)
+    return None if found is None else [(part.section, part.tokens) for part in found]

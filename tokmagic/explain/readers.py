@@ -22,7 +22,7 @@ def reader_for(models: Models, name: str) -> Reader:
     try:
         return LocalReader(engine.tokenizer(), f"that of {spec.tokenizer or spec.source}")
     except ModelError:
-        if spec.tokenizer is not None:
+        if spec.tokenizer is not None or spec.shared:
             raise
         return EncodingReader(spec.source)
 

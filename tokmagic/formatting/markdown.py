@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _SAFE_LINK = re.compile(r"https?://|mailto:|#", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What turns the direction of the text after it round, so that a line reads otherwise than it is.
+_TURNS = re.compile(r"[\u202a-\u202e\u2066-\u2069]")
 _HALF = re.compile(r"[\ud800-\udfff]")
 _MATH = re.compile(r"[$\\]")
 # A parser's time is spent on what may begin or end a construct; an answer of this size has 25,000 tokens.
@@ -64,9 +66,11 @@ def note(text: str) -> str:
 def plain_text(text: str) -> str:
     """Return ``text`` without the control characters that could drive a terminal.
 
-    An incomplete character (a lone surrogate), which no output can hold, becomes the replacement character.
+    What turns the direction of the text is spelled out, as in ⟨202E⟩. An incomplete character (a lone surrogate), which
+    no output can hold, becomes the replacement character.
     """
-    return _HALF.sub("\N{REPLACEMENT CHARACTER}", _CONTROL.sub("", text.replace("\r\n", "\n")))
+    shown = _CONTROL.sub("", text.replace("\r\n", "\n"))
+    return _HALF.sub("\N{REPLACEMENT CHARACTER}", _TURNS.sub(lambda sign: f"⟨{ord(sign[0]):04X}⟩", shown))
 
 
 @cache

@@ -71,12 +71,26 @@ def seconds(value: float | None) -> str:
     return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
 
 
+def duration(value_s: float) -> str:
+    """How long something will take, as one says it: ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    whole = max(1, round(value_s))
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 10:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(round(whole / 60), 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
 def milliseconds(value_s: float | None) -> str:
-    """A duration given in seconds, in milliseconds: ``11.2``, ``—``."""
+    """A duration given in seconds, in milliseconds: ``0.52``, ``11.2``, ``1234``, ``—``."""
     if value_s is None:
         return UNKNOWN
     ms = value_s * 1e3
-    return f"{ms:.2f}" if ms < 1 else f"{ms:.1f}"
+    return f"{ms:.{2 if ms < 1 else 1 if ms < 999.95 else 0}f}"
 
 
 def joules(value: float | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokmagic.core.config import TokMagic
 from tokmagic.engines import gpu
-from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.base import ModelSpec, Shared
 from tokmagic.engines.local.store import check_folder, locate
 from tokmagic.engines.registry import Models
 from tokmagic.errors import TokmagicError
@@ -38,7 +38,9 @@ def doctor(settings: TokMagic, tried: Probe | None = None) -> Diagnosis:
 
     ``tried`` is what was found of torch before; without it torch is tried now, which takes seconds.
     """
-    elsewhere = bool(settings.api_base or settings.api_key_name)  # then a server needs what is not vital here
+    elsewhere = bool(
+        settings.api_base or settings.api_key_name or settings.engine_url
+    )  # then a server needs what is not vital here
     findings = [replace(finding, vital=finding.vital and not elsewhere) for finding in _torch(tried)]
     for check in (_model, _ledger, _prices, _counts, _lab):
         try:
@@ -91,7 +93,14 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
             yield Finding("model", False, message, "set it before JupyterLab starts", vital=True)
             return
         if not spec.traits.has_weights:
-            info = models.engine().info
+            engine = models.engine()
+            info = engine.info
+            if isinstance(engine, Shared):  # nothing is billed for the question
+                known = [it.name for it in engine.served()]
+                if spec.source not in known:
+                    message = f"{spec.source} is not served at {info.server}; known: {', '.join(known)}"
+                    yield Finding("model", False, message, "set TOKMAGIC_MODEL to one of these", vital=True)
+                    return
             does = f"at {info.server}" if info.server else "which plays back a fixed answer"
             yield Finding("model", True, f"{info.name}, {does}")
             yield from _tokenizer(spec, settings)
@@ -100,7 +109,8 @@ def _model(settings: TokMagic) -> Iterator[Finding]:
         if located is not None:
             check_folder(located.folder, allow_pickle=False)
     except TokmagicError as error:
-        fix = "" if settings.api_base or settings.api_key_name else "set TOKMAGIC_MODEL"  # else it says how itself
+        itself = settings.api_base or settings.api_key_name or settings.engine_url  # then it says how
+        fix = "" if itself else "set TOKMAGIC_MODEL"
         yield Finding("model", False, str(error), fix, vital=True)
         return
     except ImportError as error:

@@ -7,29 +7,45 @@ import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tokmagic.core.files import expanded
 from tokmagic.core.forks import before_fork, in_child, whole
 from tokmagic.core.interrupts import uninterrupted
 from tokmagic.errors import LedgerError, UsageError
+from tokmagic.ledgers.line import LOCKED, Line
 from tokmagic.ledgers.liveness import AdvisoryLocks, FileLocks, Liveness
 
 BUSY_S = 10.0
-"""How long to wait for other programs that write."""
+"""How long to wait for other programs that write, where nobody says."""
 # Everything that is decided under one lock for all of a user's runs; the number is tokmagic's own.
 _ADMISSIONS = 0x746F6B6D
+# What one process has under way at once at a server; more would only wait there, each with a connection.
+_WRITERS = 4
 _PATH = re.compile(r"[^:]+:///([^?]*)")
 
 
 Execute = Callable[[str, Any], object]
 """Executes a driver's statement with its parameters."""
+
+
+class Database(Protocol):
+    """What a ledger gives its own modules."""
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction that only reads."""
+        ...
+
+    def writing(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction that writes."""
+        ...
 
 
 class Backend:
@@ -39,6 +55,8 @@ class Backend:
     """What to call it in messages; never with a password."""
     engine: sa.Engine
     liveness: Liveness
+    patience_s: float
+    """How long to wait for others that write: for the database, and before that for this process's own threads."""
 
     def prepare(self) -> None:
         """Make ready what only an own database may be given, before its first migration."""
@@ -81,30 +99,37 @@ class Backend:
         self.engine.dispose()
 
 
-def open_backend(url: str) -> Backend:
-    """Return the backend for a SQLAlchemy URL; nothing is connected yet. Raises LedgerError."""
-    parsed = _parsed(url)
+def open_backend(url: str, patience_s: float | None = None) -> Backend:
+    """Return the backend for a SQLAlchemy URL; nothing is connected yet. Raises LedgerError.
+
+    ``patience_s`` is how long it waits for others that write, in seconds.
+    """
+    parsed, patience_s = _parsed(url), BUSY_S if patience_s is None else patience_s
     kind = parsed.get_backend_name()
     if kind == "sqlite":
-        return SqliteBackend(parsed)
+        return SqliteBackend(parsed, patience_s)
     if kind == "postgresql":
-        return PostgresBackend(parsed)
+        return PostgresBackend(parsed, patience_s)
     raise LedgerError(f"{kind} ledgers are not supported; use a sqlite:/// or postgresql+psycopg:// URL")
 
 
 class SqliteBackend(Backend):
     """A file in WAL mode, with one writer at a time: a transaction that writes has it for itself."""
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, patience_s: float) -> None:
+        self.patience_s = patience_s
         # One file has one name here, however it is written: who lives is told by a folder beside it.
         self._path = _file_of(url)
         self.name = str(self._path)
         url = url.set(database=f"file:{quote(self.name)}" if _is_uri(url) else self.name)
         self.liveness = FileLocks(self._path.with_name(self._path.name + ".live"))
-        self.engine = _create_engine(url, self.name, connect_args={"timeout": BUSY_S})
+        self.engine = _create_engine(
+            url, self.name, connect_args={"timeout": patience_s}, pool_timeout=patience_s, poolclass=sa.QueuePool
+        )
         sa.event.listen(self.engine, "connect", _on_connect)
         sa.event.listen(self.engine, "begin", _on_begin)
-        self._lock = threading.Lock()
+        # One after another: SQLite lets those that wait try again now and then, and some of them never get through.
+        self._line = Line(1, patience_s)
         self._connection: Any = None
         # SQLite keeps for the whole process what its connections have locked, which in a child is not locked at all.
         before_fork(self.close)
@@ -129,18 +154,18 @@ class SqliteBackend(Backend):
             raw.cursor().execute("PRAGMA journal_mode=WAL")
 
     def _renew(self) -> None:
-        self._lock = threading.Lock()
+        self._line.renew()
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         # No interrupt reaches SQLite's wait for its lock, and one after it would leave that taken.
-        with uninterrupted(), super().writing() as connection:
+        with uninterrupted(), whole(), self._line.turn(), super().writing() as connection:
             yield connection
 
     @contextmanager
     def quickly(self) -> Iterator[Execute]:
         # By a connection of its own: asking SQLAlchemy's pool takes longer than SQLite's own work.
-        with uninterrupted(), whole(), self._lock:
+        with uninterrupted(), whole(), self._line.turn():
             if self._connection is None:
                 raw = self.engine.raw_connection()
                 raw.detach()
@@ -172,7 +197,8 @@ class SqliteBackend(Backend):
         if "readonly" in reason or "read-only" in reason:
             return "is read-only; make it writable, or set TOKMAGIC_LEDGER to another file"
         if "locked" in reason:
-            return f"is locked by another program ({BUSY_S:g} s waited); end that program, or set TOKMAGIC_LEDGER"
+            waited_s = self.patience_s
+            return f"is locked by another program ({waited_s:g} s waited); end that program, or set TOKMAGIC_LEDGER"
         if "not a database" in reason or "malformed" in reason or "corrupt" in reason:
             return (
                 f"is damaged ({reason}); move it away to start a new one, its runs may be saved with sqlite3 .recover"
@@ -184,7 +210,7 @@ class SqliteBackend(Backend):
         return f"cannot be used: {reason}; set TOKMAGIC_LEDGER to another file"
 
     def close(self) -> None:
-        with self._lock:
+        with suppress(TimeoutError), self._line.turn():  # else it is written to, just now
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -194,28 +220,40 @@ class SqliteBackend(Backend):
 class PostgresBackend(Backend):
     """A server, shared by a team."""
 
-    def __init__(self, url: sa.URL) -> None:
+    def __init__(self, url: sa.URL, patience_s: float) -> None:
+        self.patience_s = patience_s
         if url.get_driver_name() == "psycopg2" and "+" not in url.drivername:
             url = url.set(drivername="postgresql+psycopg")
         self.name = f"postgresql://{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
         arguments = {
-            "connect_timeout": round(BUSY_S),
+            "connect_timeout": max(1, round(patience_s)),
             "application_name": "tokmagic",
-            "options": f"-c lock_timeout={round(BUSY_S * 1000)} -c timezone=UTC",
+            "options": f"-c lock_timeout={round(patience_s * 1000)} -c timezone=UTC",
         }
         try:
             # Asked before use: a server that was started anew must not cost a run its row.
-            self.engine = _create_engine(url, self.name, connect_args=arguments, pool_pre_ping=True)
+            self.engine = _create_engine(
+                url, self.name, connect_args=arguments, pool_pre_ping=True, pool_timeout=patience_s
+            )
         except ModuleNotFoundError as error:
             raise LedgerError(
                 f"a PostgreSQL ledger needs the package {error.name}; run: pip install 'tokmagic[postgres]'"
             ) from error
         self.liveness = AdvisoryLocks(self.engine)
+        self._line = Line(_WRITERS, patience_s)
         in_child(self._renew)
 
     def _renew(self) -> None:
         # A child may neither use nor close its parent's connections.
         self.engine.dispose(close=False)
+        self._line.renew()
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        # An interrupt may come between any two steps of the main thread, which is one writer more.
+        alone = threading.current_thread() is threading.main_thread()
+        with nullcontext() if alone else self._line.turn(), super().writing() as connection:
+            yield connection
 
     def serialise(self, connection: sa.Connection, key: str) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADMISSIONS, sa.func.hashtext(key))))
@@ -223,8 +261,8 @@ class PostgresBackend(Backend):
     def explain(self, reason: str) -> str:
         if "password authentication" in reason or "no password" in reason or "role" in reason:
             return "refuses this user or password; fix TOKMAGIC_LEDGER"
-        if "lock timeout" in reason:
-            return f"is locked by another program ({BUSY_S:g} s waited); end that program"
+        if "lock timeout" in reason or reason == LOCKED:
+            return f"is locked by another program ({self.patience_s:g} s waited); end that program"
         if "read-only" in reason or "permission denied" in reason:
             return "does not allow this user to write; ask its owner for permission"
         return f"cannot be used: {reason}; check that the server runs, or set TOKMAGIC_LEDGER"
@@ -238,7 +276,9 @@ def mapped(backend: Backend) -> Iterator[None]:
     except OverflowError as error:
         raise LedgerError(f"{backend.name} cannot store this run: a count or a cost exceeds 64 bits") from error
     except (SQLAlchemyError, sqlite3.Error, OSError) as error:
-        told = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        told: object = error.orig if isinstance(error, DBAPIError) and error.orig else error
+        if isinstance(error, PoolTimeoutError):  # all connections wait
+            told = LOCKED
         raise LedgerError(f"{backend.name} {backend.explain(' '.join(str(told).split()))}") from error
 
 

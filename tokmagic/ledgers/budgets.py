@@ -6,6 +6,7 @@ running one's hold, so there is nothing that could disagree with them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -15,8 +16,8 @@ import sqlalchemy as sa
 from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.fields import utc_text
 from tokmagic.core.money import CERTAIN, Uncertainty
-from tokmagic.ledgers import summaries
-from tokmagic.ledgers.schema import ENDED, LIVE, budgets, money, money_sum, runs, storable
+from tokmagic.ledgers import keys, summaries
+from tokmagic.ledgers.schema import ENDED, LIVE, ONCE, budgets, money, money_sum, runs, storable
 from tokmagic.prices import from_picodollars, to_picodollars
 from tokmagic.prices.budgets import this_month, today
 
@@ -24,8 +25,21 @@ SESSION = "session:"
 """Begins what stands for the notebook where its path is not known: the session is all that there is of it."""
 
 
-def read(connection: sa.Connection, user: str | None, notebook: str | None) -> list[Budget]:
-    """Return the budgets that hold for a user's run in a notebook."""
+def read(
+    connection: sa.Connection, user: str | None, notebook: str | None, key: str | None, *, duplicate: bool
+) -> list[Budget]:
+    """Return the budgets that hold for a user's run in a notebook, made with a key; for a duplicate the key's alone."""
+    of_key = None if key is None else keys.budget_of(connection, key)
+    ours = [] if duplicate else _read(connection, user, notebook)
+    return ours if of_key is None else [*ours, of_key]
+
+
+def binding(held: Sequence[Budget], *, duplicate: bool) -> list[Budget]:
+    """Those of some budgets that a run has to keep to: its client's row of a duplicate was let in by all the others."""
+    return [budget for budget in held if not duplicate or budget.key is not None or budget.scope == "cell"]
+
+
+def _read(connection: sa.Connection, user: str | None, notebook: str | None) -> list[Budget]:
     query = (
         sa.select(budgets)
         .where(
@@ -83,7 +97,7 @@ def standing(
     # First what runs: one that ends between the two looks is counted twice rather than not at all.
     # All that run, and then whose they are: they are few, while a user's runs are many.
     running = connection.execute(sa.select(*_HELD).where(LIVE, runs.c.owner.is_not(None))).all()
-    counted = [row for row in running if row.run_id != but and row.user == user and _in_period(row, budget, now)]
+    counted = [row for row in running if row.run_id != but and _counts(row, budget, user, now)]
     # What was replayed from the cache used no tokens.
     metered = sa.func.coalesce(runs.c.input_tokens, 0) + sa.func.coalesce(runs.c.output_tokens, 0)
     used = sa.case((runs.c.status != "cached", metered), else_=0)
@@ -107,7 +121,7 @@ def standing(
 
 def uncertainty(connection: sa.Connection, budget: Budget, user: str | None, now: datetime) -> Uncertainty:
     """How sure is what :func:`standing` says was spent: apart from it, since no index answers this alone."""
-    if budget.scope == "cell" or budget.usd is None:
+    if budget.scope == "cell" or (budget.usd is None and budget.key is None):
         return CERTAIN
     columns = [sa.func.sum(it) for it in summaries.uncertainty_terms(runs)]
     return summaries.uncertainty_of(connection.execute(sa.select(*columns).where(*_counted(budget, user, now))).one())
@@ -116,10 +130,19 @@ def uncertainty(connection: sa.Connection, budget: Budget, user: str | None, now
 _HELD = (
     *(runs.c.run_id, runs.c.user, runs.c.notebook, runs.c.session, runs.c.started_at),
     *(runs.c.cost_pico, runs.c.hold_pico, runs.c.hold_tokens, runs.c.input_tokens, runs.c.output_tokens),
+    *(runs.c.key, runs.c.duplicate),
 )
 
 
-def _in_period(row: Any, budget: Budget, now: datetime) -> bool:
+def _counts(row: Any, budget: Budget, user: str | None, now: datetime) -> bool:
+    """What :func:`_counted` asks of ended runs, asked of one that goes on."""
+    if budget.key is not None:
+        if row.key != budget.key:
+            return False
+    elif row.duplicate or row.user != user:
+        return False
+    if budget.scope == "key":
+        return True
     if budget.scope == "notebook":
         notebook = budget.notebook or ""
         return bool(storable(notebook) == row.notebook or notebook == f"{SESSION}{row.session}")
@@ -127,6 +150,9 @@ def _in_period(row: Any, budget: Budget, now: datetime) -> bool:
 
 
 def _counted(budget: Budget, user: str | None, now: datetime) -> list[Any]:
+    if budget.key is not None:
+        since = [] if budget.scope == "key" else [runs.c.started_at >= _start(budget, now)]
+        return [runs.c.key == budget.key, *since, ENDED]
     session = (budget.notebook or "").removeprefix(SESSION)
     if budget.scope != "notebook":
         where = runs.c.started_at >= _start(budget, now)
@@ -134,7 +160,7 @@ def _counted(budget: Budget, user: str | None, now: datetime) -> list[Any]:
         where = runs.c.session == session
     else:
         where = runs.c.notebook == storable(session)
-    return [_same(runs.c.user, user), where, ENDED]
+    return [_same(runs.c.user, user), where, ENDED, ONCE]
 
 
 def _start(budget: Budget, now: datetime) -> str:

@@ -32,8 +32,8 @@ class Liveness(Protocol):
         """This process's owner id; its lock is taken at the first call. Raises OSError or SQLAlchemyError."""
         ...
 
-    def is_dead(self, owner: str) -> bool:
-        """Whether the process that wrote ``owner`` has ended."""
+    def is_dead(self, owner: str, connection: sa.Connection) -> bool:
+        """Whether the process that wrote ``owner`` has ended; asked within a transaction of the ledger."""
         ...
 
     def close(self) -> None:
@@ -59,15 +59,24 @@ class FileLocks:
     def owner(self) -> str:
         with self._guard:
             if self._lock is None:
-                owner = uuid.uuid4().hex
                 self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                lock = FileLock(self._path(owner), thread_local=False, mode=0o600)
-                lock.acquire(blocking=False)
-                self._sweep(owner)
-                self._owner, self._lock = owner, lock
+                self._owner, self._lock = self._locked()
+                self._sweep(self._owner)
             return self._owner
 
-    def is_dead(self, owner: str) -> bool:
+    def _locked(self) -> tuple[str, FileLock]:
+        """A new owner, whose file is locked."""
+        while True:
+            owner = uuid.uuid4().hex
+            lock = FileLock(self._path(owner), thread_local=False, mode=0o600)
+            # Another process that looks for the dead may find the file before it is locked, and take it away.
+            with suppress(Timeout):
+                lock.acquire(blocking=False)
+                if self._path(owner).exists():
+                    return owner, lock
+
+    def is_dead(self, owner: str, connection: sa.Connection | None = None) -> bool:
+        del connection  # files tell
         if owner == self._owner:
             return False
         path = self._path(owner)
@@ -118,11 +127,11 @@ class AdvisoryLocks:
                 self._owner, self._connection = owner, connection
             return self._owner
 
-    def is_dead(self, owner: str) -> bool:
-        # Shared, so that two processes that look at once do not take each other for the owner.
-        with self._engine.begin() as connection:
-            free = sa.func.pg_try_advisory_xact_lock_shared(_key(owner))
-            return bool(connection.execute(sa.select(free)).scalar_one())
+    def is_dead(self, owner: str, connection: sa.Connection) -> bool:
+        # By the connection that is at hand: where many threads wait for each other's transactions, another one may
+        # never be free. Shared, so that two processes that look at once do not take each other for the owner.
+        free = sa.func.pg_try_advisory_xact_lock_shared(_key(owner))
+        return bool(connection.execute(sa.select(free)).scalar_one())
 
     def close(self) -> None:
         if self._connection is not None:
@@ -147,7 +156,7 @@ def _key(owner: str) -> int:
 def dead_owners(connection: sa.Connection, liveness: Liveness) -> list[str]:
     """Processes that have ended and left running rows."""
     owners = connection.execute(sa.select(runs.c.owner).where(LIVE).distinct()).scalars()
-    return [owner for owner in owners.all() if owner is not None and liveness.is_dead(owner)]
+    return [owner for owner in owners.all() if owner is not None and liveness.is_dead(owner, connection)]
 
 
 def reap(connection: sa.Connection, liveness: Liveness) -> int:

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from tokmagic.core.budget import Budget
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers import budgets as budget_rows
-from tokmagic.ledgers.schema import ENDED, LIVE, answers, runs, texts
+from tokmagic.ledgers import duplicates
+from tokmagic.ledgers.schema import ENDED, LIVE, answers, keys, runs, texts
 from tokmagic.ledgers.store import Ledger
 
 _AT_ONCE = 500
@@ -31,10 +32,14 @@ class Moved:
     """Remembered answers that were copied."""
     budgets_left: int = 0
     """Budgets that were not copied, because the target has other caps of the same scope, notebook and user."""
+    keys: int = 0
+    """Keys that were copied, with their budgets."""
+    keys_left: int = 0
+    """Keys that were not copied, because the target has another one of the same name."""
 
 
 def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _done: None) -> Moved:
-    """Copy runs, texts, remembered answers and budgets from ``source`` into ``target``; told how many runs are done.
+    """Copy runs, texts, answers, budgets and keys from ``source`` into ``target``; told how many runs are done.
 
     Run again it copies only what is new; what is there is never replaced. Texts and answers are copied where the target
     keeps them. Raises LedgerError.
@@ -46,6 +51,7 @@ def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _d
     for rows in _portions(source, runs, runs.c.id, _AT_ONCE, ENDED):
         for row in rows:
             del row["id"]  # each database has its own
+            row["duplicate"] = None  # of what is there
         ids = [row["run_id"] for row in rows]
         written = _texts(source, ids) if target.store_text else []
         with target.writing() as connection:
@@ -54,6 +60,7 @@ def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _d
             new_texts = [row for row in written if row["run_id"] not in known]
             if new:
                 connection.execute(runs.insert(), new)
+                duplicates.mark(connection, [row["run_id"] for row in new])
             if new_texts:
                 connection.execute(texts.insert(), new_texts)
         copied, present, kept = copied + len(new), present + len(known), kept + len(new_texts)
@@ -62,10 +69,11 @@ def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _d
     if target.store_text:
         remembered = sum(map(target.take_answers, _portions(source, answers, answers.c.key, _ANSWERS_AT_ONCE)))
     left = _copy_budgets(source, target)
+    keys_copied, keys_left = _copy_keys(source, target)
     with source.reading() as connection:
         live = sa.select(sa.func.count()).select_from(runs).where(LIVE)
         running = int(connection.execute(live).scalar_one())
-    return Moved(copied, kept, present, running, remembered, left)
+    return Moved(copied, kept, present, running, remembered, left, keys_copied, keys_left)
 
 
 def _portions(
@@ -97,6 +105,19 @@ def _copy_budgets(source: Ledger, target: Ledger) -> int:
             if _place(budget) not in there:
                 budget_rows.add(connection, budget)
     return sum(there.get(_place(budget), budget) != budget for budget in found)
+
+
+def _copy_keys(source: Ledger, target: Ledger) -> tuple[int, int]:
+    """Copy keys that are not there; return how many, and how many were left since their names are taken."""
+    with source.reading() as connection:
+        found = [dict(row) for row in connection.execute(sa.select(keys)).mappings()]
+    with target.writing() as connection:
+        there = {row.name: row.id for row in connection.execute(sa.select(keys.c.name, keys.c.id))}
+        known = set(there.values())
+        new = [row for row in found if row["id"] not in known and row["name"] not in there]
+        if new:
+            connection.execute(keys.insert(), new)
+    return len(new), sum(row["id"] not in known for row in found) - len(new)
 
 
 def _place(budget: Budget) -> tuple[str | None, ...]:

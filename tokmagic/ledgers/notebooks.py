@@ -6,32 +6,20 @@ A row names its notebook by path, so a notebook's runs and budgets are put under
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 
 from tokmagic.ledgers import budgets as budget_rows
+from tokmagic.ledgers.backend import Database
 from tokmagic.ledgers.budgets import SESSION
 from tokmagic.ledgers.schema import budgets, runs, storable
 
 _AT_ONCE = 500
 # What is added to the name of a notebook whose file another one replaced: no file is called so.
 _REPLACED = " (replaced "
-
-
-class Database(Protocol):
-    """What a ledger gives its own modules."""
-
-    def reading(self) -> AbstractContextManager[sa.Connection]:
-        """A transaction that only reads."""
-        ...
-
-    def writing(self) -> AbstractContextManager[sa.Connection]:
-        """A transaction that writes."""
-        ...
 
 
 class Notebooks:

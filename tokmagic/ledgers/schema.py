@@ -31,6 +31,7 @@ _TYPES: dict[Kind, sa.types.TypeEngine[Any]] = {
     "float": sa.Float(53),
     "money": sa.BigInteger(),
     "time": sa.String(27),
+    "flag": sa.Boolean(),
 }
 
 
@@ -46,6 +47,9 @@ def _only(condition: str) -> dict[str, Any]:
     return dict.fromkeys(("sqlite_where", "postgresql_where"), sa.text(condition))
 
 
+_OF_BUDGETS = ("started_at", "status", "cost_pico", "input_tokens", "output_tokens")
+"""What the sums of a budget are made of."""
+
 runs = sa.Table(
     "runs",
     metadata,
@@ -59,14 +63,16 @@ runs = sa.Table(
     sa.Index(
         "runs_by_time",
         *("started_at", "model", "status", "cost_pico", "saved_pico"),
-        *("input_tokens", "output_tokens", "ttft_s", "itl_mean_s", "cost_source", "cost_bound"),
+        *("input_tokens", "output_tokens", "ttft_s", "itl_mean_s", "cost_source", "cost_bound", "duplicate"),
     ),
-    sa.Index("runs_by_user", "user", "started_at", "status", "cost_pico", "input_tokens", "output_tokens"),
+    sa.Index("runs_by_user", "user", *_OF_BUDGETS, "duplicate"),
+    sa.Index("runs_by_key", "key", *_OF_BUDGETS, **_only("key IS NOT NULL")),
+    sa.Index("runs_by_client", "client_run_id", **_only("client_run_id IS NOT NULL")),
     sa.Index("runs_open", "owner", **_only("status = 'running'")),
-    sa.Index("runs_cached", "status", "saved_pico", **_only("status = 'cached'")),
+    sa.Index("runs_cached", "status", "saved_pico", "duplicate", **_only("status = 'cached'")),
     sa.Index(
         "runs_metered",
-        *("started_at", "model", "status", "energy_j", "output_tokens", "energy_source", "energy_bound"),
+        *("started_at", "model", "status", "energy_j", "output_tokens", "energy_source", "energy_bound", "duplicate"),
         **_only("energy_j IS NOT NULL"),
     ),
 )
@@ -74,6 +80,8 @@ runs = sa.Table(
 LIVE = sa.text("runs.status = 'running'")
 """Runs that go on. Written out, not as a parameter: only so SQLite sees that the index of these runs alone answers."""
 ENDED = runs.c.status != "running"
+ONCE = runs.c.duplicate.is_(None)
+"""All but the server's rows of runs whose client's row is here too. What is no duplicate is NULL there."""
 RELEASED = dict.fromkeys(("owner", "hold_pico", "hold_tokens"))
 """What an ended run holds and belongs to."""
 
@@ -96,6 +104,30 @@ budgets = sa.Table(
     sa.Column("cap_tokens", sa.BigInteger),
     sa.Column("warn_at", sa.Float(53), nullable=False),
     sa.Column("strict", sa.Boolean, nullable=False),
+)
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("id", sa.String(12), primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("secret_sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("user", sa.Text),
+    sa.Column("team", sa.Text),
+    sa.Column("cap_pico", sa.BigInteger),
+    sa.Column("cap_tokens", sa.BigInteger),
+    sa.Column("period", sa.String(5), nullable=False),
+    sa.Column("created_at", sa.String(27), nullable=False),
+    sa.Column("revoked_at", sa.String(27)),
+)
+
+alerts = sa.Table(
+    "alerts",
+    metadata,
+    sa.Column("budget", sa.Text, primary_key=True),
+    sa.Column("period", sa.String(10), primary_key=True),
+    sa.Column("percent", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("taken_at", sa.String(27), nullable=False),
 )
 
 answers = sa.Table(
@@ -178,6 +210,7 @@ _COLUMNS = Layout(
         "json": json_text,
         "list": json_text,
         "rates": _frozen,
+        "flag": lambda it: it or None,
     },
 )
 to_row = _COLUMNS.row
@@ -190,11 +223,14 @@ _READERS: dict[Kind, Callable[[Any], Any]] = {
     "list": lambda text: tuple(json_value(text)),
     "rates": _thawed,
 }
+# What NULL stands for, where that is not the unknown.
+_NULL: dict[Kind, Any] = {"flag": False}
 # Attributes, their columns and how these are read, by what has them: "reading.usage", "" for the record itself.
-_ATTRIBUTES: dict[str, list[tuple[str, str, Callable[[Any], Any] | None]]] = {}
+_ATTRIBUTES: dict[str, list[tuple[str, str, Callable[[Any], Any] | None, Any]]] = {}
 for _column_name, _field in _COLUMNS.fields.items():
     _owner, _, _attribute = _field.path.rpartition(".")
-    _ATTRIBUTES.setdefault(_owner, []).append((_attribute, _column_name, _READERS.get(_field.kind)))
+    _read = (_attribute, _column_name, _READERS.get(_field.kind), _NULL.get(_field.kind))
+    _ATTRIBUTES.setdefault(_owner, []).append(_read)
 
 
 def to_record(row: Mapping[str, Any]) -> RunRecord:
@@ -202,8 +238,8 @@ def to_record(row: Mapping[str, Any]) -> RunRecord:
 
     def of(owner: str) -> dict[str, Any]:
         return {
-            attribute: value if (value := row[name]) is None or read is None else read(value)
-            for attribute, name, read in _ATTRIBUTES[owner]
+            attribute: null if (value := row[name]) is None else value if read is None else read(value)
+            for attribute, name, read, null in _ATTRIBUTES[owner]
         }
 
     own = of("")
@@ -231,12 +267,20 @@ class Insert:
 
 
 def row_update(record: RunRecord) -> dict[str, Any]:
-    """What an update of a run's row writes: all but its notebook, which may have been renamed since."""
+    """What an update of a run's row writes, which the parameter ``its_run_id`` names.
+
+    Not its notebook, which may have been renamed since, nor whether it is a duplicate, which is only known here.
+    """
     row = to_row(record)
-    del row["notebook"]
-    return {"key": record.run_id, **row}
+    del row["notebook"], row["duplicate"]
+    return {"its_run_id": record.run_id, **row}
 
 
 def chat_text(prompt: Sequence[Message]) -> str:
     """A prompt as the ledger keeps it."""
     return json_text([[message.role, message.content] for message in prompt])
+
+
+def chat_of(text: str | None) -> list[Message]:
+    """The inverse of :func:`chat_text`."""
+    return [Message(role, content) for role, content in json_value(text)] if text else []

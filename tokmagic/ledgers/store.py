@@ -7,25 +7,26 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from tokmagic.core.budget import Admission, Budget, Hold, Standing
 from tokmagic.core.prompt import Message
-from tokmagic.core.record import REMOTE, CacheStatus, EngineInfo, RunRecord, Selection, Sum
-from tokmagic.errors import LedgerError, NewerLedgerError
-from tokmagic.ledgers import answers, budgets, summaries, waste
+from tokmagic.core.record import CacheStatus, EngineInfo, Group, Histories, RunRecord, Selection, Sum
+from tokmagic.errors import LedgerError
+from tokmagic.ledgers import alerts, answers, budgets, duplicates, histories, summaries, typical, waste
 from tokmagic.ledgers.backend import Execute, mapped, open_backend
+from tokmagic.ledgers.keys import Keys
 from tokmagic.ledgers.liveness import dead_owners, reap
+from tokmagic.ledgers.migrating import migrate
 from tokmagic.ledgers.notebooks import Notebooks
 from tokmagic.ledgers.schema import (
     ENDED,
     RELEASED,
     Insert,
+    chat_of,
     chat_text,
-    json_value,
     row_update,
     runs,
     storable,
@@ -35,22 +36,18 @@ from tokmagic.ledgers.schema import (
 )
 from tokmagic.ledgers.summaries import conditions
 from tokmagic.prices import to_picodollars
-from tokmagic.prices.budgets import refusal, within
+from tokmagic.prices.budgets import passing, refusal, within
 from tokmagic.tokens.reconciliation import Compared
 
-_MIGRATIONS = Path(__file__).parent / "migrations"
-_REVISIONS = sorted(path.name[:4] for path in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
 ALL = Selection()
 # Statements that every run executes: made once, since making them takes longer than running them.
 _INSERT_RUN, _INSERT_TEXT = runs.insert(), texts.insert()
 _RUN_COLUMNS = [column.name for column in runs.c if column.name != "id"]
 _TEXT_COLUMNS = [column.name for column in texts.c]
-_UPDATE_RUN = runs.update().where(runs.c.run_id == sa.bindparam("key"))
-_UPDATE_TEXT = texts.update().where(texts.c.run_id == sa.bindparam("key"))
+_UPDATE_RUN = runs.update().where(runs.c.run_id == sa.bindparam("its_run_id"))
+_UPDATE_TEXT = texts.update().where(texts.c.run_id == sa.bindparam("its_run_id"))
 # Runs read at once where all of them are asked for.
 _PORTION = 1_000
-# Runs looked through for how long a token takes.
-_LOOK_BACK = 2000
 
 
 class Ledger:
@@ -65,27 +62,29 @@ class Ledger:
     """Whether prompts and answers are kept."""
     notebooks: Notebooks
     """What is kept of which notebook."""
+    keys: Keys
+    """By which programs ask a shared engine."""
 
-    def __init__(self, url: str, *, store_text: bool = True) -> None:
+    def __init__(self, url: str, *, store_text: bool = True, patience_s: float | None = None) -> None:
         """Open the ledger at a SQLAlchemy URL, creating or migrating it as needed.
 
-        A ledger written by a newer tokmagic raises NewerLedgerError and is left untouched, as is a file
-        that is no ledger.
+        Whoever writes waits ``patience_s`` seconds for other writers, by default ten. A ledger written by a newer
+        tokmagic raises NewerLedgerError and is left untouched, as is a file that is no ledger.
         """
         self.store_text = store_text
-        self._backend = open_backend(url)
+        self._backend = open_backend(url, patience_s)
         self.name = self._backend.name
-        self.notebooks = Notebooks(self)
-        self._liveness = self._backend.liveness
-        dialect = self._backend.engine.dialect
+        self.notebooks, self.keys = Notebooks(self), Keys(self)
+        self._liveness, dialect = self._backend.liveness, self._backend.engine.dialect
         self._insert_run = Insert(_INSERT_RUN, _RUN_COLUMNS, dialect)
         self._insert_text = Insert(_INSERT_TEXT, _TEXT_COLUMNS, dialect)
-        self._migrate()
+        migrate(self._backend)
 
     def begin(self, record: RunRecord, prompt: Sequence[Message] = (), hold: Hold | None = None) -> None:
         """Insert a run as running, with what it may use at most."""
+        owner = self._owner()
         with mapped(self._backend), self._backend.quickly() as execute:
-            self._begin(execute, record, prompt, hold)
+            self._begin(execute, owner, record, prompt, hold)
 
     def admit(
         self, record: RunRecord, prompt: Sequence[Message], hold: Hold, held: Sequence[Budget], now: datetime
@@ -94,15 +93,16 @@ class Ledger:
 
         What is refused is not written: :meth:`settle` does that.
         """
-        user = record.user
-        with self._deciding(user) as connection:
+        user, held, owner = record.user, budgets.binding(held, duplicate=record.duplicate), self._owner()
+        with self._deciding(record) as connection:
             before = [budgets.standing(connection, budget, user, now) for budget in held]
             refused = refusal(before, hold)
             if refused is None:
-                self._begin(connection.exec_driver_sql, record, prompt, hold)
+                self._begin(connection.exec_driver_sql, owner, record, prompt, hold)
         if refused is not None:
             # Told anew, with marks: only who is refused waits for these, and the ledger is free meanwhile.
-            return Admission(refusal(self.with_uncertainty(before, user, now), hold), tuple(before))
+            told = refusal(self.with_uncertainty(before, user, now), hold)
+            return Admission(told, tuple(before), passing(before, hold))
         usd, tokens = hold.usd or Decimal(0), hold.tokens
         return Admission(
             None,
@@ -116,15 +116,18 @@ class Ledger:
         a person may have raised one meanwhile.
         """
         user = record.user
-        with self._deciding(user) as connection:
-            # Asked of the row: the notebook may have been renamed since the run began.
-            asked = sa.select(runs.c.notebook).where(runs.c.run_id == record.run_id)
-            notebook = connection.execute(asked).scalar() or record.notebook or f"{budgets.SESSION}{record.session}"
-            held = [*budgets.read(connection, user, notebook), *own]
+        with self._deciding(record) as connection:
+            # Asked of the row: since the run began the notebook may have been renamed, or its client's row delivered.
+            asked = sa.select(runs.c.notebook, runs.c.duplicate).where(runs.c.run_id == record.run_id)
+            kept = connection.execute(asked).one_or_none()
+            notebook = (kept and kept.notebook) or record.notebook or f"{budgets.SESSION}{record.session}"
+            duplicate = record.duplicate if kept is None else bool(kept.duplicate)
+            here = budgets.read(connection, user, notebook, record.key, duplicate=duplicate)
+            held = [*here, *budgets.binding(own, duplicate=duplicate)]
             others = [budgets.standing(connection, budget, user, now, but=record.run_id) for budget in held]
             granted = within(others, wanted)
             row = {"hold_pico": to_picodollars(granted.usd), "hold_tokens": granted.tokens}
-            connection.execute(_UPDATE_RUN, {"key": record.run_id, **row})
+            connection.execute(_UPDATE_RUN, {"its_run_id": record.run_id, **row})
         return granted
 
     def set_budget(self, budget: Budget) -> None:
@@ -137,10 +140,15 @@ class Ledger:
         with self.writing() as connection:
             return budgets.drop(connection, budget) > 0
 
-    def budgets(self, user: str | None, notebook: str | None) -> list[Budget]:
-        """Return the budgets that hold for a user's run in a notebook."""
+    def budgets(
+        self, user: str | None, notebook: str | None, key: str | None = None, *, duplicate: bool = False
+    ) -> list[Budget]:
+        """Return the budgets that hold for a user's run in a notebook, made with the key of this id.
+
+        For a ``duplicate`` it is the key's alone: the others let the client's row of the same run in.
+        """
         with self.reading() as connection:
-            return budgets.read(connection, user, notebook)
+            return budgets.read(connection, user, notebook, key, duplicate=duplicate)
 
     def standings(self, held: Sequence[Budget], user: str | None, now: datetime) -> list[Standing]:
         """How budgets stand for a user's runs; holds of processes that died are released first."""
@@ -154,19 +162,21 @@ class Ledger:
         with self.reading() as connection:
             return [replace(it, uncertainty=budgets.uncertainty(connection, it.budget, user, now)) for it in standings]
 
+    def take_alert(self, budget: Budget, user: str | None, period: str, percent: int) -> bool:
+        """Whether nobody has sent this alert of a user's budget yet; it is the caller's to send then, and only his."""
+        with self.writing() as connection:
+            self._backend.serialise(connection, "alerts")
+            return alerts.take(connection, budget, user, period, percent)
+
     def token_time_s(self, info: EngineInfo) -> float | None:
-        """The 95th percentile of the seconds a token took in this model's latest runs; None where none was measured."""
-        newest = sa.select(sa.func.max(runs.c.id)).scalar_subquery()
-        same = (runs.c.model_id == info.model_id, runs.c.device == info.device, runs.c.quant == info.quant)
-        query = (
-            sa.select(runs.c.itl_p95_s)
-            .where(runs.c.id > newest - _LOOK_BACK, *same, runs.c.itl_p95_s.is_not(None))
-            .order_by(runs.c.id.desc())
-            .limit(100)
-        )
+        """What nearly no token of a model takes longer than, in seconds; see :func:`typical.token_time_s`."""
         with self.reading() as connection:
-            times = sorted(connection.execute(query).scalars())
-        return times[max(0, -(-len(times) * 95 // 100) - 1)] if times else None
+            return typical.token_time_s(connection, info)
+
+    def output_tokens_p95(self, info: EngineInfo) -> int | None:
+        """What nearly no answer of a model is longer than, in tokens; see :func:`typical.output_tokens`."""
+        with self.reading() as connection:
+            return typical.output_tokens(connection, info)
 
     def progress(self, record: RunRecord) -> None:
         """Write a running run's counts so far, so that a killed process loses at most the last moments."""
@@ -177,14 +187,18 @@ class Ledger:
         """Write a run's end. Where its beginning could not be written the whole row is written now."""
         with self.writing() as connection:
             # Between two looks of an admission it would be in neither: no longer held, and not spent yet.
-            self._backend.serialise(connection, f"budgets of {record.user}")
+            self._serialise(connection, record)
             updated = connection.execute(_UPDATE_RUN, row_update(record) | RELEASED)
             if updated.rowcount == 0:
                 connection.execute(_INSERT_RUN, to_row(record) | RELEASED)
+            if updated.rowcount == 0 or record.client_run_id is not None:
+                # The client's row and the server's may be written in any order, also at the same time.
+                self._backend.serialise(connection, f"run {record.client_run_id or record.run_id}")
+                duplicates.mark(connection, [record.run_id])
             if not self.store_text:
                 return
             text = None if answer is None else storable(answer)
-            changed = connection.execute(_UPDATE_TEXT, {"key": record.run_id, "answer": text})
+            changed = connection.execute(_UPDATE_TEXT, {"its_run_id": record.run_id, "answer": text})
             if changed.rowcount == 0:
                 connection.execute(_INSERT_TEXT, {"run_id": record.run_id, "prompt": chat_text(prompt), "answer": text})
 
@@ -204,22 +218,28 @@ class Ledger:
 
     def run(self, run_id: str) -> RunRecord | None:
         """Return one run; None where it is not here."""
-        found = self._records(sa.select(runs).where(runs.c.run_id == run_id))
-        return found[0] if found else None
+        return next(iter(self._records(sa.select(runs).where(runs.c.run_id == run_id))), None)
 
     def latest_by_cell(self, where: Selection) -> list[RunRecord]:
         """Return each cell's latest run, oldest first."""
         self.reap()
-        newest = sa.select(sa.func.max(runs.c.id)).where(*conditions(where)).group_by(runs.c.cell_id)
-        return self._records(sa.select(runs).where(runs.c.id.in_(newest)).order_by(runs.c.id))
+        return self._records(sa.select(runs).where(runs.c.id.in_(histories.latest(where))).order_by(runs.c.id))
+
+    def previous_by_cell(self, where: Selection) -> list[RunRecord]:
+        """Return of each cell the last complete run before its latest run, oldest first."""
+        return self._records(sa.select(runs).where(runs.c.id.in_(histories.previous(where))).order_by(runs.c.id))
+
+    def histories(self, where: Selection, each: int) -> Histories:
+        """Return the newest ``each`` complete runs of every cell, and replays; see :mod:`histories`."""
+        with self.reading() as connection:
+            return histories.read(connection, where, each)
 
     def stream(self, where: Selection = ALL) -> Iterator[RunRecord]:
         """Yield runs in the order in which they started, a portion in memory at a time."""
         self.reap()
         # Their keys once: asked for in portions the whole selection would be sorted anew for each of them.
         with self.reading() as connection:
-            chosen = sa.select(runs.c.id).where(*conditions(where)).order_by(runs.c.id)
-            keys = list(connection.execute(chosen).scalars())
+            keys = list(connection.scalars(sa.select(runs.c.id).where(*conditions(where)).order_by(runs.c.id)))
         for start in range(0, len(keys), _PORTION):
             portion = keys[start : start + _PORTION]
             yield from self._records(sa.select(runs).where(runs.c.id.in_(portion)).order_by(runs.c.id))
@@ -229,6 +249,11 @@ class Ledger:
         self.reap()
         with self.reading() as connection:
             return summaries.summarise(connection, where, by)
+
+    def parts(self, where: Selection) -> list[Group]:
+        """Add ended runs up by tags, model and status, in the order in which they first ran."""
+        with self.reading() as connection:
+            return summaries.parts(connection, where)
 
     def energies(self, where: Selection, by: str) -> summaries.Metered:
         """Add up what the energy of runs is known to be; see :func:`summaries.energies`."""
@@ -248,12 +273,11 @@ class Ledger:
 
     def endpoint_models(self) -> list[str]:
         """Return the ids of the models at endpoints that ran, in the order of their names."""
-        query = sa.select(runs.c.model_id).where(runs.c.engine.in_(REMOTE)).distinct().order_by(runs.c.model_id)
         with self.reading() as connection:
-            return list(connection.execute(query).scalars())
+            return summaries.endpoint_models(connection)
 
     def totals(self, where: Selection) -> Sum:
-        """Return the sums over runs that are no longer running."""
+        """Return the sums over runs that are no longer running; one that client and server recorded counts once."""
         with self.reading() as connection:
             return summaries.add_up(connection, ENDED, *conditions(where))
 
@@ -261,10 +285,7 @@ class Ledger:
         """Return a run's prompt and answer, or ``None`` where they were not kept."""
         with self.reading() as connection:
             row = connection.execute(sa.select(texts).where(texts.c.run_id == run_id)).mappings().one_or_none()
-        if row is None:
-            return None
-        chat = json_value(row["prompt"]) if row["prompt"] else []
-        return [Message(role, content) for role, content in chat], row["answer"]
+        return None if row is None else (chat_of(row["prompt"]), row["answer"])
 
     def answer(self, key: str) -> tuple[str, str] | None:
         """Return a remembered answer: the id of the run that gave it, and its text; None where there is none."""
@@ -272,10 +293,7 @@ class Ledger:
             return answers.find(connection, key)
 
     def keep_answer(self, key: str, run_id: str, answer: str, limit_bytes: int) -> bool:
-        """Remember an answer, if texts are kept and it fits; the least recently used others leave where all do not.
-
-        Returns whether it was kept.
-        """
+        """Remember an answer, if texts are kept and it fits, and return whether it was; see :func:`answers.keep`."""
         if not self.store_text:
             return False
         with self._remembering() as connection:
@@ -344,15 +362,29 @@ class Ledger:
             yield connection
 
     @contextmanager
-    def _deciding(self, user: str | None) -> Iterator[sa.Connection]:
-        """A transaction beside which nothing else is decided about a user's budgets; no hold of the dead is left."""
+    def _deciding(self, record: RunRecord) -> Iterator[sa.Connection]:
+        """A transaction beside which nothing else is decided about a run's budgets; no hold of the dead is left."""
         with self.writing() as connection:
-            self._backend.serialise(connection, f"budgets of {user}")
+            self._serialise(connection, record)
             reap(connection, self._liveness)
             yield connection
 
-    def _begin(self, execute: Execute, record: RunRecord, prompt: Sequence[Message], hold: Hold | None) -> None:
-        row = to_row(record) | RELEASED | {"owner": self._liveness.owner()}
+    def _serialise(self, connection: sa.Connection, record: RunRecord) -> None:
+        """Decide about the budgets of a run's user and of its key one at a time."""
+        # Always in this order, and before any row is written: so no two transactions wait for each other.
+        self._backend.serialise(connection, f"budgets of {record.user}")
+        if record.key is not None:
+            self._backend.serialise(connection, f"budgets of key {record.key}")
+
+    def _owner(self) -> str:
+        # Before a transaction begins: on a server it may take a connection, and all may wait for that transaction.
+        with mapped(self._backend):
+            return self._liveness.owner()
+
+    def _begin(
+        self, execute: Execute, owner: str, record: RunRecord, prompt: Sequence[Message], hold: Hold | None
+    ) -> None:
+        row = to_row(record) | RELEASED | {"owner": owner}
         if hold is not None:
             row |= {"hold_pico": to_picodollars(hold.usd), "hold_tokens": hold.tokens}
         self._insert_run(execute, row)
@@ -365,35 +397,3 @@ class Ledger:
             # Zipped, since a row as a mapping takes five times as long to read.
             names, rows = list(found.keys()), found.all()
         return [to_record(dict(zip(names, row, strict=True))) for row in rows]
-
-    def _migrate(self) -> None:
-        with self.reading() as connection:
-            if self._revision(connection) == _REVISIONS[-1]:
-                return
-        from alembic import command
-        from alembic.config import Config
-
-        with mapped(self._backend):
-            self._backend.prepare()
-        with self.writing() as connection:
-            self._backend.serialise(connection, "migrations")
-            if self._revision(connection) == _REVISIONS[-1]:  # another process was quicker
-                return
-            config = Config()
-            config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-
-    def _revision(self, connection: sa.Connection) -> str | None:
-        tables = set(sa.inspect(connection).get_table_names())
-        if "alembic_version" not in tables:
-            if tables:
-                raise LedgerError(f"{self.name} is another program's database; set TOKMAGIC_LEDGER to another file")
-            return None
-        revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
-        if revision is not None and revision not in _REVISIONS:
-            raise NewerLedgerError(
-                f"{self.name} was written by a newer tokmagic (revision {revision}); "
-                "upgrade tokmagic, or set TOKMAGIC_LEDGER to another file"
-            )
-        return str(revision) if revision is not None else None

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from tokmagic.core.fields import utc_text, utc_time
+from tokmagic.core.keys import OF_KEYS
 from tokmagic.core.money import Uncertainty
-from tokmagic.core.record import REMOTE, EnergySum, Selection, Sum
-from tokmagic.ledgers.schema import ENDED, json_text, money, money_sum, runs, storable
+from tokmagic.core.record import REMOTE, EnergySum, Group, Selection, Sum
+from tokmagic.ledgers.schema import ENDED, ONCE, json_text, json_value, money, money_sum, runs, storable
 from tokmagic.tokens.reconciliation import COMPARED, Compared
 
 Grouped = list[tuple[tuple[Any, ...], Sum]]
@@ -29,6 +30,8 @@ _KEYS: dict[str, tuple[Any, ...]] = {
     "tag": (runs.c.tags,),
     "user": (runs.c.user,),
     "status": (runs.c.status,),
+    "key": (runs.c.key,),
+    "team": (runs.c.team,),
 }
 _TTFT = sa.case((runs.c.status != "cached", runs.c.ttft_s))
 _STEPS = sa.case((sa.and_(runs.c.status != "cached", runs.c.itl_mean_s.is_not(None)), runs.c.output_tokens - 1))
@@ -55,8 +58,9 @@ def uncertainty_of(sums: Sequence[Any]) -> Uncertainty:
     return Uncertainty(*(int(count or 0) for count in sums))
 
 
+_REFUSED = sa.case((runs.c.status == "refused", 1), else_=0)
 _ADDED = (runs.c.input_tokens, runs.c.output_tokens, _TTFT, runs.c.itl_mean_s * _STEPS, _STEPS)
-_MARKS = (UNPRICED, *uncertainty_terms(runs), _UNPRICED_HIT, *uncertainty_terms(runs, saved=True))
+_MARKS = (UNPRICED, *uncertainty_terms(runs), _UNPRICED_HIT, *uncertainty_terms(runs, saved=True), _REFUSED)
 _SUMS = (
     sa.func.count(),
     sa.func.count(_TTFT),
@@ -79,17 +83,29 @@ _Added = TypeVar("_Added", Sum, EnergySum)
 
 
 def add_up(connection: sa.Connection, *which: Any) -> Sum:
-    """The sums over the runs that meet the conditions."""
-    return _sum(connection.execute(sa.select(*_SUMS).where(*which)).one())
+    """The sums over the runs that meet the conditions, without duplicates."""
+    return _sum(connection.execute(sa.select(*_SUMS).where(ONCE, *which)).one())
 
 
 def summarise(connection: sa.Connection, where: Selection, by: str) -> Grouped:
-    """Add ended runs up by one of ``cell run model notebook tag user status day``.
+    """Add ended runs up by one of ``cell run model notebook tag user status day key team``.
 
     The keys are the columns as they are kept (``tag``: all tags of a run, as JSON); for ``day`` it is the local date.
     """
     found = [(key, _sum(row)) for key, row in _rows(connection, where, by, _SUMS, ENDED)]
     return _by_day(found, Sum()) if by == "day" else found
+
+
+def parts(connection: sa.Connection, where: Selection) -> list[Group]:
+    """Add ended runs up by tags, model and status, in the order in which they first ran."""
+    keys = (runs.c.tags, runs.c.model, runs.c.status)
+    more = (sa.func.avg(runs.c.latency_s), sa.func.min(runs.c.started_at))
+    these = sa.select(*keys, *more, *_SUMS).where(ONCE, ENDED, *conditions(where))
+    rows = connection.execute(these.group_by(*keys).order_by(sa.func.min(runs.c.id))).all()
+    return [
+        Group(tuple(json_value(tags)), model, status, _sum(sums), latency_s, utc_time(started))
+        for tags, model, status, latency_s, started, *sums in rows
+    ]
 
 
 def energies(connection: sa.Connection, where: Selection, by: str) -> Metered:
@@ -105,10 +121,17 @@ def _rows(
 ) -> Iterator[tuple[tuple[Any, ...], Sequence[Any]]]:
     """The keys of groups, each with its sums."""
     keys = _time_keys(connection, where) if by == "day" else _KEYS[by]
-    these = sa.select(*keys, *sums).where(*which, *conditions(where))
+    counted = keys[0].is_not(None) if by in OF_KEYS else ONCE
+    these = sa.select(*keys, *sums).where(counted, *which, *conditions(where))
     width = len(keys)
     for row in connection.execute(these.group_by(*keys).order_by(sa.func.min(runs.c.id))).all():
         yield tuple(row[:width]), row[width:]
+
+
+def endpoint_models(connection: sa.Connection) -> list[str]:
+    """The ids of the models at endpoints that ran, in the order of their names."""
+    query = sa.select(runs.c.model_id).where(runs.c.engine.in_(REMOTE)).distinct().order_by(runs.c.model_id)
+    return list(connection.execute(query).scalars())
 
 
 def compared(connection: sa.Connection, model_id: str) -> list[Compared]:
@@ -147,6 +170,8 @@ def conditions(where: Selection) -> list[Any]:
         found.append(runs.c.started_at >= utc_text(where.since))
     if where.until is not None:
         found.append(runs.c.started_at < utc_text(where.until))
+    if where.once:
+        found.append(ONCE)
     return found + [_has_tag(tag) for tag in where.tags]
 
 
@@ -182,7 +207,8 @@ def _sum(row: Sequence[Any]) -> Sum:
         itl_steps=int(steps),
         uncertainty=uncertainty_of(marks[:3]),
         unpriced_hits=int(marks[3]),
-        saved_uncertainty=uncertainty_of(marks[4:]),
+        saved_uncertainty=uncertainty_of(marks[4:7]),
+        refused_runs=int(marks[7]),
     )
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 
 from tokmagic.core.record import REMOTE, Selection, Sum
-from tokmagic.ledgers.schema import money, money_parts, runs
+from tokmagic.ledgers.schema import ONCE, money, money_parts, runs
 from tokmagic.ledgers.summaries import conditions, uncertainty_of, uncertainty_terms
 
 AGAIN = "run again unchanged"
@@ -66,7 +66,7 @@ def wasted(connection: sa.Connection, where: Selection) -> dict[str, Sum]:
 def _query(where: Selection) -> sa.Select[Any]:
     """Sets of same runs, and of those that answered all but the first: numbering them instead takes twice as long."""
     answered = runs.c.status == "ok"
-    these = (runs.c.status.in_(list(_KINDS)), sa.or_(~answered, _repeatable()), *conditions(where))
+    these = (runs.c.status.in_(list(_KINDS)), sa.or_(~answered, _repeatable()), ONCE, *conditions(where))
     columns = (runs.c.status, sa.func.min(runs.c.id), *(sa.func.sum(part) for part in _parts(runs)))
     labelled = [column.label(f"c{number}") for number, column in enumerate(columns)]
     several = sa.or_(~answered, sa.func.count() > 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import get_args
 
 from IPython.core.error import StdinNotImplementedError
 
@@ -16,7 +15,7 @@ from tokmagic.prices import budgets
 from tokmagic.prompts.parser import Parser, integer
 from tokmagic.runs.session import Session
 
-SCOPES = get_args(Scope)
+SCOPES: tuple[Scope, ...] = ("cell", "notebook", "day", "month")
 
 
 def parser() -> Parser:
@@ -107,18 +106,7 @@ def _asked(named: Budget, options: argparse.Namespace) -> Budget:
 
 def _row(it: Standing) -> tuple[str, ...]:
     budget, cell = it.budget, it.budget.scope == "cell"
-    caps, spent, held, left = [], [], [], []
-    if budget.usd is not None:
-        caps.append(numbers.usd(budget.usd))
-        spent.append(numbers.usd_marked(it.spent_usd, it.precision))
-        held.append(numbers.usd(it.held_usd))
-        left.append(numbers.usd_marked(it.available_usd, it.available_precision))
-    if budget.tokens is not None:
-        caps.append(numbers.counted(budget.tokens, "token"))
-        spent.append(f"{it.spent_tokens:,}")
-        held.append(f"{it.held_tokens:,}")
-        left.append(f"{it.available_tokens or 0:,}")
-    columns = [", ".join(column) for column in (caps, spent, held, left)]
+    columns = list(budgets.figures(it))
     if cell:  # it bounds each run by itself, so nothing adds up
         columns[1:] = [numbers.UNKNOWN] * 3
     used = numbers.UNKNOWN if cell else f"{it.share:.0%}"

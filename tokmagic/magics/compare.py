@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import time
-from decimal import Decimal
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from tokmagic.comparisons.amounts import amount
 from tokmagic.comparisons.api import compare_in
 from tokmagic.comparisons.cells import split_variants
+from tokmagic.comparisons.inputs import is_dataset
+from tokmagic.comparisons.ratings import Human
+from tokmagic.core.files import expanded
 from tokmagic.errors import UsageError
-from tokmagic.formatting import numbers
-from tokmagic.magics.display import View, view
+from tokmagic.magics.display import View, publish, view
+from tokmagic.magics.rating import RatingWidget
 from tokmagic.magics.shell import Shell, check_into
 from tokmagic.prompts.options import compare_parser, given_numbers, model_names
+from tokmagic.runs.pace import Paced
 
 if TYPE_CHECKING:
     from tokmagic.comparisons.results import Comparison
-    from tokmagic.comparisons.running import Stand
 
 _FILES = (".csv", ".jsonl", ".ndjson", ".parquet")
-_UPDATE_S = 0.5
 
 
 def run(at: Shell, line: str, cell: str | None) -> Comparison | None:
@@ -30,7 +31,9 @@ def run(at: Shell, line: str, cell: str | None) -> Comparison | None:
     if cell is None:
         raise UsageError("%%compare takes variants from its cell: begin the cell with %%compare (two percent signs)")
     check_into(options.into)
+    savings = None if options.savings is None else amount(options.savings, "--savings")
     shown = View() if options.quiet else view(at)
+    progress = Paced(shown)
     try:
         found = compare_in(
             at.session,
@@ -38,26 +41,43 @@ def run(at: Shell, line: str, cell: str | None) -> Comparison | None:
             _over(at, options.over),
             model=model_names(options.model) or None,
             score=_score(at, options.score),
-            progress=_Progress(shown),
+            progress=progress,
             **_plain(options),
         )
+        if options.into:
+            at.variables[options.into] = found
+        if savings is not None:
+            try:
+                found = found.with_savings(savings, progress=progress)
+            except KeyboardInterrupt:
+                # What was paid for before is whole.
+                shown.clear()
+                if not options.quiet:
+                    publish(found)
+                raise
     finally:
         shown.clear()
     if options.into:
         at.variables[options.into] = found
-    return None if options.quiet else found
+    if options.quiet:
+        return None
+    if isinstance(found.score, Human) and not at.terminal and found.rating().left:
+        publish(RatingWidget(found.rating()).widget)
+    return found
 
 
 def _plain(options: argparse.Namespace) -> dict[str, Any]:
     """What goes on as it is."""
-    names = ("repeat", "seed", "baseline", "pilot")
+    names = ("repeat", "seed", "baseline", "pilot", "concurrency")
     given = {name: getattr(options, name) for name in names}
     return {**given, "budget": options.budget, "tags": options.tag, "stop": options.stop, **given_numbers(options)}
 
 
 def _over(at: Shell, text: str | None) -> Any:
-    """A file by its ending, else an expression over the notebook's variables."""
+    """A file by its ending, a saved data set's folder, else an expression over the notebook's variables."""
     if text is None or PurePath(text).suffix.lower() in _FILES:
+        return text
+    if text not in at.variables and is_dataset(expanded(text)):
         return text
     return at.evaluated(text, "--over")
 
@@ -67,21 +87,3 @@ def _score(at: Shell, text: str | None) -> Any:
     if text is None or ("(" in text and text.partition("(")[0].strip() not in at.variables):
         return text
     return at.evaluated(text, "--score")
-
-
-class _Progress:
-    """Tells how far it is, twice a second at most."""
-
-    def __init__(self, shown: View) -> None:
-        self._shown = shown
-        self._due = 0.0
-
-    def __call__(self, stand: Stand) -> None:
-        if time.monotonic() >= self._due:
-            self._due = time.monotonic() + _UPDATE_S
-            self._shown.progress(told(stand.done, stand.runs, stand.usd), 1.0)
-
-
-def told(done: int, runs: int, usd: Decimal) -> str:
-    """How far a comparison is, and what it cost so far."""
-    return f"{done:,} of {runs:,} runs, {numbers.usd(usd)} so far"

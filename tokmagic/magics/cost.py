@@ -32,7 +32,7 @@ def parser() -> Parser:
     add = made.add_argument
     told = "by GROUP, compare OLD, df (pandas), export FILE, plot, project, waste; none: a line for each cell"
     add("action", nargs="?", choices=ACTIONS, help=told)
-    told = "what to group by (cell, run, model, notebook, day, tag, user, status); the file; "
+    told = "what to group by (cell, run, model, notebook, day, tag, user, status, key, team); the file; "
     add("value", nargs="?", help=f"{told}compare: an earlier .ipynb, or git:HEAD")
     add_tag_filter(made)
     add("--calls", metavar="N/UNIT", help="project: how often, such as 1e6/day (hour, day, week, month)")
@@ -57,7 +57,7 @@ def run(at: Shell, line: str) -> Any:
     if options.action == "df":
         return exports.dataframe(ledger.stream(where))
     if options.action == "plot":
-        return plot(ledger.stream(where))
+        return plot(ledger.stream(replace(where, once=True)))
     if options.action == "project":
         return project(reports.cell_runs(ledger, where, options.cell), options.calls).table()
     return reports.waste(ledger, where)

@@ -13,6 +13,7 @@ from tokmagic.prompts.parser import HelpWanted
 
 if TYPE_CHECKING:
     from tokmagic.runs.generation import Generation
+    from tokmagic.runs.pace import Line
     from tokmagic.runs.session import Session
 
 # By name, since the class is imported with the first run.
@@ -26,6 +27,7 @@ class TokMagics(Magics):
     def __init__(self, shell: InteractiveShell, session: Session | None = None) -> None:
         super().__init__(shell)
         self.at = Shell(shell, session)
+        self.at.line = self._line
 
     @no_var_expand
     @line_cell_magic
@@ -78,7 +80,7 @@ class TokMagics(Magics):
     @no_var_expand
     @line_magic
     def tokmagic(self, line: str) -> Any:
-        """``doctor`` tells what works here, ``freeze`` keeps what this notebook ran with, ``version`` the version."""
+        """``doctor`` tells what works here, ``panel`` shows the sidebar in the output; ``%tokmagic --help``."""
         return self._call("tokmagic", line)
 
     def _call(self, magic: str, *given: str | None) -> Any:
@@ -87,6 +89,11 @@ class TokMagics(Magics):
         except HelpWanted as wanted:
             print(wanted.text)  # noqa: T201
             return None
+
+    def _line(self) -> Line:
+        from tokmagic.magics.display import view  # start-up: with the first that is shown
+
+        return view(self.at)
 
     def show(self, generation: Generation) -> None:
         """Display a Generation that is a cell's value."""

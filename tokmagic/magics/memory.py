@@ -13,6 +13,7 @@ from tokmagic.engines.local.memory import FIRST_TOKENS, free_bytes, what_fits
 from tokmagic.formatting import numbers
 from tokmagic.formatting.numbers import counted, size
 from tokmagic.runs.environment import expected_device
+from tokmagic.runs.gpu_readings import held_beside
 from tokmagic.runs.session import Session
 
 Rows = Iterator[tuple[str, str]]
@@ -35,13 +36,7 @@ def memory_rows(session: Session, name: str, engine: Weighed, context_tokens: in
             yield "fits", _verdict(need, room, device, context, batch)
             yield from _most(need, room, context, batch)
     if held is not None:
-        others = [it for other in session.models.loaded() if other != name and (it := _held(session, other, device))]
-        yield from _holders(device, held, sum(it.weights_bytes for it in others))
-
-
-def _held(session: Session, name: str, device: str) -> Held | None:
-    engine = session.models.engine(name)
-    return engine.held() if isinstance(engine, Weighed) and engine.info.device == device else None
+        yield from _holders(device, held, sum(it.weights_bytes for it in held_beside(session.models, name, device)))
 
 
 def _need(need: Need, context: int, batch: int) -> Rows:

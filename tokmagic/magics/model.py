@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from tokmagic.engines.base import ModelSpec, Quantised, Tokenized, Weighed
+from tokmagic.engines.base import ModelSpec, Quantised, Shared, Tokenized, Weighed
 from tokmagic.errors import TokmagicError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
+from tokmagic.magics import shared
 from tokmagic.magics.display import view
 from tokmagic.magics.memory import memory_rows
 from tokmagic.magics.shell import Shell
-from tokmagic.prompts.options import add_endpoint
+from tokmagic.prompts.options import add_endpoint, add_engine
 from tokmagic.prompts.parser import Parser, integer
 from tokmagic.runs import request
 from tokmagic.runs.session import Session
@@ -43,6 +44,7 @@ def parser() -> Parser:
     add("--batch", metavar="N", help="info: answers at once (default: 1)")
     add("--revision", metavar="REV", help="branch, tag or commit on the hub")
     add_endpoint(made)
+    add_engine(made)
     add("--trust-remote-code", action="store_true", help="let the model run its own code")
     add("--allow-pickle", action="store_true", help="read pickled weights, which can run code")
     return made
@@ -79,6 +81,7 @@ def run(at: Shell, line: str) -> Table:
 
 
 def _add(session: Session, name: str, spec: ModelSpec) -> None:
+    shared.require_served(name, spec, session.settings)
     before = dict(session.models).get(name)
     session.models.add(name, spec)
     if before is not None and before != dict(session.models)[name]:
@@ -102,7 +105,8 @@ def _table(session: Session) -> Table:
         )
         for name, spec in session.models
     )
-    return Table(("model", "source", "engine", "as", "state"), rows, figures=False)
+    note = "\n".join(shared.notes(session))
+    return Table(("model", "source", "engine", "as", "state"), rows, note, figures=False)
 
 
 def _count(option: str, given: str | None) -> int | None:
@@ -131,6 +135,8 @@ def _info(at: Shell, name: str, context: int | None, batch: int, *, measure: boo
         tokenizer = engine.tokenizer()
         agreement = compare(tokenizer)
         rows += [("tokenizer", tokenizer.origin), ("compared", agreement.told if agreement else numbers.UNKNOWN)]
+    if isinstance(engine, Shared):
+        rows += [("there", shared.told_of(engine, at.session.models.spec(name).source))]
     if isinstance(engine, Weighed):
         rows += memory_rows(at.session, name, engine, context, batch)
     return Table(("", "value"), (*rows, *known, ("state", engine.state)), figures=False)

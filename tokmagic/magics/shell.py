@@ -7,6 +7,7 @@ import keyword
 import os
 import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,8 @@ from tokmagic.runs.channel import Channel
 from tokmagic.runs.whereabouts import executed_notebook
 
 if TYPE_CHECKING:
+    from tokmagic.core.prompt import Prompt
+    from tokmagic.runs.pace import Line
     from tokmagic.runs.session import Session
 
 # IPython would fill in the local variables of a caller's frame before the notebook's; no stack is as deep as this.
@@ -46,6 +49,8 @@ class Shell:
         self.terminal = not hasattr(shell, "kernel")
         self.import_lock = ImportLock()
         self._session = session
+        self.line: Callable[[], Line | None] = lambda: None
+        """Gives a line in the output of the cell that runs now."""
 
     @property
     def session(self) -> Session:
@@ -73,6 +78,10 @@ class Shell:
         """The id of the request that runs now; None in a terminal."""
         request = self._request().get("header", {}).get("msg_id")
         return str(request) if request else None
+
+    def execution_count(self) -> int | None:
+        """The number that the notebook shows for the cell that runs now; None in a terminal."""
+        return int(self.ipython.displayhook.prompt_count) if self.execution() else None
 
     def source(self) -> str | None:
         """The whole text of the cell that runs now, as the front end sent it; None in a terminal."""
@@ -130,17 +139,26 @@ class Shell:
         self.ipython.events.unregister("post_execute", self.import_lock.end)
         self.ipython.configurables.remove(self.settings)
         api.furnish = None
+        session = api.made_session()
+        if session is not None:
+            session.panels.close()
         self.channel.close()
-        if session := api.made_session():
+        if session is not None:
             session.cell_id = session.execution = session.source = lambda: None
+            session.execution_count = lambda: None
             session.variables, session.import_lock = dict, threading.Lock()
+            session.parts = lambda _model, _prompt: None
+            session.line = lambda: None
             session.models.close()
 
     def _join(self, session: Session) -> Session:
         if session.notebook is None:
             session.notebook = self._notebook()
         session.cell_id, session.execution, session.source = self.cell_id, self.execution, self.source
+        session.execution_count = self.execution_count
         session.variables, session.import_lock = (lambda: self.variables), self.import_lock.lock
+        session.parts = lambda model, prompt: _parts(session, model, prompt)
+        session.line = self.line
         return session
 
     def _notebook(self) -> str | None:
@@ -149,3 +167,9 @@ class Shell:
         if not path and (given := self.variables.get("PAPERMILL_INPUT_PATH")):
             path = given if "://" in str(given) else Path(str(given)).absolute()
         return str(path) if path else executed_notebook()
+
+
+def _parts(session: Session, model: str, prompt: Prompt) -> list[tuple[str, int]] | None:
+    from tokmagic.explain import parts_of  # start-up: with the first row that is opened
+
+    return parts_of(session, model, prompt)

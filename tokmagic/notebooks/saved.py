@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, get_args
 
 from tokmagic.core.money import Bound, Cost, Rates
-from tokmagic.core.record import EngineInfo, Status, source_sha256
+from tokmagic.core.record import COMPARISON_IN_OUTPUTS, EngineInfo, Status, source_sha256
 from tokmagic.core.stream import Source, Usage
 from tokmagic.errors import NotebookError
 from tokmagic.formatting.markdown import plain_text
@@ -18,6 +18,8 @@ from tokmagic.notebooks.fields import TwiceError, amount, one_of, parse_json, ta
 from tokmagic.notebooks.snapshots import CellSnapshot, RunSnapshot
 
 _CELL_MAGIC = re.compile(r"\s*%%(\S+)(.*)")
+# Below these stands a prompt.
+_PROMPTS = ("generate", "compare")
 _RUNS_NOTHING = {"--dry-run", "-h", "--help"}
 # IPython's own that take what stands below them for no code of the notebook's; all others may run it.
 _TAKE_TEXT = {
@@ -36,6 +38,7 @@ class SavedCell(CellSnapshot):
     help or a count; ``captured``: below %%capture. ``ran_in``: by run, the id of the cell that ran it.
     ``output_types``: what its outputs are. ``problem``: the first number that cannot be read; in ``runs`` it is
     unknown. ``versions``: how many executions its outputs tell of, where these are versions of one another.
+    ``compares``: it begins with %%compare; ``comparisons`` are what its outputs keep of comparisons, as JSON.
     """
 
     is_code: bool = False
@@ -45,6 +48,8 @@ class SavedCell(CellSnapshot):
     output_types: tuple[Any, ...] = ()
     problem: str = ""
     versions: int = 1
+    compares: bool = False
+    comparisons: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +150,8 @@ def _cell(number: int, cell: dict[str, Any]) -> SavedCell:
         output_types=tuple(it.get("output_type") for it in outputs),
         problem=next((row.problem for row in rows if row.problem), ""),
         versions=_versions(shown, one_run=generates and "timeit" not in magics),
+        compares="compare" in magics,
+        comparisons=tuple(it[COMPARISON_IN_OUTPUTS] for it in metadata if COMPARISON_IN_OUTPUTS in it),
     )
 
 
@@ -157,10 +164,10 @@ def _magics(text: str) -> list[str]:
             break
         if match is not None:
             name, options = match.groups()
-            if name in _TAKE_TEXT or (name == "generate" and not _RUNS_NOTHING.isdisjoint(_words(options))):
+            if name in _TAKE_TEXT or (name in _PROMPTS and not _RUNS_NOTHING.isdisjoint(_words(options))):
                 return []
             found.append(name)
-            if name == "generate":
+            if name in _PROMPTS:
                 break
     return found
 

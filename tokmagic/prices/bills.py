@@ -24,7 +24,7 @@ def bill(usage: Usage, device_s: float | None, rates: Rates, *, cut: bool = Fals
 
     The bill is the token cost where token rates and counts are known, else the compute cost where a
     device rate and device seconds are known, else unknown. Counts that contradict each other give
-    no cost and name the anomaly. ``cut``: a server may have generated, and may bill, more than was counted.
+    no cost and name the anomaly. ``cut``: more may have been generated, and may be billed, than was counted.
     """
     anomaly = _anomaly(usage, device_s)
     if anomaly:
@@ -39,8 +39,14 @@ def bill(usage: Usage, device_s: float | None, rates: Rates, *, cut: bool = Fals
     if token_usd is not None:
         return Cost(token_usd, source, bound, token_usd, compute_usd, shadow_usd=shadow_usd)
     if compute_usd is not None:
-        return Cost(compute_usd, "measured", "exact", None, compute_usd, shadow_usd=shadow_usd)
+        source, bound = _marks_of_device(cut)
+        return Cost(compute_usd, source, bound, None, compute_usd, shadow_usd=shadow_usd)
     return Cost(shadow_usd=shadow_usd)
+
+
+def _marks_of_device(cut: bool) -> tuple[Source, Bound]:
+    """How sure a compute cost is: where a run's end was not told, its share of the device is not known exactly."""
+    return ("estimated", "at_least") if cut else ("measured", "exact")
 
 
 def replay(worth: Cost) -> Cost:

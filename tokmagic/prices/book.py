@@ -16,17 +16,21 @@ from tokmagic.prices.user_file import PriceFile
 
 
 class PriceBook:
-    """Rates by model: what ``%price`` set, else the user's file, else a provider's price, else the device's.
+    """Rates by model: what ``%price`` set, else what its shared engine says, else the user's file, else a provider's
+    price, else the device's.
 
     Only an endpoint whose provider is known has a hosted price: a local model, or one at an endpoint of somebody
     else's, never matches one, however it is called.
     """
 
-    def __init__(self, file: Callable[[], str] = lambda: "") -> None:
-        """``file`` tells the path of the user's own prices; empty is none."""
+    def __init__(
+        self, file: Callable[[], str] = lambda: "", told: Callable[[str], Rates | None] = lambda _model: None
+    ) -> None:
+        """``file`` tells the path of the user's own prices; empty is none. ``told`` what a model's server says."""
         self._set: dict[str, Rates] = {}
         self._shadows: dict[str, str] = {}
         self._setting = file
+        self._told = told
         self._file = PriceFile()
 
     def set(self, model: str, rates: Rates) -> None:
@@ -69,7 +73,8 @@ class PriceBook:
         file = self._file.read(self._setting())
         key = device_of(info)
         device = Rates() if key is None else file.devices.get(key) or list_rates(key)
-        rates = self._set.get(info.name) or file.rates(info) or _hosted(info, moment)[0] or device
+        own = self._set.get(info.name) or self._told(info.name) or file.rates(info)
+        rates = own or _hosted(info, moment)[0] or device
         if rates.input is not None and rates.device_hour is None and device.device_hour is not None:
             # Beside the token cost stands what the machine's time is worth, and the source says whose rate that is.
             source = f"{rates.source}; device {device.source} ({device.version})"
@@ -92,6 +97,12 @@ class PriceBook:
         if standard is None or hosted is None or standard.source != rates.source:
             return rates, None
         return replace(hosted, shadow_model=rates.shadow_model, shadow=rates.shadow), missing
+
+    def as_metered(self, rates: Rates, model: str, told: Rates) -> Rates:
+        """The rates of a run that its server metered: those that it ``told``, or the run's where %price set them."""
+        if model in self._set:
+            return rates
+        return told if rates.shadow is None else replace(told, shadow_model=rates.shadow_model, shadow=rates.shadow)
 
     def check(self) -> None:
         """Read the user's file, if there is one. Raises PriceError where it was never good."""

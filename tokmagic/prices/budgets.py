@@ -53,6 +53,11 @@ def refusal(standings: Sequence[Standing], hold: Hold) -> str | None:
     return None
 
 
+def passing(standings: Sequence[Standing], hold: Hold) -> bool:
+    """Whether a run that does not fit would if active runs gave back all that they hold."""
+    return refusal([replace(it, held_usd=Decimal(0), held_tokens=0) for it in standings], hold) is None
+
+
 def within(standings: Sequence[Standing], wanted: Hold) -> Hold:
     """As much of a hold as every budget has left."""
     usd_left = [it.available_usd for it in standings if it.available_usd is not None]
@@ -72,24 +77,25 @@ def _usd_refusal(it: Standing, hold: Hold) -> str | None:
         return None
     if hold.usd is None:
         if budget.strict:
-            return (
-                f"the price of this run is unknown and {title(budget)} of {numbers.usd(budget.usd)} is strict; "
-                "set a price with %price"
-            )
-        return f"{title(budget)} of {numbers.usd(budget.usd)} is used up; raise it with %budget" if left <= 0 else None
+            name, cap = title(budget), numbers.usd(budget.usd)
+            if budget.key is not None:
+                return f"the price of this run is unknown, so {name} of {cap} cannot count it; ask who serves the model"
+            return f"the price of this run is unknown and {name} of {cap} is strict; set a price with %price"
+        raised = "raise it with %budget" if budget.key is None else "have it raised (tokmagic key change)"
+        return f"{title(budget)} of {numbers.usd(budget.usd)} is used up; {raised}" if left <= 0 else None
     if hold.usd <= left:
         return None
     about = "about " if hold.estimated else ""
     if budget.scope == "cell":
         return (
             f"this run may cost up to {about}{numbers.usd(hold.usd)}, more than {title(budget)} of "
-            f"{numbers.usd(budget.usd)}; lower --max-tokens or raise the budget"
+            f"{numbers.usd(budget.usd)}; {_mend(budget)}"
         )
     return (
         f"this run may cost up to {about}{numbers.usd(hold.usd)}, {title(budget)} of {numbers.usd(budget.usd)} has "
         f"{numbers.usd_marked(max(left, Decimal(0)), it.available_precision)} left "
         f"({numbers.usd_marked(it.spent_usd, it.precision)} spent, {numbers.usd(it.held_usd)} held by active runs); "
-        "lower --max-tokens or raise the budget"
+        f"{_mend(budget)}"
     )
 
 
@@ -99,15 +105,38 @@ def _token_refusal(it: Standing, hold: Hold) -> str | None:
         return None
     return (
         f"this run may use up to {numbers.counted(hold.tokens, 'token')}, {title(it.budget)} of {it.budget.tokens:,} "
-        f"has {max(left, 0):,} left; lower --max-tokens or raise the budget"
+        f"has {max(left, 0):,} left; {_mend(it.budget)}"
     )
+
+
+def _mend(budget: Budget) -> str:
+    if budget.key is None:
+        return "lower --max-tokens or raise the budget"
+    # Who has a key cannot change its budget.
+    return "set a lower max_tokens, or have the budget raised (tokmagic key change)"
 
 
 def title(budget: Budget) -> str:
     """What to call a budget in a sentence."""
     if budget.scope == "cell":
-        return budget.origin if budget.origin.startswith("--") else "the cell's budget"
+        return "the cell's budget" if budget.origin == "%budget" else budget.origin
+    if budget.key is not None and budget.scope != "key":
+        return f"the key's budget for the {budget.scope}"
     return f"the {budget.scope}'s budget"
+
+
+def figures(it: Standing) -> tuple[str, str, str, str]:
+    """A budget's cap, what is spent, held and left of it, as tables show them: in USD, in tokens, or in both."""
+    budget, parts = it.budget, list[tuple[str, str, str, str]]()
+    if budget.usd is not None:
+        spent, left = numbers.usd_marked(it.spent_usd, it.precision), it.available_usd
+        shown = numbers.usd_marked(left, it.available_precision)
+        parts.append((numbers.usd(budget.usd), spent, numbers.usd(it.held_usd), shown))
+    if budget.tokens is not None:
+        cap = numbers.counted(budget.tokens, "token")
+        parts.append((cap, f"{it.spent_tokens:,}", f"{it.held_tokens:,}", f"{it.available_tokens or 0:,}"))
+    cap, spent, held, shown = (", ".join(column) for column in zip(*parts, strict=True))
+    return cap, spent, held, shown
 
 
 def near(it: Standing) -> str:

@@ -18,6 +18,8 @@ from tokmagic.prompts.parser import Parser, integer
 
 # Beyond any model's context, and far inside the 64 bits that the ledger has for sums of tokens.
 _MOST = 1_000_000_000
+# Each text is looked for in each piece of the answer.
+_MOST_STOPS = 64
 _SCHEMA = "make the answer conform to a JSON schema: JSON text, or an expression in a notebook, a file in a terminal"
 
 
@@ -104,6 +106,12 @@ def add_endpoint(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer", metavar="SPEC", help="model or folder whose tokenizer counts locally for a server's model")
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """A model at a shared engine."""
+    told = "a shared engine, as tokmagic serve starts it; the model is the one of that name there"
+    parser.add_argument("--engine", metavar="URL", help=told)
+
+
 def add_rates(parser: argparse.ArgumentParser) -> None:
     """What a model costs, and what a hosted one would."""
     add_own_rates(parser)
@@ -159,17 +167,26 @@ def tokens_parser() -> Parser:
 _COMPARED = tuple(it for it in _NUMBERS if it.field not in ("seed", "n"))
 
 
+SAVINGS = "also say where the money goes; what leaving out parts of the best prompt may cost (0: leave out none)"
+
+
 def compare_parser() -> Parser:
     """The options of ``%%compare``."""
     parser = Parser("%%compare")
     add = parser.add_argument
-    add("--over", metavar="ITEMS", help="a list of dicts, a DataFrame, or a .csv, .jsonl or .parquet file")
+    add(
+        "--over",
+        metavar="ITEMS",
+        help="a list of dicts, a DataFrame, a .csv, .jsonl or .parquet file, a data set's folder",
+    )
     add("-m", "--model", action="append", default=[], metavar="A,B,…", help="models to run (default: the current one)")
     add("--score", metavar="SCORE", help="exact(COLUMN), another score, or a function of answer and item")
     add("--repeat", type=integer, metavar="N", default=1, help="how often each item is asked (1)")
     add("--baseline", metavar="VARIANT", help="variant that the others are compared with (the first)")
     add("--budget", metavar="USD", help="maximum that all of it may cost")
     add("--pilot", type=integer, metavar="N", help="run only so many items, for a forecast of the rest")
+    add("--savings", metavar="USD", help=SAVINGS)
+    add("--concurrency", type=integer, metavar="N", help="how many runs go on at once at each server or local model")
     add("--seed", type=integer, metavar="N", default=0, help="decides the order and what is resampled (0)")
     _add_numbers(parser, _COMPARED)
     add("--stop", action="append", default=[], metavar="TEXT", help="stop at this text (repeatable)")
@@ -209,6 +226,8 @@ def check_sampling(sampling: Sampling) -> Sampling:
         raise UsageError(f"--stop is {sampling.stop!r}; give strings")
     if any(not text for text in sampling.stop):
         raise UsageError("--stop is empty; give the text at which the answer should stop")
+    if len(sampling.stop) > _MOST_STOPS:
+        raise UsageError(f"--stop is given {len(sampling.stop):,} times; give at most {_MOST_STOPS} texts")
     return sampling
 
 

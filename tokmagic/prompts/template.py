@@ -12,6 +12,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from tokmagic.core.prompt import Message, Prompt, Role, Sampling
@@ -34,8 +35,13 @@ def render(body: str, variables: Mapping[str, Any], rewrite: Rewrite | None = No
 
     Raises PromptError that names the undefined variable or the line of the syntax error.
     """
+    return _filler(body, rewrite)(variables)
+
+
+def _filler(body: str, rewrite: Rewrite | None = None) -> Callable[[Mapping[str, Any]], str]:
+    """What fills a template in with variables, raising PromptError as it does itself for a syntax error."""
     # Imported here: jinja2 takes 40 ms, and loading the extension should not pay for it.
-    from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError
+    from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     never, carriage_return = uuid.uuid4().hex, uuid.uuid4().hex
@@ -53,21 +59,35 @@ def render(body: str, variables: Mapping[str, Any], rewrite: Rewrite | None = No
         if rewrite is not None:
             rewrite(tree)
         code, known = environment.compile(tree), environment.make_globals(None)
-        text = environment.template_class.from_code(environment, code, known).render(dict(variables))
-        return text.replace(carriage_return, "\r")
-    except TemplateSyntaxError as error:
-        raise PromptError(
+        template = environment.template_class.from_code(environment, code, known)
+    except Exception as error:
+        raise _told(error) from error
+
+    def fill(variables: Mapping[str, Any]) -> str:
+        try:
+            return template.render(dict(variables)).replace(carriage_return, "\r")
+        except Exception as error:
+            raise _told(error) from error
+
+    return fill
+
+
+def _told(error: Exception) -> PromptError:
+    """What is wrong with a template, or with what it was filled in with."""
+    from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
+
+    if isinstance(error, TemplateSyntaxError):
+        return PromptError(
             f"line {error.lineno} of the prompt: {error.message}; fix the template, "
             "or use --literal if {{ and {% are meant literally"
-        ) from None
-    except UndefinedError as error:
-        raise PromptError(f"{error.message}; define it, or use --literal if {{{{ … }}}} is meant literally") from None
-    except TemplateError as error:
-        raise PromptError(f"the template cannot be filled in: {error}") from None
-    except Exception as error:
-        # A variable's own code failed (its __str__, an operator, a filter's argument).
-        says = " ".join(str(error).split())
-        raise PromptError(f"the template cannot be filled in: {type(error).__name__}: {says}") from error
+        )
+    if isinstance(error, UndefinedError):
+        return PromptError(f"{error.message}; define it, or use --literal if {{{{ … }}}} is meant literally")
+    if isinstance(error, TemplateError):
+        return PromptError(f"the template cannot be filled in: {error}")
+    # A variable's own code failed (its __str__, an operator, a filter's argument).
+    says = " ".join(str(error).split())
+    return PromptError(f"the template cannot be filled in: {type(error).__name__}: {says}")
 
 
 def parse(
@@ -84,13 +104,32 @@ def parse(
     """
     if literal:
         return (Message("user", without_last_newline(body)),)
+    return _messages(body, rewrite)(variables or {})
+
+
+@lru_cache(maxsize=256)
+def read(body: str) -> Callable[[Mapping[str, Any]], tuple[Message, ...]]:
+    """A body that is filled in many times, read once: what makes messages of variables, as :func:`parse` does.
+
+    Raises PromptError.
+    """
+    return _messages(body, None)
+
+
+def _messages(body: str, rewrite: Rewrite | None) -> Callable[[Mapping[str, Any]], tuple[Message, ...]]:
     # Role lines are marked before templating with a word that no variable's value can guess, and
     # split after it, so that a loop may produce messages while a value never can. Digits, which have
     # no upper case: the line may stand in a {% filter %} block.
     mark = f"{uuid.uuid4().int:039d}"
     # The newline stays in front of the semicolon, so that a syntax error names the cell's own line.
     marked = ROLE_LINE.sub(lambda match: f"{mark}{match[1]}{match[2]};", body)
-    first, *rest = render(marked, variables or {}, rewrite).split(mark)
+    fill = _filler(marked, rewrite)
+    return lambda variables: _split(fill(variables), mark)
+
+
+def _split(text: str, mark: str) -> tuple[Message, ...]:
+    """The messages of a text that was filled in, each but the first with its role behind a mark."""
+    first, *rest = text.split(mark)
     messages: list[Message] = []
     if first.strip():
         messages.append(Message("user", without_last_newline(first)))

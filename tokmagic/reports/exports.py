@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from tokmagic.core.fields import AS_JSON, FIELDS, Layout
 from tokmagic.core.money import Rates, rates_dict
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import UsageError, nearest
+from tokmagic.reports.csv_lines import csv_writer, in_csv
 
 
 def _rates(rates: Rates) -> dict[str, Any]:
@@ -37,7 +36,11 @@ _PORTION = 10_000
 
 
 def export_lines(records: Iterable[RunRecord], form: str) -> Iterator[str]:
-    """Runs as lines of JSONL or CSV, one at a time; nested values are JSON in a CSV's field. Raises UsageError."""
+    """Runs as lines of JSONL or CSV, one at a time. Raises UsageError.
+
+    Nested values are JSON in a CSV's field; a text that a spreadsheet would take for a formula has an apostrophe before
+    it.
+    """
     if form == "parquet":
         raise UsageError("parquet cannot be printed; name a file, such as runs.parquet")
     _check(form)
@@ -52,12 +55,10 @@ def _check(form: str) -> None:
 
 
 def _csv(records: Iterable[RunRecord]) -> Iterator[str]:
-    # A writer returns what its file's write() returns: here the line itself.
-    lines: Any = SimpleNamespace(write=str)
-    writer = csv.DictWriter(lines, list(_EXPORT.fields), lineterminator="\n")
+    writer = csv_writer(_EXPORT.fields)
     yield writer.writeheader()
     for record in records:
-        yield writer.writerow({key: _flat(value) for key, value in export_row(record).items()})
+        yield writer.writerow({key: in_csv(_flat(value)) for key, value in export_row(record).items()})
 
 
 def export_file(records: Iterable[RunRecord], path: Path, form: str | None = None) -> None:
@@ -116,7 +117,7 @@ def _write_parquet(records: Iterable[RunRecord], path: Path) -> None:
     except ImportError:
         raise UsageError("parquet needs the package pyarrow; run: pip install 'tokmagic[parquet]'") from None
     # Money is exact text, with a float beside it for what draws, and what is nested is JSON.
-    kinds = {"int": pyarrow.int64(), "float": pyarrow.float64()}
+    kinds = {"int": pyarrow.int64(), "float": pyarrow.float64(), "flag": pyarrow.bool_()}
     schema = pyarrow.schema([(name, kinds.get(it.kind, pyarrow.string())) for name, it in _EXPORT.fields.items()])
     money = [name for name, it in _EXPORT.fields.items() if it.kind == "money"]
     schema = pyarrow.schema([*schema, *((f"{name}_float", pyarrow.float64()) for name in money)])

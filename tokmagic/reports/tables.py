@@ -13,6 +13,7 @@ from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from tokmagic.core.keys import OF_KEYS
 from tokmagic.core.money import Cost, Precision, Uncertainty, plain
 from tokmagic.core.prompt import spelled
 from tokmagic.core.record import EnergySum, RunRecord, Selection, Sum, is_place
@@ -34,6 +35,8 @@ _KEYS: dict[str, Callable[[RunRecord], tuple[Any, ...]]] = {
     "tag": lambda run: (json.dumps(list(run.tags)),),
     "user": lambda run: (run.user,),
     "status": lambda run: (run.status,),
+    "key": lambda run: (run.key,),
+    "team": lambda run: (run.team,),
 }
 GROUPS = tuple(_KEYS)
 """What a table can be grouped by."""
@@ -47,19 +50,21 @@ def key_of(by: str) -> Callable[[RunRecord], tuple[Any, ...]]:
     return _KEYS[by]
 
 
-def naming(by: str) -> Callable[[tuple[Any, ...]], list[str]]:
+def naming(by: str, ledger: Ledger | None = None) -> Callable[[tuple[Any, ...]], list[str]]:
     """What gives a ledger's key the names of its groups: a run with two tags stands in two.
 
-    Cells have ids, not names: they are numbered in the order in which they first ran.
+    Cells have ids, not names: they are numbered in the order in which they first ran. A key is called as ``ledger``
+    knows it, or else by its id.
     """
     places: dict[tuple[Any, Any], str] = {}
+    called = {it.key_id: it.name for it in ledger.keys.all()} if ledger is not None and by == "key" else {}
 
     def names(key: tuple[Any, ...]) -> list[str]:
         if by == "cell":
             return [places.setdefault((_home(*key), key[2]), f"cell {len(places) + 1}")]
         if by == "tag":
             return [spelled(tag) for tag in json.loads(key[0])] or [numbers.UNKNOWN]
-        return [str(key[0] or numbers.UNKNOWN)]
+        return [str(called.get(key[0], key[0]) or numbers.UNKNOWN)]
 
     return names
 
@@ -81,7 +86,7 @@ def cell_runs(ledger: Ledger, where: Selection, cell: str | None = None) -> list
     UsageError where there is none.
     """
     if cell is None:
-        latest = ledger.runs(replace(where, status="ok"), limit=1)
+        latest = ledger.runs(replace(where, status="ok", once=True), limit=1)
         if not latest:
             raise UsageError("there is no complete run to project from; run a cell first")
         notebook, session, cell_id = _KEYS["cell"](latest[0])
@@ -90,7 +95,7 @@ def cell_runs(ledger: Ledger, where: Selection, cell: str | None = None) -> list
     # As in the table's numbers.
     home = _home(notebook, session, cell_id)
     place = {"session": session} if home == session else {"notebook": notebook}
-    found = ledger.stream(replace(where, status="ok", cell_id=cell_id, **place))
+    found = ledger.stream(replace(where, status="ok", cell_id=cell_id, once=True, **place))
     return [run for run in found if run.cell_id == cell_id and run.notebook == notebook]
 
 
@@ -108,7 +113,7 @@ def _found(ledger: Ledger, where: Selection, cell: str) -> tuple[Any, ...]:
 def table(ledger: Ledger, where: Selection, by: str = "cell") -> Table:
     """A line for each group of the selected runs, with a total. Raises UsageError for an unknown group."""
     key_of(by)
-    total, groups, names = Sum(), dict[str, Sum](), naming(by)
+    total, groups, names = Sum(), dict[str, Sum](), naming(by, ledger)
     for key, part in ledger.summarise(where, by):
         total += part
         for name in names(key):
@@ -127,15 +132,24 @@ def table(ledger: Ledger, where: Selection, by: str = "cell") -> Table:
         )
     if 0 < energy.runs < total.runs:
         notes.append(f"the energy is that of {energy.runs:,} of {numbers.counted(total.runs, 'run')}")
-    # Where nothing has a meter there is nothing to see.
-    columns = (by, "runs", "in", "out", "cost", "saved", "TTFT", "ms/token", *(_ENERGY_COLUMNS if energy.runs else ()))
+    # Where nothing was refused, or has a meter, there is nothing to see.
+    refused = ("refused",) if total.refused_runs else ()
+    columns = (by, "runs", *refused, *_COLUMNS, *(_ENERGY_COLUMNS if energy.runs else ()))
     rows = tuple(
-        (*_line(shown(name, by), part), *(_energy_cells(its) if energy.runs else ())) for name, part, its in lines
+        (
+            shown(name, by),
+            str(part.runs),
+            *(str(part.refused_runs) for _ in refused),
+            *_line(part),
+            *(_energy_cells(its) if energy.runs else ()),
+        )
+        for name, part, its in lines
     )
     exact = tuple({by: name, **_exact(part), **_exact_energy(its)} for name, part, its in lines)
     return Table(columns, rows, "\n".join(notes), exact=exact)
 
 
+_COLUMNS = ("in", "out", "cost", "saved", "TTFT", "ms/token")
 _ENERGY_COLUMNS = ("energy", "energy/token")
 
 
@@ -168,10 +182,8 @@ def _exact_energy(part: EnergySum) -> dict[str, Any]:
     }
 
 
-def _line(name: str, part: Sum) -> tuple[str, ...]:
+def _line(part: Sum) -> tuple[str, ...]:
     return (
-        name,
-        str(part.runs),
         numbers.tokens(part.input_tokens),
         numbers.tokens(part.output_tokens),
         _cost(part),
@@ -184,6 +196,7 @@ def _line(name: str, part: Sum) -> tuple[str, ...]:
 def _exact(part: Sum) -> dict[str, Any]:
     return {
         "runs": part.runs,
+        "refused_runs": part.refused_runs,
         "input_tokens": part.input_tokens,
         "output_tokens": part.output_tokens,
         **_exact_cost(part),
@@ -243,12 +256,14 @@ def repriced(ledger: Ledger, where: Selection, book: PriceBook, by: str = "model
 
     Raises UsageError for an unknown group, PriceError for an unreadable price file.
     """
-    key, names, today = key_of(by), naming(by), datetime.now(UTC)
+    key, names, today = key_of(by), naming(by, ledger), datetime.now(UTC)
     # Asked once for each model: there can be a million runs, and a price table takes half a millisecond to ask.
     rates = cache(lambda info: book.rates(info, today))
     groups, total = dict[str, _Repriced](), _Repriced()
-    for record in ledger.stream(where):
-        if record.status in ("running", "refused"):
+    # As in the table's sums.
+    of_keys = by in OF_KEYS
+    for record in ledger.stream(replace(where, once=not of_keys)):
+        if record.status in ("running", "refused") or (of_keys and key(record) == (None,)):
             continue
         then, now = record.reading.cost, at_rates(record, rates(record.info))
         total.add(then, now)

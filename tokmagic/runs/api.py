@@ -18,6 +18,7 @@ from tokmagic.prompts.template import build, json_schema
 if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger
     from tokmagic.runs.generation import Generation
+    from tokmagic.runs.pace import Pace
     from tokmagic.runs.session import Session
 
 _session: Session | None = None
@@ -87,12 +88,23 @@ def generate(
     return call(asked).raise_for_status()
 
 
+def panel() -> Any:
+    """The sidebar's view as a widget, live while its kernel runs: for front ends that have no sidebar.
+
+    Needs the package anywidget (``pip install 'tokmagic[panel]'``). A cell that makes a panel anew replaces its own.
+    Raises UsageError.
+    """
+    here = session()
+    return here.panels.open(here.cell_id())
+
+
 def generate_many(
     prompts: Iterable[str | Sequence[Mapping[str, str] | Message] | Prompt],
     model: str | None = None,
     *,
     concurrency: int | None = None,
     return_errors: bool = False,
+    progress: bool | Callable[[Pace], None] | None = None,
     **options: Any,
 ) -> list[Generation]:
     """Run several prompts at the same time and return their Generations, in their order.
@@ -104,12 +116,16 @@ def generate_many(
     All prompts are checked before the first one runs. If some fail the others finish all the same, and the first error
     is raised then; with ``return_errors`` nothing is raised, and the Generations of those have their ``error`` set.
     An interrupt stops all of them; every row is settled first. Raises as :func:`generate` does.
+
+    How far it is, with tokens, cost and what is still to come, is shown in the output of a notebook's cell; with
+    ``progress=True`` on standard error elsewhere too, with False nowhere. A function is called with a
+    :class:`~tokmagic.runs.pace.Pace` each time that something is done.
     """
     if isinstance(prompts, str | Mapping) or not isinstance(prompts, Iterable):
         raise UsageError(f"{prompts!r} are not prompts; give a list of them")
     if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
         raise UsageError(f"concurrency is {concurrency!r}; give a whole number above 0")
-    generations = _many(prompts, model, concurrency, **options)
+    generations = _many(prompts, model, concurrency, progress, **options)
     if not return_errors:
         for generation in generations:
             generation.raise_for_status()
@@ -120,6 +136,7 @@ def _many(
     prompts: Iterable[str | Sequence[Mapping[str, str] | Message] | Prompt],
     model: str | None,
     concurrency: int | None,
+    progress: bool | Callable[[Pace], None] | None,
     *,
     system: str | None = None,
     completion: bool = False,
@@ -134,8 +151,9 @@ def _many(
     call = _call(model, tags=tags, budget=budget, yes=yes, cache=cache, refresh=refresh)
     asked = [_asked(prompt, sampling, system=system, completion=completion, stream=stream) for prompt in prompts]
     with whole():
-        from tokmagic.runs.many import run_all  # start-up: one prompt needs none of this
-    return run_all(session(), asked, call, model, concurrency, cache=cache, refresh=refresh)
+        from tokmagic.runs.many import run_all, told  # start-up: one prompt needs none of this
+    with told(session(), progress) as tell:
+        return run_all(session(), asked, call, model, concurrency, cache=cache, refresh=refresh, progress=tell)
 
 
 def _call(

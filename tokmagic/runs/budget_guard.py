@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from tokmagic.core.budget import Admission, Budget, Hold, Standing, Used
 from tokmagic.core.money import Cost
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import RunRecord
+from tokmagic.core.record import EngineInfo, RunRecord
 from tokmagic.engines.base import Engine
 from tokmagic.errors import BudgetError, LedgerError, ModelError
 from tokmagic.formatting import numbers
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _TEMPLATE_TOKENS = 64
 _MESSAGE_TOKENS = 16
 
+HoldBy = Literal["worst", "p95"]
+"""How many output tokens are set aside for a run: as many as it may generate, or as nearly all answers have."""
 Confirm = Callable[[str], bool | None]
 """Puts a question to the person and says whether the answer was yes; None where nobody is there to answer."""
 
@@ -60,6 +62,11 @@ class _Limit:
         if most is not None:
             self.most, self.final = Decimal(most), most < asked
 
+    def is_all_of(self, worst: Hold) -> bool:
+        """Whether it is the most that the run can use at all."""
+        most = getattr(worst, self.kind)
+        return most is not None and self.most >= most
+
 
 class BudgetGuard:
     """What one run may spend. ``admit`` lets it in, ``covers`` watches it while it streams."""
@@ -73,10 +80,12 @@ class BudgetGuard:
         teller: Teller,
         confirm: Confirm | None = None,
         others: Others | None = None,
+        hold_by: HoldBy = "worst",
     ) -> None:
         """``held`` are all budgets that apply, ``own`` those among them that stand in no ledger.
 
-        What does not fit beside what ``others`` hold waits until they have ended.
+        What does not fit beside what ``others`` hold waits until they have ended. ``hold_by`` says how many output
+        tokens are set aside: all that a run may generate, or the 95th percentile of its model's answers.
         """
         self._ledger = ledger
         self._held = tuple(held)
@@ -84,6 +93,9 @@ class BudgetGuard:
         self._teller = teller
         self._confirm = confirm
         self._others = others
+        self._hold_by = hold_by
+        # The most that the run can use, where less than that is held.
+        self._worst: Hold | None = None
         self._limits: list[_Limit] = []
         self._standings: tuple[Standing, ...] = ()
         self.hold: Hold | None = None
@@ -94,7 +106,7 @@ class BudgetGuard:
         It was not where no budget applies, nor where those that do need no ledger and that could not be written.
         Raises BudgetError where it does not fit, and PromptError where it cannot be counted.
         """
-        if not self._held:
+        if not self._bounded:
             return False
         tokens, estimated = _input_tokens(engine, prompt)
         self._ask(tokens)
@@ -103,32 +115,55 @@ class BudgetGuard:
 
     def admit_hold(self, record: RunRecord, messages: Sequence[Message], hold: Hold) -> bool:
         """The same where what is to be set aside is known."""
-        if not self._held:
+        if not self._bounded:
             return False
         self.hold = hold
-        while True:
-            attempt = None if self._others is None else self._others.attempt()
-            in_ledger = True
-            try:
-                admission = self._ledger().admit(record, messages, hold, self._held, datetime.now())
-            except LedgerError as error:
-                admission, in_ledger = self._without_ledger(error, hold), False
-            if admission.refused is None:
-                break
-            if self._others is None or attempt is None or not self._others.ended_since(attempt):
-                raise BudgetError(admission.refused)
+        with nullcontext() if self._others is None else self._others.door():
+            held, admission, in_ledger = self._at_the_door(record, messages, hold)
         self._standings = admission.standings
-        self._limits = list(self._watched(hold, remote=record.info.traits.remote, in_ledger=in_ledger))
+        self._limits = list(self._watched(held, hold, remote=record.info.traits.remote, in_ledger=in_ledger))
         self._teller.tell(dict(self._causes(record)))
         return in_ledger
 
-    def _watched(self, hold: Hold, *, remote: bool, in_ledger: bool) -> Iterator[_Limit]:
+    def _at_the_door(
+        self, record: RunRecord, messages: Sequence[Message], hold: Hold
+    ) -> tuple[list[Budget], Admission, bool]:
+        """Let a run in: by which budgets, and whether the ledger did. What does not fit waits. Raises BudgetError."""
+        others = self._others
+        while True:
+            attempt = None if others is None else others.attempt()
+            held = [*self._held, *self._common(record, hold)]
+            away: LedgerError | None = None
+            try:
+                admission = self._ledger().admit(record, messages, hold, held, datetime.now())
+            except LedgerError as error:
+                admission, away = _without_ledger(error, held, hold), error
+            if admission.refused is None:
+                return held, admission, away is None
+            if others is not None:
+                others.let_go(record.run_id)
+            if others is None or attempt is None or not others.ended_since(attempt):
+                raise BudgetError(admission.refused, passing=admission.passing) from away
+
+    @property
+    def _bounded(self) -> bool:
+        """Whether any budget applies."""
+        return bool(self._held) or (self._others is not None and self._others.bounded)
+
+    def _common(self, record: RunRecord, wanted: Hold) -> list[Budget]:
+        """What others leave this run of a budget that they have in common, where they have one."""
+        if self._others is None:
+            return []
+        left = self._others.set_aside(record.run_id, wanted.usd)
+        return [left] if self._others.bounded else []
+
+    def _watched(self, held: Sequence[Budget], hold: Hold, *, remote: bool, in_ledger: bool) -> Iterator[_Limit]:
         """What the run is watched for. What it holds may be no bound: a server may not keep to its limit, for one."""
-        caps = [budget.usd for budget in self._held if budget.usd is not None]
+        caps = [budget.usd for budget in held if budget.usd is not None]
         if caps and (hold.usd is None or hold.estimated or remote):
             # Without a ledger what was set aside cannot grow, and the caps themselves are all that there is.
             yield _Limit("usd", hold.usd or Decimal(0)) if in_ledger else _Limit("usd", min(caps), final=True)
-        if any(map(caps_tokens, self._held)) and (hold.estimated or remote):
+        if any(map(caps_tokens, held)) and (hold.estimated or remote):
             yield _Limit("tokens", Decimal(hold.tokens))
 
     def covers(self, used: Callable[[], Used], record: RunRecord) -> bool:
@@ -146,14 +181,25 @@ class BudgetGuard:
         assert hold is not None
         usd = hold.usd if now.usd is None else max(hold.usd or Decimal(0), 2 * now.usd)
         wanted = replace(hold, usd=usd, tokens=max(hold.tokens, 2 * now.tokens))
+        worst = self._worst
+        if worst is not None:
+            # More it cannot use, and what it cannot use others shall have.
+            usd = None if wanted.usd is None or worst.usd is None else min(wanted.usd, worst.usd)
+            wanted = replace(wanted, usd=usd, tokens=min(wanted.tokens, worst.tokens))
         try:
-            self.hold = self._ledger().extend(record, wanted, self._own, datetime.now())
+            own = [*self._own, *self._common(record, wanted)]
+            self.hold = self._ledger().extend(record, wanted, own, datetime.now())
+            if self._others is not None:
+                self._others.set_aside(record.run_id, self.hold.usd)
         except LedgerError:
             for limit in self._limits:
                 limit.final = True
             return
         for limit in self._limits:
             limit.grow(self.hold, wanted)
+        if worst is not None:
+            # What has all of its worst case is watched no longer: it may use that to its last token.
+            self._limits = [limit for limit in self._limits if not limit.is_all_of(worst)]
 
     def stopped(self, cost: Cost) -> BudgetError:
         """What to raise for a run that was stopped."""
@@ -193,15 +239,32 @@ class BudgetGuard:
         if record.rates.device_hour is not None and record.rates.input is None:
             with suppress(LedgerError):
                 itl_s = self._ledger().token_time_s(record.info)
-        usd, guessed = bound_usd(record.rates, input_tokens, most, itl_s)
-        return Hold(input_tokens + most, usd, guessed or estimated)
+        worst = _hold(record, input_tokens, most, itl_s, estimated=estimated)
+        usual = self._usual_tokens(record.info) if self._hold_by == "p95" else None
+        if usual is None or usual >= prompt.sampling.max_tokens:
+            return worst
+        # A server may not keep to its limit, and an estimate is no bound: such a run is watched to its end.
+        self._worst = None if worst.estimated or record.info.traits.remote else worst
+        return _hold(record, input_tokens, usual * prompt.sampling.n, itl_s, estimated=True)
 
-    def _without_ledger(self, error: LedgerError, hold: Hold) -> Admission:
-        """What can be decided though the ledger cannot be asked: a run's own cap; a sum can not."""
-        for budget in self._held:
-            if budget.scope != "cell":
-                return Admission(f"the {budget.scope}'s budget cannot be enforced, nothing was run: {error}")
-        return Admission(refusal([Standing(budget) for budget in self._held], hold))
+    def _usual_tokens(self, info: EngineInfo) -> int | None:
+        """How long nearly all answers of a model are, in tokens; None where that is not known."""
+        with suppress(LedgerError):
+            return self._ledger().output_tokens_p95(info)
+        return None
+
+
+def _without_ledger(error: LedgerError, held: Sequence[Budget], hold: Hold) -> Admission:
+    """What can be decided though the ledger cannot be asked: a run's own cap; a sum can not."""
+    for budget in held:
+        if budget.scope != "cell":
+            return Admission(f"the {budget.scope}'s budget cannot be enforced, nothing was run: {error}")
+    return Admission(refusal([Standing(budget) for budget in held], hold))
+
+
+def _hold(record: RunRecord, input_tokens: int, most: int, itl_s: float | None, *, estimated: bool) -> Hold:
+    usd, guessed = bound_usd(record.rates, input_tokens, most, itl_s)
+    return Hold(input_tokens + most, usd, guessed or estimated)
 
 
 def _input_tokens(engine: Engine, prompt: Prompt) -> tuple[int, bool]:

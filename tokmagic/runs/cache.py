@@ -54,6 +54,8 @@ def key(identity: EngineInfo, prompt: Prompt) -> str:
     # Where they say nothing they are left out: the keys of answers that were kept before stay as they are.
     if prompt.ignore_eos:
         question["ignore_eos"] = True
+    if prompt.min_tokens:
+        question["min_tokens"] = prompt.min_tokens
     if identity.arithmetic is not None:
         question["arithmetic"] = identity.arithmetic
     text = json.dumps(question, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
@@ -92,6 +94,7 @@ def dump(key: str, answer: Answer) -> str:
         "usage": {name: value for name, value in asdict(answer.usage).items() if value is not None},
         "device_s": answer.device_s,
         "choices": [[it.text, it.tokens, it.finish_reason, it.logprobs] for it in answer.choices],
+        **({"reasoning": thoughts} if any(thoughts := [it.reasoning for it in answer.choices]) else {}),
     }
     # A lone surrogate, which no database takes, is written out as JSON's own escape.
     text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace").decode()
@@ -105,9 +108,11 @@ def parse(key: str, run_id: str, kept: str) -> Answer | None:
     if digest != _digest(key, text):
         return None
     body = json.loads(text)
+    kept_choices: list[Any] = body["choices"]
+    reasoning: list[str] = body.get("reasoning") or [""] * len(kept_choices)
     choices = tuple(
-        Choice(text, tuple(tokens), reason, tuple(Logprob(*it) for it in logprobs))
-        for text, tokens, reason, logprobs in body["choices"]
+        Choice(text, tuple(tokens), reason, tuple(Logprob(*it) for it in logprobs), thoughts)
+        for (text, tokens, reason, logprobs), thoughts in zip(kept_choices, reasoning, strict=True)
     )
     return Answer(run_id, EngineInfo(name="", **body["info"]), Usage(**body["usage"]), body["device_s"], choices)
 

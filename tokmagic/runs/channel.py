@@ -2,6 +2,7 @@
 
 Data goes out on a comm that the kernel opens; the sidebar asks on a control comm that it opens itself
 and that only its own handler answers, since a message is routed to whichever loop last sent on a comm.
+A panel in a cell's output has a way of its own: what it is sent is what the sidebar is.
 Snapshots are cumulative, so a lost one does no harm. What it shows is asked for when there is something to show, so
 that opening it imports next to nothing.
 """
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 VERSION = 1
 DATA_TARGET = "tokmagic.data"
 CONTROL_TARGET = "tokmagic.control"
+Send = Callable[[dict[str, Any]], None]
 INTERVAL_S = 0.1
 """The pause after each message: ten a second, half of what is allowed a kernel, is quick enough for the eye."""
 RUNNING_S = 1.0
@@ -40,34 +42,55 @@ class Channel:
         self._state = threading.Condition()
         self._changed = self._sending = False
         self._next_at = 0.0
-        self._open = False
+        self._open = False  # whether the thread runs
+        self._answers = False  # whether sidebars can ask
         self._thread: threading.Thread | None = None
         self._data: Any = None
         self._controls: list[Any] = []
+        self._listeners: list[Send] = []
         in_child(self._renew)
 
     def _renew(self) -> None:
         # In a forked child there is no sidebar: the sockets are its parent's.
         self._looking, self._state = threading.Lock(), threading.Condition()
-        self._open, self._thread, self._data, self._controls = False, None, None, []
+        self._open, self._answers, self._thread = False, False, None
+        self._data, self._controls, self._listeners = None, [], []
 
     @property
     def listens(self) -> bool:
-        """Whether views are asked for: outside a kernel there is nobody to send them to."""
+        """Whether views are asked for: where there is neither a kernel nor a panel nobody is sent any."""
         return self._open
 
     def open(self, *, heard: bool = True) -> None:
         """Answer sidebars, and where they may be ``heard`` send to them. Does nothing outside a kernel."""
         import comm
 
-        if self._open or comm.create_comm is comm._create_comm:
+        if self._answers or comm.create_comm is comm._create_comm:
             return
         comm.get_comm_manager().register_target(CONTROL_TARGET, self._on_control_open)
-        self._open = True
+        self._answers = True
         if heard:
             self.announce()
-        self._thread = threading.Thread(target=self._pump, name="tokmagic-live", daemon=True)
-        self._thread.start()
+        self._start()
+
+    def _start(self) -> None:
+        with self._state:
+            if not self._open:
+                self._open = True
+                self._thread = threading.Thread(target=self._pump, name="tokmagic-live", daemon=True)
+                self._thread.start()
+
+    def add_listener(self, send: Send) -> None:
+        """Send what sidebars are sent to ``send`` too, from a thread of the channel's own."""
+        with self._state:
+            if send not in self._listeners:
+                self._listeners = [*self._listeners, send]
+        self._start()
+
+    def remove_listener(self, send: Send) -> None:
+        """Send nothing more to ``send``; one that is not listened to is left alone."""
+        with self._state:
+            self._listeners = [it for it in self._listeners if it != send]
 
     def announce(self) -> None:
         """Open the data comm, if it is not open yet: a front end may be there to hear it.
@@ -77,7 +100,7 @@ class Channel:
         import comm
 
         with self._state:
-            if self._open and self._data is None:
+            if self._answers and self._data is None:
                 about = {"v": VERSION, "type": "open", "session": self.session_id}
                 self._data = comm.create_comm(target_name=DATA_TARGET, data=about)
 
@@ -92,10 +115,11 @@ class Channel:
             self._open = False
             self._state.notify_all()
         self._thread.join()
-        comm.get_comm_manager().unregister_target(CONTROL_TARGET, self._on_control_open)
+        if self._answers:
+            comm.get_comm_manager().unregister_target(CONTROL_TARGET, self._on_control_open)
         for it in (*self._controls, *([self._data] if self._data is not None else [])):
             it.close()
-        self._controls, self._data = [], None
+        self._answers, self._controls, self._data, self._listeners = False, [], None, []
 
     def touch(self) -> None:
         """Something changed: a message goes out within the interval."""
@@ -118,8 +142,8 @@ class Channel:
             except Exception as error:
                 # The next look may well succeed; a sidebar that stands still must say why.
                 message = _error_wire(f"{type(error).__name__}: {error}")
-            if self._data is not None:
-                self._data.send(message)
+            for send in (*([self._data.send] if self._data is not None else ()), *self._listeners):
+                send(message)
             running = any(row["status"] == "running" for row in message.get("rows", ()))
             patience_s = RUNNING_S if running else None
             with self._state:
@@ -147,17 +171,18 @@ class Channel:
         self.announce()
         self._controls.append(control)
         control.on_close(lambda _message: self._controls.remove(control))
-        control.on_msg(lambda message: self._on_control(control, message["content"]["data"]))
+        control.on_msg(lambda message: self.answer(control.comm_id, message["content"]["data"], control.send))
 
-    def _on_control(self, control: Any, request: Any) -> None:
+    def answer(self, page: str, request: Any, send: Send) -> None:
+        """Do what a page asks, and ``send`` it the answer; a question that is none is answered with an error."""
         try:
-            reply = self._answer(control, request)
+            reply = self._answer(page, request, send)
         except TokmagicError as error:
             reply = _error_wire(str(error))
         if reply is not None:
-            control.send(reply)
+            send(reply)
 
-    def _answer(self, control: Any, request: Any) -> dict[str, Any] | None:
+    def _answer(self, page: str, request: Any, send: Send) -> dict[str, Any] | None:
         kind = request.get("type") if isinstance(request, dict) and request.get("v") == VERSION else None
         if kind == "hello":
             path = request.get("path") if isinstance(request.get("path"), str) else None
@@ -167,8 +192,15 @@ class Channel:
             self._session().stop(str(request.get("run_id")))
             return None
         if kind == "draft":
-            self._session().draft(control.comm_id, request, control.send)
+            self._session().draft(page, request, send)
             return None
+        if kind == "forecast":
+            self._session().forecast(page, request, send)
+            return None
+        if kind == "totals":
+            return self._session().totals(request)
+        if kind == "detail":
+            return self._session().detail(request)
         return _error_wire(f"this kernel's tokmagic does not know {kind!r}; reload the page")
 
 

@@ -11,12 +11,11 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tokmagic.core.forks import in_child
 from tokmagic.core.money import Bound
 from tokmagic.core.record import EngineInfo
-from tokmagic.core.stream import Source
+from tokmagic.core.stream import Energy, Source
 from tokmagic.engines.energy import Meter, energy_meter
 
 READ_EVERY_S = 0.1
@@ -24,16 +23,6 @@ _WHOLE = 0.95
 """A run that has at least this share of the time between its begin and its end had the device to itself."""
 _MARKED, _TOLD = 10, 2
 """A run shorter than so many times a meter's resolution is marked as estimated, or has no energy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Energy:
-    """What a run took, in joules, with its marks as a cost has them, and the meter's name."""
-
-    joules: float
-    source: Source
-    bound: Bound
-    meter: str
 
 
 class Account:

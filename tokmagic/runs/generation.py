@@ -25,6 +25,8 @@ class Choice:
     finish_reason: str | None
     logprobs: tuple[Logprob, ...] = ()
     """Each token's, where they were asked for; a server may leave out that of the end of sequence."""
+    reasoning: str = ""
+    """What was generated beside the answer, where the engine shows it."""
 
 
 def answers_sha256(texts: Iterable[str]) -> str:

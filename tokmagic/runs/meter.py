@@ -15,7 +15,7 @@ from tokmagic.core.budget import Used
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.percentiles import percentile
 from tokmagic.core.record import Reading
-from tokmagic.core.stream import Event, Finished, ServerTimes, Started, Token, Usage
+from tokmagic.core.stream import Event, Finished, ServerTimes, Source, Started, Token, Usage, weakest
 from tokmagic.formatting import numbers
 from tokmagic.prices import bill
 from tokmagic.tokens.tokenizer import rough_count_text
@@ -94,7 +94,7 @@ class Meter:
         What arrived since the count of output tokens last changed is estimated and added: a server may give its counts
         once, at the beginning, and go on.
         """
-        usage = self._usage()
+        usage = self.usage
         if self._finished is None and self._uncounted:
             output_tokens = (usage.output_tokens or 0) + self._uncounted
             usage = replace(usage, output_tokens=output_tokens, output_source="estimated")
@@ -108,6 +108,8 @@ class Meter:
             cost = replace(cost, source="estimated")
         if finished is None:
             return cost
+        if finished.metered is not None:
+            cost = _as_metered(cost, finished.metered.cost)
         odd = (cost.anomaly or finished.anomaly, self._mispriced, numbers.other_cost(cost.usd, finished.reported_usd))
         return replace(cost, anomaly="; ".join(filter(None, odd)) or None)
 
@@ -117,7 +119,7 @@ class Meter:
         Percentiles take a sort of all intervals and are computed for the ``final`` reading alone. ``now_ns`` tells of
         a run that has no token yet how long its device has been busy with the prompt.
         """
-        usage = self._usage()
+        usage = self.usage
         started, finished = self._started, self._finished
         t0, prefill = (started.submitted_ns, started.prefill_ns) if started else (None, None)
         intervals = self._intervals() if final else []
@@ -131,8 +133,8 @@ class Meter:
             queue_s=told.queue_s if queue_s is None else queue_s,
             latency_s=_seconds(t0, self._last_ns),
             itl_mean_s=told.itl_mean_s if itl_mean_s is None else itl_mean_s,
-            itl_p50_s=percentile(intervals, 0.50),
-            itl_p95_s=percentile(intervals, 0.95),
+            itl_p50_s=percentile(intervals, 0.50) if intervals else told.itl_p50_s,
+            itl_p95_s=percentile(intervals, 0.95) if intervals else told.itl_p95_s,
             output_tokens_per_s=self._speed(usage),
             device_s=device_s,
             peak_bytes=finished.peak_bytes if finished else None,
@@ -140,7 +142,9 @@ class Meter:
             spark_ms=self._spark(),
         )
 
-    def _usage(self) -> Usage:
+    @property
+    def usage(self) -> Usage:
+        """The counts so far."""
         if self._finished is not None:
             return self._finished.usage
         if self._so_far is not None:
@@ -211,6 +215,15 @@ class Meter:
         points = min(_SPARK_POINTS, steps)
         edges = [round(point * steps / points) for point in range(points + 1)]
         return tuple(round((stamps[b] - stamps[a]) / (b - a) / 1e6, 3) for a, b in pairwise(edges))
+
+
+def _as_metered(cost: Cost, told: Cost) -> Cost:
+    """A cost with the marks that it deserves where a server counted and timed what it is calculated from."""
+    if cost.usd is None:
+        return cost
+    sources: tuple[Source, ...] = (cost.source, "reported", *([told.source] if told.usd is not None else []))
+    # What the server itself only knows a bound of is none the surer here.
+    return replace(cost, source=weakest(sources), bound=told.bound if cost.bound == "exact" else cost.bound)
 
 
 def _seconds(from_ns: int | None, to_ns: int | None) -> float | None:

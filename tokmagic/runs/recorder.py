@@ -49,8 +49,10 @@ class Teller:
 class Recorder:
     """A session's ledger, opened when it is first needed, and what is owed to it. For any thread."""
 
-    def __init__(self, settings: TokMagic) -> None:
+    def __init__(self, settings: TokMagic, patience_s: float | None = None) -> None:
+        """``patience_s`` is how long the ledger is waited for while others write there; None: as long as usual."""
         self._settings = settings
+        self._patience_s = patience_s
         self._ledger: Ledger | None = None
         self._outbox: Outbox | None = None
         # Ends of runs whose rows say that they go on, each with the ledger in which it says so.
@@ -83,7 +85,7 @@ class Recorder:
             if self._ledger is None:
                 if not given.ledger.startswith("sqlite"):
                     self._outbox = Outbox(given.home_path / "undelivered.sqlite", store_text=given.store_text)
-                self._ledger = Ledger(given.ledger, store_text=given.store_text)
+                self._ledger = Ledger(given.ledger, store_text=given.store_text, patience_s=self._patience_s)
             return self._ledger
 
     def close(self) -> None:

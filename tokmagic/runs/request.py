@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
 
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.engines.base import ModelSpec, Progress
-from tokmagic.errors import UsageError
+from tokmagic.core.stream import Source
+from tokmagic.engines.base import Engine, ModelSpec, Progress, Shared
+from tokmagic.engines.registry import shared_spec
+from tokmagic.errors import ModelError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
 from tokmagic.prices import hourly, rate, span
@@ -51,7 +54,8 @@ def prompt(
 
 def model(session: Session, options: argparse.Namespace) -> str:
     """The name of the model that is meant, added first where it is one at an endpoint. Raises UsageError."""
-    if not options.api_base and not options.api_key_name:
+    at_engine = getattr(options, "engine", None)
+    if not options.api_base and not options.api_key_name and not at_engine:
         if options.server or options.tokenizer:
             raise UsageError("--server and --tokenizer are for a model at an endpoint; give --api-base URL too")
         return session.models.resolve(options.model) if options.model else session.models.current
@@ -90,13 +94,22 @@ def generate(
 def dry_run(session: Session, asked: Prompt, model: str | None) -> Table:
     """Count and price the prompt: the least an answer costs, and the most."""
     engine = session.models.engine(model)
-    input_tokens, source = engine.estimate(asked)
+    input_tokens, source = _counted(engine, asked)
     most = asked.sampling.max_tokens * asked.sampling.n
     low, high = span(input_tokens, source, most, session.rates(engine.info))
     counts = numbers.tokens(input_tokens, source), f"≤ {most:,}"
     row = (engine.info.name, *counts, numbers.cost(low), numbers.cost(high))
     note = "nothing was run" if high.usd is not None else "nothing was run; no token rates are set: %price"
     return Table(("model", "in", "out", "least", "most"), (row,), note)
+
+
+def _counted(engine: Engine, asked: Prompt) -> tuple[int, Source]:
+    """The prompt's tokens, exactly where that is possible at all. Raises PromptError, ModelError."""
+    # A shared engine counts for whoever asks it, and estimates for those that ask at every keystroke.
+    if isinstance(engine, Shared):
+        with suppress(ModelError):
+            return engine.count(asked), "counted"
+    return engine.estimate(asked)
 
 
 def has_rates(options: argparse.Namespace) -> bool:
@@ -128,4 +141,8 @@ def spec(options: argparse.Namespace, source: str) -> ModelSpec:
     given = {it.name: getattr(options, it.name) for it in fields(ModelSpec) if hasattr(options, it.name)}
     if given.get("quant") == "none":
         given["quant"] = None
+    if engine := getattr(options, "engine", None):
+        if options.api_base or options.server:
+            raise UsageError("--engine is the URL of a shared engine; leave out --api-base and --server")
+        return shared_spec(source, engine, options.api_key_name, options.tokenizer)
     return ModelSpec(**{**given, "source": source})

@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Protocol
 
 from tokmagic.core.interrupts import FirstInterrupt, at_first_interrupt, uninterrupted
+from tokmagic.core.metered import Metered
 from tokmagic.core.money import Rates, plain
 from tokmagic.core.prompt import Prompt
-from tokmagic.core.record import USAGE_IN_ENV, EngineInfo, Reading, RunRecord, Status
-from tokmagic.core.stream import Event, Finished, FinishReason, Logprob, ServerTimes, Started, Token
-from tokmagic.engines.base import Engine, Stream
+from tokmagic.core.record import INFO_IN_ENV, USAGE_IN_ENV, EngineInfo, Reading, RunRecord, Status
+from tokmagic.core.stream import Energy, Event, Finished, FinishReason, Logprob, ServerTimes, Started, Token, Usage
+from tokmagic.engines.base import Engine, Stream, submit
 from tokmagic.errors import (
     BudgetError,
     EndpointError,
     GenerationInterrupted,
+    LedgerError,
     ModelError,
     PromptError,
     TokmagicError,
@@ -27,10 +30,11 @@ from tokmagic.errors import (
 from tokmagic.formatting import numbers
 from tokmagic.runs.budget_guard import BudgetGuard
 from tokmagic.runs.cache import Answer, Place, replayed
-from tokmagic.runs.energy import ACCOUNTS, Energy, Window
+from tokmagic.runs.energy import ACCOUNTS, Window
 from tokmagic.runs.generation import Choice, Generation, answers_sha256
 from tokmagic.runs.meter import Meter
 from tokmagic.runs.recorder import Recorder
+from tokmagic.runs.token_times import TokenTimes
 
 CHECKPOINT_S = 1.0
 """How often a running row is brought up to date: what a killed process can lose."""
@@ -56,6 +60,12 @@ class RunContext:
     changed: Callable[[], None]
     ended: Callable[[RunRecord], None]
     at_tier: Callable[[Rates, EngineInfo, datetime], tuple[Rates, str | None]]
+    heard: Callable[[Event, Usage], None] | None = None
+    """Told of each event and of the counts after it, on the thread that waits for the answer."""
+    as_metered: Callable[[Rates, str, Rates], Rates] | None = None
+    """Which rates hold for a run that a shared engine metered: of its own, the model's name, and what it was told."""
+    only_recorded: bool = False
+    """Nothing runs whose row cannot be written: somebody else is to pay for it."""
 
 
 @dataclass(slots=True)
@@ -63,6 +73,7 @@ class _Parts:
     """What arrived of one choice."""
 
     texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     logprobs: list[Logprob] = field(default_factory=list)
 
@@ -74,6 +85,7 @@ class Run:
         self, engine: Engine, prompt: Prompt, record: RunRecord, guard: BudgetGuard, context: RunContext
     ) -> None:
         self.record = record
+        self.token_times = TokenTimes()
         self._engine = engine
         self._prompt = prompt
         self._guard = guard
@@ -98,7 +110,7 @@ class Run:
             self._context.began(self)
             with uninterrupted():  # what is followed is also let go
                 self._energy = ACCOUNTS.open(self._engine.info)
-            self._stream = self._engine.stream(self._prompt)
+            self._stream = submit(self._engine, self._prompt, self.record.run_id)
             if self._stopped:
                 self._stream.close()
             with at_first_interrupt(self._stream.close) as self._interrupt:
@@ -108,7 +120,7 @@ class Run:
             if not self._interrupt.came:  # else it is the second, and what was seen has to do
                 self._drain()
             status = self._as_interrupted()
-        except (PromptError, UsageError, BudgetError) as error:
+        except (PromptError, UsageError, BudgetError, LedgerError) as error:
             status, self._error = "refused", error
         except Exception as error:
             # What shows the run may be what failed.
@@ -133,12 +145,20 @@ class Run:
             raise
         messages, hold = self._prompt.messages, self._guard.hold
         self._begun = begun or self._context.recorder.write(lambda ledger: ledger.begin(self.record, messages, hold))
+        if self._context.only_recorded and not self._begun:
+            raise LedgerError("the run cannot be recorded, nothing was run; the server's log says why")
 
     def stop(self) -> None:
         """Stop as the sidebar asks to; any thread."""
         self._stopped = True
         if self._stream is not None:
             self._stream.close()
+
+    @property
+    def held_usd(self) -> Decimal:
+        """What it may cost at most, as set aside; 0 where nothing is, or its price is not known. Any thread."""
+        hold = self._guard.hold
+        return Decimal(0) if hold is None or hold.usd is None else hold.usd
 
     def snapshot(self) -> RunRecord:
         """The row as it is now; any thread."""
@@ -148,6 +168,8 @@ class Run:
         for event in stream:
             with uninterrupted():  # what is counted is also kept
                 self._keep(event)
+            if self._context.heard is not None:
+                self._context.heard(event, self._meter.usage)
             if isinstance(event, Token):
                 if event.choice == 0:
                     self._show(event.text)
@@ -163,12 +185,21 @@ class Run:
     def _keep(self, event: Event) -> None:
         if isinstance(event, Token | Finished) and event.service_tier is not None:
             self._price_at(event.service_tier)
-        self._meter.fold(event)
-        if isinstance(event, Started) and self._energy is not None:
-            self._energy.begin(event.prefill_ns)
+        if isinstance(event, Finished) and event.metered is not None and self._priced_here(event.metered):
+            # Whoever has rates of their own need not be told that the server's come to something else.
+            self._meter.fold(replace(event, reported_usd=None))
+        else:
+            self._meter.fold(event)
+        if isinstance(event, Started):
+            if self._energy is not None:
+                self._energy.begin(event.prefill_ns)
+        else:
+            self.token_times.add(event)
         if isinstance(event, Token):
             parts = self._parts[event.choice]
             parts.texts.append(event.text)
+            if event.reasoning:
+                parts.thoughts.append(event.reasoning)
             if event.id is not None:
                 parts.ids.append(event.id)
             parts.logprobs += event.logprobs
@@ -186,6 +217,18 @@ class Run:
         rates, missing = self._context.at_tier(self._listed, info, record.started_at)
         self.record = replace(record, info=info, rates=rates)
         self._meter.reprice(rates, missing)
+
+    def _priced_here(self, metered: Metered) -> bool:
+        """Take the rates of a shared engine that metered the run, and say whether the person's own hold instead."""
+        told, choose = metered.rates, self._context.as_metered
+        if told is None or choose is None:
+            return False
+        rates = choose(self.record.rates, self.record.info.name, told)
+        if rates is self.record.rates:
+            return True
+        self.record = replace(self.record, rates=rates)
+        self._meter.reprice(rates, None)
+        return False
 
     def _show(self, text: str) -> None:
         if text and self._watcher is not None:
@@ -219,6 +262,9 @@ class Run:
         if finished is not None and finished.error is not None:
             self._error = EndpointError(finished.error)
             return "failed"
+        if finished is not None and finished.metered is not None and finished.metered.stopped is not None:
+            self._broke, self._error = True, BudgetError(finished.metered.stopped)
+            return "interrupted"
         if finished is None or "interrupted" not in finished.reasons:
             return "ok"
         if self._broke:
@@ -237,45 +283,62 @@ class Run:
     def _settle(self, status: Status) -> Generation:
         choices, refused = self._choices(), status == "refused"
         reading = Reading() if refused else self._meter.reading(final=True)
-        energy = self._taken(reading.device_s)
+        taken, told = self._taken(reading.device_s), self._finished
+        info = replace(self._engine.info, service_tier=self.record.info.service_tier)
+        if told is not None and told.metered is not None:
+            # How the model ran for this answer: the server may have been started anew meanwhile.
+            known: dict[str, Any] = {name: text for name, text in told.metered.info.items() if text is not None}
+            info = replace(info, **known)
+            taken = _metered_energy(told.metered)
         self.record = replace(
             self.record,
             status=status,
-            info=replace(self._engine.info, service_tier=self.record.info.service_tier),
+            info=info,
             finished_at=datetime.now(UTC),
             finish_reason=self._finish_reason(status),
             error=str(self._error) if self._error and (self._broke or status == "failed" or refused) else None,
             reading=reading,
-            local_input_tokens=self._finished.local_input_tokens if self._finished is not None else None,
-            energy_j=energy.joules if energy is not None else None,
-            energy_source=energy.source if energy is not None else None,
-            energy_bound=energy.bound if energy is not None else None,
-            env=self.record.env if refused else self._env(choices, energy),
+            local_input_tokens=told.local_input_tokens if told is not None else None,
+            energy_j=taken.joules if taken is not None else None,
+            energy_source=taken.source if taken is not None else None,
+            energy_bound=taken.bound if taken is not None else None,
+            env=self.record.env if refused else self._env(info, choices, taken),
         )
         generation = Generation(self._prompt, self.record, choices, error=self._error)
-        if self._context.recorder.settle(self.record, self._prompt.messages, generation.text, begun=self._begun):
+        if not self._is_unrecorded and self._context.recorder.settle(
+            self.record, self._prompt.messages, generation.text, begun=self._begun
+        ):
             self._context.place.keep(generation)
         self._context.ended(self.record)
         return generation
+
+    @property
+    def _is_unrecorded(self) -> bool:
+        """Whether nothing ran because the ledger cannot be written: to try it once more would only take longer."""
+        error = self._error
+        away = isinstance(error, LedgerError) or (error is not None and isinstance(error.__cause__, LedgerError))
+        return self._context.only_recorded and not self._begun and away
 
     def _taken(self, device_s: float | None) -> Energy | None:
         """What the device took for the run, if it came to it."""
         window, told = self._energy, self._finished
         if window is None:
-            return None
+            return told.energy if told is not None else None
         if device_s is None:
             window.drop()
             return None
         return window.end(told.at_ns if told is not None else None, device_s)
 
-    def _env(self, choices: Iterable[Choice], energy: Energy | None) -> dict[str, Any]:
+    def _env(self, info: EngineInfo, choices: Iterable[Choice], energy: Energy | None) -> dict[str, Any]:
         """What the row keeps beside its columns, now that the run has ended."""
         told, usage = self._finished, self._meter.reading().usage
         known = {
             **{name: getattr(usage, name) for name in USAGE_IN_ENV},
             # Of the answers that there are, as a replay has them: an engine may give fewer than asked for.
             "answer_sha256": answers_sha256(choice.text for choice in choices),
-            "service_tier": self.record.info.service_tier,
+            **({name: getattr(info, name) for name in INFO_IN_ENV} if told is not None and told.metered else {}),
+            "service_tier": info.service_tier,
+            "server_run_id": told.metered.run_id if told is not None and told.metered else None,
             "reported_cost_usd": plain(told.reported_usd) if told is not None else None,
             "ignored_options": list(told.ignored) or None if told is not None else None,
             "server_times": _known(told.server_times) if told is not None else None,
@@ -294,7 +357,7 @@ class Run:
     def _choices(self) -> tuple[Choice, ...]:
         reasons = self._finished.reasons if self._finished is not None else (None,) * len(self._parts)
         return tuple(
-            Choice("".join(parts.texts), tuple(parts.ids), reason, tuple(parts.logprobs))
+            Choice("".join(parts.texts), tuple(parts.ids), reason, tuple(parts.logprobs), "".join(parts.thoughts))
             for parts, reason in zip(self._parts, reasons, strict=False)
         )
 
@@ -315,6 +378,13 @@ def _known(times: ServerTimes | None) -> dict[str, float] | None:
     if times is None:
         return None
     return {name: seconds for name, seconds in asdict(times).items() if seconds is not None}
+
+
+def _metered_energy(metered: Metered) -> Energy | None:
+    """The energy that a shared engine tells of; its meter is one of the server's machine."""
+    if metered.energy_j is None:
+        return None
+    return Energy(metered.energy_j, metered.energy_source or "reported", metered.energy_bound or "exact", "server")
 
 
 def _energy_told(energy: Energy, output_tokens: int | None) -> dict[str, Any]:

@@ -5,43 +5,50 @@ How a single run goes is in :mod:`tokmagic.runs.run`.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.budget import Budget, Standing
-from tokmagic.core.config import REPRODUCING_USD, TokMagic
+from tokmagic.core.config import TokMagic
 from tokmagic.core.forks import in_child
 from tokmagic.core.money import Rates
-from tokmagic.core.prompt import Message, Prompt, spelled
-from tokmagic.core.record import INFO_IN_ENV, EngineInfo, RunRecord, Selection, Sum, is_place, source_sha256
+from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.record import EngineInfo, RunRecord, Selection, Sum, is_place, source_sha256
 from tokmagic.engines.base import PREFILL, Engine, Progress
 from tokmagic.engines.registry import Models
-from tokmagic.errors import BudgetError, LedgerError, NotBuiltError, TokmagicError
+from tokmagic.errors import BudgetError, LedgerError, TokmagicError
 from tokmagic.prices import PriceBook, budgets
-from tokmagic.prices.budgets import today
 from tokmagic.prompts.options import check_sampling
-from tokmagic.prompts.template import sha256
-from tokmagic.runs.budget_guard import BudgetGuard, BudgetWarning, Confirm
+from tokmagic.runs import totals
+from tokmagic.runs.alerts import Alerts
+from tokmagic.runs.budget_guard import BudgetWarning, Confirm
+from tokmagic.runs.budgets_here import BudgetsHere
 from tokmagic.runs.cache import Cache
 from tokmagic.runs.channel import Channel
+from tokmagic.runs.comparing import ComparisonRow, Comparisons, alone
+from tokmagic.runs.details.service import DetailService
 from tokmagic.runs.drafts.service import DraftService
-from tokmagic.runs.environment import environment, user_name
+from tokmagic.runs.environment import user_name
 from tokmagic.runs.generation import Generation
+from tokmagic.runs.head import Head
 from tokmagic.runs.live import ModelView, View
 from tokmagic.runs.lump import Lump
+from tokmagic.runs.pace import Line
+from tokmagic.runs.panel import Panels
 from tokmagic.runs.readying import Readying
 from tokmagic.runs.recorder import Recorder, Teller
+from tokmagic.runs.records import new_record
 from tokmagic.runs.run import Run, RunContext, Watcher, replay
+from tokmagic.runs.sums import Sums
+from tokmagic.runs.token_times import KeptTimes
+from tokmagic.runs.under_way import UnderWay
 from tokmagic.runs.whereabouts import Whereabouts
-from tokmagic.tokens.reconciliation import disagreement
 
 if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger
@@ -55,9 +62,10 @@ class Session:
         self.settings = settings or TokMagic()
         self.channel = channel or Channel(uuid.uuid4().hex, lambda: self)
         self.session_id = self.channel.session_id
+        self.panels = Panels(self.channel)
         self.models = Models(self.settings)
         self.readying = Readying(self.channel)
-        self.prices = PriceBook(lambda: self.settings.prices)
+        self.prices = PriceBook(lambda: self.settings.prices, self.models.told_rates)
         self.chats: dict[str, list[Message]] = {}
         self.user = user_name()
         self.whereabouts = Whereabouts(self.session_id, self.user)
@@ -66,33 +74,40 @@ class Session:
         """Tells the id of the cell that runs now; the magics set it."""
         self.execution: Callable[[], str | None] = lambda: None
         """Tells cells' executions apart: the runs of a loop belong to one, those of a second run to another."""
+        self.execution_count: Callable[[], int | None] = lambda: None
+        """The number that the notebook will show for that execution."""
         self.source: Callable[[], str | None] = lambda: None
         """The whole text of the cell that runs now."""
         self.variables: Callable[[], Mapping[str, Any]] = dict
         """Gives the notebook's variables; the magics set it."""
         self.import_lock = threading.Lock()
         """Entered by whatever imports in the background, so that no cell runs meanwhile; the magics set it."""
+        self.parts: Callable[[str, Prompt], Sequence[tuple[str, int]] | None] = lambda _model, _prompt: None
+        """Tells what a prompt consists of for a model, with each part's tokens; the magics set it."""
+        self.line: Callable[[], Line | None] = lambda: None
+        """Gives a line in the output of the cell that runs now; the magics set it."""
         self._drafts = DraftService(self)
+        self._token_times = KeptTimes()
+        self._details = DetailService(self, self._token_times)
         self._recorder = Recorder(self.settings)
+        self._limits = BudgetsHere(self.settings, self.ledger, lambda: self.user, lambda: self.budget_notebook)
         self.cache = Cache(self.settings, self.ledger)
-        self._prices_warnings, self._budgets_warnings = Teller(BudgetWarning), Teller(BudgetWarning)
-        self._place_warnings = Teller(BudgetWarning)
+        self.alerts = Alerts(self.ledger, lambda: self.settings.alert_webhook, self._limits.own)
+        """Of budgets that are used up. Here a run looks for some only where a webhook is set: its person is warned."""
+        self._prices_warnings, self._place_warnings = Teller(BudgetWarning), Teller(BudgetWarning)
         self._last_run: str | None = None
-        self._running: dict[str, Run] = {}
-        self._ended: list[RunRecord] = []
-        self._lock = threading.Lock()
-        self._reading = threading.RLock()  # one at a time: what was read last must be kept last
-        # Of ended runs alone: each view adds what runs.
-        self._sums = View(None, None, None, None, ())
+        self._under_way = UnderWay()
+        self.comparisons = Comparisons(self.channel.touch)
+        self._head = Head(self.models, self.readying, self.channel.touch)
+        self._sums = Sums(self, self._under_way, self._limits, self._head)
         self._shown_model: str | None = None
         self._loaded_at: dict[str, float] = {}
-        self._budgets: list[Budget] = []
-        self._notices: dict[str, str | None] = {}
         in_child(self._renew)
 
     def _renew(self) -> None:
-        # In a forked child nothing runs: what does is the parent's, and stopping it would break its connections.
-        self._lock, self._reading, self._running = threading.Lock(), threading.RLock(), {}
+        self._sums.renew()
+        self._under_way.renew()
+        self.comparisons.renew()
 
     # Generating
 
@@ -122,7 +137,7 @@ class Session:
         where no run could begin.
         """
         check_sampling(prompt.sampling)
-        own = self._own_budgets()
+        own = self._limits.own()
         of_run = [budgets.of_run(budget)] if budget is not None else []
         self._check()
         with self.readying.telling(progress) as report:
@@ -138,15 +153,17 @@ class Session:
         notice = self.whereabouts.notice
         self._place_warnings.tell({} if notice is None else {notice: notice})
         record = self._new_record(info, prompt, tags, cell_id)
-        held = self._held(own)
+        held = self._limits.held(own)
         told = self._on_begin, self.channel.touch, self._on_end
-        context = RunContext(self._recorder, place, watcher, *told, self.prices.at_tier)
+        context = RunContext(
+            self._recorder, place, watcher, *told, self.prices.at_tier, as_metered=self.prices.as_metered
+        )
         if answer is not None:
             self._shown_model = info.name
             return replay(prompt, record, answer, context)
         if others is not None:
-            context = replace(context, began=_both(others.began, context.began))
-        run = Run(engine, prompt, record, self._guard(held, own, of_run, confirm, others), context)
+            context = others.watching(context)
+        run = Run(engine, prompt, record, self._limits.guard(held, own, of_run, confirm, others), context)
         try:
             return run.execute()
         finally:
@@ -168,35 +185,15 @@ class Session:
         PriceError, UsageError.
         """
         check_sampling(prompt.sampling)
-        own, of_run = self._own_budgets(), [] if cap is None else [cap]
+        own, of_run = self._limits.own(), [] if cap is None else [cap]
         self._check()
         record = self._new_record(engine.info, prompt, tags, None)
         record = replace(record, params={**record.params, **params})
-        return Lump(record, self._guard(self._held(own), own, of_run), self._recorder)
+        return Lump(record, self._limits.guard(self._limits.held(own), own, of_run), self._recorder)
 
     def _check(self) -> None:
-        if self.settings.engine_url:
-            raise NotBuiltError("TOKMAGIC_ENGINE_URL is set, but shared engines are not built yet; unset it")
         self.prices.check()
-
-    def _held(self, own: list[Budget]) -> list[Budget]:
-        """The budgets that hold for a run here, ``own`` among them."""
-        held = self._budgets = own
-        # Where the ledger cannot be read the run is not recorded either, and a warning says so.
-        with suppress(LedgerError):
-            held = self._read_budgets()
-        return held
-
-    def _guard(
-        self,
-        held: Sequence[Budget],
-        own: Sequence[Budget],
-        of_run: Sequence[Budget],
-        confirm: Confirm | None = None,
-        others: Others | None = None,
-    ) -> BudgetGuard:
-        both = [*held, *of_run], [*own, *of_run]
-        return BudgetGuard(self.ledger, *both, teller=self._budgets_warnings, confirm=confirm, others=others)
+        _ = self.settings.alert_webhook  # one that is none is told before anything runs
 
     def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
         """Make a model ready, telling the sidebar meanwhile. Raises UsageError, ModelError."""
@@ -213,8 +210,8 @@ class Session:
         return self.readying.open(self.models, self._shown_model, report)
 
     def loaded_s(self) -> dict[str, float]:
-        """Seconds since each model that is in memory now was loaded, idle time included."""
-        now, held = time.monotonic(), self.models.loaded()
+        """Seconds since each model that is in memory here was loaded, idle time included; a server's are not known."""
+        now, held = time.monotonic(), [name for name in self.models.loaded() if self.info(name).server is None]
         return {name: now - since for name, since in self._loaded_at.items() if name in held}
 
     def use(self, model: str) -> None:
@@ -224,38 +221,23 @@ class Session:
         self.channel.touch()
 
     def _new_record(self, info: EngineInfo, prompt: Prompt, tags: Sequence[str], cell_id: str | None) -> RunRecord:
-        env = dict(environment())
-        env |= {name: value for name in INFO_IN_ENV if (value := getattr(info, name)) is not None}
-        if execution := self.execution():
-            env["execution"] = execution
-        if (source := self.source()) is not None:
-            env["source_sha256"] = source_sha256(source)
-        params = {
-            key: value
-            for key, value in asdict(prompt.sampling).items()
-            if value is not None and value is not False and value != ()
-        }
-        if prompt.sampling.stop:
-            params["stop"] = tuple(map(spelled, prompt.sampling.stop))
-        if prompt.completion:
-            params["completion"] = True
-        if prompt.ignore_eos:
-            params["ignore_eos"] = True
-        return RunRecord(
-            run_id=uuid.uuid4().hex,
-            started_at=datetime.now(UTC),
-            status="running",
-            info=info,
-            prompt_sha256=sha256(prompt),
-            params=params,
-            notebook=self.notebook,
-            cell_id=cell_id or self.cell_id(),
+        record = new_record(
+            info,
+            prompt,
+            self.rates(info),
             session=self.session_id,
             user=self.user,
-            rates=self.rates(info),
-            tags=tuple(map(spelled, tags)),
-            env=env,
+            notebook=self.notebook,
+            cell_id=cell_id or self.cell_id(),
+            tags=tags,
         )
+        if execution := self.execution():
+            record.env["execution"] = execution
+        if (count := self.execution_count()) is not None:
+            record.env["execution_count"] = count
+        if (source := self.source()) is not None:
+            record.env["source_sha256"] = source_sha256(source)
+        return record
 
     def info(self, name: str) -> EngineInfo:
         """What is known of a model, without opening its engine for it. Raises UsageError."""
@@ -272,12 +254,12 @@ class Session:
 
     def notebook_was(self, earlier: str) -> None:
         """Bring along what the ledger keeps of the notebook under an earlier path. Raises UsageError, LedgerError."""
-        with self._reading:
+        with self._sums.lock:
             self.whereabouts.was(self.ledger(), earlier)
 
     def _settle_place(self) -> None:
         # Where the ledger cannot be asked nothing is recorded either, and a warning says so.
-        with self._reading, suppress(LedgerError):
+        with self._sums.lock, suppress(LedgerError):
             if self.notebook is not None:
                 self.whereabouts.settle(self.ledger(), self._last_run)
 
@@ -300,23 +282,7 @@ class Session:
 
         Raises LedgerError, BudgetError.
         """
-        now = datetime.now()
-        found = self.ledger().standings(self._read_budgets(), self.user, now)
-        return self.ledger().with_uncertainty(found, self.user, now) if with_uncertainty else found
-
-    def _read_budgets(self) -> list[Budget]:
-        """Read the budgets that hold for a run here. Raises LedgerError, BudgetError."""
-        self._budgets = [*self.ledger().budgets(self.user, self.budget_notebook), *self._own_budgets()]
-        return self._budgets
-
-    def _own_budgets(self) -> list[Budget]:
-        """Budgets that stand in no ledger. Raises BudgetError."""
-        own = [budgets.of_day(self.settings.budget_day, self.user)] if self.settings.budget_day else []
-        if cap := os.environ.get(REPRODUCING_USD):
-            own.append(budgets.of_reproduction(cap, self.budget_notebook))
-        return own
-
-    # The ledger
+        return self._limits.standings(with_uncertainty=with_uncertainty)
 
     def ledger(self) -> Ledger:
         """Return this session's ledger, opened at the first call. Raises LedgerError."""
@@ -330,67 +296,63 @@ class Session:
 
     def refresh_totals(self) -> None:
         """Read budgets and the sums of finished runs anew."""
-        with self._reading:
+        with self._sums.lock:
             with suppress(LedgerError, BudgetError):
-                self._read_budgets()
-            self._read_sums()
-
-    def _read_sums(self, ended: RunRecord | None = None) -> None:
-        """Read the sums of ended runs and how budgets stand; where the ledger does not tell those of before stay."""
-        with self._reading:
-            sums = self._sums
-            with suppress(LedgerError):
-                ledger, day = self.ledger(), Selection(since=today(), user=self.user)
-                standings = tuple(ledger.standings(self._budgets, self.user, datetime.now()))
-                sums = View(None, None, ledger.totals(self.selection), ledger.totals(day), (), standings)
-            with self._lock:
-                self._sums = sums
-                if ended is not None:
-                    # At once: a view in between would count the run twice, or not at all.
-                    self._running.pop(ended.run_id, None)
-                    if self.channel.listens:  # else nobody would ever take it from here
-                        self._ended.append(ended)
+                self._limits.read()
+            self._sums.read()
 
     # What the live channel asks (it calls from its own threads)
 
     def changes(self) -> View:
         """The view with running rows and those that ended since the last call."""
-        return self._view(None)
+        self._sums.catch_up()
+        return self._view(None, self.comparisons.changes())
 
     def everything(self, path: str | None, widgets: bool) -> View:
         """The view with each cell's latest run, for a sidebar that said hello."""
         self.widgets = widgets
         if path is not None:
-            with self._reading:
+            with self._sums.lock:
                 self.whereabouts.told(path)
         # In this order: the look at the rows also settles those whose process died.
-        latest = self.ledger().latest_by_cell(self.selection)
+        latest = [it for it in self.ledger().latest_by_cell(self.selection) if self._means_a_cell(it)]
+        previous = alone(it for it in self.ledger().previous_by_cell(self.selection) if self._means_a_cell(it))
         self.refresh_totals()
-        # An id that is only a place meant another cell to another kernel.
-        return self._view([it for it in latest if it.session == self.session_id or not is_place(it.cell_id or "")])
+        compared = self.comparisons.with_earlier(self.ledger(), self.selection, latest)
+        return replace(self._view(latest, compared), previous=tuple(previous))
 
-    def _view(self, rows: Sequence[RunRecord] | None) -> View:
+    def _means_a_cell(self, record: RunRecord) -> bool:
+        # An id that is only a place meant another cell to another kernel.
+        return record.session == self.session_id or not is_place(record.cell_id or "")
+
+    def _view(self, rows: Sequence[RunRecord] | None, compared: Sequence[ComparisonRow]) -> View:
         """The running rows after ``rows``; None: after those that ended since such a view was made."""
-        with self._lock:
-            running = [run.snapshot() for run in self._running.values()]
-            if rows is None:
-                rows, self._ended = self._ended, []
-            sums = self._sums
+        running, rows, sums = self._under_way.look(rows)
         now, under_way = {record.run_id for record in running}, Sum.of(running)
         notebook, day = (None if it is None else it + under_way for it in (sums.notebook_totals, sums.day_totals))
-        shown = (*(record for record in rows if record.run_id not in now), *running)
-        return View(self.notebook, self._model_view(), notebook, day, shown, sums.budgets)
+        shown = tuple(alone((*(record for record in rows if record.run_id not in now), *running)))
+        return View(self.notebook, self._model_view(), notebook, day, shown, sums.budgets, comparisons=tuple(compared))
 
     def stop(self, run_id: str) -> None:
-        """Stop a run of this session; an ended one is left alone."""
-        with self._lock:
-            run = self._running.get(run_id)
-        if run is not None:
-            run.stop()
+        """Stop a run of this session, or a comparison; an ended one is left alone."""
+        if not self.comparisons.stop(run_id):
+            self._under_way.stop(run_id)
 
     def draft(self, page: str, request: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
         """Count a cell that is being written. Raises UsageError."""
         self._drafts.take(page, request, send)
+
+    def forecast(self, page: str, request: Mapping[str, Any], send: Callable[[dict[str, Any]], None]) -> None:
+        """Forecast what a notebook's cells will cost. Raises UsageError."""
+        self._drafts.forecast(page, request, send)
+
+    def totals(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What this notebook's ended runs add up to by some key, as a message. Raises UsageError, LedgerError."""
+        return totals.answer(self, request)
+
+    def detail(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A cell's runs, and one of them in full, as a message. Raises UsageError, LedgerError."""
+        return self._details.answer(request)
 
     @property
     def shown_model(self) -> str:
@@ -398,48 +360,32 @@ class Session:
         return self._shown_model or self.models.current
 
     def _model_view(self) -> ModelView | None:
-        try:
-            name = self.shown_model
-            info = self.info(name)
-        except TokmagicError:
-            return None
-        if loading := self.readying.stage:
-            return ModelView(info, "loading", *loading, self._notices.get(info.model_id))
-        state = self.models.engine(name).state if name in self.models.opened() else "unloaded"
-        return ModelView(info, state, notice=self._notices.get(info.model_id))
+        with suppress(TokmagicError):
+            return self._head.view(self.shown_model, self.info(self.shown_model))
+        return None
 
     # What a run does to its session
 
     def _on_begin(self, run: Run) -> None:
-        self._read_sums()
-        with self._lock:
-            self._running[run.record.run_id] = run
+        self._sums.follow()
+        self._under_way.begin(run)
+        if run.record.cell_id is not None:
+            self._token_times.keep(run.record.run_id, run.token_times)
         self.channel.touch()
 
     def _on_end(self, record: RunRecord) -> None:
-        if record.local_input_tokens is not None and record.reading.usage.input_source == "reported":
-            # Whether this machine and the server that ran it count the same.
-            with suppress(LedgerError):
-                compared = self.ledger().compared(record.info.model_id)
-                self._notices[record.info.model_id] = disagreement(compared)
+        self._head.ended(self.ledger, record)
+        if self.settings.alert_webhook:
+            self.alerts.after(record)
         self._last_run = record.run_id
-        self._read_sums(record)
+        self._sums.follow(record)
         self.channel.touch()
 
     def close(self) -> None:
         """Stop what runs, send the last message, free the models and let go of the ledger."""
-        with self._lock:
-            running = list(self._running.values())
-        for run in running:
-            run.stop()
+        self._under_way.stop()
+        # Panels are left open: what they show stays in the notebook when its kernel ends.
         self.channel.close()
         self.models.close()
+        self.alerts.close()
         self._recorder.close()
-
-
-def _both(one: Callable[[Run], None], other: Callable[[Run], None]) -> Callable[[Run], None]:
-    def told(run: Run) -> None:
-        one(run)
-        other(run)
-
-    return told

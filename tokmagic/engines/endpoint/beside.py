@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
+from tokmagic.core.metered import Metered
 from tokmagic.core.stream import ServerTimes
 from tokmagic.engines.endpoint.dialects import COST, COST_HEADERS, SECONDS, TICKS_PER_USD, TIERS, TIMES
+from tokmagic.engines.endpoint.metered import read_metered
 
 # No answer costs that much, and it still fits everywhere.
 _HIGHEST_COST = Decimal(1_000_000)
@@ -23,6 +25,7 @@ class Beside:
     service_tier: str | None = None
     reported_usd: Decimal | None = None
     times: ServerTimes | None = None
+    metered: Metered | None = None
 
     def __or__(self, later: Beside) -> Beside:
         """With what is told later in the place of what was told before."""
@@ -38,7 +41,9 @@ def read_beside(given: Mapping[str, Any], usages: Iterable[object]) -> Beside:
     places = (given, *(usage for usage in usages if isinstance(usage, Mapping)))
     timed = (*(given[name] for name in TIMES if isinstance(given.get(name), Mapping)), *places[1:])
     times = next(filter(None, map(_times, timed)), None)
-    return Beside(service_tier=next(_tiers(places), None), reported_usd=next(_costs(places[1:]), None), times=times)
+    tier, cost = next(_tiers(places), None), next(_costs(places[1:]), None)
+    metered = next(filter(None, map(read_metered, places[1:])), None)
+    return Beside(service_tier=tier, reported_usd=cost, times=times, metered=metered)
 
 
 def read_headers(headers: Mapping[str, str]) -> Beside:

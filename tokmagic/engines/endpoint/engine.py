@@ -18,11 +18,12 @@ from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import EngineState, ModelSpec, Progress
 from tokmagic.engines.endpoint.counting import Counter, Tally
-from tokmagic.engines.endpoint.http import Connections, target_of
+from tokmagic.engines.endpoint.http import Connections
 from tokmagic.engines.endpoint.limits import Limits
 from tokmagic.engines.endpoint.reader import Request
-from tokmagic.engines.endpoint.servers import SERVERS, server_of
+from tokmagic.engines.endpoint.servers import SERVERS, Server, server_of
 from tokmagic.engines.endpoint.stream import EndpointStream
+from tokmagic.engines.endpoint.target import Target, target_of
 from tokmagic.engines.endpoint.wire import request_of
 from tokmagic.errors import UsageError, nearest
 from tokmagic.prices import provider_of
@@ -35,18 +36,29 @@ _OPENAI = "https://api.openai.com/v1"
 class EndpointEngine:
     """One model at one server."""
 
-    def __init__(self, name: str, spec: ModelSpec, settings: TokMagic) -> None:
-        """Nothing is connected yet. Raises UsageError for an invalid base URL or an unknown kind of server."""
+    def __init__(
+        self,
+        name: str,
+        spec: ModelSpec,
+        settings: TokMagic,
+        *,
+        target: Target | None = None,
+        counter: Counter | None = None,
+    ) -> None:
+        """Nothing is connected yet. Raises UsageError for an invalid base URL or an unknown kind of server.
+
+        ``target`` and ``counter`` stand in the place of those that ``spec`` says.
+        """
         self._name = name
         self._spec = spec
         self._settings = settings
-        self._target = target_of(spec.api_base or _OPENAI)
+        self._target = target or target_of(spec.api_base or _OPENAI)
         self._connections = Connections(self._target)
         if spec.server is not None and spec.server not in SERVERS:
             raise UsageError(
                 f"--server {spec.server!r} is unknown{nearest(spec.server, SERVERS)}; use one of {', '.join(SERVERS)}"
             )
-        self._counter = Counter(name, spec, settings)
+        self._counter = counter or Counter(name, spec, settings)
         if spec.api_key_name is not None and not _NAME.fullmatch(spec.api_key_name):
             # Not shown: it may well be the key itself.
             raise UsageError(
@@ -74,7 +86,7 @@ class EndpointEngine:
     def state(self) -> EngineState:
         return "ready"
 
-    def identity(self) -> EngineInfo:
+    def identity(self) -> EngineInfo | None:
         # The tokenizer of this machine does not change what a server answers.
         return EngineInfo("", self._spec.source, "endpoint", server=self._target.identity)
 
@@ -92,15 +104,19 @@ class EndpointEngine:
 
     def stream(self, prompt: Prompt) -> EndpointStream:
         submitted_ns = time.perf_counter_ns()
-        server = server_of(self._spec.server, self._provider)
+        request = self._request(prompt, server_of(self._spec.server, self._provider))
+        return EndpointStream(self._connections, request, self._tally(prompt), submitted_ns)
+
+    def _request(self, prompt: Prompt, server: Server) -> Request:
         body = json.dumps(request_of(self._spec.source, prompt, server), ensure_ascii=False)
         given = self._settings
         limits = given.connect_timeout_s, given.first_token_timeout_s, given.silence_timeout_s, given.attempts
         path = "/completions" if prompt.completion else "/chat/completions"
         most = Limits.of(prompt.sampling)
-        request = Request(path, utf8(body), self._key(), prompt.sampling.n, *limits, most)
-        tally = Tally(self._counter, prompt, prompt.sampling.max_tokens * prompt.sampling.n)
-        return EndpointStream(self._connections, request, tally, submitted_ns)
+        return Request(path, utf8(body), self._key(), prompt.sampling.n, *limits, most)
+
+    def _tally(self, prompt: Prompt) -> Tally:
+        return Tally(self._counter, prompt, prompt.sampling.max_tokens * prompt.sampling.n)
 
     def close(self) -> None:
         self._connections.close()

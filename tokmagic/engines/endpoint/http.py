@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import hashlib
 import json
 import re
 import select
@@ -13,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,71 +20,47 @@ import httpx2
 
 from tokmagic.core.forks import in_child, whole
 from tokmagic.core.version import __version__
-from tokmagic.engines.endpoint.addresses import is_this_machine
 from tokmagic.engines.endpoint.answers import error_text
 from tokmagic.engines.endpoint.compressed import decompressed
 from tokmagic.engines.endpoint.limits import Limits
-from tokmagic.errors import EndpointError, UsageError
+from tokmagic.engines.endpoint.target import Target
+from tokmagic.errors import EndpointError
 
 _KEPT_CONNECTIONS = 4
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _MOST_ERROR = 64 * 2**10
 _TRY_AGAIN = frozenset({408, 425, 429})
 """Statuses below 500 that another attempt may get past."""
 # Behind these stands a gateway that gave up waiting for a server that may go on working, or that broke off.
 _MAY_BE_BILLED = frozenset({408, 499, 502, 504, 520, 522, 524, 598, 599})
+_OVER_BUDGET = frozenset({"insufficient_quota", "budget_held"})
+"""Codes with which a shared engine says that a budget does not let a run in."""
+_NOT_BEGUN = frozenset({"stopping", "ledger_unavailable"})
+"""Codes with which a shared engine fails before it asks its model."""
 _TIMED_OUT = re.compile(r"tim(e|ed)[ -]?out", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A server's base URL. ``shown`` is what may stand in a message or a row: no query, which may hold a key."""
-
-    url: str
-    query: str
-    shown: str
-    loopback: bool
-
-    @property
-    def identity(self) -> str:
-        """What tells servers apart: a query may choose one of several, and is there by its digest alone."""
-        return self.shown + (f"?{hashlib.sha256(self.query.encode()).hexdigest()[:16]}" if self.query else "")
-
-    def at(self, path: str) -> str:
-        """The URL of a path below the base."""
-        return f"{self.url}{path}{f'?{self.query}' if self.query else ''}"
-
-
-def target_of(api_base: str) -> Target:
-    """Read ``--api-base``. Raises UsageError for what is no URL of a server, or carries a password."""
-    try:
-        parts = urlsplit(api_base)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        parts, host, port = urlsplit(""), None, None
-    if parts.scheme not in ("http", "https") or not host or any(ord(letter) <= 32 for letter in api_base):
-        shown = api_base.partition("?")[0] if "@" not in api_base else "what is given"
-        raise UsageError(f"--api-base: {shown!r} is not a server URL; give one such as http://localhost:8000/v1")
-    if parts.username is not None or parts.password is not None:
-        raise UsageError(
-            "--api-base contains a user or a password; put the key into an environment variable and name that with "
-            "--api-key-name"
-        )
-    name = f"[{host}]" if ":" in host else host
-    url = f"{parts.scheme}://{name}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
-    return Target(url, parts.query, url, is_this_machine(host))
 
 
 class AttemptError(EndpointError):
     """One attempt failed. ``again``: another may succeed, after ``wait_s`` seconds if the server says so.
 
-    ``reached``: the server may have begun to work, so it may bill something.
+    ``reached``: the server may have begun to work, so it may bill something. ``over_budget``: a budget of a shared
+    engine's did not let the run in.
     """
 
-    def __init__(self, text: str, *, again: bool = False, wait_s: float | None = None, reached: bool = False) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        again: bool = False,
+        wait_s: float | None = None,
+        reached: bool = False,
+        over_budget: bool = False,
+    ) -> None:
         super().__init__(text)
         self.again = again
         self.wait_s = wait_s
         self.reached = reached
+        self.over_budget = over_budget
 
 
 class Connection:
@@ -111,16 +86,23 @@ class Connection:
         """Whether no other run may use it."""
 
     @contextmanager
-    def post(self, path: str, body: bytes, key: str | None) -> Iterator[httpx2.Response]:
-        """Send JSON and yield the answer of a server that accepted it. Raises AttemptError."""
-        headers = {"User-Agent": f"tokmagic/{__version__}", "Accept-Encoding": "identity"}
+    def send(
+        self, path: str, body: bytes | None, key: str | None, headers: Mapping[str, str] = _NO_HEADERS
+    ) -> Iterator[httpx2.Response]:
+        """Post JSON, or get where there is none, and yield the answer of a server that accepted it.
+
+        Raises AttemptError.
+        """
+        sent = {"User-Agent": f"tokmagic/{__version__}", "Accept-Encoding": "identity", **headers}
         if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
-        headers["Content-Type"] = "application/json"
+            sent["Authorization"] = f"Bearer {key}"
+        if body is not None:
+            sent["Content-Type"] = "application/json"
+        method = "GET" if body is None else "POST"
         url, more = self._target.at(path), {"trace": self._trace}
         with (
             _mapped(self._target),
-            self._client.stream("POST", url, content=body, headers=headers, extensions=more) as response,
+            self._client.stream(method, url, content=body, headers=sent, extensions=more) as response,
         ):
             if not response.is_success:
                 raise _rejected(response, self._target, path, key)
@@ -254,31 +236,59 @@ def _rejected(response: httpx2.Response, target: Target, path: str, key: str | N
         to = urlsplit(response.headers["location"])
         where = f"{to.scheme}://{to.netloc.rpartition('@')[2]}{to.path}" if to.netloc else to.path
         return AttemptError(
-            f"{target.shown} redirects to {where}; nothing was sent there, give it as --api-base if you trust it"
+            f"{target.shown} redirects to {where}; nothing was sent there, give it as {target.url_from} if you trust it"
         )
-    said = _said(response)
-    again = (status in _TRY_AGAIN or status >= 500) and "insufficient_quota" not in said
+    said, code = _said(response)
+    if target.shared:
+        return _turned_away(status, said, code, response.headers, target, path)
+    because = f"{said} ({code})" if code and code not in said else said
+    again = (status in _TRY_AGAIN or status >= 500) and "insufficient_quota" not in because
     wait_s = _retry_after(response.headers.get("retry-after")) if again else None
-    reached = status in _MAY_BE_BILLED or (status >= 500 and _TIMED_OUT.search(said) is not None)
-    return AttemptError(_explained(status, said, target, path, key), again=again, wait_s=wait_s, reached=reached)
+    reached = status in _MAY_BE_BILLED or (status >= 500 and _TIMED_OUT.search(because) is not None)
+    return AttemptError(_explained(status, because, target, path, key), again=again, wait_s=wait_s, reached=reached)
 
 
-def _said(response: httpx2.Response) -> str:
+def _turned_away(
+    status: int, said: str, code: str, headers: Mapping[str, str], target: Target, path: str
+) -> AttemptError:
+    """What a shared engine says, which has the numbers and the mend; what its HTTP server or a proxy says instead."""
+    name, because = target.shown, f"{status}: {said}" if said else str(status)
+    again = status in _TRY_AGAIN or status >= 500
+    wait_s = _retry_after(headers.get("retry-after")) if again else None
+    over_budget = code in _OVER_BUDGET
+    # Where it says by its code that it began nothing there is nothing to bill.
+    reached = (status >= 500 and code not in _NOT_BEGUN) or status in _MAY_BE_BILLED
+    if status in (401, 403):
+        text = f"{name} refuses the key ({because}); check {target.key_from}"
+    elif status == 404 and code != "model_not_found":
+        text = (
+            f"{name} is no shared engine ({because} at {path}); give the URL of tokmagic serve, check {target.url_from}"
+        )
+    elif code:
+        text = f"{name}: {said}"
+    elif status >= 500:
+        text = f"{name} fails ({because})"
+    else:
+        text = f"{name} refuses the request ({because})"
+    return AttemptError(text, again=again, wait_s=wait_s, reached=reached, over_budget=over_budget)
+
+
+def _said(response: httpx2.Response) -> tuple[str, str]:
+    """What a server says of its refusal, and the code that it gives."""
     try:
         encoding = response.headers.get("content-encoding", "")
         text = _read(decompressed(response.iter_raw(), encoding), _MOST_ERROR)
     except (httpx2.HTTPError, EndpointError):
         text = ""
     if text is None:
-        return "a body too long to show"
+        return "a body too long to show", ""
     try:
         given = json.loads(text)
     except (ValueError, RecursionError):
-        return _kind(text, response.headers.get("content-type", "")) if text.strip() else ""
+        return _kind(text, response.headers.get("content-type", "")) if text.strip() else "", ""
     error = given.get("error") if isinstance(given, Mapping) else None
     code = error.get("code") if isinstance(error, Mapping) else None
-    said = error_text(given)
-    return f"{said} ({code})" if isinstance(code, str) and code not in said else said
+    return error_text(given), code if isinstance(code, str) else ""
 
 
 def _explained(status: int, said: str, target: Target, path: str, key: str | None) -> str:
@@ -286,7 +296,7 @@ def _explained(status: int, said: str, target: Target, path: str, key: str | Non
     if status in (401, 403):
         if key is None:
             return f"{name} asks for a key{because}; name the variable that holds it with --api-key-name"
-        return f"{name} refuses the key{because}; check the variable that --api-key-name names"
+        return f"{name} refuses the key{because}; check {target.key_from}"
     if status == 404:
         return f"{name}{path} is not there, or the model is not{because}; check the model's name and --api-base"
     if status == 405:
@@ -318,7 +328,7 @@ def _mapped(target: Target) -> Iterator[None]:
     except httpx2.ConnectTimeout:
         raise AttemptError(f"{name} cannot be reached: no answer while connecting", again=True) from None
     except httpx2.ConnectError as error:
-        raise AttemptError(f"{name} cannot be reached: {_connect_reason(error)}") from None
+        raise AttemptError(f"{name} cannot be reached: {_connect_reason(error, target)}") from None
     except httpx2.ProxyError as error:
         raise AttemptError(f"the proxy to {name} refuses: {error}; fix HTTPS_PROXY or NO_PROXY") from None
     except httpx2.ReadTimeout:
@@ -331,7 +341,7 @@ def _mapped(target: Target) -> Iterator[None]:
         raise AttemptError(f"{name} cannot be queried: {error}", reached=True) from None
 
 
-def _connect_reason(error: httpx2.ConnectError) -> str:
+def _connect_reason(error: httpx2.ConnectError, target: Target) -> str:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -342,8 +352,9 @@ def _connect_reason(error: httpx2.ConnectError) -> str:
         if isinstance(cause, ssl.SSLError):
             return f"it does not speak TLS correctly ({cause.reason or cause}); is it an http:// address?"
         if isinstance(cause, ConnectionRefusedError):
-            return "nothing listens there; start the server, or check --api-base"
+            server = "it with tokmagic serve" if target.shared else "the server"
+            return f"nothing listens there; start {server}, or check {target.url_from}"
         if isinstance(cause, socket.gaierror):
-            return "its name cannot be resolved; check --api-base and the network"
+            return f"its name cannot be resolved; check {target.url_from} and the network"
         cause = cause.__cause__ or cause.__context__
     return str(error)

@@ -6,7 +6,8 @@ import queue
 import random
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from httpx2 import EventSource, Response, SSEError
 
@@ -29,7 +30,7 @@ class Request:
     """What is asked of a server: a JSON body at a path below its base URL, for so many answers.
 
     It has so many seconds until a connection, the first token and each further one, at most so many ``attempts``, and
-    what an answer may take.
+    what an answer may take. ``headers`` are sent beside the usual ones.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Request:
     silence_s: float
     attempts: int
     limits: Limits
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,18 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Nothing more comes. ``said``: the server itself ended it. ``reached``: it may have worked on the prompt."""
+    """Nothing more comes. ``said``: the server itself ended it. ``reached``: it may have worked on the prompt.
+
+    ``over_budget``: a budget of the server's did not let the run in; ``passing``: it may later.
+    """
 
     at_ns: int
     error: str | None = None
     reached: bool = True
     said: bool = False
     hung_up: bool = False
+    over_budget: bool = False
+    passing: bool = False
 
 
 Arrivals = queue.SimpleQueue[Answer | Waiting | End]
@@ -113,7 +120,7 @@ class Reader:
                 wait_s = error.wait_s if error.wait_s is not None else _backoff_s(self.attempts)
                 last = self.attempts >= self._request.attempts
                 if self._begun or not error.again or last or wait_s > _LONGEST_WAIT_S:
-                    self._end(self._said(error), reached=self._begun or error.reached)
+                    self._failed(error)
                     return
                 self.reached_before |= error.reached
                 self._arrivals.put(Waiting(wait_s))
@@ -125,9 +132,17 @@ class Reader:
                 return
 
     def _end(self, error: str | None, *, reached: bool = True, said: bool = False) -> None:
+        self._arrived(End(time.perf_counter_ns(), error, reached, said))
+
+    def _failed(self, error: AttemptError) -> None:
+        reached, over_budget = self._begun or error.reached, error.over_budget
+        end = End(time.perf_counter_ns(), self._said(error), reached)
+        self._arrived(replace(end, over_budget=over_budget, passing=over_budget and error.again))
+
+    def _arrived(self, end: End) -> None:
         if not self._ended:
             self._ended = True
-            self._arrivals.put(End(time.perf_counter_ns(), error, reached, said))
+            self._arrivals.put(end)
 
     def _said(self, error: AttemptError) -> str:
         tried = f" (tried {self.attempts} times)" if self.attempts > 1 else ""
@@ -143,7 +158,7 @@ class Reader:
             connection.hang_up()
         good = False
         try:
-            with connection.post(request.path, request.body, request.key) as response:
+            with connection.send(request.path, request.body, request.key, request.headers) as response:
                 answer, streamed = opened(response, request.limits)
                 if streamed:
                     self._events(answer)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from tokmagic.engines.base import SHARED
+
 OWN = ("temperature", "top_p", "seed")
 """OpenAI's own sampling options: every server takes them by these names."""
 
@@ -19,7 +21,7 @@ class Server:
     it takes no ``extras``; so are several answers, JSON schemas and log probabilities where it has no ``samples``,
     ``schemas`` or ``logprobs``. ``completion_logprobs`` asks for them in completions: OpenAI's take the number of
     likeliest tokens to tell of beside the one that was drawn. ``ignore_eos``: it may be asked for an answer that goes
-    on past its end.
+    on past its end; ``min_tokens``: for one of so many tokens at least, too.
     """
 
     max_tokens: str = "max_tokens"
@@ -33,6 +35,7 @@ class Server:
     logprobs: bool = True
     completion_logprobs: int | bool = 1
     ignore_eos: bool = True
+    min_tokens: bool = True
 
 
 SERVERS: Mapping[str, Server] = MappingProxyType(
@@ -41,8 +44,9 @@ SERVERS: Mapping[str, Server] = MappingProxyType(
         "openai": Server(max_tokens="max_completion_tokens", extras=False, ignore_eos=False),
         "google": Server(extras=False, ignore_eos=False),
         "vllm": Server(continuous_usage=True, times=True),
+        SHARED: Server(continuous_usage=True, completion_logprobs=0),
         "sglang": Server(continuous_usage=True),
-        "llama.cpp": Server(names={"repetition_penalty": "repeat_penalty"}),
+        "llama.cpp": Server(names={"repetition_penalty": "repeat_penalty"}, min_tokens=False),
         "ollama": Server(extras=False, ignore_eos=False),
         "litellm": Server(),
         "tgi": Server(extras=False, ignore_eos=False),

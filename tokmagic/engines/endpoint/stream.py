@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from tokmagic.core.metered import Metered
 from tokmagic.core.stream import Event, Finished, FinishReason, Started, Token, Usage
 from tokmagic.engines.endpoint.answers import Answer, Piece
 from tokmagic.engines.endpoint.beside import NOTHING
@@ -17,6 +18,7 @@ from tokmagic.engines.endpoint.ignored import Shown, ignored
 from tokmagic.engines.endpoint.reader import Arrivals, End, Reader, Request, Waiting
 from tokmagic.engines.endpoint.surrogates import Joined
 from tokmagic.engines.stops import StopFilter
+from tokmagic.errors import BudgetError
 
 _LAST_WORD_S = 5.0
 # For so long what waits in the socket is read before silence is judged: comments could wait there for ever.
@@ -44,8 +46,22 @@ class _Choice:
 class EndpointStream:
     """One run at a server."""
 
-    def __init__(self, connections: Connections, request: Request, tally: Tally, submitted_ns: int) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        request: Request,
+        tally: Tally,
+        submitted_ns: int,
+        metered: Callable[[Metered], None] | None = None,
+        settled: Callable[[], Metered | None] | None = None,
+    ) -> None:
+        """``metered`` is told what a shared engine recorded of the run; of any other server that is not asked.
+
+        ``settled`` asks it for that where the answer broke off before it said so, and waits until it has settled it.
+        """
         self._tally = tally
+        self._settled = settled
+        self._told_metered = metered
         self._request = request
         self._sampling = tally.prompt.sampling
         self._choices = [_Choice(StopFilter(self._sampling.stop)) for _ in range(request.choices)]
@@ -174,6 +190,9 @@ class EndpointStream:
 
     def _finish(self, end: End) -> Finished:
         tally = self._tally
+        if end.over_budget and not self._reader.reached_before:
+            self._done = True
+            raise BudgetError(redacted(end.error, self._request.key) or "", passing=end.passing)
         # What breaks after every choice has ended took nothing of the answer away.
         failure = next((choice.error for choice in self._choices if choice.error is not None), None)
         answered = self._answered
@@ -198,11 +217,17 @@ class EndpointStream:
         early = answered and not self._complete and not end.said
         # Where nothing was asked of the model nothing is billed.
         usage = Usage.measured(0, 0, 0)
-        if reached or tally.begun:
+        told = self._beside.metered if self._told_metered is not None else None
+        if told is None and self._settled is not None and not whole and (reached or tally.begun):
+            told = self._settled()
+        if told is not None and told.usage is not None:
+            usage = told.usage
+        elif reached or tally.begun:
             usage = tally.final(whole=(whole or self._complete) and not early)
             tally.judge(usage, local)
         tails = tuple(choice.stop.push(choice.text.end()) + choice.stop.flush() for choice in self._choices)
         reasons = tuple(self._reason(choice, ended) for choice in range(len(self._choices)))
+        cut = (reached if not whole else self._reader.reached_before) or tally.unsure or early or unsaid
         finished = Finished(
             end.at_ns,
             reasons,
@@ -210,7 +235,7 @@ class EndpointStream:
             tails,
             attempts=max(1, self._reader.attempts),
             error=redacted(error, self._request.key),
-            cut=(reached if not whole else self._reader.reached_before) or tally.unsure or early or unsaid,
+            cut=cut,
             anomaly=redacted(tally.anomaly, self._request.key),
             local_input_tokens=local,
             service_tier=self._beside.service_tier,
@@ -218,9 +243,28 @@ class EndpointStream:
             server_times=self._beside.times,
             ignored=ignored(self._sampling, self._shown(reasons, tails), usage) if whole else (),
         )
+        if told is not None:
+            finished = self._as_metered(finished, told)
         # Last: counting may be interrupted, and is then asked for again.
         self._done = True
         return finished
+
+    def _as_metered(self, finished: Finished, told: Metered) -> Finished:
+        """With what the server recorded, which it told when nothing more could come."""
+        if self._told_metered is not None:
+            self._told_metered(told)
+        budget: FinishReason = "budget"
+        return replace(
+            finished,
+            reasons=finished.reasons if told.stopped is None else (budget,) * len(finished.reasons),
+            # An earlier attempt has a bill of its own, and so has what the server could not count.
+            cut=self._reader.reached_before or (finished.cut and told.usage is None),
+            device_s=told.device_s,
+            peak_bytes=told.peak_bytes,
+            reported_usd=told.cost.usd,
+            server_times=told.times,
+            metered=told,
+        )
 
     def _reason(self, number: int, ended: FinishReason) -> FinishReason:
         choice = self._choices[number]

@@ -34,6 +34,7 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
         "--json-schema": sampling.json_schema is not None and not server.schemas,
         "--logprobs": sampling.logprobs and not server.logprobs,
         "--ignore-eos": prompt.ignore_eos and not server.ignore_eos,
+        "min_tokens": prompt.min_tokens > 0 and not (server.ignore_eos and server.min_tokens),
     }
     for option, asked in ignored.items():
         if asked:
@@ -42,6 +43,8 @@ def request_of(model: str, prompt: Prompt, server: Server) -> dict[str, Any]:
         body["logprobs"] = server.completion_logprobs if prompt.completion else True
     if prompt.ignore_eos:
         body["ignore_eos"] = True
+    if prompt.min_tokens:
+        body["min_tokens"] = prompt.min_tokens
     if sampling.stop:
         body["stop"] = list(sampling.stop)
     if sampling.n > 1:

@@ -246,7 +246,7 @@ class Batching:
             seen = numpy.fromiter(row.seen, dtype=numpy.intp, count=len(row.seen))
             scores = logits[seen]
             logits[seen] = numpy.where(scores < 0, scores * penalty, scores / penalty)
-        if request.ignore_eos:
+        if row.generated < request.min_tokens:
             logits[list(self._eos)] = -numpy.inf
         scores = logits.astype(numpy.float64) if request.logprobs else None
         if row.matcher is not None:

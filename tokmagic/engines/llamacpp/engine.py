@@ -182,16 +182,17 @@ class LlamaCppEngine:
                 f"the prompt has {counted(len(ids), 'token')}, the context of {self._name} holds {context:,}; "
                 "shorten the prompt"
             )
+        limit = sampling.max_tokens if context is None else min(sampling.max_tokens, context - len(ids))
         return Request(
             run="",
             ids=ids,
-            limit=sampling.max_tokens if context is None else min(sampling.max_tokens, context - len(ids)),
+            limit=limit,
             drawing=Drawing.of(sampling, self._defaults),
             stop=sampling.stop,
             n=sampling.n,
             schema=sampling.json_schema,
             logprobs=sampling.logprobs,
-            ignore_eos=prompt.ignore_eos,
+            min_tokens=limit if prompt.ignore_eos else prompt.min_tokens,
         )
 
     def _load(self, progress: Progress) -> None:

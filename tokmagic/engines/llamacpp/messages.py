@@ -27,7 +27,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A run: its prompt's ids, at most ``limit`` tokens for each of ``n`` answers; ``ignore_eos``: just as many."""
+    """A run: its prompt's ids, and from ``min_tokens`` to ``limit`` tokens for each of ``n`` answers."""
 
     run: str
     ids: tuple[int, ...]
@@ -37,7 +37,7 @@ class Request:
     n: int = 1
     schema: str | None = None
     logprobs: bool = False
-    ignore_eos: bool = False
+    min_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

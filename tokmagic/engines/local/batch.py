@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tokmagic.core.stream import Finished, FinishReason, Started, Usage
 from tokmagic.engines.local.answer import Answer
-from tokmagic.engines.local.decoder import Decoder, Segment
+from tokmagic.engines.local.attention import Segment
+from tokmagic.engines.local.decoder import Decoder
 from tokmagic.engines.local.drawing import Drawing
-from tokmagic.engines.local.kv import KVCache
+from tokmagic.engines.local.kv import KVCache, room
 from tokmagic.engines.local.stream import LocalStream
 from tokmagic.engines.local.threads import Threads
 from tokmagic.errors import TokmagicError
@@ -71,6 +72,7 @@ class Batch:
         self._decoder = decoder
         self._threads = threads
         self._mapped = mapped
+        self._caches = decoder.new_caches()
         self._runs: list[Run] = []
         self._mark_ns = 0
 
@@ -80,13 +82,15 @@ class Batch:
 
     def bytes_to_come(self, positions: int = 0) -> int:
         """What the caches may yet grow by if all runs go on to their limits, and another one of so many positions."""
+        wanted = room(positions) if positions else 0
         for run in self._runs:
-            positions += len(run.answers) * (len(run.ids) + run.limit) - sum(it.length for it in run.caches)
-        return positions * self._decoder.bytes_per_position
+            held = sum(room(it.length) for it in run.caches if it.length)
+            wanted += max(0, len(run.answers) * room(len(run.ids) + run.limit) - held)
+        return wanted * self._decoder.bytes_per_position
 
     def add(self, run: Run) -> None:
         """Begin a run; its ``Started`` is told when its beginning is known to be shared or not."""
-        run.caches = [self._decoder.new_cache()]
+        run.caches = [self._caches.new()]
         self._runs.append(run)
 
     def step(self) -> None:
@@ -208,6 +212,8 @@ class Batch:
 
     def _drop(self, run: Run) -> None:
         self._runs = [it for it in self._runs if it is not run]
+        for cache in run.caches:
+            cache.free()
         run.caches = []
 
 

@@ -8,37 +8,25 @@ before it is used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokmagic.engines.local.kv import KVCache
+from tokmagic.engines.local.attention import Attention, Segment
+from tokmagic.engines.local.kv import KVCaches
 from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix, measure
-from tokmagic.engines.local.threads import threads
 
 # Exactly these: a class that derives from one may compute something else.
 _FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
 # Rotary embeddings that depend on a position alone; others depend on how long the sequence is, too.
 _ROTATIONS = {"default", "linear", "llama3", "yarn"}
 _TABLE = 1024
-# Positions up to which one thread attends to them sooner than several have begun.
-_LITTLE = 512
 _TRIAL = (3, 1, 4, 1, 5)
 # Of the greatest logit: a hundred times what 32 bits leave open after some hundred sums of a thousand numbers.
 _TOLERANCE = 1e-4
-
-
-@dataclass(slots=True)
-class Segment:
-    """The tokens that one sequence takes the pass with: ``ids`` follow what its cache holds."""
-
-    cache: KVCache
-    ids: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +63,9 @@ class Decoder:
         self._layers = [_layer(layer) for layer in model.model.layers]
         self._cos, self._sin = self._table(_TABLE)
 
-    def new_cache(self) -> KVCache:
-        """Return an empty cache for one sequence."""
-        return KVCache(len(self._layers), self._kv_heads, self._head_size, self._embedding.dtype)
+    def new_caches(self) -> KVCaches:
+        """Return what makes the caches of sequences."""
+        return KVCaches(len(self._layers), self._kv_heads, self._head_size, self._embedding.dtype)
 
     @property
     def bytes_per_position(self) -> int:
@@ -99,41 +87,54 @@ class Decoder:
 
         What the caches hold grows by the segments' tokens once the pass is over; if it fails they are as before.
         """
-        counts = [len(segment.ids) for segment in segments]
-        ends = list(accumulate(counts))
-        starts = [segment.cache.length for segment in segments]
-        for segment, start, count in zip(segments, starts, counts, strict=True):
-            segment.cache.reserve(start + count)
-        cos, sin = self._rotations(starts, counts)
+        for segment in segments:
+            segment.cache.reserve(segment.cache.length + len(segment.ids))
+        attention = Attention(segments, self._scale, self._embedding.dtype, grouped=self._groups)
         hidden = functional.embedding(torch.tensor([it for segment in segments for it in segment.ids]), self._embedding)
-        for index, layer in enumerate(self._layers):
-            attended = self._attend(index, layer, hidden, segments, ends, cos, sin)
-            hidden = hidden + layer.out.product(attended, self.arithmetic)
-            gate, up = layer.gate_up.product(self._normed(hidden, layer.before_mlp), self.arithmetic).chunk(2, -1)
-            hidden = hidden + layer.down.product(self._act(gate) * up, self.arithmetic)
-        last = hidden if len(ends) == hidden.shape[0] else hidden[[end - 1 for end in ends]]
-        logits = self._head.product(self._normed(last, self._last_norm), self.arithmetic)
-        for segment, start, count in zip(segments, starts, counts, strict=True):
+        wide = self.arithmetic.is_wide(len(hidden))
+        logits = (self._wide_layers if wide else self._layers_as_transformers)(attention, hidden)
+        for segment, start, count in zip(segments, attention.starts, attention.counts, strict=True):
             segment.cache.length = start + count
         return logits
+
+    def _layers_as_transformers(self, attention: Attention, hidden: Tensor) -> Tensor:
+        cos, sin = self._rotations(attention.positions)
+        for index, layer in enumerate(self._layers):
+            projected = layer.qkv.product(self._normed(hidden, layer.before_attention))
+            attended = attention.attend(index, *self._turned(layer, projected, cos, sin))
+            hidden = hidden + layer.out.product(attended)
+            gate, up = layer.gate_up.product(self._normed(hidden, layer.before_mlp)).chunk(2, -1)
+            hidden = hidden + layer.down.product(self._act(gate) * up)
+        return self._head.product(self._normed(_last(hidden, attention), self._last_norm))
+
+    def _wide_layers(self, attention: Attention, hidden: Tensor) -> Tensor:
+        """The same in 32 bits, but for keys, values and what attends to them."""
+        dtype, in_parts = hidden.dtype, self.arithmetic.parts(len(hidden))
+        cos, sin = (it.float() for it in self._rotations(attention.positions))
+        hidden = hidden.float()
+        for index, layer in enumerate(self._layers):
+            projected = layer.qkv.wide(self._normed(hidden, layer.before_attention), in_parts=in_parts)
+            query, key, value = self._turned(layer, projected.contiguous(), cos, sin)
+            attended = attention.attend(index, query.to(dtype, memory_format=torch.contiguous_format), key, value)
+            hidden = hidden + layer.out.wide(attended.float(), in_parts=in_parts)
+            gate, up = layer.gate_up.wide(self._normed(hidden, layer.before_mlp), in_parts=in_parts).chunk(2, -1)
+            hidden = hidden + layer.down.wide(self._act(gate) * up, in_parts=in_parts)
+        last = _last(hidden, attention)
+        # Of a prompt it is one row, for which 32 bits would not pay.
+        if not self.arithmetic.is_wide(len(last)):
+            return self._head.product(self._normed(last, self._last_norm).to(dtype))
+        logits = self._head.wide(self._normed(last, self._last_norm), in_parts=self.arithmetic.parts(len(last)))
+        # Each run reads its own row, which would else lie apart number by number.
+        return logits.contiguous()
 
     def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
         # The weight afterwards: rounded in between, as transformers does.
         return functional.rms_norm(hidden, hidden.shape[-1:], None, self._eps) * weight
 
-    def _attend(
-        self,
-        index: int,
-        layer: _Layer,
-        hidden: Tensor,
-        segments: Sequence[Segment],
-        ends: list[int],
-        cos: Tensor,
-        sin: Tensor,
-    ) -> Tensor:
+    def _turned(self, layer: _Layer, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values [tokens, heads, head_size], turned by their positions."""
         heads, turned = self._heads, self._heads + self._kv_heads
-        projected = layer.qkv.product(self._normed(hidden, layer.before_attention), self.arithmetic)
-        qkv = projected.view(len(hidden), -1, self._head_size)
+        qkv = projected.view(len(projected), -1, self._head_size)
         qk = qkv[:, :turned]
         if layer.query_norm is not None and layer.key_norm is not None:
             qk = torch.cat(
@@ -141,51 +142,14 @@ class Decoder:
             )
         # A rotation: the halves of each head change places, the sign of one of them is in the table.
         qk = (qk * cos).add_(qk.roll(self._head_size // 2, -1).mul_(sin))
-        query, key, value = qk[:, :heads], qk[:, heads:], qkv[:, turned:]
-        with _threads_for(segments):
-            out = [
-                self._attend_one(segment.cache, index, query[begin:end], key[begin:end], value[begin:end])
-                for segment, begin, end in zip(segments, [0, *ends], ends, strict=False)
-            ]
-        return out[0] if len(out) == 1 else torch.cat(out)
+        return qk[:, :heads], qk[:, heads:], qkv[:, turned:]
 
-    def _attend_one(self, cache: KVCache, index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """One sequence's attention: ``query`` [tokens, heads, head_size] to what its cache holds and to themselves."""
-        count, start = len(query), cache.length
-        keys, values = cache.data[index, :, :, : start + count]
-        keys[:, start:] = key.transpose(0, 1)
-        values[:, start:] = value.transpose(0, 1)
-        if count == 1 and self._groups:
-            # The heads that share keys as rows of one product: several times as fast as one by one.
-            rows = query.view(1, self._kv_heads, -1, self._head_size)
-            attended = functional.scaled_dot_product_attention(
-                rows, keys.unsqueeze(0), values.unsqueeze(0), scale=self._scale
-            )
-            return attended.view(1, -1)
-        # Each token sees itself and what is before it; the kernels know that by themselves only from the beginning on.
-        causal = count > 1 and start == 0
-        mask = None if causal or count == 1 else torch.ones(count, start + count, dtype=torch.bool).tril(start)
-        attended = functional.scaled_dot_product_attention(
-            query.transpose(0, 1).unsqueeze(0),
-            keys.unsqueeze(0),
-            values.unsqueeze(0),
-            attn_mask=mask,
-            is_causal=causal,
-            scale=self._scale,
-            enable_gqa=True,
-        )
-        return attended[0].transpose(0, 1).reshape(count, -1)
-
-    def _rotations(self, starts: list[int], counts: list[int]) -> tuple[Tensor, Tensor]:
-        """Return cosines and sines [tokens, 1, head_size] of the tokens' positions."""
-        until = max(start + count for start, count in zip(starts, counts, strict=True))
+    def _rotations(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines [tokens, 1, head_size] of the tokens' ``positions`` [tokens]."""
+        until = int(positions.max()) + 1
         if until > len(self._cos):
             self._cos, self._sin = self._table(-(-until // _TABLE) * _TABLE)
-        if len(starts) == 1:
-            at: Any = slice(starts[0], until)
-        else:
-            at = torch.tensor([start + it for start, n in zip(starts, counts, strict=True) for it in range(n)])
-        return self._cos[at].unsqueeze(1), self._sin[at].unsqueeze(1)
+        return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
 
     def _table(self, positions: int) -> tuple[Tensor, Tensor]:
         cos, sin = self._rotary(self._embedding[:1], torch.arange(positions).unsqueeze(0))
@@ -194,10 +158,10 @@ class Decoder:
         return cos[0], sin
 
 
-def _threads_for(segments: Sequence[Segment]) -> AbstractContextManager[None]:
-    """One thread for attention to so little that waiting for another would take longer."""
-    much = any(len(it.ids) > 1 or it.cache.length > _LITTLE for it in segments)
-    return nullcontext() if much else threads(1)
+def _last(hidden: Tensor, attention: Attention) -> Tensor:
+    """The rows [segments, width] of each segment's last token."""
+    ends = attention.ends
+    return hidden if len(ends) == len(hidden) else hidden[[end - 1 for end in ends]]
 
 
 def decoder(model: Any, *, as_transformers: bool = False) -> Decoder | None:
@@ -234,7 +198,7 @@ def _is_known(model: Any) -> bool:
 
 
 def _agrees(made: Decoder, model: Any) -> bool:
-    cache = made.new_cache()
+    cache = made.new_caches().new()
     *begin, last = _TRIAL
     first = model(torch.tensor([begin]), use_cache=True)
     second = model(torch.tensor([[last]]), past_key_values=first.past_key_values, use_cache=True)

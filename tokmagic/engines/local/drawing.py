@@ -9,7 +9,6 @@ from torch import Tensor
 from transformers import (
     GenerationConfig,
     LogitsProcessorList,
-    MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -75,7 +74,11 @@ class Drawing:
         """``ids`` are the prompt's; without a seed the process' own random state is drawn from."""
         self._draws = bool(config.do_sample)
         self._logprobs = logprobs
-        self._before, self._limits = _processors(config, len(ids))
+        self._before, self._limits = _processors(config)
+        eos = config.eos_token_id if config.min_new_tokens else None
+        self._eos = None if eos is None else torch.tensor([eos] if isinstance(eos, int) else eos)
+        self._least: int = config.min_new_tokens or 0
+        self._made = 0
         self._constraint = constraint
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)
         self._choices: int = config.num_return_sequences or 1
@@ -89,6 +92,10 @@ class Drawing:
         and the natural logarithms of their probabilities if they were asked for."""
         ids: Any = self._ids if self._ids is None else self._ids[choices]
         scores = self._before(ids, logits.to(torch.float32, copy=True))
+        if self._eos is not None and self._made < self._least:
+            # transformers' own processor for it looks for these ids in the whole vocabulary, token by token.
+            scores = scores.index_fill_(1, self._eos, float("-inf"))
+        self._made += 1
         known = torch.log_softmax(scores, dim=-1) if self._logprobs else None
         if self._constraint is not None:
             scores = self._constraint.restrict(choices, ids, scores)
@@ -111,13 +118,11 @@ class Drawing:
         return drawn[choices]
 
 
-def _processors(config: GenerationConfig, prompt_tokens: int) -> tuple[LogitsProcessorList, LogitsProcessorList]:
+def _processors(config: GenerationConfig) -> tuple[LogitsProcessorList, LogitsProcessorList]:
     """What changes the scores, and what then limits the draw, in the order of transformers' ``generate``."""
     before, limits = LogitsProcessorList(), LogitsProcessorList()
     if config.repetition_penalty not in (None, 1.0):
         before.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty))
-    if config.min_new_tokens and config.eos_token_id is not None:
-        before.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, config.min_new_tokens, config.eos_token_id))
     if config.temperature not in (None, 1.0):
         limits.append(TemperatureLogitsWarper(config.temperature))
     if (top_k := _TOP_K if config.top_k is None else config.top_k) != 0:

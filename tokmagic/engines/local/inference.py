@@ -126,8 +126,8 @@ class Inference:
             ids = list(self._tokenizer.encode(prompt))
             limit = _room(len(ids), sampling.max_tokens, self.context_tokens, self._name)
             config = _generation_config(self._model, sampling, limit, self._spec.compile)
-            if prompt.ignore_eos:
-                config.min_new_tokens = limit
+            if least := limit if prompt.ignore_eos else min(prompt.min_tokens, limit):
+                config.min_new_tokens = least
             constraint = self._constraint(config, sampling, len(ids))
             answers = [
                 Answer(stream, choice, Decoder(self._tokenizer), _eos_ids(config), sampling.stop)

@@ -1,38 +1,131 @@
-"""The keys and values of one sequence, which its next tokens attend to."""
+"""The keys and values of sequences, which their next tokens attend to.
+
+Sequences of about the same length lie side by side, in the slots of one tensor a layer, so that a single call attends
+for all of them. A sequence that outgrows its slot moves to a larger one; from ``_MOST_SHARED`` positions on it has a
+tensor of its own, since a call for itself is then no longer what takes the time.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# Positions that memory is taken for at a time, at least; and the share by which it grows where that is more.
+# Positions of the smallest slot. Slots double up to the longest that lie side by side: at most half of one is empty.
 _BLOCK = 128
+_MOST_SHARED = 1024
+# By how much a longer sequence's room grows, and the number of slots of one size.
 _GROWTH = 0.25
 
 
-class KVCache:
-    """Keys and values of a sequence, one tensor ``data`` [layers, 2, kv_heads, capacity, head_size]; ``length`` of its
-    positions are filled."""
+class KVCaches:
+    """Makes the caches of a model of ``layers``, and keeps those of one size together."""
 
     def __init__(self, layers: int, kv_heads: int, head_size: int, dtype: torch.dtype) -> None:
-        self.data: Tensor = torch.empty(layers, 2, kv_heads, 0, head_size, dtype=dtype)
+        self._layers = layers
+        self._like = torch.empty(2, 0, kv_heads, 0, head_size, dtype=dtype)
+        self._shared: dict[int, Slots] = {}
+
+    def new(self) -> KVCache:
+        """Return an empty cache for one sequence."""
+        return KVCache(self)
+
+    def slots(self, length: int) -> Slots:
+        """Return where a sequence of so many positions has room, and some to grow."""
+        made = Slots(self._layers, self._like, room(length))
+        return made if made.capacity > _MOST_SHARED else self._shared.setdefault(made.capacity, made)
+
+
+def room(length: int) -> int:
+    """For how many positions memory is taken where a sequence has so many."""
+    if length > _MOST_SHARED:
+        return -(-int(length * (1 + _GROWTH)) // _BLOCK) * _BLOCK
+    capacity = _BLOCK
+    while capacity < length:
+        capacity *= 2
+    return capacity
+
+
+class Slots:
+    """Room for ``capacity`` positions of each of several sequences.
+
+    ``data`` has a tensor [2, slots, kv_heads, capacity, head_size] for each layer, keys before values; the first slots
+    are those of ``caches``, in their order. What is in a slot beyond a sequence's length is finite.
+    """
+
+    def __init__(self, layers: int, like: Tensor, capacity: int) -> None:
+        _, _, kv_heads, _, head_size = like.shape
+        self.capacity = capacity
+        self.caches: list[KVCache] = []
+        self.data = [like.new_empty(2, 0, kv_heads, capacity, head_size) for _ in range(layers)]
+
+    def take(self, cache: KVCache) -> int:
+        """Give a slot to ``cache``, and return which one."""
+        slot = len(self.caches)
+        # Layer by layer: twice the memory is needed for one of them alone.
+        for layer, data in enumerate(self.data):
+            if data.shape[1] <= slot:
+                grown = data.new_empty(2, slot + 1 + int(slot * _GROWTH), *data.shape[2:])
+                grown[:, :slot] = data[:, :slot]
+                self.data[layer] = grown
+            # Not left as it is: a number that is none would go through any mask.
+            self.data[layer][:, slot].zero_()
+        self.caches.append(cache)
+        return slot
+
+    def release(self, slot: int) -> None:
+        """Take a slot back; the last one moves to its place."""
+        last = self.caches.pop()
+        if slot == len(self.caches):
+            if not self.caches:
+                self.data = [data[:, :0].clone() for data in self.data]
+            return
+        for data in self.data:
+            data[:, slot] = data[:, len(self.caches)]
+        self.caches[slot] = last
+        last.slot = slot
+
+
+class KVCache:
+    """Keys and values of one sequence, in the ``slot`` of ``slots``; ``length`` of its positions are filled."""
+
+    def __init__(self, caches: KVCaches) -> None:
+        self._caches = caches
+        self.slots: Slots | None = None
+        self.slot = 0
         self.length = 0
+
+    def layer(self, index: int, length: int) -> tuple[Tensor, Tensor]:
+        """Return one layer's keys and values [kv_heads, length, head_size], of which there is room for ``length``."""
+        assert self.slots is not None
+        keys, values = self.slots.data[index][:, self.slot, :, :length]
+        return keys, values
 
     def reserve(self, length: int) -> None:
         """Make room for ``length`` positions in all."""
-        capacity = self.data.shape[3]
-        if length <= capacity:
-            return
-        wanted = max(length, int(capacity * (1 + _GROWTH)))
-        grown = self.data.new_empty(*self.data.shape[:3], -(-wanted // _BLOCK) * _BLOCK, self.data.shape[4])
-        grown[:, :, :, : self.length] = self.data[:, :, :, : self.length]
-        self.data = grown
+        if self.slots is None or self.slots.capacity < length:
+            self._move(self._caches.slots(length))
 
     def copy(self, length: int) -> KVCache:
         """Return a cache of its own that begins with the first ``length`` positions of this one."""
-        layers, _, kv_heads, _, head_size = self.data.shape
-        made = KVCache(layers, kv_heads, head_size, self.data.dtype)
+        made = self._caches.new()
         made.reserve(length)
-        made.data[:, :, :, :length] = self.data[:, :, :, :length]
+        if self.slots is not None and made.slots is not None:
+            for mine, its in zip(self.slots.data, made.slots.data, strict=True):
+                its[:, made.slot, :, :length] = mine[:, self.slot, :, :length]
         made.length = length
         return made
+
+    def free(self) -> None:
+        """Give its room back; it holds nothing then."""
+        if self.slots is not None:
+            self.slots.release(self.slot)
+        self.slots = None
+        self.length = 0
+
+    def _move(self, slots: Slots) -> None:
+        slot = slots.take(self)
+        if self.slots is not None:
+            for old, new in zip(self.slots.data, slots.data, strict=True):
+                new[:, slot, :, : self.length] = old[:, self.slot, :, : self.length]
+            self.slots.release(self.slot)
+        self.slots, self.slot = slots, slot

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,20 +22,33 @@ from tokmagic.engines.local.threads import threads
 
 # Numbers of a widened piece: 8 MB, which a processor's last cache holds.
 _PIECE = 2 * 1024 * 1024
-# Numbers of rows at which both ways are tried; the fewest that pays decides.
-_ROWS = (2, 3, 4, 6, 8, 12, 16)
+# Numbers of rows at which the ways are tried; the fewest at which 32 bits pay decides.
+_ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _TRIES = 3
+# Parts of the weights that threads multiply side by side: given one product of few rows, the libraries divide badly.
+_PARTS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
     """How products with several rows are computed.
 
-    From ``wide_from`` rows on, weights are widened to 32 bits, multiplied so, and the result rounded to the weights'
-    own dtype. With fewer rows, and with None always, torch's linear layer computes in that dtype, as in transformers.
+    From ``wide_from`` rows on a pass computes in 32 bits, with weights widened for each product. With fewer rows, and
+    with None always, torch's linear layers compute in the weights' dtype, as in transformers. ``in_parts`` are numbers
+    of rows at which widened weights are multiplied part by part; between two that were tried the greater one counts.
     """
 
     wide_from: int | None = None
+    in_parts: frozenset[int] = frozenset()
+
+    def is_wide(self, rows: int) -> bool:
+        """Whether a pass of so many rows computes in 32 bits."""
+        return self.wide_from is not None and rows >= self.wide_from
+
+    def parts(self, rows: int) -> bool:
+        """Whether so many rows are multiplied with the weights part by part."""
+        at = bisect_left(_ROWS, rows)
+        return at < len(_ROWS) and _ROWS[at] in self.in_parts
 
     @property
     def told(self) -> str | None:
@@ -54,25 +70,40 @@ class Matrix:
         self.weight = weight
         self.bias = bias
 
-    def product(self, given: Tensor, arithmetic: Arithmetic) -> Tensor:
-        """Return the products [rows, out] of ``given`` [rows, in]."""
-        wide_from = arithmetic.wide_from
-        if wide_from is None or given.shape[0] < wide_from:
-            return functional.linear(given, self.weight, self.bias)
-        return self._wide(given)
+    def product(self, given: Tensor) -> Tensor:
+        """Return the products [rows, out] of ``given`` [rows, in] as torch's linear layer computes them."""
+        return functional.linear(given, self.weight, self.bias)
 
-    def _wide(self, given: Tensor) -> Tensor:
-        # Weights from the left: for few rows the libraries' kernels are up to twice as fast this way round.
-        right = given.float().t()
+    def wide(self, given: Tensor, *, in_parts: bool) -> Tensor:
+        """Return the products [rows, out] of ``given`` [rows, in], all in 32 bits; not always contiguous."""
         out, width = self.weight.shape
+        result = (self._in_parts if in_parts else self._from_left)(given, max(1, _PIECE // width), out)
+        return result if self.bias is None else result + self.bias.float()
+
+    def _from_left(self, given: Tensor, piece: int, out: int) -> Tensor:
+        # Weights from the left: for many rows the libraries' kernels are faster this way round.
+        right = given.t()
         result = torch.empty(out, given.shape[0])
-        piece = out if self.weight.dtype == torch.float32 else max(1, _PIECE // width)
+        if self.weight.dtype == torch.float32:
+            piece = out
         for begin in range(0, out, piece):
             part = self.weight[begin : begin + piece]
             torch.mm(_widened(part), right, out=result[begin : begin + piece])
-        if self.bias is not None:
-            result += self.bias.float().unsqueeze(1)
-        return self.weight.new_empty(given.shape[0], out).copy_(result.t())
+        return result.t()
+
+    def _in_parts(self, given: Tensor, piece: int, out: int) -> Tensor:
+        rows, width = given.shape
+        result = torch.empty(rows, out)
+        whole = max(1, piece // _PARTS) * _PARTS
+        for begin in range(0, out, whole):
+            wide = _widened(self.weight[begin : begin + whole])
+            into = result[:, begin : begin + whole]
+            if len(wide) % _PARTS:
+                torch.mm(given, wide.t(), out=into)
+                continue
+            parts = wide.view(_PARTS, -1, width).transpose(1, 2)
+            into.view(rows, _PARTS, -1).copy_(torch.bmm(given.expand(_PARTS, rows, width), parts).transpose(0, 1))
+        return result
 
 
 class _Buffer(threading.local):
@@ -96,26 +127,31 @@ def _widened(part: Tensor) -> Tensor:
 
 
 def measure(weight: Tensor) -> Arithmetic:
-    """Try out on this machine how products with weights like ``weight`` [out, in] are fastest; some 50 ms.
+    """Try out on this machine how products with weights like ``weight`` [out, in] are fastest; some 100 ms.
 
-    In 32 bits nothing is widened, and weights from the left are as fast on one thread and faster on several.
+    Weights in 32 bits are not widened; of them several rows are computed the same way.
     """
-    if weight.dtype == torch.float32:
-        return Arithmetic(wide_from=2)
     matrix = Matrix(weight[: max(1, _PIECE // weight.shape[1])])
+    wide_from = 2 if weight.dtype == torch.float32 else None
+    divided = set()
     # On one thread: several would be slowed down by whatever else computes at this moment, and not both ways alike.
     with threads(1):
         for rows in _ROWS:
-            given = torch.ones(rows, weight.shape[1], dtype=weight.dtype)
-            if _seconds(matrix, given, Arithmetic(wide_from=1)) < _seconds(matrix, given, AS_TRANSFORMERS):
-                return Arithmetic(wide_from=rows)
-    return AS_TRANSFORMERS
+            given = torch.ones(rows, weight.shape[1])
+            from_left = _seconds(partial(matrix.wide, given, in_parts=False))
+            in_parts = _seconds(partial(matrix.wide, given, in_parts=True))
+            as_transformers = _seconds(partial(matrix.product, given.to(weight.dtype)))
+            if wide_from is None and min(from_left, in_parts) < as_transformers:
+                wide_from = rows
+            if in_parts < from_left:
+                divided.add(rows)
+    return AS_TRANSFORMERS if wide_from is None else Arithmetic(wide_from, frozenset(divided))
 
 
-def _seconds(matrix: Matrix, given: Tensor, arithmetic: Arithmetic) -> float:
+def _seconds(work: Callable[[], Tensor]) -> float:
     def once() -> float:
         began = time.perf_counter()
-        matrix.product(given, arithmetic)
+        work()
         return time.perf_counter() - began
 
     return min(once() for _ in range(_TRIES))

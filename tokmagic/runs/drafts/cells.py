@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
-from tokmagic.core.prompt import Message, Role
+from tokmagic.core.prompt import Message, Role, Sampling
 from tokmagic.prompts.options import check_sampling, generate_parser, model_names, sampling, tokens_parser
 from tokmagic.prompts.parser import Unknown, split
 from tokmagic.prompts.template import ROLE_LINE, without_last_newline
@@ -50,6 +50,12 @@ class Asked:
     doubt: str | None
     """Why its input can only be estimated; None where it is all known."""
     model_known: bool
+    sampling: Sampling | None = None
+    """How its answer is drawn; None where that is not all known, and where nothing is run."""
+    cache: bool | None = None
+    """Whether the cache is asked; None leaves it to the run."""
+    refresh: bool = False
+    dry_run: bool = False
 
 
 def read(source: str) -> Asked | None:
@@ -76,6 +82,10 @@ def read(source: str) -> Asked | None:
         runs,
         _doubt(source, unknown),
         model_known="model" not in unknown and "" not in unknown,
+        sampling=sampling(options) if runs and not unknown and options.json_schema is None else None,
+        cache=(True if options.cache else False if options.no_cache else None) if runs else None,
+        refresh=runs and options.refresh,
+        dry_run=runs and options.dry_run,
     )
 
 

@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tokmagic.core.prompt import Message, Prompt
+from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.engines.base import Engine, ModelSpec, Tokenized, no_progress
 from tokmagic.engines.local.store import locate
-from tokmagic.errors import ModelError
+from tokmagic.errors import ModelError, PromptError
+from tokmagic.prompts.template import build
+from tokmagic.runs.drafts.cells import Asked, fill
 from tokmagic.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -31,6 +33,21 @@ class CountMethod:
     tokenizer: Tokenizer | None = None
     engine: Engine | None = None
     reason: str | None = None
+
+
+def prompt_of(session: Session, asked: Asked) -> tuple[Prompt, str | None]:
+    """The prompt as far as it is known, and why that is not all of it. Raises PromptError."""
+    messages, exact = fill(asked.body, session.variables(), literal=asked.literal)
+    doubt = asked.doubt
+    if not exact:
+        doubt = doubt or "the template holds more than {{ name }} of a string or number, which only a run fills in"
+    history = session.chats.get(asked.chat, ()) if asked.chat else ()
+    sampling = asked.sampling or Sampling()
+    try:
+        prompt = build(messages, sampling, system=asked.system, history=history, completion=asked.completion)
+    except PromptError as error:
+        raise PromptError(doubt or str(error)) from None
+    return prompt, doubt
 
 
 class CountMethods:
@@ -67,8 +84,10 @@ class CountMethods:
         ready = False
         try:
             with self._turn(name):
-                ready = self._is_ready(name)
+                ready, was_open = self._is_ready(name), name in self._models.opened()
                 way = self._way(name, spec)
+                # An engine that has nothing to load is ready as soon as it is open.
+                ready = ready if was_open else self._is_ready(name)
         except Exception as error:
             # Whatever is wrong with the model's files: the run will tell, and a draft only has no count of it.
             way = CountMethod(

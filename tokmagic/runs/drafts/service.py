@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tokmagic.core.money import Cost, Rates
-from tokmagic.core.prompt import Prompt, Sampling
-from tokmagic.core.record import EngineInfo
+from tokmagic.core.money import Cost
+from tokmagic.core.prompt import Prompt
+from tokmagic.core.record import source_sha256
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import ModelSpec
-from tokmagic.errors import LedgerError, PriceError, PromptError, TokmagicError, UsageError
-from tokmagic.prices import bound_usd, span
-from tokmagic.prompts.template import build
-from tokmagic.runs.drafts.cells import Asked, fill, read
-from tokmagic.runs.drafts.counting import CountMethod, CountMethods
+from tokmagic.errors import PriceError, TokmagicError, UsageError
+from tokmagic.runs.drafts.cells import Asked, read
+from tokmagic.runs.drafts.counting import CountMethod, CountMethods, prompt_of
+from tokmagic.runs.drafts.forecast import ForecastService
+from tokmagic.runs.drafts.likely import likely
+from tokmagic.runs.drafts.pricing import Pricing, bounds, by_the_hour
 from tokmagic.runs.drafts.wire import Draft, Edit, State, Text, draft_wire, parse
-from tokmagic.runs.environment import expected_device
 from tokmagic.tokens.counter import LiveCounter
 from tokmagic.tokens.tokenizer import Tokenizer, rough_count
 
@@ -31,7 +29,6 @@ Send = Callable[[dict[str, Any]], None]
 
 MOST_CELLS = 8
 """How many cells' texts and counts are kept; the one that was edited least recently leaves first."""
-_TIMES_S = 5.0
 _LONG_CHARS = 20_000
 """From here on a full count is felt while typing."""
 
@@ -66,9 +63,9 @@ class DraftService:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._methods = CountMethods(session)
+        self._methods, self._pricing = CountMethods(session), Pricing(session)
+        self._forecasts = ForecastService(session, self._methods, self._pricing)
         self._cells: dict[tuple[str, str], _Cell] = {}
-        self._times: dict[EngineInfo, tuple[float, float | None]] = {}
         self._lock = threading.RLock()
 
     def take(self, page: str, request: Mapping[str, Any], send: Send) -> None:
@@ -83,6 +80,10 @@ class DraftService:
                 send(draft_wire(Draft(), cell_id=edit.cell_id, seq=edit.seq, state="lost"))
             else:
                 self._answer(cell, edit, send)
+
+    def forecast(self, page: str, request: Mapping[str, Any], send: Send) -> None:
+        """Forecast what a notebook's cells will cost; see :mod:`tokmagic.runs.drafts.forecast`. Raises UsageError."""
+        self._forecasts.take(page, request, send)
 
     def _changed(self, page: str, edit: Edit) -> _Cell | None:
         """The cell with its new text; None where the text that was changed is not known."""
@@ -102,7 +103,7 @@ class DraftService:
         return cell
 
     def _answer(self, cell: _Cell, edit: Edit, send: Send) -> None:
-        draft, unread = self._draft(cell)
+        draft, unread = self._draft(cell, edit.cell_id)
         state: State = "counted" if unread is None else "counting"
         send(draft_wire(draft, cell_id=edit.cell_id, seq=edit.seq, state=state))
         if unread is not None:
@@ -112,10 +113,10 @@ class DraftService:
         with self._lock:
             # Whatever was typed meanwhile asks for itself.
             if cell.seq == edit.seq and any(it is cell for it in self._cells.values()):
-                draft, _ = self._draft(cell)
+                draft, _ = self._draft(cell, edit.cell_id)
                 send(draft_wire(draft, cell_id=edit.cell_id, seq=edit.seq, state="counted"))
 
-    def _draft(self, cell: _Cell) -> tuple[Draft, tuple[str, ModelSpec] | None]:
+    def _draft(self, cell: _Cell, cell_id: str) -> tuple[Draft, tuple[str, ModelSpec] | None]:
         """What a cell would take, and the model whose way of counting has to be found out first."""
         draft = Draft()
         try:
@@ -132,7 +133,7 @@ class DraftService:
             if not asked.model_known:
                 draft = replace(draft, model=None)
             elif spec is not None:
-                draft = self._priced(draft, models.info(name), runs=asked.runs)
+                draft = self._priced(draft, cell, cell_id, name, runs=asked.runs)
             return draft, (name, spec) if spec is not None and way is None else None
         except TokmagicError as error:
             return replace(draft, reason=str(error)), None
@@ -141,7 +142,7 @@ class DraftService:
             return replace(draft, reason=f"{type(error).__name__}: {' '.join(str(error).split())}"), None
 
     def _counted(self, draft: Draft, cell: _Cell, asked: Asked, way: CountMethod) -> Draft:
-        prompt, doubt = self._prompt(asked)
+        prompt, doubt = prompt_of(self._session, asked)
         tokens, source, costly = cell.count(way, prompt)
         return replace(
             draft,
@@ -151,47 +152,25 @@ class DraftService:
             reason=doubt or way.reason,
         )
 
-    def _prompt(self, asked: Asked) -> tuple[Prompt, str | None]:
-        """The prompt as far as it is known, and why that is not all of it. Raises PromptError."""
-        messages, exact = fill(asked.body, self._session.variables(), literal=asked.literal)
-        doubt = asked.doubt
-        if not exact:
-            doubt = doubt or "the template holds more than {{ name }} of a string or number, which only a run fills in"
-        history = self._session.chats.get(asked.chat, ()) if asked.chat else ()
+    def _priced(self, draft: Draft, cell: _Cell, cell_id: str, name: str, *, runs: bool) -> Draft:
         try:
-            prompt = build(messages, Sampling(), system=asked.system, history=history, completion=asked.completion)
-        except PromptError as error:
-            raise PromptError(doubt or str(error)) from None
-        return prompt, doubt
-
-    def _priced(self, draft: Draft, info: EngineInfo, *, runs: bool) -> Draft:
-        draft = replace(draft, context_tokens=info.context_tokens)
-        try:
-            spec = self._session.models.peek(info.name)
-            info = expected_device(info, spec.device if spec is not None else None)
-            rates = self._session.prices.rates(info)
+            info, rates = self._pricing.rates(name)
         except PriceError:
+            return replace(draft, context_tokens=self._session.models.info(name).context_tokens)
+        draft = replace(draft, context_tokens=info.context_tokens)
+        tokens, source = draft.input_tokens, draft.input_source
+        assert tokens is not None
+        hourly = by_the_hour(rates)
+        if hourly and not runs:
             return draft
-        assert draft.input_tokens is not None
-        if rates.input is None and rates.device_hour is not None:
-            return self._priced_by_time(draft, info, rates) if runs else draft
-        low, high = span(draft.input_tokens, draft.input_source, draft.max_output_tokens or 0, rates)
-        known = runs and draft.max_output_tokens is not None
-        return replace(draft, low=low, high=high) if known else replace(draft, low=low)
-
-    def _priced_by_time(self, draft: Draft, info: EngineInfo, rates: Rates) -> Draft:
-        """What the longest answer costs by the hour, if its tokens take as long as those of the model's latest runs."""
-        listed = rates.source if rates.source.startswith("list price") else None
-        most, _ = bound_usd(rates, 0, draft.max_output_tokens or 0, self._token_time_s(info))
-        high = Cost() if most is None or draft.max_output_tokens is None else Cost(most, "estimated")
-        return replace(draft, high=high, device_hour=rates.device_hour, list_price=listed)
-
-    def _token_time_s(self, info: EngineInfo) -> float | None:
-        """Seconds a token takes, looked up anew at most every few seconds: each keystroke asks."""
-        now = time.monotonic()
-        asked_at, known = self._times.get(info, (-_TIMES_S, None))
-        if now - asked_at >= _TIMES_S:
-            with suppress(LedgerError):
-                known = self._session.ledger().token_time_s(info)
-            self._times[info] = now, known
-        return known
+        low, high = self._pricing.span(info, rates, tokens, source, draft.max_output_tokens)
+        if hourly:
+            listed = rates.source if rates.source.startswith("list price") else None
+            draft = replace(draft, device_hour=rates.device_hour, list_price=listed)
+        draft = replace(draft, low=low, high=high if runs else Cost())
+        past = self._pricing.past(cell_id, info.model_id) if runs else []
+        if not past:
+            return draft
+        digest = source_sha256(str(cell.text))
+        found = likely(past, digest, tokens, source, rates, bounds(low, high))
+        return replace(draft, likely=found)

@@ -12,6 +12,7 @@ from tokmagic.core.money import Cost, plain
 from tokmagic.core.stream import Source
 from tokmagic.errors import UsageError
 from tokmagic.runs.channel import VERSION
+from tokmagic.runs.drafts.likely import Likely
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -37,6 +38,8 @@ class Draft:
     """Whose price that is, where nobody set one."""
     reason: str | None = None
     """Why there is no count, or only an estimate."""
+    likely: Likely | None = None
+    """What it is likely to cost, from the cell's earlier runs."""
     costly: bool = False
     """Each count takes the whole of a long text: better to wait for a pause in typing."""
 
@@ -85,8 +88,21 @@ def draft_wire(draft: Draft, *, cell_id: str, seq: int, state: State) -> dict[st
         "cost_source": draft.high.source if draft.low.usd is None else draft.low.source,
         "device_hour_usd": plain(draft.device_hour),
         "list_price": draft.list_price,
+        **likely_wire(draft.likely),
         "reason": draft.reason,
         "costly": draft.costly,
+    }
+
+
+def likely_wire(found: Likely | None) -> dict[str, Any]:
+    """What a run is likely to cost, as the fields of a message."""
+    return {
+        "likely_usd": plain(found.usd) if found else None,
+        "likely_low_usd": plain(found.low) if found else None,
+        "likely_high_usd": plain(found.high) if found else None,
+        "likely_runs": found.runs if found else 0,
+        "predicted": found is not None and found.predicted,
+        "edited": found is not None and found.edited,
     }
 
 

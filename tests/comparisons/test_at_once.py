@@ -1,0 +1,289 @@
+"""Runs of a comparison at the same time: within each server's limit and one budget, each of them once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tests.comparisons.desk import DOLLARS, VARIANTS, Desk, items, right
+from tests.comparisons.test_running import Interrupting, check_whole, slots
+from tests.servers import Asked, Wire, chunk, serve
+from tokmagic.comparisons.concurrency import most_at_once
+from tokmagic.comparisons.running import GIVEN_UP
+from tokmagic.core.money import Rates
+from tokmagic.engines.base import ModelSpec
+from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, UsageError
+
+Make = Callable[..., Desk]
+
+
+class Slow:
+    """Answers right after a moment that differs from run to run, and counts how many wait at the same time.
+
+    The first ``meet`` wait for each other.
+    """
+
+    def __init__(self, most_s: float = 0.02, seed: int = 1, meet: int = 1) -> None:
+        self._meeting, self._meet = threading.Barrier(meet), meet
+        self._most_s, self._dice, self._lock = most_s, random.Random(seed), threading.Lock()
+        self.now = self.most = 0
+
+    def __call__(self, text: str, number: int) -> str:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            first, wait_s = number < self._meet, self._dice.uniform(0, self._most_s)
+        if first:
+            self._meeting.wait(60)
+        threading.Event().wait(wait_s)
+        with self._lock:
+            self.now -= 1
+        return right(text, number)
+
+
+def test_so_many_go_on_at_once_and_each_is_there_once(make_desk: Make) -> None:
+    slow = Slow(meet=4)
+    desk = make_desk(small=slow)
+    found = desk.compare(score="exact(a)", repeat=2, concurrency=4)
+    check_whole(found, desk)
+    assert slow.most == 4
+    assert (found.values("score") == 1).all()
+    assert [it.order for it in found.answers] == list(range(1, 41))
+    wanted = [(arm, block.item, block.repeat) for block in found.plan.blocks() for arm in block.arms]
+    assert [(it.arm, it.item, it.repeat) for it in found.answers] == wanted, (
+        "in the order of the seed, whatever ends first"
+    )
+
+
+def test_a_latency_among_others_is_told_as_such(make_desk: Make) -> None:
+    (note,) = make_desk(small=Slow(meet=4)).compare(concurrency=4).notes()
+    assert note.startswith("up to 4 runs went on at once at small: a latency is that of a run among others")
+    again = make_desk(small=Slow())
+    assert again.compare(concurrency=1).notes() == [note], "it is known of runs that are read from the ledger, too"
+    assert again.asked == 0
+    assert again.compare(concurrency=1, seed=1).notes() == []
+
+
+def test_most_at_once_counts_what_overlaps() -> None:
+    assert most_at_once([]) == 0
+    assert most_at_once([(0, 1), (1, 2), (2, 3)]) == 1
+    assert most_at_once([(0, 5), (1, 2), (1.5, 3), (4, 6)]) == 3
+
+
+@contextmanager
+def server(meet: threading.Barrier, most: list[int], most_here: int) -> Iterator[str]:
+    """Holds the first requests until as many are there as the barrier wants, at all servers together."""
+    open_now: list[int] = []
+
+    def script(_asked: Asked, wire: Wire) -> None:
+        open_now.append(1)
+        most.append(len(open_now))
+        if len(most) <= most_here:
+            meet.wait(60)
+        wire.gone.wait(0.02)
+        open_now.pop()
+        wire.open_stream()
+        wire.event(chunk("yes", usage={"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}))
+        wire.end()
+
+    with serve(script) as endpoint:
+        yield endpoint.url
+
+
+def test_several_servers_work_at_once_each_within_its_limit(desk: Desk) -> None:
+    meet, most_a, most_b = threading.Barrier(5), list[int](), list[int]()
+    with server(meet, most_a, 3) as one, server(meet, most_b, 2) as other:
+        desk.session.models.add("a", ModelSpec("org/a", api_base=one))
+        desk.session.models.add("b", ModelSpec("org/b", api_base=other))
+        found = desk.compare(models=["a", "b"], over=items(6), concurrency={"a": 3, "b": 2}, variants={"x": "{{ q }}"})
+    assert found.complete
+    assert (max(most_a), max(most_b)) == (3, 2)
+
+
+def test_models_of_one_server_share_its_limit(desk: Desk) -> None:
+    most: list[int] = []
+    with server(threading.Barrier(2), most, 2) as url:
+        for name in ("a", "b"):
+            desk.session.models.add(name, ModelSpec(f"org/{name}", api_base=url))
+        assert desk.compare(models=["a", "b"], over=items(4), concurrency=2).complete
+    assert max(most) == 2
+
+
+def test_a_wrong_number_is_refused(desk: Desk) -> None:
+    for given, says in (
+        (0, "concurrency is 0; give a whole number above 0"),
+        (True, "concurrency is True"),
+        ("4", "concurrency is '4'"),
+        ({"small": 1.5}, "concurrency is 1.5"),
+        ({"big": 2}, "concurrency names the model 'big', which takes no part; there are small"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            desk.compare(concurrency=given)
+    assert desk.asked == 0
+
+
+@pytest.mark.parametrize(
+    "at", [17, *(pytest.param(at, marks=pytest.mark.slow) for at in random.Random(4).sample(range(1, 61), 20))]
+)
+def test_interrupted_anywhere_and_resumed_each_run_is_there_once(make_desk: Make, at: int) -> None:
+    """Twenty moments: as a run begins on its thread, as an answer is scored, or between two runs."""
+    interrupt, slow = Interrupting(at), Slow(0.004)
+
+    def answers(text: str, number: int) -> str:
+        interrupt()
+        return slow(text, number)
+
+    def score(answer: str, item: dict[str, str]) -> bool:
+        interrupt()
+        return answer == item["a"]
+
+    given: dict[str, Any] = {"score": score, "repeat": 2, "over": items(5), "concurrency": 4}
+    first = make_desk(small=answers)
+    with pytest.raises(GenerationInterrupted, match="call it again to go on") as caught:
+        first.compare(**given, progress=lambda _stand: interrupt())
+    before = sum(row.status == "ok" for row in first.rows)
+    assert f"interrupted after {before} of 20 runs" in str(caught.value)
+    assert {row.status for row in first.rows} <= {"ok", "interrupted"}, "every row is settled"
+    again = make_desk(small=answers)
+    found = again.compare(**given)
+    check_whole(found, again)
+    assert again.asked == 20 - before, "what was finished is not run again"
+    assert (found.values("score") == 1).all()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupted_by_the_clock_and_resumed_each_run_is_there_once(make_desk: Make) -> None:
+    """As a person does it, while eight run at once."""
+    moment, interrupts = random.Random(6), 0
+    for _ in range(20):
+        desk = make_desk(small=Slow())
+        timer = threading.Timer(moment.uniform(0.01, 0.15), os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            desk.compare(score="exact(a)", repeat=20, concurrency=8)
+        except KeyboardInterrupt:
+            interrupts += 1
+        finally:
+            timer.cancel()
+            timer.join()
+    assert interrupts >= 15, "Python itself loses one that comes while it drops a weak reference"
+    last = make_desk()
+    check_whole(last.compare(score="exact(a)", repeat=20, concurrency=8), last)
+
+
+# Budgets
+
+
+@pytest.mark.parametrize("most", [2, 4, 8])
+def test_a_budget_is_kept_by_all_together_and_ends_on_pairs(make_desk: Make, most: int) -> None:
+    """A run costs $0.000004 and may cost $0.000042: what does not fit beside the others waits for them."""
+    desk = make_desk(small=Slow(0.01))
+    found = desk.compare(budget="0.0001", score="exact(a)", concurrency=most)
+    assert found.spent_usd == sum((row.reading.cost.usd or 0 for row in desk.rows), Decimal(0)) <= Decimal("0.0001")
+    ran = slots(found)
+    assert sum(ran.values()) == 15, "as many as one after another"
+    assert 6 <= sum(ran[0, item, 0] and ran[1, item, 0] for item in range(10)) <= 7
+    assert found.notes()[0] == (
+        "it ended early: this run may cost up to $0.000042, more than what is left of the budget of $0.00004; "
+        "lower --max-tokens or raise the budget"
+    )
+    assert found.notes()[1] == "5 of 20 runs are missing; differences are of complete pairs alone"
+    check_whole(desk.compare(budget="0.001", score="exact(a)", concurrency=most), desk)
+    assert desk.asked == 20
+
+
+def test_one_that_outgrows_what_it_held_takes_from_the_common_budget_alone(make_desk: Make) -> None:
+    """A server that goes on past its limit: each run holds more as it grows, beside others that wait to begin."""
+
+    def endless(_asked: Asked, wire: Wire) -> None:
+        wire.open_stream()
+        for number in range(1, 30):
+            counts = {"prompt_tokens": 1, "completion_tokens": number, "total_tokens": 1 + number}
+            wire.event(chunk(" abc", usage=counts))
+            if wire.gone.wait(0.005):
+                return
+        wire.event(chunk(reason="stop"))
+        wire.end()
+
+    desk = make_desk()
+    with serve(endless) as endpoint:
+        desk.session.models.add("m", ModelSpec("org/m", api_base=endpoint.url))
+        desk.session.prices.set("m", Rates(input=Decimal(0), output=Decimal(1_000_000), source="%price"))
+        try:
+            spent_usd = desk.compare(models=["m"], budget="60", concurrency=4).spent_usd
+        except BudgetError:
+            spent_usd = Decimal(0)
+    used = sum((row.reading.cost.usd or 0 for row in desk.rows), Decimal(0))
+    # Each may have been sent a few tokens more than it was stopped for.
+    assert 0 < used <= 60 + 4 * 4
+    assert spent_usd in (0, used)
+    assert "running" not in {row.status for row in desk.rows}
+
+
+# What goes wrong
+
+
+def test_a_model_that_always_fails_is_given_up_and_the_others_go_on(make_desk: Make) -> None:
+    def answers(_text: str, _number: int) -> str:
+        raise ModelError("out of order")
+
+    desk = make_desk(small=Slow(), big=answers)
+    found = desk.compare(models=["small", "big"], over=items(40), concurrency=4)
+    assert sum(slots(found).values()) == 80
+    assert GIVEN_UP <= len(desk.engines["big"].asked) <= GIVEN_UP + 8
+    assert "big failed too often in a row and was given up: ModelError: out of order" in found.notes()
+
+
+def test_an_option_that_no_run_can_have_ends_all(desk: Desk) -> None:
+    def answers(_text: str, number: int) -> str:
+        if number == 5:
+            raise UsageError("this server takes no such option")
+        return "yes"
+
+    desk.engines["small"].answers = answers
+    with pytest.raises(UsageError, match="takes no such option"):
+        desk.compare(concurrency=4)
+    assert desk.asked < 20
+    assert "running" not in {row.status for row in desk.rows}
+
+
+def test_a_judge_works_beside_the_others(make_desk: Make) -> None:
+    def judging(text: str, _number: int) -> str:
+        return "B" if "right" in text.split("<answer B>")[1] else "A"
+
+    def answers(text: str, number: int) -> str:
+        Slow(0.01, number)(text, number)
+        return "right" if "reasoned" in text else "so"
+
+    desk = make_desk(small=answers, big=judging)
+    found = desk.compare(score="judge(big)", concurrency={"small": 4, "big": 3}, repeat=2)
+    assert slots(found).total() == 40
+    assert found.values("score")[1].ravel().tolist() == [1.0] * 20
+    assert len(desk.engines["big"].asked) == 40
+    assert found.outcome.blocks == found.outcome.costs.items == 20
+    assert found.spent_usd == sum((row.reading.cost.usd or 0 for row in desk.rows), Decimal(0))
+    before = desk.asked
+    assert desk.compare(score="judge(big)", concurrency=2, repeat=2).values("score")[1].sum() == 20
+    assert desk.asked == before
+
+
+def test_a_budget_that_ends_it_leaves_judged_pairs(make_desk: Make) -> None:
+    desk = make_desk(small=Slow(0.005), big=lambda _text, _number: "A")
+    for name in ("small", "big"):
+        desk.session.prices.set(name, DOLLARS)
+    found = desk.compare(score="judge(big)", budget="0.0009", concurrency=2)
+    assert 0 < found.outcome.blocks < 10
+    judged = sum(it.score is not None for it in found.answers if it.arm == 1)
+    pairs = sum(slots(found)[0, item, 0] and slots(found)[1, item, 0] for item in range(10))
+    assert found.outcome.blocks <= judged <= pairs <= judged + 3
+    assert found.spent_usd <= Decimal("0.0009")
+    assert VARIANTS.keys() == {row[0] for row in found.levels.rows}

@@ -1,0 +1,133 @@
+"""The shared engine in the sidebar's head: a thread of its own asks, every two seconds at most, and not in idleness."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from tests.serve.gateways import serving
+from tokmagic.core.config import TokMagic
+from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.engines.base import ModelSpec, ServedModel, Share
+from tokmagic.engines.registry import Models
+from tokmagic.engines.scripted import Script, ScriptedEngine
+from tokmagic.errors import EndpointError
+from tokmagic.runs.session import Session
+from tokmagic.runs.shared_readings import SharedReadings
+
+PATIENCE_S = 30.0
+
+
+class Remote(ScriptedEngine):
+    """A model at an engine that answers when it is let."""
+
+    rates = None
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, [Script.of_text(["Yes."])])
+        self.asked = 0
+        self.answer = threading.Semaphore(0)
+        self.fails = False
+
+    def served(self) -> list[ServedModel]:
+        return []
+
+    def share(self) -> Share:
+        self.asked += 1
+        assert self.answer.acquire(timeout=PATIENCE_S)
+        if self.fails:
+            raise EndpointError("it is gone")
+        return Share(ServedModel("m", "ready", {"ada": self.asked}), running=self.asked)
+
+
+class Desk:
+    """Readings over one such model, by a clock of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now_s = 50.0
+        self.changes = threading.Semaphore(0)
+        self.engine = Remote("m")
+        self.models = Models(TokMagic(home=str(folder)))
+        self.models.register(self.engine, ModelSpec("scripted"))
+        self.readings = SharedReadings(self.models, self.changes.release, lambda: self.now_s)
+
+    def running(self) -> int | None:
+        reading = self.readings.of("m")
+        return None if reading is None else reading.share.running
+
+    def answered(self) -> None:
+        """Let the server answer, and wait until that was told."""
+        self.engine.answer.release()
+        assert self.changes.acquire(timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.engine.answer.release(10)
+
+
+def test_a_look_waits_for_nobody_and_the_answer_is_told(desk: Desk) -> None:
+    assert desk.running() is None
+    assert desk.running() is None, "one question at a time"
+    desk.answered()
+    assert desk.running() == 1
+    assert desk.engine.asked == 1
+
+
+def test_a_server_is_asked_every_two_seconds_at_most(desk: Desk) -> None:
+    desk.running()
+    desk.now_s += 4  # it is slow: the message that tells of its answer asks no other question
+    desk.answered()
+    assert desk.running() == 1
+    desk.now_s += 1.9
+    assert (desk.running(), desk.engine.asked) == (1, 1)
+    desk.now_s += 0.2
+    assert desk.running() == 1, "until the next answer"
+    desk.answered()
+    assert desk.running() == 2
+
+
+def test_one_that_fails_leaves_the_earlier_reading_and_tells_nothing(desk: Desk) -> None:
+    desk.running()
+    desk.answered()
+    desk.engine.fails = True
+    desk.now_s += 3
+    desk.running()
+    desk.engine.answer.release()
+    assert not desk.changes.acquire(timeout=0.2)
+    assert desk.running() == 1
+
+
+def test_another_model_has_no_reading_of_this_one(desk: Desk) -> None:
+    desk.running()
+    desk.answered()
+    other = Remote("other")
+    other.answer.release()
+    desk.models.register(other, ModelSpec("scripted"))
+    assert desk.readings.of("other") is None
+    assert desk.readings.of("smollm2") is None
+
+
+def test_a_session_tells_how_its_model_stands_at_a_gateway(
+    tmp_path: Path, make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path / "served", usd=Decimal("0.5")) as served:
+        monkeypatch.setenv("TOKMAGIC_ENGINE_KEY", served.secret)
+        session = make_session(model="tiny", engine_url=served.url, cache=False)
+        ran = session.generate(Prompt((Message("user", "Count."),), Sampling(max_tokens=5)))
+        until = time.monotonic() + PATIENCE_S
+        while (model := session.changes().model) is None or model.shared is None:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        share = model.shared.share
+        assert (share.model.state, share.running, share.waiting, dict(share.model.users)) == ("ready", 0, 0, {})
+        assert (share.key, share.team, share.cap_usd) == (served.key.name, served.key.team, Decimal("0.5"))
+        assert ran.cost.usd is not None
+        assert share.left_usd == Decimal("0.5") - ran.cost.usd

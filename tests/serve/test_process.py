@@ -1,0 +1,296 @@
+"""``tokmagic serve`` as a process: what it needs to start, its end in order, and its sudden death."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+import uvicorn
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from tests.examples import some
+from tests.serve.gateways import events
+from tokmagic.core.files import sqlite_url
+from tokmagic.ledgers import Ledger
+from tokmagic.serve import process as process_module
+
+PIECES = [f" w{number}" for number in range(400)]
+BODY = {"messages": [{"role": "user", "content": "Count."}], "max_tokens": 400, "stream": True}
+
+
+class Process:
+    """A server of its own process, over a scripted model that takes eight seconds to answer."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.ledger_url = sqlite_url(folder / "ledger.sqlite")
+        script = folder / "script.json"
+        script.write_text(json.dumps({"pieces": PIECES, "ttft_s": 0.05, "itl_s": 0.02, "pace": 1.0}))
+        self.env = os.environ | {"TOKMAGIC_HOME": str(folder), "TOKMAGIC_LEDGER": self.ledger_url}
+        command = [sys.executable, "-m", "tokmagic.cli", "serve", f"scripted:{script}", "--port", "0", *options]
+        self.child = subprocess.Popen(
+            command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
+        )
+        assert self.child.stdout is not None
+        line = self.child.stdout.readline()
+        if " at " not in line:
+            self.child.kill()
+            raise AssertionError(f"it has not started: {line}{self.child.communicate()[1]}")
+        self.troubles: list[httpx2.HTTPError] = []
+        """What broke a client's connection."""
+        self.url = line.rsplit(" at ", 1)[-1].strip().removesuffix("/v1")
+
+    def ask(self, secret: str, said: threading.Event | None = None) -> str:
+        """The text of a streamed answer, as far as it came."""
+        text, auth = "", {"authorization": f"Bearer {secret}"}
+        try:
+            with (
+                httpx2.Client(timeout=60, trust_env=False) as client,
+                client.stream(
+                    "POST", f"{self.url}/v1/chat/completions", content=json.dumps(BODY), headers=auth
+                ) as response,
+            ):
+                for piece in response.iter_text():
+                    text += piece
+                    if said is not None:
+                        said.set()
+        except httpx2.HTTPError as trouble:
+            self.troubles.append(trouble)
+        return text
+
+    def end(self, number: int) -> tuple[int, str]:
+        """Send a signal and wait; what was logged."""
+        self.child.send_signal(number)
+        _, errors = self.child.communicate(timeout=60)
+        return self.child.returncode, errors
+
+
+def key_in(folder: Path) -> str:
+    ledger = Ledger(sqlite_url(folder / "ledger.sqlite"))
+    _, secret = ledger.keys.add("test", "ada")
+    ledger.close()
+    return secret
+
+
+@contextmanager
+def process(folder: Path, *options: str) -> Iterator[Process]:
+    started = Process(folder, *options)
+    try:
+        yield started
+    finally:
+        if started.child.poll() is None:
+            started.child.kill()
+            started.child.communicate()
+
+
+def asking(server: Process, secret: str) -> tuple[threading.Thread, list[str]]:
+    """A client in mid-answer."""
+    said, texts = threading.Event(), []
+    thread = threading.Thread(target=lambda: texts.append(server.ask(secret, said)))
+    thread.start()
+    assert said.wait(60), (server.troubles, texts, server.child.poll())
+    return thread, texts
+
+
+def test_sigterm_lets_what_runs_end(tmp_path: Path) -> None:
+    secret = key_in(tmp_path)
+    with process(tmp_path) as server:
+        thread, texts = asking(server, secret)
+        status, log = server.end(signal.SIGTERM)
+        thread.join(60)
+        assert status == 0, log
+        assert events(texts[0])[-1] == "[DONE]"
+        told = [json.loads(line) for line in log.splitlines()]
+        assert [line["status"] for line in told if line["message"] == "run"] == ["ok"]
+        assert secret not in log
+        assert "Count." not in log
+    (row,) = Ledger(server.ledger_url).runs()
+    assert (row.status, row.reading.usage.output_tokens) == ("ok", 400)
+
+
+def test_what_outlasts_the_drain_is_stopped_and_its_client_told_what_it_cost(tmp_path: Path) -> None:
+    secret = key_in(tmp_path)
+    with process(tmp_path, "--drain", "1", "--gpu-hour", "1") as server:
+        thread, texts = asking(server, secret)
+        status, log = server.end(signal.SIGTERM)
+        thread.join(60)
+        assert status == 0, log
+    last = events(texts[0])[-1]
+    assert last["error"]["code"] == "interrupted"
+    (row,) = Ledger(server.ledger_url).runs()
+    assert row.status == "interrupted"
+    assert last["usage"]["completion_tokens"] == row.reading.usage.output_tokens
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_waits_no_longer_and_tells_the_clients(tmp_path: Path, number: signal.Signals) -> None:
+    secret = key_in(tmp_path)
+    with process(tmp_path, "--drain", "60") as server:
+        thread, texts = asking(server, secret)
+        server.child.send_signal(number)
+        time.sleep(0.2)
+        began = time.monotonic()
+        code, log = server.end(number)
+        thread.join()
+        assert (code, time.monotonic() - began < 5) == (0, True)
+        last = events(texts[0])[-1]
+        assert last["error"]["code"] == "interrupted"
+        assert "Traceback" not in log
+    (row,) = Ledger(server.ledger_url).runs()
+    assert last["usage"]["completion_tokens"] == row.reading.usage.output_tokens
+
+
+def test_a_body_that_does_not_come_holds_up_no_end(tmp_path: Path) -> None:
+    secret = key_in(tmp_path)
+    with process(tmp_path, "--drain", "20") as server:
+        with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as client:
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {secret}\r\n"
+            client.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+            time.sleep(0.5)
+            began = time.monotonic()
+            code, log = server.end(signal.SIGTERM)
+            assert (code, time.monotonic() - began < 5) == (0, True)
+            assert client.recv(1000).startswith(b"HTTP/1.1 503")
+        assert "Traceback" not in log
+
+
+def test_a_connection_without_a_request_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_module, "_KEEP_ALIVE_S", 0.5)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(1)  # an answer may take longer
+        await JSONResponse({})(scope, receive, send)
+
+    config = uvicorn.Config(app, http=process_module._Connection, lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            head = b"GET / HTTP/1.1\r\nHost: x\r\n"
+            for sent, got in ((b"", b""), (head, b""), (head + b"\r\n" + head, b"HTTP/1.1 200 OK")):
+                with socket.create_connection(listener.getsockname(), timeout=10) as client:
+                    client.sendall(sent)
+                    answer = b"".join(iter(lambda of=client: of.recv(1000), b""))  # type: ignore[misc]
+                    assert answer[: len(got) or None] == got
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def test_sigkill_loses_no_row_and_holds_nothing(tmp_path: Path) -> None:
+    secret = key_in(tmp_path)
+    with process(tmp_path, "--input", "1", "--output", "2") as server:
+        thread, texts = asking(server, secret)
+        time.sleep(1.2)  # after a checkpoint
+        server.end(signal.SIGKILL)
+        thread.join(60)
+    ledger = Ledger(server.ledger_url)
+    (row,) = ledger.runs()
+    assert row.status == "interrupted"
+    assert 1 <= (row.reading.usage.output_tokens or 0) <= texts[0].count('"content":" w')
+    with process(tmp_path, "--input", "1", "--output", "2") as again:
+        assert httpx2.get(f"{again.url}/health", trust_env=False).status_code == 200
+
+
+@pytest.mark.slow
+def test_sigkill_at_random_moments_under_load(tmp_path: Path) -> None:
+    """Each request that had begun has one row, with at most what its client saw, and nothing stays held."""
+    secret, draw = key_in(tmp_path), random.Random(17)
+    seen: list[str] = []
+    for _ in range(some(30)):
+        with process(tmp_path, "--input", "1", "--output", "2", "--concurrency", "4") as server:
+            clients = [threading.Thread(target=lambda: seen.append(server.ask(secret))) for _ in range(8)]
+            for client in clients:
+                client.start()
+            time.sleep(draw.uniform(0.0, 1.5))
+            server.end(signal.SIGKILL)
+            for client in clients:
+                client.join(60)
+    ledger = Ledger(sqlite_url(tmp_path / "ledger.sqlite"))
+    rows = ledger.runs()
+    assert {row.status for row in rows} == {"interrupted"}
+    # A client that heard of an answer has a row; one whose row had just begun may have heard nothing.
+    heard = {text.split("chatcmpl-")[1][:32] for text in seen if "chatcmpl-" in text}
+    assert heard <= {row.run_id for row in rows}
+    assert len(rows) == len({row.run_id for row in rows}) <= 8 * some(30)
+    (key,) = ledger.keys.all()
+    with process(tmp_path, "--input", "1", "--output", "2"):
+        held = [row for row in ledger.runs() if row.status == "running"]
+        assert (held, key.revoked_at) == ([], None)
+
+
+def refused(folder: Path, *options: str) -> str:
+    env = os.environ | {"TOKMAGIC_HOME": str(folder), "TOKMAGIC_LEDGER": sqlite_url(folder / "ledger.sqlite")}
+    done = subprocess.run(
+        [sys.executable, "-m", "tokmagic.cli", "serve", *options],
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("revoked", [False, True], ids=["no key", "only a revoked one"])
+def test_without_a_valid_key_it_does_not_start(tmp_path: Path, revoked: bool) -> None:
+    if revoked:
+        key_in(tmp_path)
+        with closing(Ledger(sqlite_url(tmp_path / "ledger.sqlite"))) as ledger:
+            ledger.keys.revoke("test")
+    said = refused(tmp_path, "scripted", "--host", "0.0.0.0")
+    assert "has no valid key, so every request would be refused; make one: tokmagic key add NAME" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--input", "1", "--output", "2"), "$1.00 in, $2.00 out per 1M tokens (command line)"),
+        (("--gpu-hour", "0.5"), "$0.5000 per hour of the device (command line)"),
+        ((), "no price is known, so keys with a cap in USD are refused; give --gpu-hour, or --input and --output"),
+    ],
+)
+def test_at_its_start_it_says_what_it_charges(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    key_in(tmp_path)
+    with process(tmp_path, *options) as server:
+        assert server.child.stdout is not None
+        assert server.child.stdout.readline() == f"scripted:{tmp_path / 'script.json'}: {words}\n"
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    key_in(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        said = refused(tmp_path, "scripted", "--port", str(taken.getsockname()[1]))
+    assert "give another --port" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("none",), "model 'none' is unknown"),
+        (("scripted", "--port", "70000"), "--port is 70000"),
+        (("scripted", "--concurrency", "0"), "--concurrency is 0"),
+        (("scripted", "--host", "no.such.host.invalid"), "no address of this machine"),
+        (("--api-base", "http://127.0.0.1:1/v1"), "name the endpoint's model"),
+    ],
+)
+def test_what_cannot_be_served(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
+    key_in(tmp_path)
+    assert words in refused(tmp_path, *options)

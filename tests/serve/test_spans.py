@@ -1,0 +1,59 @@
+"""Spans of OpenTelemetry: by the conventions' own names, in the client's trace, without a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes
+from opentelemetry.semconv.attributes import error_attributes
+
+from tests.serve.gateways import Served, serving
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.fixture(scope="module")
+def exported() -> Iterator[InMemorySpanExporter]:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    yield exporter
+    provider.shutdown()
+
+
+def ask(served: Served, **body: object) -> None:
+    asked = {"messages": [{"role": "user", "content": "A secret."}], "temperature": 0, "stop": "x", **body}
+    served.post("/v1/chat/completions", asked, traceparent=f"00-{TRACE}-b7ad6b7169203331-01")
+
+
+def test_a_request_is_a_span_of_its_clients_trace(exported: InMemorySpanExporter, tmp_path: Path) -> None:
+    with serving(tmp_path, usd="0.00003") as served:
+        ask(served, max_tokens=5)
+        ask(served, max_tokens=5)  # the key is used up
+    answered, refused = exported.get_finished_spans()
+    assert (answered.name, answered.kind) == ("chat tiny", trace.SpanKind.SERVER)
+    assert f"{answered.context.trace_id:032x}" == TRACE
+    told = dict(answered.attributes or {})
+    assert told["gen_ai.usage.input_tokens"] == 12
+    assert told["gen_ai.usage.output_tokens"] == 5
+    assert told["gen_ai.response.finish_reasons"] == ("stop",)
+    assert told["gen_ai.request.stop_sequences"] == ("x",)
+    assert told["tokmagic.cost_usd"] == "0.000022"
+    assert (answered.end_time or 0) >= (answered.start_time or 0)
+    assert refused.status.status_code is trace.StatusCode.ERROR
+    assert dict(refused.attributes or {})["error.type"] == "refused"
+    assert all("secret" not in str(span.to_json()) for span in (answered, refused))
+
+
+def test_the_names_are_those_of_the_conventions(exported: InMemorySpanExporter) -> None:
+    known = {value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")}
+    known.add(error_attributes.ERROR_TYPE)
+    names = {name for span in exported.get_finished_spans() for name in span.attributes or {}}
+    assert {name for name in names if not name.startswith("tokmagic.")} <= known

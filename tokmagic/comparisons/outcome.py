@@ -1,0 +1,55 @@
+"""What a comparison brought: its answers, and what a reader has to know about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from tokmagic.comparisons.forecasts import NO_COSTS, Costs
+from tokmagic.comparisons.judges import Judged
+
+
+@dataclass(slots=True)
+class Answer:
+    """What is kept of one run of an arm; what is unknown is None. ``order`` counts the runs from 1 on."""
+
+    arm: int
+    item: int
+    repeat: int
+    order: int
+    run_id: str | None = None
+    text: str | None = None
+    usd: Decimal | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_input_tokens: int | None = None
+    latency_s: float | None = None
+    score: float | None = None
+    problem: str | None = None
+    finish_reason: str | None = None
+    span: tuple[float, float] | None = None
+    """When it began and ended, in seconds since the epoch."""
+
+    @property
+    def ran(self) -> bool:
+        """Whether the run ended well."""
+        return self.run_id is not None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """All answers, and what a reader has to know about them."""
+
+    answers: list[Answer] = field(default_factory=list)
+    costs: Costs = NO_COSTS
+    """What complete blocks cost, an item and a repeat each, their judge included."""
+    blocks: int = 0
+    """How many blocks were tried to their end."""
+    spent_usd: Decimal = Decimal(0)
+    """What the whole comparison cost so far, runs that did not finish included."""
+    judge_usd: Decimal = Decimal(0)
+    judged: list[Judged] = field(default_factory=list)
+    ended: str | None = None
+    """Why it ended before all was run."""
+    given_up: dict[str, str] = field(default_factory=dict)
+    """Models that failed too often, and how they failed last."""

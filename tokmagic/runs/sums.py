@@ -1,0 +1,80 @@
+"""The sums of a session's ended runs and how its budgets stand, as its ledger tells them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from tokmagic.core.record import RunRecord, Selection, Sum
+from tokmagic.errors import LedgerError
+from tokmagic.prices.budgets import today
+from tokmagic.runs.budgets_here import BudgetsHere
+from tokmagic.runs.head import Head
+from tokmagic.runs.live import View
+from tokmagic.runs.under_way import UnderWay
+
+if TYPE_CHECKING:
+    from tokmagic.runs.session import Session
+
+PAUSE = 9.0
+"""So many times as long as reading the sums took, they are not read again: a tenth of the time at most."""
+
+
+class Sums:
+    """For any thread. They are kept in ``under_way``, beside the runs that are not in them yet."""
+
+    def __init__(self, session: Session, under_way: UnderWay, limits: BudgetsHere, head: Head) -> None:
+        self._session = session
+        self._under_way = under_way
+        self._limits = limits
+        self._head = head
+        self._stale, self._due = False, 0.0
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew in a forked child."""
+        self.lock = threading.RLock()  # one at a time: what was read last must be kept last
+
+    def follow(self, ended: RunRecord | None = None) -> None:
+        """A run began or ended: bring the sums up to date, for whoever listens.
+
+        Reading them takes longer the more runs there are, so of many runs in short order most are added here, and the
+        next look at the rows reads them anew.
+        """
+        listens = self._session.channel.listens
+        with self.lock:
+            sums = self._under_way.sums
+            if listens and time.monotonic() >= self._due:
+                self.read(ended)
+                return
+            self._stale = True
+            if ended is not None and sums.notebook_totals is not None and sums.day_totals is not None:
+                one = Sum.of([ended])
+                sums = replace(sums, notebook_totals=sums.notebook_totals + one, day_totals=sums.day_totals + one)
+            self._under_way.add_up(sums, ended, kept=listens)
+
+    def catch_up(self) -> None:
+        """Somebody looks: read what was only added, if that is due or nothing runs any more."""
+        if self._stale and (time.monotonic() >= self._due or not self._under_way.ids()):
+            self.read()
+
+    def read(self, ended: RunRecord | None = None) -> None:
+        """Read sums and budgets; where the ledger does not tell those of before stay."""
+        session = self._session
+        with self.lock:
+            began_s, self._stale = time.monotonic(), False
+            sums = self._under_way.sums
+            with suppress(LedgerError):
+                ledger, day = session.ledger(), Selection(since=today(), user=session.user)
+                standings = tuple(ledger.standings(self._limits.known, session.user, datetime.now()))
+                notebook = session.selection
+                sums = View(None, None, ledger.totals(notebook), ledger.totals(day), (), standings)
+                if session.channel.listens:
+                    self._head.read_energy(ledger, notebook)
+            # Where nobody listens nobody would ever take it from there.
+            self._under_way.add_up(sums, ended, kept=session.channel.listens)
+            self._due = time.monotonic() + PAUSE * (time.monotonic() - began_s)

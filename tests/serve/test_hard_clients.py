@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import socket
@@ -17,6 +18,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.types import Message
 
 from tests.examples import THOROUGH
 from tests.serve.gateways import RATES, WORDS, Served, events, scripted, serving
@@ -25,7 +27,9 @@ from tokmagic.core.record import Selection
 from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import NewerLedgerError
 from tokmagic.ledgers import Ledger
+from tokmagic.serve.app import build
 from tokmagic.serve.gateway import Bounds
+from tokmagic.serve.metrics import Metrics
 
 LOAD_S = 120.0 if THOROUGH else 20.0
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 100_000}
@@ -94,6 +98,51 @@ def test_a_client_that_leaves_before_the_first_token_is_settled(tmp_path: Path) 
         assert until(lambda: served.gateway.turns.running == 0, 5)
         (row,) = served.rows()
         assert (row.status, row.reading.usage.output_tokens) == ("interrupted", 0)
+
+
+@pytest.mark.parametrize("passes", range(6))
+def test_a_client_that_leaves_just_as_a_piece_is_sent_stops_its_run(tmp_path: Path, passes: int) -> None:
+    """Whichever pass of the event loop hears of it: before the piece is sent, in the same one, or after it."""
+    slow = scripted(words=[" w"] * 2000, pace=1.0, ttft_s=0.01, itl_s=0.005)
+    with serving(tmp_path, slow) as served:
+        asyncio.run(_leaving(served, passes))
+        assert until(lambda: bool(served.ended))
+        (row,) = served.ended
+        assert row.status == "interrupted"
+        assert (row.reading.usage.output_tokens or 0) < 1000
+
+
+async def _leaving(served: Served, passes: int) -> None:
+    """Ask by ASGI, and leave that many passes of the loop before the third piece has been sent."""
+    body = json.dumps(CHAT | {"stream": True}).encode()
+    headers = [(b"authorization", f"Bearer {served.secret}".encode())]
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "headers": headers,
+        "query_string": b"",
+    }
+    asked, left, pieces = False, asyncio.Event(), 0
+
+    async def receive() -> Message:
+        nonlocal asked
+        if not asked:
+            asked = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        await left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        nonlocal pieces
+        pieces += message["type"] == "http.response.body"
+        if pieces == 3:
+            left.set()
+            for _ in range(passes):
+                await asyncio.sleep(0)
+
+    await build(served.gateway, Metrics())(scope, receive, send)
 
 
 def test_a_body_that_does_not_come(tmp_path: Path) -> None:

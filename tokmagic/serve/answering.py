@@ -70,8 +70,10 @@ class Answering:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def timely(message: Message) -> None:
+            # Not asyncio.wait_for: in Python 3.11 a client's leaving that comes as the message is sent is lost in it.
             try:
-                await asyncio.wait_for(send(message), self._gateway.bounds.send_timeout_s)
+                async with asyncio.timeout(self._gateway.bounds.send_timeout_s):
+                    await send(message)
             except TimeoutError:
                 raise asyncio.CancelledError from None  # it reads nothing: as good as gone
 

@@ -102,7 +102,7 @@ image: ## build the container image, with docker, podman or buildah (ENGINE=…,
 	$(ENGINE) build $(if $(filter docker,$(ENGINE)),,--format docker) $(BUILD_FLAGS) -t $(IMAGE) -f docker/Dockerfile \
 		--build-arg IMAGE=$(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
 
-image-test: build browser image-tools hub ## build the image over a small base and run it; skipped where podman cannot run
+image-test: build browser image-tools $(PEERS)/jupyterhub/.installed ## build the image over a small base and run it; skipped where podman cannot run
 	@$(PYTEST) $(TWO) -m image tests/image
 
 test-all: test test-long image-test ## everything
@@ -206,14 +206,13 @@ image-tools:
 		echo "the image's tests need root, podman, buildah, runc, netavark, aardvark-dns, iptables and mmdebstrap (Debian: apt-get install)" >&2; \
 	fi
 
-peers: $(foreach PEER,litellm aiperf clients transformers tokenizers mlx notebook collaboration ray,$(PEERS)/$(PEER)/.installed) ## install the programs of others that tests work with
-hub: $(PEERS)/jupyterhub/.installed
-.PHONY: hub
+peers: $(foreach PEER,litellm aiperf clients transformers tokenizers mlx notebook collaboration ray jupyterhub,$(PEERS)/$(PEER)/.installed) ## install the programs of others that tests work with
 
-# The hub's proxy is a node program.
-$(PEERS)/jupyterhub/.installed: tests/peers/jupyterhub.txt | $(INSTALLED)
+# It sees the project's environment, too, since it starts JupyterLab; the hub's proxy is a node program.
+$(PEERS)/jupyterhub/.installed: tests/peers/jupyterhub.txt $(INSTALLED)
 	$(call quietly,Installing JupyterHub into $(@D) …,\
 		$(BIN)/python -m venv --clear $(@D) && \
+		$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/project.pth" && \
 		$(@D)/bin/python -m pip install -qq -r $< -c constraints.txt -c docker/requirements.txt && \
 		npm install --no-save --ignore-scripts --prefix $(@D) configurable-http-proxy@5.3.0)
 	@touch $@

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.image.hub import PEER, PROXY, running_hub
-from tests.image.store import call
+from tests.conftest import peer_python
+from tests.image.store import call, environment
+from tests.peers.hub import PEER, running_hub
 
 pytestmark = pytest.mark.image
 
 
+@contextmanager
+def _removed(container: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        call("podman", "rm", "--force", "--time=5", container, check=False)
+
+
 def test_a_hub_starts_the_image_and_lets_its_user_in(image: str, tmp_path: Path) -> None:
-    if not (PEER / ".installed").is_file() or not PROXY.exists():
-        pytest.skip("JupyterHub is not installed under .cache/peers: make image-test installs it")
-    with running_hub(tmp_path, image) as hub:
+    container = f"tokmagic-test-hub-{secrets.token_hex(3)}"
+    server = ["podman", "run", "--rm", f"--name={container}", "--network=host", "--env=JUPYTERHUB_*", image]
+    own = {name: value for name, value in environment().items() if name.startswith("CONTAINERS_")}
+    with peer_python(PEER), _removed(container), running_hub(tmp_path, server, own) as hub:
         token = hub.start("ann")
         assert hub.ask("GET", "/user/ann/api/contents")[0] == 403
         assert hub.ask("GET", "/user/ann/api/contents", "wrong")[0] == 403
@@ -26,5 +39,5 @@ def test_a_hub_starts_the_image_and_lets_its_user_in(image: str, tmp_path: Path)
         status, page = hub.ask("GET", "/user/ann/lab", token)
         assert status == 200
         assert b'"name": "tokmagic"' in page
-        assert call("podman", "healthcheck", "run", hub.container, check=False).returncode == 0
-        assert "jupyterhub-singleuser" in call("podman", "top", hub.container, "args").stdout
+        assert call("podman", "healthcheck", "run", container, check=False).returncode == 0
+        assert "jupyterhub-singleuser" in call("podman", "top", container, "args").stdout

@@ -98,35 +98,43 @@ def running_lab(
 
     ``app`` is another module that starts a server; ``flags`` are added to its command line.
     """
-    root, runtime = folder / "root", folder / "runtime"
-    for path in (root, runtime):
-        path.mkdir(parents=True)
-    _write_setting(folder, "notification", {"fetchNews": "false", "checkForUpdates": False})
-    token = secrets.token_hex(16)
+    own = files_of(folder)
+    root, token = folder / "root", secrets.token_hex(16)
     log = (folder / "lab.log").open("wb")
-    quiet = ["--no-browser", "--ip=127.0.0.1", "--port=0", f"--ServerApp.root_dir={root}", "--allow-root"]
-    exposed = [f"--{name}.expose_app_in_browser=True" for name in ("LabApp", "JupyterNotebookApp")]
+    quiet = ["--no-browser", "--ip=127.0.0.1", "--port=0", f"--IdentityProvider.token={token}"]
     process = subprocess.Popen(
-        [python, "-m", app, *quiet, *exposed, *flags, f"--IdentityProvider.token={token}"],
-        env={
-            **os.environ,
-            "JUPYTER_RUNTIME_DIR": str(runtime),
-            "JUPYTER_CONFIG_DIR": str(folder / "config"),
-            "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-            "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-            **env,
-        },
+        [python, "-m", app, *quiet, *flags_of(folder), *flags],
+        env={**os.environ, **own, **env},
         stdout=log,
         stderr=subprocess.STDOUT,
         cwd=root,
     )
     try:
-        yield Lab(_wait_for_url(process, runtime, folder / "lab.log"), token, root)
+        yield Lab(_wait_for_url(process, folder / "runtime", folder / "lab.log"), token, root)
     finally:
         # The first SIGINT asks at a terminal; SIGTERM ends server and kernels alike.
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
         log.close()
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """Make the folders of a server in ``folder``, and return the variables that name them."""
+    for name in ("root", "runtime"):
+        (folder / name).mkdir(parents=True)
+    _write_setting(folder, "notification", {"fetchNews": "false", "checkForUpdates": False})
+    return {
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+    }
+
+
+def flags_of(folder: Path) -> list[str]:
+    """What any server is started with: its notebooks are in ``folder``, and a page's app can be driven by a test."""
+    exposed = [f"--{name}.expose_app_in_browser=True" for name in ("LabApp", "JupyterNotebookApp")]
+    return [f"--ServerApp.root_dir={folder / 'root'}", "--allow-root", *exposed]
 
 
 def beside_the_project(python: Path) -> dict[str, str]:

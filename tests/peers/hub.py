@@ -1,36 +1,35 @@
-"""A real JupyterHub on loopback that starts each user's server as a container of the image."""
+"""A real JupyterHub on loopback, whose users' servers are what a test says."""
 
 from __future__ import annotations
 
 import json
 import secrets
-import shlex
 import signal
 import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.image.store import ROOT, call, environment
+from tests.peers.servers import ENVIRONMENTS, NotInstalledError, interpreter
 
-PEER = ROOT / ".cache" / "peers" / "jupyterhub"
-PROXY = PEER / "node_modules" / ".bin" / "configurable-http-proxy"
+PEER = "jupyterhub"
+PROXY = ENVIRONMENTS / PEER / "node_modules" / ".bin" / "configurable-http-proxy"
 START_S = 120.0
 
 
 @dataclass(frozen=True)
 class Hub:
-    """A running hub. ``admin`` is a token that may do anything; ``container`` is the name of a user's container."""
+    """A running hub. ``admin`` is a token that may do anything; every user signs in with ``password``."""
 
     url: str
     admin: str
-    container: str
+    password: str
 
     def ask(self, method: str, path: str, token: str = "", body: Any = None) -> tuple[int, bytes]:
         """Status and body of a request to the hub, or to a user's server through its proxy."""
@@ -62,18 +61,22 @@ class Hub:
 
 
 @contextmanager
-def running_hub(folder: Path, image: str) -> Iterator[Hub]:
-    """Start a hub with its files in ``folder``; it and its containers are ended by their ids."""
-    admin, container = secrets.token_hex(16), f"tokmagic-test-hub-{secrets.token_hex(3)}"
-    port, hub_port, proxy_port = (_free_port() for _ in range(3))
-    hub = Hub(f"http://127.0.0.1:{port}", admin, container)
-    spawn = folder / "spawn.sh"
-    spawn.write_text(_spawner(image, container), encoding="utf-8")
+def running_hub(folder: Path, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Hub]:
+    """Start a hub with its files in ``folder``; ended by its process id, and with it the servers of its users.
+
+    ``command`` starts a user's server, with the hub's variables beside those of ``environment``. Raises
+    NotInstalledError.
+    """
+    python = interpreter(PEER)
+    if not PROXY.exists():
+        raise NotInstalledError(f"{PROXY.name} is not there; make hub installs it")
+    ports = _free_port(), _free_port(), _free_port()
+    hub = Hub(f"http://127.0.0.1:{ports[0]}", secrets.token_hex(16), secrets.token_hex(16))
     config = folder / "jupyterhub_config.py"
-    config.write_text(_config(port, hub_port, proxy_port, admin, spawn), encoding="utf-8")
+    config.write_text(_config(hub, folder, ports, command, environment), encoding="utf-8")
     log = (folder / "hub.log").open("wb")
-    command = [str(PEER / "bin" / "python"), "-m", "jupyterhub", "--config", str(config)]
-    process = subprocess.Popen(command, cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT)
+    started = [str(python), "-m", "jupyterhub", "--config", str(config)]
+    process = subprocess.Popen(started, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
     try:
         _wait(hub, process, folder / "hub.log")
         yield hub
@@ -81,31 +84,27 @@ def running_hub(folder: Path, image: str) -> Iterator[Hub]:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=60)
         log.close()
-        call("podman", "rm", "--force", "--time=5", container, check=False)
 
 
-def _spawner(image: str, container: str) -> str:
-    """What the hub starts as a user's server: the image with the hub's variables, and no command."""
-    settings = {name: value for name, value in environment().items() if name.startswith("CONTAINERS_")}
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
-    run = f"podman run --rm --name={container} --network=host --env='JUPYTERHUB_*' {image}"
-    return f"#!/bin/sh\n{exports}exec {run}\n"
-
-
-def _config(port: int, hub_port: int, proxy_port: int, admin: str, spawn: Path) -> str:
+def _config(
+    hub: Hub, folder: Path, ports: tuple[int, int, int], command: Sequence[str], environment: Mapping[str, str]
+) -> str:
+    _, hub_port, proxy_port = ports
     return f"""
-c.JupyterHub.bind_url = "http://127.0.0.1:{port}"
+c.JupyterHub.bind_url = {hub.url!r}
 c.JupyterHub.hub_bind_url = "http://127.0.0.1:{hub_port}"
 c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{proxy_port}"
 c.ConfigurableHTTPProxy.command = [{str(PROXY)!r}]
 c.JupyterHub.authenticator_class = "dummy"
-c.DummyAuthenticator.password = {secrets.token_hex(16)!r}
+c.DummyAuthenticator.password = {hub.password!r}
 c.Authenticator.allow_all = True
 c.JupyterHub.spawner_class = "simple"
-c.Spawner.cmd = ["sh", {str(spawn)!r}]
+c.SimpleLocalProcessSpawner.home_dir_template = {str(folder / "home")!r}
+c.Spawner.cmd = {list(command)!r}
+c.Spawner.environment = {dict(environment)!r}
 c.Spawner.start_timeout = {int(START_S)}
 c.Spawner.http_timeout = {int(START_S)}
-c.JupyterHub.services = [{{"name": "tests", "api_token": {admin!r}}}]
+c.JupyterHub.services = [{{"name": "tests", "api_token": {hub.admin!r}}}]
 scopes = ["admin:users", "admin:servers", "tokens", "access:servers"]
 c.JupyterHub.load_roles = [{{"name": "tests", "services": ["tests"], "scopes": scopes}}]
 """

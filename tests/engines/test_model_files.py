@@ -309,6 +309,25 @@ def test_a_quantised_model_answers_on_a_cpu(tiny: Path, quant: Any) -> None:
     engine.close()
 
 
+def test_weights_that_cannot_be_packed_are_not_on_a_cpu_that_packs_them(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the CPU has AVX-512 BF16 bitsandbytes packs rows by 32 and columns by 64, and cannot multiply the rest."""
+    import torch
+
+    from tokmagic.engines.local.load import load_model
+
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    model = load_model(tiny, ModelSpec(str(tiny), quant="nf4", device="cpu"), torch.device("cpu"), quiet)
+    packs = {
+        (layer.in_features, layer.out_features): layer.support_avx512bf16_for_cpu
+        for layer in model.modules()
+        if hasattr(layer, "support_avx512bf16_for_cpu")
+    }
+    assert packs == {shape: shape[0] % 64 == 0 and shape[1] % 32 == 0 for shape in packs}
+    assert not all(packs.values())
+
+
 @pytest.mark.model
 @pytest.mark.slow
 @pytest.mark.parametrize("quant", ["nf4", "int8"])

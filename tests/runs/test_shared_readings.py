@@ -1,4 +1,4 @@
-"""The shared engine in the sidebar's head: a thread of its own asks, every two seconds at most, and not in idleness."""
+"""The shared engine in the sidebar's head: a thread asks, every two seconds at most, while runs go on and once then."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ class Desk:
         self.engine = Remote("m")
         self.models = Models(TokMagic(home=str(folder)))
         self.models.register(self.engine, ModelSpec("scripted"))
-        self.readings = SharedReadings(self.models, self.changes.release, lambda: self.now_s)
+        self.slept: list[float] = []
+        self.readings = SharedReadings(self.models, self.changes.release, lambda: self.now_s, self.slept.append)
 
     def running(self) -> int | None:
         reading = self.readings.of("m")
@@ -64,6 +65,13 @@ class Desk:
         """Let the server answer, and wait until that was told."""
         self.engine.answer.release()
         assert self.changes.acquire(timeout=PATIENCE_S)
+
+
+def until(holds: Callable[[], bool]) -> bool:
+    end = time.monotonic() + PATIENCE_S
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.005)
+    return holds()
 
 
 @pytest.fixture
@@ -92,6 +100,34 @@ def test_a_server_is_asked_every_two_seconds_at_most(desk: Desk) -> None:
     assert desk.running() == 1, "until the next answer"
     desk.answered()
     assert desk.running() == 2
+
+
+def test_after_a_run_it_is_asked_once_more_though_no_message_is_sent(desk: Desk) -> None:
+    desk.running()
+    desk.answered()
+    desk.now_s += 0.5
+    desk.readings.ended("m")
+    desk.answered()
+    assert (desk.running(), desk.engine.asked, desk.slept) == (2, 2, [1.5])
+    desk.now_s += 30
+    desk.readings.ended("m")
+    desk.answered()
+    assert (desk.running(), desk.engine.asked, desk.slept) == (3, 3, [1.5])
+
+
+def test_a_run_that_ends_while_the_server_is_asked_is_asked_about_once_more(desk: Desk) -> None:
+    desk.running()
+    assert until(lambda: desk.engine.asked == 1)
+    desk.readings.ended("m")
+    desk.answered()
+    desk.answered()
+    assert (desk.running(), desk.engine.asked, desk.slept) == (2, 2, [2.0])
+
+
+def test_a_run_of_a_model_that_is_not_shown_asks_nothing(desk: Desk) -> None:
+    desk.readings.ended("m")
+    desk.readings.ended("smollm2")
+    assert desk.engine.asked == 0
 
 
 def test_one_that_fails_leaves_the_earlier_reading_and_tells_nothing(desk: Desk) -> None:

@@ -36,7 +36,9 @@ def _told(view: Locator) -> Told:
     found: Told = {}
     for row in view.locator("tr.tm-Row").all():
         name = row.get_attribute("data-cell-id") or ""
-        values = [row.locator(f"[data-field='{it}']").get_attribute("data-value") for it in ("input", "output", "cost")]
+        # A refused run has words in their place.
+        fields = [row.locator(f"[data-field='{it}']") for it in ("input", "output", "cost")]
+        values = [it.get_attribute("data-value") if it.count() else "" for it in fields]
         found[name] = tuple(it or "" for it in (*map(row.get_attribute, ("data-run-id", "data-status")), *values))
     return found
 

@@ -280,10 +280,8 @@ class Notebook:
         """The narrowest panel there is, in a window of 900 px; then as it was."""
         self.page.set_viewport_size({"width": 900, "height": 900})
         try:
-            # The layout follows the window a moment later and would take its own sizes back.
-            self.page.wait_for_function("() => window.jupyterapp.shell.node.clientWidth === 900")
-            self.page.evaluate(SIZES, [1, 4, 1])
-            self.page.wait_for_function("() => document.querySelector('#tokmagic-panel').clientWidth <= 250")
+            # The layout follows the window a moment later, and may take its own sizes back: it is told until it stays.
+            self.page.wait_for_function(NARROWED)
             yield
         finally:
             self.page.set_viewport_size({"width": 1400, "height": 900})
@@ -303,6 +301,12 @@ class Notebook:
 
 
 SIZES = "sizes => window.jupyterapp.shell._hsplitPanel.setRelativeSizes(sizes)"
+NARROWED = f"""() => {{
+    const panel = document.querySelector("#tokmagic-panel");
+    if (window.jupyterapp.shell.node.clientWidth === 900 && panel.clientWidth <= 250) return true;
+    ({SIZES})([1, 4, 1]);
+    return false;
+}}"""
 STICKING_OUT = """() => {
     const panel = document.querySelector("#tokmagic-panel");
     const edge = panel.getBoundingClientRect().left + panel.clientWidth;

@@ -46,7 +46,8 @@ class Head:
         self._energy = sum((part for _, part in ledger.energies(where, "model")), EnergySum())
 
     def ended(self, ledger: Callable[[], Ledger], record: RunRecord) -> None:
-        """A run is over: say where this machine and the server that ran it do not count the same."""
+        """A run is over: what its server says is read anew, and where the two count otherwise that is said."""
+        self._shared.ended(record.info.name)
         if record.local_input_tokens is not None and record.reading.usage.input_source == "reported":
             with suppress(LedgerError):
                 self._notices[record.info.model_id] = disagreement(ledger().compared(record.info.model_id))

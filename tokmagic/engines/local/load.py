@@ -59,6 +59,8 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
         progress(f"moving to {device}", 0.9)
         if spec.quant is None:
             model = model.to(device)
+        elif spec.quant == "nf4":
+            _without_odd_packing(model)
         return model.eval()
     except Exception as error:
         raise map_error(error, f"{folder} cannot be loaded", spec, device, folder) from None
@@ -97,8 +99,10 @@ def _torch_dtype(asked: str | None) -> torch.dtype | str:
 def _quantisation(spec: ModelSpec) -> Any:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError("--quant needs the package bitsandbytes; run: pip install 'tokmagic[local]'")
-    # One line for every matrix product, thousands a generation: "inputs will be cast …".
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    # One line for every matrix product, thousands a generation: "inputs will be cast …". The other advises a package
+    # that fetches code from the hub.
+    for name in ("autograd._functions", "backends.cpu.ops"):
+        logging.getLogger(f"bitsandbytes.{name}").setLevel(logging.ERROR)
     from transformers import BitsAndBytesConfig
 
     if spec.quant == "int8":
@@ -106,3 +110,15 @@ def _quantisation(spec: ModelSpec) -> Any:
     dtype = _torch_dtype(spec.dtype)
     compute = torch.bfloat16 if dtype == "auto" else dtype
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+
+
+def _without_odd_packing(model: torch.nn.Module) -> None:
+    """Keep bitsandbytes 0.50 from packing weights that its kernel for CPUs with AVX-512 BF16 has no room for.
+
+    It packs rows by 32 and takes columns by blocks of 64, and fails at the first product where either leaves a rest.
+    Without packing the weights are multiplied as on other CPUs.
+    """
+    layer: Any
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu") and (layer.out_features % 32 or layer.in_features % 64):
+            layer.support_avx512bf16_for_cpu = False

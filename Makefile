@@ -206,7 +206,7 @@ image-tools:
 		echo "the image's tests need root, podman, buildah, runc, netavark, aardvark-dns, iptables and mmdebstrap (Debian: apt-get install)" >&2; \
 	fi
 
-peers: $(foreach PEER,litellm aiperf clients transformers tokenizers mlx notebook collaboration ray jupyterhub,$(PEERS)/$(PEER)/.installed) ## install the programs of others that tests work with
+peers: $(foreach PEER,litellm aiperf clients transformers tokenizers mlx notebook collaboration ray jupyterhub marimo,$(PEERS)/$(PEER)/.installed) ## install the programs of others that tests work with
 
 # It sees the project's environment, too, since it starts JupyterLab; the hub's proxy is a node program.
 $(PEERS)/jupyterhub/.installed: tests/peers/jupyterhub.txt $(INSTALLED)
@@ -222,9 +222,9 @@ $(PEERS)/litellm/.installed $(PEERS)/aiperf/.installed $(PEERS)/clients/.install
 		$(BIN)/python -m venv --clear $(@D) && $(@D)/bin/python -m pip install -qq -r $<)
 	@touch $@
 
-# They see the project's environment, so that torch is not there twice, and add what serving needs.
-$(PEERS)/transformers/.installed $(PEERS)/ray/.installed: $(PEERS)/%/.installed: tests/peers/%.txt $(INSTALLED)
-	$(call quietly,Installing $(if $(filter ray,$*),Ray,transformers serve) into $(@D) …,\
+# They see the project's environment, so that torch is not there twice, and add what they need.
+$(PEERS)/transformers/.installed $(PEERS)/ray/.installed $(PEERS)/marimo/.installed: $(PEERS)/%/.installed: tests/peers/%.txt $(INSTALLED)
+	$(call quietly,Installing $(if $(filter ray,$*),Ray,$(if $(filter marimo,$*),marimo,transformers serve)) into $(@D) …,\
 		$(BIN)/python -m venv --clear $(@D) && \
 		$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/project.pth" && \
 		$(@D)/bin/python -m pip install -qq -r $< -c constraints.txt)

@@ -52,6 +52,7 @@ export function InlinePanel(props: {
         notebook={readings.notebookTotals}
         day={readings.dayTotals}
         budgets={readings.budgets}
+        hasMagics={link.hasMagics}
         trans={trans}
       />
       {readings.error !== null && (
@@ -80,8 +81,10 @@ export function InlinePanel(props: {
       )}
       {rows.length === 0 && !isLoading && !hasRun && (
         <div className="tm-Empty">
-          {trans.__('No prompt has run yet. Put this at the top of a cell:')}
-          <pre>%%generate</pre>
+          {link.hasMagics
+            ? trans.__('No prompt has run yet. Put this at the top of a cell:')
+            : trans.__('No prompt has run yet. Write this in a cell:')}
+          <pre>{link.hasMagics ? '%%generate' : "tokmagic.generate('…')"}</pre>
         </div>
       )}
       {rows.length > 0 && (

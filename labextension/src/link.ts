@@ -46,6 +46,11 @@ export class Link {
     return this._changed;
   }
 
+  /** Whether cells may begin with a magic. */
+  get hasMagics(): boolean {
+    return this._model.get('magics') === true;
+  }
+
   /** Whether a stop was asked for that the kernel does not hear while its cell runs. */
   get isUnheard(): boolean {
     return this._isUnheard;

@@ -125,6 +125,7 @@ export class SidebarPanel extends ReactWidget {
             notebook={readings.notebookTotals}
             day={readings.dayTotals}
             budgets={readings.budgets}
+            hasMagics={true}
             trans={trans}
           />
         )}

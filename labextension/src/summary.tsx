@@ -69,9 +69,11 @@ export function TotalsTable(props: {
   notebook: Totals | null;
   day: Totals | null;
   budgets: readonly Budget[];
+  hasMagics: boolean;
   trans: TranslationBundle;
 }): React.ReactElement | null {
-  const { notebook, day, budgets, trans } = props;
+  const { notebook, day, budgets, hasMagics, trans } = props;
+  const pricing = hasMagics ? '%price' : 'TOKMAGIC_PRICES';
   if (notebook === null && day === null && budgets.length === 0) {
     return null;
   }
@@ -100,7 +102,7 @@ export function TotalsTable(props: {
           trans={trans}
         />
         <Note text={eachRun(budgets, trans)} />
-        <Note text={unpriced(notebook, budgets, trans)} />
+        <Note text={unpriced(notebook, budgets, pricing, trans)} />
       </tbody>
     </table>
   );
@@ -158,23 +160,26 @@ function Note(props: { text: string | null }): React.ReactElement | null {
 function unpriced(
   notebook: Totals | null,
   budgets: readonly Budget[],
+  pricing: string,
   trans: TranslationBundle
 ): string | null {
   const missed = uncounted(budgets);
   if (missed > 0) {
     return trans._n(
-      '%1 run has no price and is not counted; set one with %price',
-      '%1 runs have no price and are not counted; set one with %price',
-      missed
+      '%1 run has no price and is not counted; set one with %2',
+      '%1 runs have no price and are not counted; set one with %2',
+      missed,
+      pricing
     );
   }
   const runs = notebook?.unpricedRuns ?? 0;
   return runs === 0
     ? null
     : trans._n(
-        '%1 run has no price; set one with %price',
-        '%1 runs have no price; set one with %price',
-        runs
+        '%1 run has no price; set one with %2',
+        '%1 runs have no price; set one with %2',
+        runs,
+        pricing
       );
 }
 

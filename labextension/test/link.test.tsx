@@ -15,10 +15,13 @@ class FakeModel {
   isClosed = false;
   private readonly _callbacks = new Map<string, Set<(it: unknown) => void>>();
 
-  constructor(readonly first: unknown = {}) {}
+  constructor(
+    readonly first: unknown = {},
+    readonly magics = true
+  ) {}
 
   get(name: string): unknown {
-    return name === 'first' ? this.first : undefined;
+    return { first: this.first, magics: this.magics }[name];
   }
 
   send(content: unknown): void {
@@ -208,7 +211,24 @@ describe('a panel in an output', () => {
   it('is ready for a kernel where nothing has run', () => {
     const empty = new Link(new FakeModel(wire('empty')));
     expect(shown(empty).textContent).toContain('No prompt has run yet');
+    expect(shown(empty).textContent).toContain('%%generate');
     empty.close();
+  });
+
+  it('advises no magic where there are none', () => {
+    const empty = new Link(new FakeModel(wire('empty'), false));
+    expect(shown(empty).querySelector('pre')!.textContent).toBe(
+      "tokmagic.generate('…')"
+    );
+    empty.close();
+    const first = snapshot();
+    first.totals.notebook.unpriced_runs = 2;
+    first.budgets = [];
+    const unpriced = new Link(new FakeModel(first, false));
+    expect(shown(unpriced).textContent).toContain(
+      '2 runs have no price; set one with TOKMAGIC_PRICES'
+    );
+    unpriced.close();
   });
 
   it('says where the runs are that have no cell, as in marimo', () => {

@@ -185,6 +185,7 @@ describe('the sums', () => {
         notebook={notebook}
         day={day}
         budgets={budgets}
+        hasMagics={true}
         trans={trans}
       />
     );

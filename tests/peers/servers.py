@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import time
@@ -121,6 +122,20 @@ def litellm_proxy(folder: Path, upstream: Peer, priced: Peer) -> Iterator[Peer]:
     variables = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # otherwise it fetches prices when it starts
     with _running("litellm", folder, command, variables, "/health/liveliness") as (port, pid, log):
         yield Peer("litellm", f"http://127.0.0.1:{port}/v1", "smollm2", key, pid, log)
+
+
+@contextmanager
+def marimo_editor(folder: Path, notebook: str, variables: Mapping[str, str]) -> Iterator[str]:
+    """Open a notebook that is in ``folder`` in marimo's editor, and yield its address, with the token it asks for.
+
+    Its kernel is a process of its own, which ends within seconds of the server.
+    """
+    token = secrets.token_hex(16)
+    flags = ["--headless", "--skip-update-check", "--no-sandbox", "--host", "127.0.0.1", "--token-password", token]
+    command = ["marimo", "edit", notebook, *flags, "--port"]
+    # Where the project is installed by a path to its sources, that path is not seen from another environment.
+    with _running("marimo", folder, command, {"PYTHONPATH": str(ROOT), **variables}, "/health") as (port, _, _):
+        yield f"http://127.0.0.1:{port}/?access_token={token}"
 
 
 def _litellm_config(key: str, upstream: Peer, priced: Peer) -> dict[str, object]:

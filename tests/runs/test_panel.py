@@ -126,14 +126,19 @@ def test_after_the_last_goodbye_nothing_is_sent_until_the_next_hello(
 
 class Comm:
     def __init__(self) -> None:
-        self.closed = False
+        self.closed = self._closed = False
         self._told: Any = None
 
     def on_close(self, told: Any) -> None:
         self._told = told
 
     def close_there(self) -> None:
+        self._closed = True
         self._told({})
+
+    def close_untold(self) -> None:
+        """As marimo does with a cell that runs again."""
+        self._closed = True
 
 
 class StandIn:
@@ -211,6 +216,25 @@ def test_a_widget_that_its_front_end_closes_is_let_go(session: Session, made: li
     session.channel.flush(PATIENCE_S)
     assert made[0].front.sent == []
     assert closed(made) == [True]
+
+
+def test_a_widget_that_is_closed_without_a_word_is_let_go_at_the_next_message(
+    session: Session, made: list[StandIn]
+) -> None:
+    session.panels.open(None)
+    session.panels.open(None)
+    made[0].comm.close_untold()
+    session.generate(HI, cell_id="c")
+    session.channel.flush(PATIENCE_S)
+    assert closed(made) == [True, False]
+    assert made[0].front.sent == []
+    assert made[1].front.pushed[-1]["totals"]["notebook"]["runs"] == 1
+
+
+def test_a_panel_knows_whether_there_are_magics(session: Session, made: list[StandIn]) -> None:
+    session.panels.open(None)
+    session.panels.open(None, magics=False)
+    assert [it.state["magics"] for it in made] == [True, False]
 
 
 def test_without_the_package_one_line_says_what_to_install(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

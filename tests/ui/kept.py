@@ -25,7 +25,12 @@ def assert_shows_the_ledger(view: Locator, ledger: Ledger, notebook: str) -> Non
         )
         for run in latest
     }
-    total = ledger.totals(Selection(notebook=runs[0].notebook))
+    assert_shows_the_sums(view, ledger, Selection(notebook=runs[0].notebook))
+
+
+def assert_shows_the_sums(view: Locator, ledger: Ledger, where: Selection) -> None:
+    """Compare the notebook's sums with those of the ledger's runs that are meant."""
+    total = ledger.totals(where)
     fields = [view.locator(f"[data-total='notebook'] [data-field='{name}']") for name in ("cost", "input", "output")]
     assert [it.get_attribute("data-value") for it in fields] == [
         _text(it) for it in (total.cost_usd, total.input_tokens, total.output_tokens)

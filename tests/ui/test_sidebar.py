@@ -164,10 +164,12 @@ CONTRAST = """root => {
     const ground = node => {
         if (!node) return [255, 255, 255];
         const colour = rgb(getComputedStyle(node).backgroundColor);
-        return colour.length === 3 || colour[3] === 1 ? colour : over(colour, ground(node.parentElement));
+        if (colour.length === 3 || colour[3] === 1) return colour;
+        return over(colour, ground(node.parentElement ?? node.getRootNode().host));
     };
     const found = [];
-    for (const node of document.querySelectorAll(`${root} *`)) {
+    const within = typeof root === "string" ? document.querySelector(root) : root;
+    for (const node of within.querySelectorAll("*")) {
         const own = [...node.childNodes].some(it => it.nodeType === 3 && it.textContent.trim());
         if (!own || node.closest("[aria-hidden]")) continue;
         const back = ground(node);

@@ -95,7 +95,7 @@ def panel() -> Any:
     Raises UsageError.
     """
     here = session()
-    return here.panels.open(here.cell_id())
+    return here.panels.open(here.cell_id(), magics=furnish is not None)
 
 
 def generate_many(

@@ -128,10 +128,9 @@ export const ZH: Readonly<Record<string, string>> = {
   Today: '今天',
   Month: '本月',
   'Budget: %1': '预算：%1',
-  '%1 run has no price and is not counted; set one with %price':
-    '%1 次运行没有价格，未计入；请用 %price 设定',
-  '%1 run has no price; set one with %price':
-    '%1 次运行没有价格；请用 %price 设定',
+  '%1 run has no price and is not counted; set one with %2':
+    '%1 次运行没有价格，未计入；请用 %2 设定',
+  '%1 run has no price; set one with %2': '%1 次运行没有价格；请用 %2 设定',
   'each run up to %1': '每次运行最多 %1',
   'asks above %1 prompt tokens': '提示词超过 %1 个 token 时询问',
   'Totals and export': '汇总与导出',
@@ -231,6 +230,8 @@ export const ZH: Readonly<Record<string, string>> = {
     '如果内核中尚未安装，请先运行：',
   'No prompt has run yet. Put this at the top of a cell:':
     '还没有运行过提示词。请把它写在单元格的第一行：',
+  'No prompt has run yet. Write this in a cell:':
+    '还没有运行过提示词。请在单元格中写：',
   'Insert such a cell': '插入这样的单元格',
   // What a row says
   running: '正在运行',

@@ -138,7 +138,7 @@ def _widget_class() -> Any:
         def _deliver(self, message: dict[str, Any]) -> None:
             # marimo closes the comm of a cell that runs again, and tells nobody.
             comm = self.comm
-            if comm is not None and comm._closed:
+            if comm is not None and getattr(comm, "_closed", False):
                 self._told()
             else:
                 self.send(message)

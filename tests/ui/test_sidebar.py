@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,8 @@ def number(text: str) -> float | None:
     return float(text) if text else None
 
 
-def test_the_quickstarts_first_generation(lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path) -> None:
-    source = (ROOT / "notebooks" / "01_quickstart.ipynb").read_text(encoding="utf-8")
-    # The stand-in is quick: it says more, so that its answer can be watched.
-    longer = source.replace("%%generate --max-tokens 120", "%%generate --max-tokens 400")
-    assert longer != source
-    (lab.root / "01_quickstart.ipynb").write_text(longer, encoding="utf-8")
+def test_the_quickstarts_first_generation(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
+    shutil.copy(ROOT / "notebooks" / "01_quickstart.ipynb", lab.root)
     notebook = open_notebook("01_quickstart.ipynb")
     notebook.wait_connection("not-loaded")
     assert "%load_ext tokmagic" in notebook.panel.inner_text()
@@ -47,13 +44,7 @@ def test_the_quickstarts_first_generation(lab: Lab, open_notebook: Open, ui_ledg
     notebook.run(3)
     notebook.run(4)
     row = notebook.row("quickstart-04")
-    row.wait("running")
-    seen = [row.wait_output_above(0)]
-    for _ in range(2):
-        seen.append(row.wait_output_above(seen[-1]))
-    notebook.page.screenshot(path=shots / "streaming-light.png")
     row.wait("ok")
-    assert seen == sorted(set(seen)), "out-tokens grow"
 
     saved = exported(ui_ledger, row.run_id)
     assert saved["cell_id"] == "quickstart-04"
@@ -70,20 +61,24 @@ def test_the_quickstarts_first_generation(lab: Lab, open_notebook: Open, ui_ledg
     assert notebook.panel.locator("[data-model-state='ready']").inner_text().startswith("●\nsmollm2")
 
 
-def test_an_interrupted_cell_says_so(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
+def test_an_interrupted_cell_says_so(lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path) -> None:
     notebook = open_notebook(lab.notebook("interrupt.ipynb", [LOAD, LONG.format(600)]))
     notebook.run(0)
     notebook.wait_connection("ready")
     notebook.run(1)
     row = notebook.row("cell-1")
-    row.wait_output_above(5)
+    seen = [row.wait_output_above(5)]
+    for _ in range(3):
+        seen.append(row.wait_output_above(seen[-1]))
+    row.wait("running")
+    notebook.page.screenshot(path=shots / "streaming-light.png")
     lab.api("POST", f"kernels/{lab.kernel_id()}/interrupt")
     row.wait("interrupted")
     assert notebook.panel.get_by_text("interrupted").count() == 1
     saved = exported(ui_ledger, row.run_id)
     assert saved["status"] == "interrupted"
     assert row.raw("output") == str(saved["output_tokens"])
-    assert 5 < saved["output_tokens"] < 600
+    assert seen[-1] <= saved["output_tokens"] < 600
     assert row.raw("cost") == saved["cost_usd"]
 
 

@@ -31,16 +31,17 @@ class Slow:
     The first ``meet`` wait for each other.
     """
 
-    def __init__(self, most_s: float = 0.02, seed: int = 1, meet: int = 1) -> None:
+    def __init__(self, most_s: float = 0.02, seed: int = 1, meet: int = 1, least_s: float = 0.0) -> None:
         self._meeting, self._meet = threading.Barrier(meet), meet
-        self._most_s, self._dice, self._lock = most_s, random.Random(seed), threading.Lock()
+        self._least_s, self._most_s = least_s, most_s
+        self._dice, self._lock = random.Random(seed), threading.Lock()
         self.now = self.most = 0
 
     def __call__(self, text: str, number: int) -> str:
         with self._lock:
             self.now += 1
             self.most = max(self.most, self.now)
-            first, wait_s = number < self._meet, self._dice.uniform(0, self._most_s)
+            first, wait_s = number < self._meet, self._dice.uniform(self._least_s, self._most_s)
         if first:
             self._meeting.wait(60)
         threading.Event().wait(wait_s)
@@ -64,7 +65,9 @@ def test_so_many_go_on_at_once_and_each_is_there_once(make_desk: Make) -> None:
 
 
 def test_a_latency_among_others_is_told_as_such(make_desk: Make) -> None:
-    (note,) = make_desk(small=Slow(meet=4)).compare(concurrency=4).notes()
+    # No answer is there before its stamps say that it was.
+    slow = Slow(meet=4, least_s=0.2, most_s=0.22)
+    (note,) = make_desk(small=slow).compare(concurrency=4).notes()
     assert note.startswith("up to 4 runs went on at once at small: a latency is that of a run among others")
     again = make_desk(small=Slow())
     assert again.compare(concurrency=1).notes() == [note], "it is known of runs that are read from the ledger, too"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -156,6 +158,38 @@ def test_an_interrupt_settles_every_row(session: Session, after_s: float) -> Non
     assert len(rows) < 40
     assert session.changes().rows == ()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_is_let_in_ahead_asks_nothing_where_it_is_stopped(session: Session) -> None:
+    """Of four prompts two are answered and one more has its row: it ends with them, and costs nothing."""
+    asked: list[str] = []
+
+    def script(it: Asked, wire: Wire) -> None:
+        asked.append(it.body["messages"][0]["content"])
+        wire.open_stream()
+        wire.event(chunk("Well"))
+        wire.gone.wait(60)
+
+    def stop() -> None:
+        until = time.monotonic() + 60
+        while (len(session._under_way.ids()) < 3 or len(asked) < 2) and time.monotonic() < until:
+            time.sleep(0.01)
+        _thread.interrupt_main()
+
+    with serve(script) as endpoint:
+        session.models.add("m", ModelSpec("org/m", api_base=endpoint.url))
+        session.prices.set("m", DOLLAR_A_TOKEN)
+        stopping = threading.Thread(target=stop)
+        stopping.start()
+        with pytest.raises(GenerationInterrupted):
+            tokmagic.generate_many(["1", "2", "3", "4"], "m", concurrency=2)
+        stopping.join()
+    rows = session.ledger().runs()
+    assert (len(asked), len(rows)) == (2, 3)
+    assert {row.status for row in rows} == {"interrupted"}
+    (unasked,) = (row for row in rows if row.reading.usage.output_tokens == 0)
+    assert (unasked.reading.cost.usd, unasked.reading.cost.bound, unasked.finish_reason) == (0, "exact", "interrupted")
+    assert session._under_way.ids() == []
 
 
 def test_a_sidebar_that_stops_one_stops_that_one(session: Session) -> None:

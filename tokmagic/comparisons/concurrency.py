@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 
 from tokmagic.errors import UsageError
-from tokmagic.runs.many import at_once_by_default
+from tokmagic.runs.many import at_once_by_default, with_ahead
 from tokmagic.runs.session import Session
 
 Concurrency = int | Mapping[str, int]
@@ -55,7 +55,7 @@ class Places:
     @property
     def blocks_at_once(self) -> int:
         """How many blocks it takes to keep every place busy; one where nothing runs beside anything."""
-        wanted = [ceil(self.most(place) / count) for place, count in self._in_a_block.items()]
+        wanted = [ceil(with_ahead(self.most(place)) / count) for place, count in self._in_a_block.items()]
         alone = len(wanted) == 1 and self.most(next(iter(self._models))) == 1
         return max(wanted) + (not alone)
 

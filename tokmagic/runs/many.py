@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -55,6 +55,7 @@ class Others:
         self._usd = usd
         self._spent_usd = spent_usd
         self._held_usd: dict[str, Decimal] = {}
+        self._here = threading.local()
         self.stopped = False
 
     @contextmanager
@@ -70,6 +71,15 @@ class Others:
             with self._changed:
                 self._served += 1
                 self._changed.notify_all()
+
+    def at(self, turns: AbstractContextManager[object]) -> None:
+        """Say of the thread that calls: what it runs takes one of these turns while it is answered."""
+        self._here.turns = turns
+
+    def turn(self) -> AbstractContextManager[object]:
+        """The turn of a run of this thread."""
+        turns: AbstractContextManager[object] = getattr(self._here, "turns", nullcontext())
+        return turns
 
     def attempt(self) -> int:
         """Return what :meth:`ended_since` asks for: how many runs have ended before an attempt to begin one."""
@@ -109,7 +119,7 @@ class Others:
             self.began(run)
             context.began(run)
 
-        return replace(context, began=began)
+        return replace(context, began=began, turn=self.turn)
 
     def began(self, run: Run) -> None:
         """A run goes on from here, and can be stopped."""
@@ -145,6 +155,14 @@ def at_once_by_default(spec: ModelSpec) -> int:
     return _AT_A_SERVER if spec.traits.remote else _IN_A_BATCH
 
 
+def with_ahead(most: int) -> int:
+    """How many runs are under way where so many are answered at once: others are let in and settled meanwhile.
+
+    An engine that computes a batch would wait for that otherwise, above all where all of a batch ends together.
+    """
+    return most + most // 2
+
+
 class AtOnce(Generic[Came]):
     """Work that runs at once, so much of it at each place. What came of it is taken by the thread that handed it in.
 
@@ -160,10 +178,12 @@ class AtOnce(Generic[Came]):
         self._done: SimpleQueue[tuple[Callable[[Future[Came]], None], Future[Came]]] = SimpleQueue()
 
     def add(self, place: str, most: int, work: Callable[[], Came], then: Callable[[Future[Came]], None]) -> None:
-        """Hand in work for a place, where ``most`` of it runs at once; :meth:`take` calls ``then`` when it is done."""
+        """Hand in work for a place that answers ``most`` of it at once; :meth:`take` calls ``then`` when it is done."""
         pool = self._pools.get(place)
         if pool is None:
-            pool = self._pools[place] = ThreadPoolExecutor(most, thread_name_prefix="tokmagic-many")
+            turns = threading.BoundedSemaphore(most)
+            pool = ThreadPoolExecutor(with_ahead(most), "tokmagic-many", self.others.at, (turns,))
+            self._pools[place] = pool
         self.pending += 1
         # In a context of its own each: it says which cell runs.
         job = pool.submit(contextvars.copy_context().run, work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -66,6 +66,8 @@ class RunContext:
     """Which rates hold for a run that a shared engine metered: of its own, the model's name, and what it was told."""
     only_recorded: bool = False
     """Nothing runs whose row cannot be written: somebody else is to pay for it."""
+    turn: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Entered for as long as the engine answers: only so many runs may ask it at once."""
 
 
 @dataclass(slots=True)
@@ -99,6 +101,7 @@ class Run:
         self._interrupt = FirstInterrupt()
         self._error: TokmagicError | KeyboardInterrupt | None = None
         self._finished: Finished | None = None
+        self._ended_at: datetime | None = None
         self._parts = [_Parts() for _ in range(prompt.sampling.n)]
         self._checkpoint_due = time.monotonic() + CHECKPOINT_S
 
@@ -108,13 +111,8 @@ class Run:
         try:
             self._begin()
             self._context.began(self)
-            with uninterrupted():  # what is followed is also let go
-                self._energy = ACCOUNTS.open(self._engine.info)
-            self._stream = submit(self._engine, self._prompt, self.record.run_id)
-            if self._stopped:
-                self._stream.close()
-            with at_first_interrupt(self._stream.close) as self._interrupt:
-                self._consume(self._stream)
+            with self._context.turn():
+                self._answer()
             status = self._ended_as()
         except KeyboardInterrupt:
             if not self._interrupt.came:  # else it is the second, and what was seen has to do
@@ -133,6 +131,22 @@ class Run:
             with uninterrupted():
                 generation = self._settle(status)
         return generation
+
+    def _answer(self) -> None:
+        """Ask the engine, and take in what it answers. A run that was stopped before, as it waited, asks nothing."""
+        if self._stopped:
+            nothing = Usage.measured(0, 0, 0)
+            reasons: tuple[FinishReason, ...] = ("interrupted",) * self._prompt.sampling.n
+            self._keep(Finished(time.perf_counter_ns(), reasons, nothing, device_s=0.0))
+            return
+        with uninterrupted():  # what is followed is also let go
+            self._energy = ACCOUNTS.open(self._engine.info)
+        self._stream = submit(self._engine, self._prompt, self.record.run_id)
+        if self._stopped:
+            self._stream.close()
+        with at_first_interrupt(self._stream.close) as self._interrupt:
+            self._consume(self._stream)
+        self._ended_at = datetime.now(UTC)
 
     def _begin(self) -> None:
         """Insert the row as running, if the budgets let the run in."""
@@ -294,7 +308,7 @@ class Run:
             self.record,
             status=status,
             info=info,
-            finished_at=datetime.now(UTC),
+            finished_at=self._ended_at or datetime.now(UTC),
             finish_reason=self._finish_reason(status),
             error=str(self._error) if self._error and (self._broke or status == "failed" or refused) else None,
             reading=reading,

@@ -136,8 +136,8 @@ class Run:
         """Ask the engine, and take in what it answers. A run that was stopped before, as it waited, asks nothing."""
         if self._stopped:
             nothing = Usage.measured(0, 0, 0)
-            reasons: tuple[FinishReason, ...] = ("interrupted",) * self._prompt.sampling.n
-            self._keep(Finished(time.perf_counter_ns(), reasons, nothing, device_s=0.0))
+            reasons: list[FinishReason] = ["interrupted"] * self._prompt.sampling.n
+            self._keep(Finished(time.perf_counter_ns(), tuple(reasons), nothing, device_s=0.0))
             return
         with uninterrupted():  # what is followed is also let go
             self._energy = ACCOUNTS.open(self._engine.info)

@@ -45,9 +45,9 @@ def script(folder: Path, name: str, **given: Any) -> str:
 
 
 class Pool:
-    """``tokmagic serve`` with these words, and a key for it."""
+    """``tokmagic serve`` with these words, and a key for it; ``home`` is where its models are."""
 
-    def __init__(self, runs: Path, folder: Path, *words: str) -> None:
+    def __init__(self, runs: Path, folder: Path, *words: str, home: Path | None = None) -> None:
         self.folder = folder
         self.ledger_url = sqlite_url(folder / "ledger.sqlite")
         ledger = Ledger(self.ledger_url)
@@ -57,7 +57,7 @@ class Pool:
         self.env = os.environ | {
             # Ray's environment has what the project's has, but not the project.
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-            "TOKMAGIC_HOME": str(folder),
+            "TOKMAGIC_HOME": str(home or folder),
             "TOKMAGIC_LEDGER": self.ledger_url,
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_TMPDIR": self.ray,
@@ -174,9 +174,9 @@ def wait_for(look: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 
 @contextmanager
-def pool(runs: Path, folder: Path, *words: str) -> Iterator[Pool]:
+def pool(runs: Path, folder: Path, *words: str, home: Path | None = None) -> Iterator[Pool]:
     """A pool that answers."""
-    started = Pool(runs, folder, *words, "--pool")
+    started = Pool(runs, folder, *words, "--pool", home=home)
     try:
         started.wait()
         yield started

@@ -130,6 +130,11 @@ def test_what_cannot_be_told_fails(
             raise ModelError("gone")
         return right(text, number)
 
+    def unsure(answer: str) -> bool:
+        if answer.startswith("well"):
+            raise ValueError("unsure")
+        return True
+
     whole = make(right)
     cases = (
         ([], "there is nothing to check: no cell holds a comparison"),
@@ -143,6 +148,14 @@ def test_what_cannot_be_told_fails(
             "cell 1 (c1): reasoned has too few items to tell",
         ),
         ([cell(make(right, score=None), formatter=formatter)], "cell 1 (c1): the comparison has no score"),
+        (
+            [cell(make(worse, score=unsure, seed=7), formatter=formatter)],
+            "cell 1 (c1): 4 answers of reasoned have no score, so whether it is worse cannot be told",
+        ),
+        (
+            [cell(make(right, score="human('Is it right?')", seed=3), formatter=formatter)],
+            "cell 1 (c1): 20 answers of terse have no score",
+        ),
         ([cell(whole, source=SOURCE + "!", formatter=formatter)], "cell 1 (c1) was changed after it ran; run it again"),
     )
     for cells, says in cases:

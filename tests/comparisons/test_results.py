@@ -111,6 +111,46 @@ def test_the_frontier_is_what_no_other_beats() -> None:
         return ArmFigures("", {"usd": Level(1, 1, usd, none), "score": Level(1, 1, score, none)}, {})
 
     assert frontier([arm(3, 0.9), arm(1, 0.5), arm(2, 0.5), arm(2, 0.7), arm(4, 0.9), arm(None, 1)]) == [1, 3, 0]
+    assert frontier([arm(1, 0.5), arm(1, 0.5), arm(1, 0.4), arm(2, 0.5)]) == [0, 1], "two that are the same"
+
+
+def test_means_are_of_the_items_that_every_variant_has(make_desk: Make) -> None:
+    """A model that fails on the long items is not cheaper and no worse for that."""
+
+    def fails(text: str, number: int) -> str:
+        if int(text.rpartition("q")[2]) % 2:
+            raise ModelError("too long")
+        return right(text, number)
+
+    def long(text: str, number: int) -> str:
+        return right(text, number) + (" and so on" * 50 if int(text.rpartition("q")[2]) % 2 else "")
+
+    desk = make_desk(small=long, big=fails)
+    found = desk.compare({"v": "{{ q }}"}, models=["small", "big"], score="contains(a)", over=items(8))
+    one, other = found.figures
+    for metric in ("usd", "tokens", "score"):
+        assert (one.levels[metric].items, other.levels[metric].items) == (4, 4)
+        assert one.levels[metric].mean == other.levels[metric].mean
+        assert other.differences[metric].interval.low in (0, None)
+    assert not found.complete
+    assert found.forecast.left == 4, "what failed is tried again by the next call"
+    assert found.notes()[-1].startswith("4 items left: about $")
+
+
+def test_a_variant_without_any_run_takes_nothing_from_the_others(make_desk: Make) -> None:
+    def gone(_text: str, _number: int) -> str:
+        raise ModelError("gone")
+
+    desk = make_desk(small=right, dead=gone)
+    found = desk.compare({"v": "{{ q }}"}, models=["small", "dead"], score="contains(a)", over=items(8))
+    one, other = found.figures
+    assert (one.levels["score"].items, one.levels["score"].mean) == (8, 1)
+    assert other.levels["score"].mean is None
+
+
+def test_an_unknown_metric_is_one_line(result: Comparison) -> None:
+    with pytest.raises(UsageError, match="the metric 'cost' is unknown"):
+        result.values("cost")
 
 
 # The whole

@@ -229,7 +229,7 @@ def test_a_budget_ends_it_on_complete_pairs(desk: Desk) -> None:
     assert sum(ran.values()) == 15
     assert not found.complete
     assert found.notes()[0].startswith("it ended early: this run may cost up to $0.000042")
-    assert found.notes()[1] == "5 of 20 runs are missing; differences are of complete pairs alone"
+    assert found.notes()[1].startswith("5 of 20 runs are missing; means are of the items that every variant has, ")
     more = desk.compare(budget="0.001", score="exact(a)")
     check_whole(more, desk)
     assert desk.asked == 20
@@ -283,8 +283,9 @@ def test_a_run_that_fails_is_missing_and_the_rest_goes_on(make_desk: Make) -> No
     assert sum(slots(found).values()) == 9
     assert math.isnan(found.values("usd")[0, 3, 0])
     assert found.notes() == [
-        "1 of 10 runs are missing; differences are of complete pairs alone",
+        "1 of 10 runs are missing; means are of the items that every variant has, differences of complete pairs alone",
         "1 run of terse failed, the first: ModelError: the server hung up",
+        "1 item left: about $0.000008 (95 %: $0.000008 to $0.000008), from 4 items",
     ]
     desk.engines["small"].answers = right
     check_whole(desk.compare(score="exact(a)", over=items(5)), desk)
@@ -318,7 +319,10 @@ def test_what_is_finished_is_read_where_nothing_new_can_run(make_desk: Make) -> 
     found = desk.compare(over=items(4), budget="0.000025")
     assert desk.asked == 0
     assert sum(slots(found).values()) == 6
-    assert found.notes()[1] == "2 of 8 runs are missing; differences are of complete pairs alone"
+    assert (
+        found.notes()[1]
+        == "2 of 8 runs are missing; means are of the items that every variant has, differences of complete pairs alone"
+    )
     assert found.forecast.left == 1
 
     def never(_text: str, _number: int) -> str:
@@ -370,7 +374,7 @@ def test_scores_that_fail_mark_their_answers_and_are_shown_once(desk: Desk) -> N
     found = desk.compare(score=score, over=items(6))
     assert [bool(it) for it in (found.values("score")[0, :, 0] == 1)] == [True] * 3 + [False] * 2 + [True]
     (note,) = found.notes()
-    assert note.startswith("4 answers could not be scored and are left out: ")
+    assert note.startswith("4 answers could not be scored and are left out (2 of terse, 2 of reasoned): ")
     assert len(found.to_pandas().query("problem.notna()")) == 4
 
 
@@ -427,8 +431,8 @@ def test_a_judge_that_answers_nonsense_marks_the_pair(make_desk: Make) -> None:
     found = desk.compare(score="judge(big)", over=items(2))
     assert math.isnan(found.values("score")[1, 0, 0])
     assert found.notes()[0] == (
-        "2 answers could not be scored and are left out: the judge's reply cannot be read: 'What a question!'; "
-        "it should be A, B or tie"
+        "2 answers could not be scored and are left out (2 of reasoned): the judge's reply cannot be read: "
+        "'What a question!'; it should be A, B or tie"
     )
     assert found.notes()[1].startswith("the judge big cost $0.00")
     assert found.notes()[1].endswith(", and no two replies of it could be read")
@@ -439,5 +443,8 @@ def test_a_judge_that_fails_marks_the_pair(make_desk: Make) -> None:
         raise ModelError("gone")
 
     found = make_desk(small=right, big=answers).compare(score="judge(big)", over=items(2))
-    assert "2 answers could not be scored and are left out: the judge failed: ModelError: gone" in found.notes()
+    assert (
+        "2 answers could not be scored and are left out (2 of reasoned): the judge failed: ModelError: gone"
+        in found.notes()
+    )
     assert sum(slots(found).values()) == 4

@@ -30,6 +30,8 @@ SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type"
         ("numeric(a)", {"a": "1250"}, ["It is 1,250.", "first 3, then 1.25e3"], ["1251", "none", "1250 of 2000"]),
         ("numeric(a, 0.5)", {"a": -3}, ["−3.4", "-2.5"], ["-3.6", "3"]),
         ("numeric(a, relative=0.1)", {"a": 200}, ["181", "220"], ["179"]),
+        ("numeric(a)", {"a": 7}, ["5-7", "from 5–7", "10-3=7", "2026-11-07"], ["-7", "3 -7", "x=-7"]),
+        ("numeric(a)", {"a": " 1,000 "}, ["1000", "1,000.0"], ["1", "-1000"]),
     ],
 )
 def test_answers_pass_or_fail(score: str, item: dict[str, Any], right: list[str], wrong: list[str]) -> None:
@@ -70,6 +72,7 @@ def raises(_answer: str) -> float:
         (lambda _answer: math.inf, "it returned inf; return a finite number"),
         (lambda _answer: None, "it returned None; return a number, or True or False"),
         (lambda _answer: "good", "it returned 'good'; return a number, or True or False"),
+        (lambda _answer: 10**400, f"it returned {'1' + 59 * '0'}; return a number, or True or False"),
         ("numeric(a)", "ValueError: could not convert string to float: 'many'"),
         ("exact(b)", "KeyError: 'b'"),
     ],
@@ -85,6 +88,7 @@ def test_what_cannot_be_scored_is_marked(score: Any, problem: str) -> None:
         ("exct(a)", r"score 'exct' is unknown \(did you mean exact\?\); known: exact, "),
         ("exact", "write it as exact"),
         ("exact(", "write it as exact"),
+        ("regex(yes|no, please)", 'within quotes, as "regex'),
         ("a.exact(b)", "write it as exact"),
         ("exact()", r"missing a required argument: 'column'; it is exact\(column\)"),
         ("exact(a, b)", r"too many positional arguments; it is exact\(column\)"),

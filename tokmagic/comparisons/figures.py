@@ -19,7 +19,7 @@ METRICS = ("score", "usd", "tokens", "latency_s")
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """An arm's mean over items, with its interval. ``runs`` are those that have a value."""
+    """An arm's mean over the items of which every arm has a value, with its interval. ``runs`` are those of the arm."""
 
     runs: int
     items: int
@@ -43,6 +43,7 @@ def figures(labels: Sequence[str], values: Mapping[str, Floats], *, passes: bool
     ``values`` by metric: arms × items × repeats, NaN where there is none. A metric without any value is left out.
     """
     known = {metric: values[metric] for metric in METRICS if not np.isnan(values[metric]).all()}
+    shared = {metric: _of_all(values) for metric, values in known.items()}
     apart: dict[str, list[Difference]] = {}
     for metric, all_arms in known.items():
         rate = metric == "score" and passes
@@ -50,12 +51,23 @@ def figures(labels: Sequence[str], values: Mapping[str, Floats], *, passes: bool
     return [
         ArmFigures(
             label,
-            {metric: _level(it[arm], rate=metric == "score" and passes, seed=seed) for metric, it in known.items()},
+            {metric: _level(it[arm], rate=metric == "score" and passes, seed=seed) for metric, it in shared.items()},
             {metric: it[arm - 1] for metric, it in apart.items()} if arm else {},
             _pass_price(known, arm, seed) if arm and passes else None,
         )
         for arm, label in enumerate(labels)
     ]
+
+
+def _of_all(values: Floats) -> Floats:
+    """Without what some arm has no value of: means of other items would not be of the same thing.
+
+    An arm that has no value at all, such as one whose model was given up, takes nothing from the others.
+    """
+    there = ~np.isnan(values)
+    some = there.reshape(len(values), -1).any(axis=1)
+    shared: Floats = np.where(there[some].all(axis=0), values, np.nan)
+    return shared
 
 
 def _level(values: Floats, *, rate: bool, seed: int) -> Level:
@@ -79,17 +91,16 @@ def _pass_price(known: Mapping[str, Floats], arm: int, seed: int) -> PassPrice |
 
 
 def frontier(arms: Sequence[ArmFigures]) -> list[int]:
-    """The arms that no other beats in both mean cost and mean score, by their numbers, the cheapest first."""
+    """The arms that no other beats: costs less and scores as well, or scores more at no higher cost. Cheapest first."""
     points = [
         (cost.mean, -score.mean, number)
         for number, arm in enumerate(arms)
         if (cost := arm.levels.get("usd")) and (score := arm.levels.get("score"))
         if cost.mean is not None and score.mean is not None
     ]
-    found: list[int] = []
-    best = float("inf")
-    for _, worse, number in sorted(points):
-        if worse < best:
-            best = worse
-            found.append(number)
-    return found
+    best = [it for it in points if not any(_beats(other, it) for other in points)]
+    return [number for _, _, number in sorted(best)]
+
+
+def _beats(one: tuple[float, float, int], other: tuple[float, float, int]) -> bool:
+    return one[:2] != other[:2] and one[0] <= other[0] and one[1] <= other[1]

@@ -79,6 +79,8 @@ def problems(found: Saved, wanted: Gate) -> Iterator[str]:
         asked = [it for it in found.differences if it.metric == METRICS[name]]
         if not asked:
             yield f"the comparison has no {name}; give another --metric"
+        if name == "score":
+            yield from (_unscored(*it) for it in found.unscored.items())
         margin = wanted.margins.get(name)
         if margin is not None and name == "score" and found.passes and margin >= 1:
             yield f"a margin of {margin:g} is more than all of a pass rate; 0.02 stands for 2 points"
@@ -87,6 +89,11 @@ def problems(found: Saved, wanted: Gate) -> Iterator[str]:
             told = _seen_worse(it, name, found, wanted.level) if margin is None else _beyond(it, name, found, margin)
             if told is not None:
                 yield told
+
+
+def _unscored(variant: str, count: int) -> str:
+    answers = numbers.counted(count, "answer")
+    return f"{answers} of {variant} {'has' if count == 1 else 'have'} no score, so whether it is worse cannot be told"
 
 
 def _seen_worse(it: Apart, name: str, found: Saved, level: float) -> str | None:

@@ -83,7 +83,14 @@ def read(over: object) -> Items:
             raise UsageError(f"item {number} is {row!r:.60}; each item is a dict from column names to values")
     if not rows:
         raise UsageError(f"there is nothing to compare over: {source or 'over'} has no items; give at least one")
-    return Items(tuple(dict(row) for row in rows), source)
+    return Items(tuple({name: _plain(value) for name, value in row.items()} for row in rows), source)
+
+
+def _plain(value: Any) -> Any:
+    """An array, as pandas reads a column of lists from Parquet, is the list that other readers give."""
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        value = value.tolist()
+    return [_plain(it) for it in value] if isinstance(value, list) else value
 
 
 def _empty(value: object) -> bool:
@@ -118,10 +125,13 @@ def _read_file(path: Path) -> list[Any]:
 def _csv(path: Path, data: bytes) -> list[Any]:
     """Rows as texts; an empty cell is a gap."""
     reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+    longest = csv.field_size_limit(max(csv.field_size_limit(), len(data)))  # a document may stand in one field
     try:
         rows = list(reader)
     except csv.Error as error:
         raise UsageError(f"{path} near line {reader.line_num + 1}: {error}; fix the file") from None
+    finally:
+        csv.field_size_limit(longest)
     for number, row in enumerate(rows, 1):
         if None in row or len(set(reader.fieldnames or ())) != len(reader.fieldnames or ()):
             raise UsageError(f"{path}: row {number} does not have the header's columns, each once; fix the file")

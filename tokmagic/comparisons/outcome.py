@@ -45,6 +45,8 @@ class Outcome:
     """What complete blocks cost, an item and a repeat each, their judge included."""
     blocks: int = 0
     """How many blocks were tried to their end."""
+    failed_blocks: int = 0
+    """How many of these have a run that failed: the next call tries it again, and pays for it."""
     spent_usd: Decimal = Decimal(0)
     """What the whole comparison cost so far, runs that did not finish included."""
     judge_usd: Decimal = Decimal(0)

@@ -27,7 +27,7 @@ from tokmagic.comparisons.saved import Cell, for_output, to_json
 from tokmagic.comparisons.scores import Score
 from tokmagic.comparisons.verdicts import verdict
 from tokmagic.core.record import COMPARISON_IN_OUTPUTS as IN_OUTPUTS
-from tokmagic.errors import BudgetError, UsageError
+from tokmagic.errors import BudgetError, UsageError, nearest
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table, escape
 
@@ -76,8 +76,8 @@ class Comparison:
     @property
     def forecast(self) -> Forecast:
         """What the items that have not run yet will cost."""
-        planned = len(self.plan.items.rows) * self.plan.repeat
-        return forecast(self.outcome.costs, planned - self.outcome.blocks)
+        planned, outcome = len(self.plan.items.rows) * self.plan.repeat, self.outcome
+        return forecast(outcome.costs, planned - outcome.blocks + outcome.failed_blocks)
 
     @property
     def passes(self) -> bool:
@@ -89,8 +89,21 @@ class Comparison:
         scores = {answer.score for answer in self.answers} - {None}
         return bool(scores) and scores <= {0.0, 1.0}
 
+    @property
+    def unscored(self) -> dict[str, int]:
+        """How many answers of each arm, by its label, wait for a score or could not be given one."""
+        if self.score is None:
+            return {}
+        counts = Counter(it.arm for it in self.answers if it.ran and it.score is None)
+        return {self.plan.arms[arm].label: count for arm, count in sorted(counts.items())}
+
     def values(self, metric: str) -> Floats:
-        """``usd``, ``tokens``, ``latency_s`` or ``score``: arms × items × repeats, NaN where there is none."""
+        """``usd``, ``tokens``, ``latency_s`` or ``score``: arms × items × repeats, NaN where there is none.
+
+        Raises UsageError for another metric.
+        """
+        if metric not in METRICS:
+            raise UsageError(f"the metric {metric!r} is unknown{nearest(metric, METRICS)}; known: {', '.join(METRICS)}")
         shape = (len(self.plan.arms), len(self.plan.items.rows), self.plan.repeat)
         found: Floats = np.full(shape, np.nan)
         for it in self.answers:
@@ -271,7 +284,10 @@ class Comparison:
             found.append(f"it ended early: {outcome.ended}")
         planned, ran = plan.runs, sum(answer.ran for answer in self.answers)
         if ran < planned:
-            found.append(f"{planned - ran:,} of {planned:,} runs are missing; differences are of complete pairs alone")
+            found.append(
+                f"{planned - ran:,} of {planned:,} runs are missing; means are of the items that every variant has, "
+                "differences of complete pairs alone"
+            )
         for model, problem in outcome.given_up.items():
             found.append(f"{model} failed too often in a row and was given up: {problem}")
         for arm, it in enumerate(plan.arms):
@@ -284,10 +300,15 @@ class Comparison:
             found.append(f"{numbers.counted(cut, 'answer')} reached max_tokens and may be incomplete")
         if empty := sum(answer.text is not None and not answer.text.strip() for answer in self.answers):
             found.append(f"{numbers.counted(empty, 'answer')} had no text")
-        problems = Counter(answer.problem for answer in self.answers if answer.ran and answer.problem)
-        if problems:
-            often, count = problems.most_common(1)[0][0], sum(problems.values())
-            found.append(f"{numbers.counted(count, 'answer')} could not be scored and {_are(count)} left out: {often}")
+        unscored = [answer for answer in self.answers if answer.ran and answer.problem]
+        if unscored:
+            often, _ = Counter(answer.problem for answer in unscored).most_common(1)[0]
+            of = Counter(plan.arms[answer.arm].label for answer in unscored)
+            whose = ", ".join(f"{count:,} of {label}" for label, count in of.items())
+            count = len(unscored)
+            found.append(
+                f"{numbers.counted(count, 'answer')} could not be scored and {_are(count)} left out ({whose}): {often}"
+            )
         if unpriced := sum(answer.ran and answer.usd is None for answer in self.answers):
             found.append(f"{numbers.counted(unpriced, 'run')} had no price; set one with %price")
         found += self._beside_notes()
@@ -301,6 +322,8 @@ class Comparison:
                     f"{numbers.counted(waiting, 'answer')} {wait} for a person's rating: run %%compare in a notebook, "
                     "or see result.rating()"
                 )
+        if (left := self.forecast).left:
+            found.append(str(left))
         return found
 
     def _beside_notes(self) -> Iterator[str]:

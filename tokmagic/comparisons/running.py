@@ -60,6 +60,8 @@ class _Open:
     usd: Decimal = Decimal(0)
     whole: bool = True
     """Whether nothing of it was left out."""
+    failed: bool = False
+    """Whether a run of it failed that may succeed another time."""
     replies: dict[int, list[Came | None]] = field(default_factory=dict)
     """What the judge said of each arm, as first and as second answer."""
 
@@ -272,6 +274,7 @@ class Running:
             opened.whole = False
         else:
             self._note(answer, came)
+            opened.failed |= isinstance(came, ModelError)
             opened.answers[answer.arm] = answer
             opened.usd += answer.usd or 0
             self._outcome.answers.append(answer)
@@ -331,6 +334,7 @@ class Running:
         self.tally.closed(opened.usd, whole=opened.whole, priced=priced)
         if opened.whole:
             self._outcome.blocks += 1
+            self._outcome.failed_blocks += opened.failed
         if priced:
             self._outcome.costs = self._outcome.costs.plus(opened.usd)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,7 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "score": None if found.score is None else found.score.name,
         "passes": found.passes,
         "complete": found.complete,
+        "unscored": found.unscored,
         "spent_usd": plain(found.spent_usd),
         "verdict": found.verdict,
         "notes": found.notes(),
@@ -99,6 +100,8 @@ class Saved:
     complete: bool
     passes: bool
     differences: tuple[Apart, ...]
+    unscored: Mapping[str, int] = field(default_factory=dict)
+    """How many answers have no score, by variant."""
 
 
 def read(given: Any) -> Saved:
@@ -117,11 +120,13 @@ def read(given: Any) -> Saved:
         baseline = next(str(it["label"]) for it in given["variants"])
         ids = tuple(map(str, given.get("id") or ()))
         complete, passes = _is(given, "complete"), _is(given, "passes")
+        # Files of earlier versions do not say it.
+        unscored = {str(label): int(count) for label, count in (given.get("unscored") or {}).items()}
     except (TypeError, KeyError, ValueError, StopIteration, AttributeError, InvalidOperation) as error:
         raise ValueError(f"its figures cannot be read: {type(error).__name__}: {error}") from None
     cell_id, source = (it if isinstance(it, str) else None for it in (given.get("cell_id"), given.get("source_sha256")))
     apart = tuple(it for it in rows if it.variant != baseline)
-    return Saved(ids, cell_id, source, baseline, complete, passes, apart)
+    return Saved(ids, cell_id, source, baseline, complete, passes, apart, unscored)
 
 
 def _row(row: Mapping[str, Any]) -> Apart:

@@ -24,7 +24,8 @@ from tokmagic.errors import UsageError, nearest
 
 Item = Mapping[str, Any]
 _FENCE = re.compile(r"\A```[\w-]*\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
-_NUMBER = re.compile(r"[-+−]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+# What joins two numbers, as in a range or a date, is no sign of the second.
+_NUMBER = re.compile(r"(?:(?<!\w)[-+−])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def apply(score: Score, answer: str, item: Item) -> Scored:
 def _read_value(given: Any) -> Scored:
     try:
         value = float(given)
-    except (TypeError, ValueError):
+    except Exception:  # whatever it is, it says itself what becomes of it as a number
         return Scored(None, f"it returned {given!r:.60}; return a number, or True or False")
     if not math.isfinite(value):
         return Scored(None, f"it returned {value}; return a finite number")
@@ -115,13 +116,20 @@ def numeric(column: str, tolerance: float = 1e-9, *, relative: float = 0.0) -> S
             raise UsageError(f"numeric's {what} is {value!r}; give a number of 0 or more")
 
     def of(answer: str, item: Item) -> bool:
-        wanted, found = float(item[column]), _NUMBER.findall(answer)
-        if not found:
-            return False
-        number = float(found[-1].replace(",", "").replace("−", "-"))
-        return math.isclose(number, wanted, rel_tol=relative, abs_tol=tolerance)
+        wanted, found = _wanted(item[column]), _NUMBER.findall(answer)
+        return bool(found) and math.isclose(_number(found[-1]), wanted, rel_tol=relative, abs_tol=tolerance)
 
     return Score(f"numeric({column})", of, column)
+
+
+def _wanted(given: Any) -> float:
+    """A column's number, which may be written as one in an answer."""
+    text = given.strip() if isinstance(given, str) else ""
+    return _number(text) if _NUMBER.fullmatch(text) else float(given)
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "").replace("−", "-"))
 
 
 def json_schema(schema: Mapping[str, Any] | str) -> Score:
@@ -230,7 +238,10 @@ def read(given: object) -> Score | Judge | Human:
         words = [_word(it) for it in call.args]
         named = {str(it.arg): _word(it.value) for it in call.keywords}
     except (SyntaxError, ValueError):
-        raise UsageError(f"score is {given!r}; write it as exact(answer), known: {known}") from None
+        raise UsageError(
+            f"score is {given!r}; write it as exact(answer), and one with quotes or spaces of its own within quotes, "
+            f"as \"regex('yes|no')\"; known: {known}"
+        ) from None
     maker = _MAKERS.get(call.func.id)
     if maker is None:
         raise UsageError(f"score {call.func.id!r} is unknown{nearest(call.func.id, _MAKERS)}; known: {known}")
@@ -259,7 +270,7 @@ def _matching(name: str, column: str, normal: Callable[[str], str], matches: Cal
 
 def _texts(wanted: Any) -> list[str]:
     """What a column holds: a list there names alternatives."""
-    return [str(it) for it in (wanted if isinstance(wanted, list | tuple | set) else [wanted])]
+    return [str(it) for it in (wanted if isinstance(wanted, list | tuple | set | frozenset) else [wanted])]
 
 
 def _normal(text: str) -> str:

@@ -32,7 +32,7 @@ def through(folder: Path, clients: int, *words: str) -> dict[str, Any]:
     pieces = [f" w{number}" for number in range(TOKENS)]
     model = script(folder, "paced", pieces=pieces, ttft_s=0.1, itl_s=ITL_S, pace=1.0)
     began = time.monotonic()
-    server = Pool(python(), folder, model, *words)
+    server = Pool(python(), folder, model, *words, "--input", "1", "--output", "2")
 
     def listen() -> list[float]:
         arrived: list[float] = []

@@ -187,7 +187,7 @@ def test_what_is_let_in_ahead_asks_nothing_where_it_is_stopped(session: Session)
     rows = session.ledger().runs()
     assert (len(asked), len(rows)) == (2, 3)
     assert {row.status for row in rows} == {"interrupted"}
-    (unasked,) = (row for row in rows if row.reading.usage.output_tokens == 0)
+    (unasked,) = (row for row in rows if row.reading.usage.input_tokens == 0)
     assert (unasked.reading.cost.usd, unasked.reading.cost.bound, unasked.finish_reason) == (0, "exact", "interrupted")
     assert session._under_way.ids() == []
 

@@ -12,11 +12,11 @@ from functools import partial
 from itertools import islice
 
 from tokmagic.comparisons import scores
-from tokmagic.comparisons.affordable import check_affordable
+from tokmagic.comparisons.affordable import RAISE_OR_CHEAPER, Most, check_affordable, most_of, too_dear
 from tokmagic.comparisons.came import Came, Got, NotRunError, without_text
 from tokmagic.comparisons.concurrency import Places
 from tokmagic.comparisons.earlier import Earlier, Key
-from tokmagic.comparisons.judges import Judge, Judged, verdict
+from tokmagic.comparisons.judges import FAILED, Judge, Judged, verdict
 from tokmagic.comparisons.outcome import Answer, Outcome
 from tokmagic.comparisons.plan import Block, Plan
 from tokmagic.comparisons.ratings import Human
@@ -26,6 +26,7 @@ from tokmagic.core.compared import JUDGE_TAG, SAVINGS
 from tokmagic.core.prompt import Prompt
 from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, TokmagicError, UsageError
 from tokmagic.formatting import numbers
+from tokmagic.prices.budgets import LOWER_OR_RAISE
 from tokmagic.prompts.template import sha256
 from tokmagic.runs.comparing import ComparisonRow
 from tokmagic.runs.generation import Generation
@@ -55,6 +56,9 @@ class _Open:
     """A block some of whose runs are still to come."""
 
     block: Block
+    most: Most
+    replies_due: int
+    """How many runs of the judge are still to come."""
     answers: dict[int, Answer] = field(default_factory=dict)
     waits_for: int = 0
     usd: Decimal = Decimal(0)
@@ -62,6 +66,12 @@ class _Open:
     """Whether nothing of it was left out."""
     replies: dict[int, list[Came | None]] = field(default_factory=dict)
     """What the judge said of each arm, as first and as second answer."""
+
+    @property
+    def due_usd(self) -> Decimal:
+        """What may still be spent on it at most."""
+        answers = {arm: usd for arm, usd in self.most.answers.items() if arm not in self.answers}
+        return Most(answers, self.most.reply).usd(self.replies_due)
 
 
 class Running:
@@ -106,8 +116,9 @@ class Running:
     def execute(self) -> Outcome:
         """Run what is wanted. Raises BudgetError, UsageError and GenerationInterrupted."""
         outcome = self._outcome
-        if not self._earlier.spent_usd:
-            check_affordable(self._session, self._plan, next(self._plan.blocks()), self._budget_usd)
+        if not self._earlier.spent_usd and self._budget_usd is not None:
+            block = next(self._plan.blocks())
+            check_affordable(self._session, self._plan, self._judge_in_office, block, self._budget_usd)
         self._load()
         self.tally.begin()
         try:
@@ -115,7 +126,10 @@ class Running:
                 for block in islice(self._plan.blocks(), self._blocks):
                     if self._stopped and not self._earlier.left:
                         break
-                    self._begin(block)
+                    opened = self._opened(block)
+                    if opened is None:
+                        break
+                    self._begin(opened)
                     self._work_off(self._places.blocks_at_once)
                 self._work_off(1)
                 self._score_waiting(1)
@@ -145,6 +159,12 @@ class Running:
         """Whether nothing new can run; what the ledger has is still read."""
         models = {arm.model for arm in self._plan.arms}
         return self._outcome.ended is not None or models <= self._outcome.given_up.keys()
+
+    @property
+    def _judge_in_office(self) -> Judge | None:
+        """The judge, as long as it is not given up."""
+        judge = self._score
+        return judge if isinstance(judge, Judge) and judge.model not in self._outcome.given_up else None
 
     def _load(self) -> None:
         """Load what will have to run: before anything does, while an interrupt still ends a load."""
@@ -205,7 +225,7 @@ class Running:
         tags = (*self._tags, ask.tag)
         generation = self._session.generate(ask.prompt, ask.model, tags=tags, cache=False, others=self._runs.others)
         if isinstance(generation.error, BudgetError):
-            outcome.ended = outcome.ended or str(generation.error)  # at once, so that none behind it is let in
+            outcome.ended = outcome.ended or _why(ask, generation.error)  # at once, so that none behind is let in
         if generation.error is None and ask.tag != JUDGE_TAG:
             self._finished.append(generation.run_id)
         return generation
@@ -217,7 +237,7 @@ class Running:
         try:
             generation = done.result()
         except BudgetError as error:
-            outcome.ended = outcome.ended or str(error)
+            outcome.ended = outcome.ended or _why(ask, error)
             ask.then(NotRunError())
             return
         except (TokmagicError, NotRunError) as error:
@@ -250,8 +270,38 @@ class Running:
 
     # The runs of a block
 
-    def _begin(self, block: Block) -> None:
-        opened = _Open(block, waits_for=len(block.arms))
+    def _opened(self, block: Block) -> _Open | None:
+        """A block that can begin; None where nothing is left of the budget to judge it.
+
+        The judge comes after the answers. If all that run at once took what they find, it would find nothing left, so
+        a block waits until all that it may cost is there beside the others. Alone it begins in any case: most runs
+        cost less than they may.
+        """
+        budget, judge = self._budget_usd, self._judge_in_office
+        if budget is None or judge is None:
+            return _Open(block, Most({}), 0, waits_for=len(block.arms))
+        most, replies = most_of(self._session, self._plan, judge, block), 2 * (len(block.arms) - 1)
+        self._hand_in()
+        while self._open and most.usd(replies) > self._left_usd(budget) - sum(it.due_usd for it in self._open):
+            self._runs.take()
+            self._hand_in()
+        # What the ledger has is free, whatever is left.
+        if not self._open and not self._earlier.left and self._outcome.ended is None:
+            left = self._left_usd(budget)
+            dear = too_dear(self._session, self._plan, judge, block, left)
+            if dear is not None:
+                self._outcome.ended = (
+                    f"{dear}, more than what is left of the budget of {numbers.usd(budget)}, {numbers.usd(left)}; "
+                    f"{RAISE_OR_CHEAPER}"
+                )
+                return None
+        return _Open(block, most, replies, waits_for=len(block.arms))
+
+    def _left_usd(self, budget: Decimal) -> Decimal:
+        return max(Decimal(0), budget - self._outcome.spent_usd)
+
+    def _begin(self, opened: _Open) -> None:
+        block = opened.block
         self._open.append(opened)
         for arm in block.arms:
             self._order += 1
@@ -294,9 +344,7 @@ class Running:
             failed = isinstance(came, ModelError)  # a prompt that an item does not make is no fault of the model
             self.tally.took(answer, came, failed=failed)
             if failed:
-                self._in_a_row[model] += 1
-                if self._in_a_row[model] >= GIVEN_UP:
-                    self._outcome.given_up[model] = answer.problem
+                self._failed(model, answer.problem)
             return
         self._in_a_row[model] = 0
         reading = came.record.reading
@@ -306,6 +354,11 @@ class Running:
         answer.input_tokens, answer.output_tokens = usage.input_tokens, usage.output_tokens
         answer.cached_input_tokens = usage.cached_input_tokens
         self.tally.took(answer, came.record, failed=False)
+
+    def _failed(self, model: str, problem: str) -> None:
+        self._in_a_row[model] += 1
+        if self._in_a_row[model] >= GIVEN_UP:
+            self._outcome.given_up[model] = problem
 
     def _score_answer(self, score: Score, answer: Answer) -> None:
         if answer.text is not None:
@@ -339,7 +392,7 @@ class Running:
     def _judge(self, judge: Judge, opened: _Open) -> None:
         """Let the judge compare each arm with the baseline, as its first and as its second answer."""
         asks = list(self._judging(judge, opened))
-        opened.waits_for = len(asks)
+        opened.waits_for = opened.replies_due = len(asks)
         # Before later blocks: where the budget ends it, what was paid for is judged first.
         for ask in reversed(asks):
             self._want(ask, first=True)
@@ -359,11 +412,16 @@ class Running:
                 continue
             opened.replies[arm] = [None, None]
             for place, (first, second) in enumerate(((answer.text, baseline.text), (baseline.text, answer.text))):
-                then = partial(self._replied, opened, answer, place)
+                then = partial(self._replied, judge, opened, answer, place)
                 yield _Ask(Prompt(judge.ask(task, first, second)), judge.model, JUDGE_TAG, then)
 
-    def _replied(self, opened: _Open, answer: Answer, place: int, came: Came) -> None:
+    def _replied(self, judge: Judge, opened: _Open, answer: Answer, place: int, came: Came) -> None:
+        opened.replies_due -= 1
+        if isinstance(came, ModelError):
+            self._failed(judge.model, f"{type(came).__name__}: {came}")
         if isinstance(came, Got):
+            self._in_a_row[judge.model] = 0
+            self._outcome.replies += 1
             usd = came.record.reading.cost.usd or Decimal(0)
             opened.usd += usd
             self._outcome.judge_usd += usd
@@ -382,9 +440,16 @@ class Running:
             return
         failed = next((it for it in replies if isinstance(it, TokmagicError)), None)
         if failed is not None:
-            judged = Judged(None, None, f"the judge failed: {type(failed).__name__}: {failed}")
+            judged = Judged(None, None, f"{FAILED}{type(failed).__name__}: {failed}")
         else:
             judged = verdict(*(it.text or "" for it in replies if isinstance(it, Got)))
         self._outcome.judged.append(judged)
         answer.score, answer.problem = judged.value, judged.problem
         self.tally.scored(answer)
+
+
+def _why(ask: _Ask, error: BudgetError) -> str:
+    """Why a run ended it all. Only what helps is advised: the judge's limit is not the comparison's max_tokens."""
+    if ask.tag != JUDGE_TAG:
+        return str(error)
+    return f"the judge {ask.model}: {str(error).replace(LOWER_OR_RAISE, RAISE_OR_CHEAPER)}"

@@ -279,6 +279,35 @@ def test_a_judge_works_beside_the_others(make_desk: Make) -> None:
     assert desk.asked == before
 
 
+@pytest.mark.parametrize("most", [1, 4, 8, None])
+@pytest.mark.parametrize("budget", ["0.0008", "0.0012", "0.002", "0.003"])
+def test_runs_at_once_leave_enough_of_a_budget_to_judge(make_desk: Make, budget: str, most: int | None) -> None:
+    """An answer costs up to $0.000042 and often as much; a judgement costs little, but may cost over $0.0005."""
+    desk = make_desk(small=lambda _text, _number: " ".join(["word"] * 20), big=lambda _text, _number: "A")
+    found = desk.compare(score="judge(big)", over=items(40), budget=budget, concurrency=most)
+    judged = sum(it.score is not None for it in found.answers if it.arm == 1)
+    assert found.outcome.ended is not None
+    assert judged == found.outcome.blocks > 0
+    assert len(found.answers) <= 2 * (judged + 1), "of pairs that were begun at most the last is not judged"
+    used = sum((row.reading.cost.usd or 0 for row in desk.rows), Decimal(0))
+    assert found.spent_usd == used <= Decimal(budget)
+    more = desk.compare(score="judge(big)", over=items(40), budget="0.1", concurrency=most)
+    assert more.outcome.blocks == 40
+    assert desk.asked == 160
+
+
+def test_a_judge_that_always_fails_is_given_up_beside_the_others(make_desk: Make) -> None:
+    def answers(_text: str, _number: int) -> str:
+        raise ModelError("out of order")
+
+    desk = make_desk(small=Slow(0.005), big=answers)
+    found = desk.compare(score="judge(big)", over=items(30), concurrency=4)
+    assert GIVEN_UP <= len(desk.engines["big"].asked) <= GIVEN_UP + 8
+    assert sum(slots(found).values()) == 60
+    assert sum("big" in note for note in found.notes()) == 1
+    assert "30 pairs are not judged" in "".join(found.notes())
+
+
 def test_a_budget_that_ends_it_leaves_judged_pairs(make_desk: Make) -> None:
     desk = make_desk(small=Slow(0.005), big=lambda _text, _number: "A")
     for name in ("small", "big"):

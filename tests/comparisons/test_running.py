@@ -448,3 +448,58 @@ def test_a_judge_that_fails_marks_the_pair(make_desk: Make) -> None:
         in found.notes()
     )
     assert sum(slots(found).values()) == 4
+
+
+def test_a_judge_that_always_fails_is_given_up(make_desk: Make) -> None:
+    def answers(_text: str, _number: int) -> str:
+        raise ModelError("gone")
+
+    desk = make_desk(small=right, big=answers)
+    found = desk.compare(score="judge(big)", over=items(30))
+    assert len(desk.engines["big"].asked) == GIVEN_UP
+    assert found.complete, "the answers are there all the same"
+    assert all(map(math.isnan, found.values("score")[1].ravel()))
+    assert found.notes() == [
+        "the judge big failed too often in a row and was given up: ModelError: gone; 30 pairs are not judged",
+        "28 items left: about $0.000224 (95 %: $0.000224 to $0.000224), from 2 items",
+    ]
+    desk.engines["big"].answers = judging
+    again = desk.compare(score="judge(big)", over=items(30))
+    assert len(desk.engines["small"].asked) == 60
+    assert not any(map(math.isnan, again.values("score")[1].ravel())), "the next call tries it again"
+
+
+def test_a_judge_that_fails_now_and_then_goes_on(make_desk: Make) -> None:
+    def answers(_text: str, number: int) -> str:
+        if number % GIVEN_UP:
+            raise ModelError("busy")
+        return "A"
+
+    desk = make_desk(small=right, big=answers)
+    found = desk.compare(score="judge(big)")
+    assert len(desk.engines["big"].asked) == 20
+    assert found.outcome.given_up == {}
+    assert found.notes()[-1].endswith(", and no two replies of it could be read")
+
+
+def test_a_judge_that_does_not_fit_is_no_matter_of_max_tokens(make_desk: Make) -> None:
+    """The judge may write 256 tokens: $0.000512 here, and its prompt."""
+    desk = make_desk(small=right, big=judging)
+    helps = "; raise the budget, or take a judge that costs less"
+    with pytest.raises(BudgetError, match="a single run of the judge big may cost up") as caught:
+        desk.compare(score="judge(big)", budget="0.0005")
+    assert str(caught.value).endswith(helps)
+    assert desk.asked == 0, "no answer is paid for that could not be judged"
+    found = desk.compare(score="judge(big)", budget="0.0008")
+    assert found.notes()[0].startswith("it ended early: a single run of the judge big may cost up to $0.0005")
+    assert found.notes()[0].endswith(helps)
+    assert 0 < found.outcome.blocks < 10
+    assert len(found.answers) == 2 * found.outcome.blocks, "none is begun that cannot be judged"
+
+
+def test_a_judge_whose_prompt_is_too_dear_is_told_with_what_helps(make_desk: Make) -> None:
+    desk = make_desk(small=lambda _text, _number: " ".join(["word"] * 20), big=judging)
+    # What holds for answers without text does not for forty words.
+    with pytest.raises(BudgetError, match="the judge big: this run may cost up to") as caught:
+        desk.compare(score="judge(big)", budget="0.00068")
+    assert str(caught.value).endswith("; raise the budget, or take a judge that costs less")

@@ -10,6 +10,8 @@ from tokmagic.core.prompt import Message
 from tokmagic.errors import UsageError
 
 Said = Literal["A", "B", "tie"]
+FAILED = "the judge failed: "
+"""How the problem of a pair begins of which the judge gave no reply."""
 
 _SYSTEM = (
     "Two answers to the same task are compared. Judge only what they say, not their order or their length, "

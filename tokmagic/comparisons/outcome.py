@@ -51,6 +51,8 @@ class Outcome:
     """What the whole comparison cost so far, runs that did not finish included."""
     judge_usd: Decimal = Decimal(0)
     judged: list[Judged] = field(default_factory=list)
+    replies: int = 0
+    """How often the judge replied."""
     ended: str | None = None
     """Why it ended before all was run."""
     given_up: dict[str, str] = field(default_factory=dict)

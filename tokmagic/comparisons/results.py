@@ -18,7 +18,7 @@ from tokmagic.comparisons.contrasts import Contrasts
 from tokmagic.comparisons.disagreements import disagreements, side_by_side
 from tokmagic.comparisons.figures import METRICS, ArmFigures, figures
 from tokmagic.comparisons.forecasts import Forecast, forecast
-from tokmagic.comparisons.judges import Judge
+from tokmagic.comparisons.judges import FAILED, Judge
 from tokmagic.comparisons.outcome import Answer, Outcome
 from tokmagic.comparisons.packages import needed
 from tokmagic.comparisons.plan import Plan
@@ -289,7 +289,7 @@ class Comparison:
                 "differences of complete pairs alone"
             )
         for model, problem in outcome.given_up.items():
-            found.append(f"{model} failed too often in a row and was given up: {problem}")
+            found.append(self._given_up_note(model, problem))
         for arm, it in enumerate(plan.arms):
             failed = [answer for answer in self.answers if answer.arm == arm and not answer.ran]
             if failed:
@@ -301,6 +301,9 @@ class Comparison:
         if empty := sum(answer.text is not None and not answer.text.strip() for answer in self.answers):
             found.append(f"{numbers.counted(empty, 'answer')} had no text")
         unscored = [answer for answer in self.answers if answer.ran and answer.problem]
+        if isinstance(self.score, Judge) and self.score.model in outcome.given_up:
+            # Told above, with the pairs that were not judged since.
+            unscored = [answer for answer in unscored if not str(answer.problem).startswith(FAILED)]
         if unscored:
             often, _ = Counter(answer.problem for answer in unscored).most_common(1)[0]
             of = Counter(plan.arms[answer.arm].label for answer in unscored)
@@ -313,7 +316,7 @@ class Comparison:
             found.append(f"{numbers.counted(unpriced, 'run')} had no price; set one with %price")
         found += self._beside_notes()
         if isinstance(self.score, Judge):
-            found.append(self._judge_note())
+            found += self._judge_notes()
         if isinstance(self.score, Human):
             waiting = sum(it.ran and it.text is not None and it.score is None for it in self.answers)
             if waiting:
@@ -336,17 +339,36 @@ class Comparison:
                     "may be longer than alone; concurrency 1 measures one at a time"
                 )
 
-    def _judge_note(self) -> str:
+    def _given_up_note(self, model: str, problem: str) -> str:
+        says = f"failed too often in a row and was given up: {problem}"
+        if not isinstance(self.score, Judge) or self.score.model != model:
+            return f"{model} {says}"
+        baselines = {(it.item, it.repeat) for it in self.answers if it.arm == 0 and it.text is not None}
+        unjudged = sum(
+            it.arm > 0
+            and it.text is not None
+            and it.score is None
+            and (it.problem is None or it.problem.startswith(FAILED))
+            and (it.item, it.repeat) in baselines
+            for it in self.answers
+        )
+        told = f"{numbers.counted(unjudged, 'pair')} {_are(unjudged)} not judged"
+        return f"the judge {model} {says}; {told}" if unjudged else f"the judge {model} {says}"
+
+    def _judge_notes(self) -> Iterator[str]:
         agreed = [it.agreed for it in self.outcome.judged if it.agreed is not None]
         name = self.score.model if isinstance(self.score, Judge) else ""
         paid = f"the judge {name} cost {numbers.usd(self.outcome.judge_usd)}"
-        if not agreed:
-            return f"{paid}, and no two replies of it could be read"
-        share = f"{sum(agreed) / len(agreed):.0%}"
-        return (
-            f"{paid} and preferred the same answer with places swapped in {share} of "
-            f"{numbers.counted(len(agreed), 'pair')}"
-        )
+        if agreed:
+            share = f"{sum(agreed) / len(agreed):.0%}"
+            yield (
+                f"{paid} and preferred the same answer with places swapped in {share} of "
+                f"{numbers.counted(len(agreed), 'pair')}"
+            )
+        elif self.outcome.replies:
+            yield f"{paid}, and no two replies of it could be read"
+        elif name not in self.outcome.given_up:
+            yield f"{paid} and gave no reply"
 
 
 def _tokens(it: Answer) -> int | None:

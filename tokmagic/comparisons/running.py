@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from itertools import islice
 
 from tokmagic.comparisons import scores
-from tokmagic.comparisons.affordable import check_affordable
+from tokmagic.comparisons.affordable import Most, check_affordable, most_of, no_longer_fits, too_dear
+from tokmagic.comparisons.blocks import Ask, Open, judging, why
 from tokmagic.comparisons.came import Came, Got, NotRunError, without_text
 from tokmagic.comparisons.concurrency import Places
 from tokmagic.comparisons.earlier import Earlier, Key
-from tokmagic.comparisons.judges import Judge, Judged, verdict
+from tokmagic.comparisons.judges import FAILED, Judge, Judged, verdict
 from tokmagic.comparisons.outcome import Answer, Outcome
 from tokmagic.comparisons.plan import Block, Plan
 from tokmagic.comparisons.ratings import Human
 from tokmagic.comparisons.scores import Score
 from tokmagic.comparisons.tally import NOWHERE, Here, Stand, Tally
 from tokmagic.core.compared import JUDGE_TAG, SAVINGS
-from tokmagic.core.prompt import Prompt
 from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, TokmagicError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.prompts.template import sha256
@@ -35,35 +34,7 @@ from tokmagic.runs.session import Session
 GIVEN_UP = 5
 """So many failures of a model in a row end its part of a comparison."""
 _SCORED_AT_ONCE = 64
-
-
 Progress = Callable[[Stand], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """A run that is wanted, and what takes it."""
-
-    prompt: Prompt
-    model: str
-    tag: str
-    then: Callable[[Came], None]
-
-
-@dataclass(slots=True)
-class _Open:
-    """A block some of whose runs are still to come."""
-
-    block: Block
-    answers: dict[int, Answer] = field(default_factory=dict)
-    waits_for: int = 0
-    usd: Decimal = Decimal(0)
-    whole: bool = True
-    """Whether nothing of it was left out."""
-    failed: bool = False
-    """Whether a run of it failed that may succeed another time."""
-    replies: dict[int, list[Came | None]] = field(default_factory=dict)
-    """What the judge said of each arm, as first and as second answer."""
 
 
 class Running:
@@ -98,9 +69,9 @@ class Running:
         passes = score.passes if isinstance(score, Score | Human) else False
         self.tally = Tally(plan, self._earlier.spent, here, blocks=self._blocks, passes=passes, at_once=places.at_once)
         self._runs: AtOnce[Generation] = AtOnce(Others(budget_usd, self._earlier.spent_usd))
-        self._wanted: dict[str, deque[_Ask]] = defaultdict(deque)
+        self._wanted: dict[str, deque[Ask]] = defaultdict(deque)
         self._under_way: Counter[str] = Counter()
-        self._open: list[_Open] = []
+        self._open: list[Open] = []
         self._unscored: list[Answer] = []
         self._order = 0
         self._finished: list[str] = []  # run ids; runs note theirs on their own threads
@@ -108,8 +79,9 @@ class Running:
     def execute(self) -> Outcome:
         """Run what is wanted. Raises BudgetError, UsageError and GenerationInterrupted."""
         outcome = self._outcome
-        if not self._earlier.spent_usd:
-            check_affordable(self._session, self._plan, next(self._plan.blocks()), self._budget_usd)
+        if not self._earlier.spent_usd and self._budget_usd is not None:
+            block = next(self._plan.blocks())
+            check_affordable(self._session, self._plan, self._judge_in_office, block, self._budget_usd)
         self._load()
         self.tally.begin()
         try:
@@ -117,7 +89,10 @@ class Running:
                 for block in islice(self._plan.blocks(), self._blocks):
                     if self._stopped and not self._earlier.left:
                         break
-                    self._begin(block)
+                    opened = self._opened(block)
+                    if opened is None:
+                        break
+                    self._begin(opened)
                     self._work_off(self._places.blocks_at_once)
                 self._work_off(1)
                 self._score_waiting(1)
@@ -147,6 +122,12 @@ class Running:
         """Whether nothing new can run; what the ledger has is still read."""
         models = {arm.model for arm in self._plan.arms}
         return self._outcome.ended is not None or models <= self._outcome.given_up.keys()
+
+    @property
+    def _judge_in_office(self) -> Judge | None:
+        """The judge, as long as it is not given up."""
+        judge = self._score
+        return judge if isinstance(judge, Judge) and judge.model not in self._outcome.given_up else None
 
     def _load(self) -> None:
         """Load what will have to run: before anything does, while an interrupt still ends a load."""
@@ -199,7 +180,7 @@ class Running:
         if outcome.ended is not None or model in outcome.given_up or self._runs.others.stopped:
             raise NotRunError
 
-    def _run(self, ask: _Ask) -> Generation:
+    def _run(self, ask: Ask) -> Generation:
         """On a thread of its own."""
         outcome = self._outcome
         if outcome.ended is not None or ask.model in outcome.given_up or self._runs.others.stopped:
@@ -207,19 +188,19 @@ class Running:
         tags = (*self._tags, ask.tag)
         generation = self._session.generate(ask.prompt, ask.model, tags=tags, cache=False, others=self._runs.others)
         if isinstance(generation.error, BudgetError):
-            outcome.ended = outcome.ended or str(generation.error)  # at once, so that none behind it is let in
+            outcome.ended = outcome.ended or why(ask, generation.error)  # at once, so that none behind is let in
         if generation.error is None and ask.tag != JUDGE_TAG:
             self._finished.append(generation.run_id)
         return generation
 
-    def _take(self, place: str, ask: _Ask, done: Future[Generation]) -> None:
+    def _take(self, place: str, ask: Ask, done: Future[Generation]) -> None:
         """Take what a run came to. Raises what ends it all."""
         self._under_way[place] -= 1
         outcome = self._outcome
         try:
             generation = done.result()
         except BudgetError as error:
-            outcome.ended = outcome.ended or str(error)
+            outcome.ended = outcome.ended or why(ask, error)
             ask.then(NotRunError())
             return
         except (TokmagicError, NotRunError) as error:
@@ -235,7 +216,7 @@ class Running:
         else:
             ask.then(Got(generation.record, generation.text) if failure is None else failure)
 
-    def _want(self, ask: _Ask, *, first: bool = False) -> None:
+    def _want(self, ask: Ask, *, first: bool = False) -> None:
         """Give out a finished run of the ledger, else have it run; ``first``: before those that wait already."""
         found = self._earlier.take(Key(ask.tag, ask.model, sha256(ask.prompt)))
         if found is not None:
@@ -252,8 +233,35 @@ class Running:
 
     # The runs of a block
 
-    def _begin(self, block: Block) -> None:
-        opened = _Open(block, waits_for=len(block.arms))
+    def _opened(self, block: Block) -> Open | None:
+        """A block that can begin; None where nothing is left of the budget to judge it.
+
+        The judge comes after the answers. If all that run at once took what they find, it would find nothing left, so
+        a block waits until all that it may cost is there beside the others. Alone it begins in any case: most runs
+        cost less than they may.
+        """
+        budget, judge = self._budget_usd, self._judge_in_office
+        if budget is None or judge is None:
+            return Open(block, Most({}), 0, waits_for=len(block.arms))
+        most, replies = most_of(self._session, self._plan, judge, block), 2 * (len(block.arms) - 1)
+        self._hand_in()
+        while self._open and most.usd(replies) > self._left_usd(budget) - sum(it.due_usd for it in self._open):
+            self._runs.take()
+            self._hand_in()
+        # What the ledger has is free, whatever is left.
+        if not self._open and not self._earlier.left and self._outcome.ended is None:
+            left = self._left_usd(budget)
+            dear = too_dear(self._session, self._plan, judge, block, left)
+            if dear is not None:
+                self._outcome.ended = no_longer_fits(dear, budget, left)
+                return None
+        return Open(block, most, replies, waits_for=len(block.arms))
+
+    def _left_usd(self, budget: Decimal) -> Decimal:
+        return max(Decimal(0), budget - self._outcome.spent_usd)
+
+    def _begin(self, opened: Open) -> None:
+        block = opened.block
         self._open.append(opened)
         for arm in block.arms:
             self._order += 1
@@ -265,9 +273,9 @@ class Running:
             except TokmagicError as error:
                 then(error)
                 continue
-            self._want(_Ask(prompt, it.model, it.variant.tag, then))
+            self._want(Ask(prompt, it.model, it.variant.tag, then))
 
-    def _answered(self, opened: _Open, answer: Answer, came: Came) -> None:
+    def _answered(self, opened: Open, answer: Answer, came: Came) -> None:
         if isinstance(came, UsageError):
             raise came  # of an option that no run can have, or of a ledger without texts
         if isinstance(came, NotRunError):
@@ -297,9 +305,7 @@ class Running:
             failed = isinstance(came, ModelError)  # a prompt that an item does not make is no fault of the model
             self.tally.took(answer, came, failed=failed)
             if failed:
-                self._in_a_row[model] += 1
-                if self._in_a_row[model] >= GIVEN_UP:
-                    self._outcome.given_up[model] = answer.problem
+                self._failed(model, answer.problem)
             return
         self._in_a_row[model] = 0
         reading = came.record.reading
@@ -309,6 +315,11 @@ class Running:
         answer.input_tokens, answer.output_tokens = usage.input_tokens, usage.output_tokens
         answer.cached_input_tokens = usage.cached_input_tokens
         self.tally.took(answer, came.record, failed=False)
+
+    def _failed(self, model: str, problem: str) -> None:
+        self._in_a_row[model] += 1
+        if self._in_a_row[model] >= GIVEN_UP:
+            self._outcome.given_up[model] = problem
 
     def _score_answer(self, score: Score, answer: Answer) -> None:
         if answer.text is not None:
@@ -326,7 +337,7 @@ class Running:
             answer.score, answer.problem = scored.value, scored.problem
             self.tally.scored(answer)
 
-    def _close(self, opened: _Open) -> None:
+    def _close(self, opened: Open) -> None:
         """A block has all that it gets."""
         self._open.remove(opened)
         # What has no price, or no answer, tells nothing of what others will cost.
@@ -340,34 +351,29 @@ class Running:
 
     # The judge
 
-    def _judge(self, judge: Judge, opened: _Open) -> None:
+    def _judge(self, judge: Judge, opened: Open) -> None:
         """Let the judge compare each arm with the baseline, as its first and as its second answer."""
-        asks = list(self._judging(judge, opened))
-        opened.waits_for = len(asks)
+        baseline = opened.answers.get(0)
+        if baseline is not None and baseline.text is not None:
+            baseline.score = 0.5
+            self.tally.scored(baseline)
+        # The task is what the baseline was asked, without its instructions where the system message holds them.
+        task = self._plan.prompt(0, opened.block.item).messages[-1].content
+        asks = list(judging(judge, task, opened, partial(self._replied, judge, opened)))
+        opened.waits_for = opened.replies_due = len(asks)
         # Before later blocks: where the budget ends it, what was paid for is judged first.
         for ask in reversed(asks):
             self._want(ask, first=True)
         if not asks:
             self._close(opened)
 
-    def _judging(self, judge: Judge, opened: _Open) -> Iterator[_Ask]:
-        baseline = opened.answers.get(0)
-        if baseline is None or baseline.text is None:
-            return
-        baseline.score = 0.5
-        self.tally.scored(baseline)
-        # The task is what the baseline was asked, without its instructions where the system message holds them.
-        task = self._plan.prompt(0, opened.block.item).messages[-1].content
-        for arm, answer in opened.answers.items():
-            if arm == 0 or answer.text is None:
-                continue
-            opened.replies[arm] = [None, None]
-            for place, (first, second) in enumerate(((answer.text, baseline.text), (baseline.text, answer.text))):
-                then = partial(self._replied, opened, answer, place)
-                yield _Ask(Prompt(judge.ask(task, first, second)), judge.model, JUDGE_TAG, then)
-
-    def _replied(self, opened: _Open, answer: Answer, place: int, came: Came) -> None:
+    def _replied(self, judge: Judge, opened: Open, answer: Answer, place: int, came: Came) -> None:
+        opened.replies_due -= 1
+        if isinstance(came, ModelError):
+            self._failed(judge.model, f"{type(came).__name__}: {came}")
         if isinstance(came, Got):
+            self._in_a_row[judge.model] = 0
+            self._outcome.replies += 1
             usd = came.record.reading.cost.usd or Decimal(0)
             opened.usd += usd
             self._outcome.judge_usd += usd
@@ -380,13 +386,13 @@ class Running:
         if opened.waits_for == 0:
             self._close(opened)
 
-    def _judged(self, opened: _Open, answer: Answer, replies: Sequence[Came | None]) -> None:
+    def _judged(self, opened: Open, answer: Answer, replies: Sequence[Came | None]) -> None:
         if any(isinstance(it, NotRunError) for it in replies):
             opened.whole = False
             return
         failed = next((it for it in replies if isinstance(it, TokmagicError)), None)
         if failed is not None:
-            judged = Judged(None, None, f"the judge failed: {type(failed).__name__}: {failed}")
+            judged = Judged(None, None, f"{FAILED}{type(failed).__name__}: {failed}")
         else:
             judged = verdict(*(it.text or "" for it in replies if isinstance(it, Got)))
         self._outcome.judged.append(judged)

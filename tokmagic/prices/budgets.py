@@ -13,6 +13,9 @@ from tokmagic.errors import BudgetError
 from tokmagic.formatting import numbers
 from tokmagic.prices import money
 
+LOWER_OR_RAISE = "lower --max-tokens or raise the budget"
+"""What helps where a run does not fit that its person has set the limits of."""
+
 
 def usd(text: str | Decimal | int, *, what: str) -> Decimal:
     """Read a cap in USD. Raises BudgetError for what is no amount above 0, or finer than a picodollar."""
@@ -111,7 +114,7 @@ def _token_refusal(it: Standing, hold: Hold) -> str | None:
 
 def _mend(budget: Budget) -> str:
     if budget.key is None:
-        return "lower --max-tokens or raise the budget"
+        return LOWER_OR_RAISE
     # Who has a key cannot change its budget.
     return "set a lower max_tokens, or have the budget raised (tokmagic key change)"
 

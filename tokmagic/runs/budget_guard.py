@@ -108,7 +108,7 @@ class BudgetGuard:
         """
         if not self._bounded:
             return False
-        tokens, estimated = _input_tokens(engine, prompt)
+        tokens, estimated = input_tokens(engine, prompt)
         self._ask(tokens)
         hold = self._set_aside(record, prompt, tokens, estimated=estimated)
         return self.admit_hold(record, prompt.messages, hold)
@@ -267,7 +267,7 @@ def _hold(record: RunRecord, input_tokens: int, most: int, itl_s: float | None, 
     return Hold(input_tokens + most, usd, guessed or estimated)
 
 
-def _input_tokens(engine: Engine, prompt: Prompt) -> tuple[int, bool]:
+def input_tokens(engine: Engine, prompt: Prompt) -> tuple[int, bool]:
     """The prompt's tokens, and whether they are only an upper bound."""
     try:
         return engine.count(prompt), False

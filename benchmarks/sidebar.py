@@ -145,7 +145,7 @@ def tasks(trace: bytes) -> tuple[list[tuple[float, float]], list[float]]:
     marks = [it for it in events if it["name"].startswith(MARK)]
     thread = marks[0]["pid"], marks[0]["tid"]
     found = [
-        (it["ts"] / 1e3, it["tdur"] / 1e3)
+        (it["ts"] / 1e3, it.get("tdur", it["dur"]) / 1e3)  # where the system has no clock for a thread: wall time
         for it in events
         if it["name"] == "RunTask" and it["ph"] == "X" and (it["pid"], it["tid"]) == thread
     ]

@@ -67,8 +67,6 @@ def _print(given: argparse.Namespace, found: Comparison) -> None:
         print_json(found.to_json())
     else:
         print(found)
-        if given.pilot is not None:
-            print(f"\n{found.forecast}")
 
 
 def _progress(stand: Stand) -> None:

@@ -59,7 +59,9 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             is_option = unknown[0].startswith("-")
             near = nearest(unknown[0], [it for it in self._option_string_actions if it.startswith("--")])
-            self.error(f"unknown {'option' if is_option else 'word'} {unknown[0]!r}{near if is_option else ''}")
+            if is_option:
+                self.error(f"unknown option {unknown[0]!r}{near}")
+            self.error(f"unknown word {unknown[0]!r}; a value with spaces needs quotes")
         if self._unknown_value:
             self.error(self._unknown_value)
         return found, unknown

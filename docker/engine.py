@@ -28,7 +28,7 @@ _OFF = frozenset({"off", "0", "false", "no"})
 _ON = frozenset({"", "on", "1", "true", "yes"})
 # Where one of these is given the default model runs elsewhere already.
 _ELSEWHERE = (URL, "TOKMAGIC_API_BASE", "TOKMAGIC_API_KEY_NAME")
-_KEY_S = 60.0
+_KEY_S = _LISTENING_S = 60.0
 _LOOK_S = 0.5
 _LONGEST_PAUSE_S = 60.0
 _STEADY_S = 60.0
@@ -62,6 +62,7 @@ def start(environ: MutableMapping[str, str]) -> list[str]:
         why = told.get("fault") or f"no key was made within {_KEY_S:.0f} s"
         return [*lines, f"engine: {why}; each notebook loads its own model"]
     environ.update({URL: f"http://127.0.0.1:{port}", KEY: told["secret"]})
+    _wait_listening(port)
     return lines
 
 
@@ -74,6 +75,21 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _wait_listening(port: int) -> None:
+    """Wait until the engine takes requests, which it answers once its model is loaded, or has ended.
+
+    A cell that runs before that would be told that nothing listens there.
+    """
+    deadline = time.monotonic() + _LISTENING_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+            return
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(state_file().read_text(encoding="utf-8")).get("state") == "ended":
+                return
+        time.sleep(0.05)
 
 
 def _told(reading: int) -> dict[str, str]:

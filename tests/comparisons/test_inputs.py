@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
+import pandas
 
 from tokmagic.comparisons.inputs import read
 
 
 def test_lists_are_lists_however_they_are_read(tmp_path: Path) -> None:
     """pandas reads a column of lists from Parquet as arrays, which no text is equal to."""
-    pandas = pytest.importorskip("pandas")
     rows = [{"q": "q0", "a": ["Rome", "Roma"]}, {"q": "q1", "a": ["Oslo"]}]
     pandas.DataFrame(rows).to_parquet(tmp_path / "items.parquet")
     frame = pandas.read_parquet(tmp_path / "items.parquet")

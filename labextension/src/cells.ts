@@ -5,7 +5,7 @@ import type { Readings } from './model';
 import type { Before, Row } from './protocol';
 import { sourceSha256 } from './source';
 
-/** A cell as the notebook has it now. */
+/** A cell as the notebook has it now; where its text changes, it is another object. */
 export interface CellNow {
   readonly id: string;
   readonly isCode: boolean;
@@ -47,7 +47,8 @@ export class CellRows {
   /**
    * The rows of the cells that can be run, pinned ones first, in their order. What became Markdown has none.
    *
-   * A row in which nothing changed is the very object that it was before, so that what is drawn of it stays.
+   * A row in which nothing changed is the very object that it was before, so that what is drawn of it stays. A cell
+   * that is the very object that it was before has the same text.
    */
   of(
     cells: readonly CellNow[],
@@ -59,32 +60,42 @@ export class CellRows {
     for (const cell of cells) {
       const row = cell.isCode ? readings.row(cell.id) : undefined;
       if (row !== undefined) {
-        const ran = row.sourceSha256;
-        const isPinned = handled.isPinned(cell.id);
-        (isPinned ? pinned : rows).push(
-          this._kept({
-            cellId: cell.id,
-            label: cell.label,
-            row,
-            isOutdated: ran !== null && this._digest(cell) !== ran,
-            before: readings.before(cell.id),
-            isPinned,
-            opened: handled.opened(cell.id)
-          })
-        );
+        const made = this._made(cell, row, readings.before(cell.id), handled);
+        (made.isPinned ? pinned : rows).push(made);
       }
     }
     this._forget(cells.length);
     return [...pinned, ...rows];
   }
 
-  private _kept(row: CellRow): CellRow {
-    const known = this._rows.get(row.cellId);
-    if (known !== undefined && isSame(known, row)) {
-      return known;
+  private _made(
+    cell: CellNow,
+    row: Row,
+    before: Before | null,
+    handled: Handled
+  ): CellRow {
+    const { id, label } = cell;
+    const isPinned = handled.isPinned(id);
+    const opened = handled.opened(id);
+    const known = this._rows.get(id);
+    const isSame =
+      known !== undefined &&
+      known.made.row === row &&
+      known.made.label === label &&
+      known.made.before === before &&
+      known.made.isPinned === isPinned &&
+      known.made.opened === opened;
+    if (isSame && known.cell === cell) {
+      return known.made;
     }
-    this._rows.set(row.cellId, row);
-    return row;
+    const ran = row.sourceSha256;
+    const isOutdated = ran !== null && this._digest(cell) !== ran;
+    const made =
+      isSame && known.made.isOutdated === isOutdated
+        ? known.made
+        : { cellId: id, label, row, isOutdated, before, isPinned, opened };
+    this._rows.set(id, { cell, made });
+    return made;
   }
 
   /** The digest of a cell's text, which seldom changes between two frames. */
@@ -111,16 +122,8 @@ export class CellRows {
     string,
     { readonly source: string; readonly digest: string }
   >();
-  private readonly _rows = new Map<string, CellRow>();
-}
-
-function isSame(one: CellRow, other: CellRow): boolean {
-  return (
-    one.row === other.row &&
-    one.label === other.label &&
-    one.isOutdated === other.isOutdated &&
-    one.before === other.before &&
-    one.isPinned === other.isPinned &&
-    one.opened === other.opened
-  );
+  private readonly _rows = new Map<
+    string,
+    { readonly cell: CellNow; readonly made: CellRow }
+  >();
 }

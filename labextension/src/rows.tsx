@@ -38,12 +38,11 @@ export function Rows(props: {
   trans: TranslationBundle;
 }): React.ReactElement {
   const { rows, actions, trans } = props;
-  const ids = React.useMemo(() => rows.map(row => row.cellId), [rows]);
-  const opened = rows.flatMap((row, at) => (row.opened === null ? [] : at));
+  const { ids, opened, lines } = React.useMemo(
+    () => laidOut(rows, trans),
+    [rows, trans]
+  );
   const { table, pieces, onFocus, onKeyDown } = useDrawn(ids, opened);
-  // The line that each row begins at; the table's head is the first of all.
-  const lines = [2];
-  rows.forEach((row, at) => lines.push(lines[at]! + linesOf(row, trans)));
   return (
     <table
       ref={table}
@@ -111,6 +110,24 @@ export function Rows(props: {
       })}
     </table>
   );
+}
+
+/** The rows' ids, the places of those that are open, and the line of the table that each begins at, from 1. */
+function laidOut(rows: readonly CellRow[], trans: TranslationBundle) {
+  const ids: string[] = [];
+  const opened: number[] = [];
+  // The table's head is the first line of all; the last one here is the one after the last row.
+  const lines = [2];
+  let line = 2;
+  for (const row of rows) {
+    if (row.opened !== null) {
+      opened.push(ids.length);
+    }
+    ids.push(row.cellId);
+    line += linesOf(row, trans);
+    lines.push(line);
+  }
+  return { ids, opened, lines };
 }
 
 const counted = new WeakMap<CellRow, number>();

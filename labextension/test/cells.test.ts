@@ -85,6 +85,24 @@ describe('the rows of the cells', () => {
     expect(b!.row.outputTokens).toBe(99);
   });
 
+  it('ask nothing of a cell whose text and readings are the same', () => {
+    const readings = readingsOf(['a', PROMPT], ['b', PROMPT]);
+    const rows = new CellRows();
+    const asked: string[] = [];
+    const cells = ['a', 'b'].map(id => ({
+      ...cell(id),
+      source: () => {
+        asked.push(id);
+        return PROMPT;
+      }
+    }));
+    rows.of(cells, readings);
+    readings.place({ ...readings.row('b')!, outputTokens: 99 });
+    const [, b] = rows.of(cells, readings);
+    expect(b!.row.outputTokens).toBe(99);
+    expect(asked).toEqual(['a', 'b', 'b']);
+  });
+
   it('stand above the others where they are pinned', () => {
     const readings = readingsOf(['a', PROMPT], ['b', PROMPT], ['c', PROMPT]);
     const rows = new CellRows().of(

@@ -24,10 +24,13 @@ IMAGE_PACKAGES := buildah podman runc catatonit uidmap mmdebstrap netavark aardv
 quietly = @echo "$(1)"; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	{ $(2); } > "$$log" 2>&1 || { status=$$?; cat "$$log" >&2; exit $$status; }
 
-# Two workers, a thread of torch's each: on two cores more threads wait for each other. A worker takes a file, or several
-# that share what is costly to start (tests/conftest.py), the longest first.
+# A thread of torch's for each worker: on two cores more threads wait for each other. A worker takes a file, or several
+# that share what is costly to start (tests/conftest.py), the longest first. `make test` has a third worker: one is with
+# the browser, and all of them wait for something half of their time.
 PYTEST := OMP_NUM_THREADS=1 TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q
-TWO := -n 2 --dist loadscope --no-loadscope-reorder
+SPREAD := --dist loadscope --no-loadscope-reorder
+TWO := -n 2 $(SPREAD)
+THREE := -n 3 $(SPREAD)
 ELSEWHERE := not slow and not gpu and not postgres and not outside and not image
 
 # Compiled files are kept, whatever the environment says: each process of the tests would compile all of it again.
@@ -83,10 +86,10 @@ test: build browser ## Python, TypeScript, notebooks and the browser
 
 .PHONY: test-py slowest
 test-py: build
-	@$(PYTEST) $(TWO) -m "$(ELSEWHERE)"
+	@$(PYTEST) $(THREE) -m "$(ELSEWHERE)"
 
 slowest: build browser ## the slowest twenty tests of make test, for the table in CONTRIBUTING.md
-	@$(PYTEST) $(TWO) --durations=20 -m "$(ELSEWHERE)"
+	@$(PYTEST) $(THREE) --durations=20 -m "$(ELSEWHERE)"
 
 test-ts: build ## the TypeScript tests alone
 	@cd labextension && npm test --silent

@@ -541,6 +541,7 @@ def test_two_threads_load_it_once(settings: TokMagic) -> None:
     engine.close()
 
 
+@pytest.mark.slow
 def test_what_it_takes_and_how_good_it_is_can_be_asked(engine: LlamaCppEngine) -> None:
     assert dict(engine.facts())["memory"] == "0.10 GB of weights, 0.09 GB of KV cache"
 

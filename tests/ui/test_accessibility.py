@@ -81,6 +81,7 @@ def check(notebook: Notebook, shots: Path, name: str, *, rules: set[str], root: 
         assert ratio >= 4.5, f"{text!r} has a contrast of {ratio:.1f} in {theme}"
 
 
+@pytest.mark.slow
 def test_axe_finds_nothing_in_any_state_and_theme(lab: Lab, open_notebook: Open, shots: Path) -> None:
     notebook = open_notebook(lab.notebook("axe.ipynb", CELLS))
     panel = notebook.panel

@@ -67,6 +67,7 @@ def test_a_comparison_is_one_live_row_that_opens(lab: Lab, open_notebook: Open, 
     look(notebook, shots, "compared")
 
 
+@pytest.mark.slow
 def test_a_comparison_that_is_stopped_stays_through_a_restart(lab: Lab, open_notebook: Open) -> None:
     notebook = open_notebook(lab.notebook("stopped-comparison.ipynb", cells(20, 20)))
     panel = notebook.panel
@@ -95,6 +96,7 @@ def test_a_comparison_that_is_stopped_stays_through_a_restart(lab: Lab, open_not
     assert terse.locator("[data-field='score']").inner_text() == "—"
 
 
+@pytest.mark.slow
 def test_a_comparison_is_read_from_the_notebook_without_a_kernel(lab: Lab, open_notebook: Open) -> None:
     name = lab.notebook("kept-comparison.ipynb", cells(2, 2))
     notebook = open_notebook(name)

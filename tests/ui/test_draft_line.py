@@ -63,6 +63,7 @@ def test_the_count_follows_what_is_typed_and_is_the_runs(
     notebook.set_theme("JupyterLab Light")
 
 
+@pytest.mark.slow
 def test_a_draft_is_counted_while_another_cell_generates(lab: Lab, open_notebook: Open) -> None:
     long = "%%generate --max-tokens 7000\nWrite a very long story about a lighthouse keeper and the sea."
     notebook = open_notebook(lab.notebook("busy.ipynb", [LOAD, long, PROMPT]))
@@ -82,6 +83,7 @@ def test_a_draft_is_counted_while_another_cell_generates(lab: Lab, open_notebook
     row.wait("interrupted")
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_while_the_sidebar_is_hidden(lab: Lab, open_notebook: Open) -> None:
     notebook = open_notebook(lab.notebook("hidden.ipynb", [LOAD, PROMPT]))
     draft = Draft(notebook)

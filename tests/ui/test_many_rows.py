@@ -86,6 +86,7 @@ def test_scrolling_shows_each_row_with_its_own_numbers(lab: Lab, open_notebook: 
         assert len([row for row in drawn(notebook) if row["seen"]]) > 10
 
 
+@pytest.mark.slow
 def test_go_to_cell_open_and_keys_reach_rows_far_away(lab: Lab, open_notebook: Open, shots: Path) -> None:
     notebook = open_notebook(written(lab.root, "far.ipynb", generated(COUNT)))
     page, panel = notebook.page, notebook.panel

@@ -25,6 +25,7 @@ In one word: {{{{ q }}}}
 Think. {{{{ q }}}}"""
 
 
+@pytest.mark.slow
 def test_answers_are_rated_in_the_cell_blind_to_the_variant(lab: Lab, open_notebook: Open, shots: Path) -> None:
     # The model says the same to all: each item's answers are one to rate.
     cells = [LOAD, COMPARE.format(9), "found", "found.rating().left"]

@@ -195,6 +195,7 @@ def look(notebook: Notebook, shots: Path, name: str, fill: str | None = None) ->
         assert fill is None or notebook.page.evaluate(FILL, fill), theme
 
 
+@pytest.mark.slow
 def test_every_state_can_be_read_in_each_theme(lab: Lab, open_notebook: Open, shots: Path) -> None:
     notebook = open_notebook(lab.notebook("states.ipynb", STATES))
     notebook.run(0)

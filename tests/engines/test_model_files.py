@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -326,6 +327,20 @@ def test_weights_that_cannot_be_packed_are_not_on_a_cpu_that_packs_them(
     }
     assert packs == {shape: shape[0] % 64 == 0 and shape[1] % 32 == 0 for shape in packs}
     assert not all(packs.values())
+
+
+@pytest.mark.parametrize(("set_before", "kept"), [(None, "128"), ("7", "7")])
+def test_few_compiled_products_are_kept_unless_a_person_says_how_many(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, set_before: str | None, kept: str
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, set_before or "")
+    if set_before is None:
+        monkeypatch.delenv(name)
+    engine = opened(ModelSpec(str(tiny), device="cpu"))
+    assert isinstance(list(engine.stream(completion("abc", max_tokens=1)))[-1], Finished)
+    engine.close()
+    assert os.environ[name] == kept
 
 
 @pytest.mark.model

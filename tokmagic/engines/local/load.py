@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from tokmagic.engines.local.memory import require_room, what_fits
 from tokmagic.engines.local.store import check_folder, quiet_transformers
 from tokmagic.errors import ModelError, OutOfMemoryError, UsageError, nearest
 
+# oneDNN, which multiplies for torch on a CPU, compiles code for each shape of a product and keeps that of the last
+# 1,024. As prompts and batches of other sizes come that is 80 MB for the default model, which has five shapes for each
+# number of rows.
+_KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+
 # One load at a time in the whole process: transformers changes torch itself meanwhile, which another load would meet.
 _turn = threading.Lock()
 
@@ -33,6 +39,7 @@ in_child(_renew)
 
 def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Progress) -> Any:
     """Load the weights in ``folder`` for inference. Raises ModelError, OutOfMemoryError."""
+    os.environ.setdefault(*_KERNELS)  # read at the first product
     check_folder(folder, allow_pickle=spec.allow_pickle)
     if spec.quant is not None and spec.quant not in QUANT_BYTES:
         raise UsageError(f"--quant {spec.quant!r} is unknown{nearest(spec.quant, QUANT_BYTES)}; use nf4 or int8")

@@ -125,13 +125,24 @@ def test_means_are_of_the_items_that_every_variant_has(make_desk: Make) -> None:
     def long(text: str, number: int) -> str:
         return right(text, number) + (" and so on" * 50 if int(text.rpartition("q")[2]) % 2 else "")
 
-    desk = make_desk(small=long, big=fails)
+    def unlike(text: str, number: int) -> str:
+        return "no" if int(text.rpartition("q")[2]) % 2 else long(text, number)
+
+    desk = make_desk(small=unlike, big=fails)
+    desk.session.cell_id = lambda: "c1"
     found = desk.compare({"v": "{{ q }}"}, models=["small", "big"], score="contains(a)", over=items(8))
     one, other = found.figures
     for metric in ("usd", "tokens", "score"):
         assert (one.levels[metric].items, other.levels[metric].items) == (4, 4)
         assert one.levels[metric].mean == other.levels[metric].mean
         assert other.differences[metric].interval.low in (0, None)
+    (row,) = desk.session.changes().comparisons
+    kept = found._repr_mimebundle_()[1]["tokmagic_comparison"]["row"]["comparison"]["parts"]
+    for metric in ("score", "latency_s"):
+        told = [it.levels[metric].mean for it in found.figures]
+        assert [getattr(it, metric) for it in row.parts] == told, "the sidebar has the table's means"
+        assert [it[metric] for it in kept] == told
+    assert [it.done for it in row.parts] == [8, 4]
     assert not found.complete
     assert found.forecast.left == 4, "what failed is tried again by the next call"
     assert found.notes()[-1].startswith("4 items left: about $")

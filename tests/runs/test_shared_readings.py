@@ -32,7 +32,7 @@ class Remote(ScriptedEngine):
         super().__init__(name, [Script.of_text(["Yes."])])
         self.asked = 0
         self.answer = threading.Semaphore(0)
-        self.fails = False
+        self.fails: Exception | None = None
 
     def served(self) -> list[ServedModel]:
         return []
@@ -40,8 +40,8 @@ class Remote(ScriptedEngine):
     def share(self) -> Share:
         self.asked += 1
         assert self.answer.acquire(timeout=PATIENCE_S)
-        if self.fails:
-            raise EndpointError("it is gone")
+        if self.fails is not None:
+            raise self.fails
         return Share(ServedModel("m", "ready", {"ada": self.asked}), running=self.asked)
 
 
@@ -130,15 +130,24 @@ def test_a_run_of_a_model_that_is_not_shown_asks_nothing(desk: Desk) -> None:
     assert desk.engine.asked == 0
 
 
-def test_one_that_fails_leaves_the_earlier_reading_and_tells_nothing(desk: Desk) -> None:
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("error", [EndpointError("it is gone"), RuntimeError("nobody foresaw this")])
+def test_one_that_fails_leaves_the_earlier_reading_tells_nothing_and_is_asked_again(
+    desk: Desk, error: Exception
+) -> None:
     desk.running()
     desk.answered()
-    desk.engine.fails = True
+    desk.engine.fails = error
     desk.now_s += 3
     desk.running()
     desk.engine.answer.release()
     assert not desk.changes.acquire(timeout=0.2)
     assert desk.running() == 1
+    desk.engine.fails = None
+    desk.now_s += 3
+    assert until(lambda: desk.running() == 1 and desk.engine.asked == 3)
+    desk.answered()
+    assert desk.running() == 3
 
 
 def test_another_model_has_no_reading_of_this_one(desk: Desk) -> None:

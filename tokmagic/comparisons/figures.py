@@ -59,6 +59,14 @@ def figures(labels: Sequence[str], values: Mapping[str, Floats], *, passes: bool
     ]
 
 
+def level_means(values: Floats) -> list[float | None]:
+    """Each arm's mean over the items of which every arm has a value, the one that its level has; None without any.
+
+    ``values``: arms × items × repeats, NaN where there is none.
+    """
+    return [float(it.mean()) if it.size else None for it in map(_item_means, _of_all(values))]
+
+
 def _of_all(values: Floats) -> Floats:
     """Without what some arm has no value of: means of other items would not be of the same thing.
 
@@ -70,9 +78,14 @@ def _of_all(values: Floats) -> Floats:
     return shared
 
 
-def _level(values: Floats, *, rate: bool, seed: int) -> Level:
+def _item_means(values: Floats) -> Floats:
+    """The mean of each item that has one."""
     items = item_means(values)
-    items = items[~np.isnan(items)]
+    return items[~np.isnan(items)]
+
+
+def _level(values: Floats, *, rate: bool, seed: int) -> Level:
+    items = _item_means(values)
     if not items.size:
         return Level(0, 0, None, Interval(None, None, "none", "no run has a value"))
     runs = int((~np.isnan(values)).sum())

@@ -80,10 +80,12 @@ def compared(
         book = Book(session.settings.home_path / "ratings" / f"{name}.jsonl", scored.question)
     measure = partial(_savings, session, at_once)
     outcome, row = _shown(session, running, cell.cell_id)
-    rated = None if cell.cell_id is None else partial(session.comparisons.rescore, cell.cell_id, row.tags)
+    rated = None if cell.cell_id is None else partial(session.comparisons.set_means, cell.cell_id, row.tags)
     found = Comparison(planned, scored, outcome, cell, book, measure, row=row, rated=rated)
     if book is not None:
         found.rating()  # takes in what was rated before
+    else:
+        found.rescored()
     return found
 
 
@@ -122,7 +124,7 @@ def _savings(
             tags=(f"{SAVINGS}{plan.question_tag}",),
             progress=progress,
             at_once=at_once if isinstance(at_once, int) else None,
-            beside=found.row if found.cell.cell_id == session.cell_id() else None,
+            beside=found.shown if found.cell.cell_id == session.cell_id() else None,
             options={"repeat": plan.repeat, "seed": plan.seed, "baseline": None, "sampling": plan.sampling},
         )
 

@@ -16,7 +16,7 @@ from tokmagic.comparisons.amounts import amount
 from tokmagic.comparisons.concurrency import most_at_once
 from tokmagic.comparisons.contrasts import Contrasts
 from tokmagic.comparisons.disagreements import disagreements, side_by_side
-from tokmagic.comparisons.figures import METRICS, ArmFigures, figures
+from tokmagic.comparisons.figures import METRICS, ArmFigures, figures, level_means
 from tokmagic.comparisons.forecasts import Forecast, forecast
 from tokmagic.comparisons.judges import FAILED, Judge
 from tokmagic.comparisons.outcome import Answer, Outcome
@@ -30,13 +30,13 @@ from tokmagic.core.record import COMPARISON_IN_OUTPUTS as IN_OUTPUTS
 from tokmagic.errors import BudgetError, UsageError, nearest
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table, escape
+from tokmagic.runs.comparing import ComparisonRow, Means
 
 if TYPE_CHECKING:
     from tokmagic.comparisons.intervals import Floats
     from tokmagic.comparisons.running import Progress
     from tokmagic.comparisons.savings import Savings
     from tokmagic.reports.plots import Plot
-    from tokmagic.runs.comparing import ComparisonRow
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Comparison:
     """Where its money goes, if :meth:`with_savings` was asked."""
     row: ComparisonRow | None = field(default=None, repr=False, compare=False)
     """How it stands in the sidebar."""
-    rated: Callable[[Mapping[str, float | None]], None] | None = field(default=None, repr=False, compare=False)
-    """Told each arm's mean score, by its label, whenever a person's ratings change one."""
+    rated: Callable[[Mapping[str, Means]], None] | None = field(default=None, repr=False, compare=False)
+    """Told each arm's means, by its label, when they are known and whenever a person's ratings change one."""
 
     @property
     def answers(self) -> list[Answer]:
@@ -120,19 +120,22 @@ class Comparison:
         return figures(labels, values, passes=self.passes, seed=self.plan.seed)
 
     @property
-    def mean_scores(self) -> dict[str, float | None]:
-        """Of each arm, by its label; None where nothing is scored."""
-        scores: dict[str, list[float]] = {arm.label: [] for arm in self.plan.arms}
-        for it in self.answers:
-            if it.score is not None:
-                scores[self.plan.arms[it.arm].label].append(it.score)
-        return {label: sum(it) / len(it) if it else None for label, it in scores.items()}
+    def means(self) -> dict[str, Means]:
+        """Of each arm, by its label, as its figures have them: of the items that every arm has."""
+        labels = [arm.label for arm in self.plan.arms]
+        each = zip(*(level_means(self.values(it)) for it in ("latency_s", "score")), strict=True)
+        return dict(zip(labels, (Means(*it) for it in each), strict=True))
+
+    @property
+    def shown(self) -> ComparisonRow | None:
+        """The row that the sidebar shows, with these means; None where there is none."""
+        return None if self.row is None else self.row.with_means(self.means)
 
     def rescored(self) -> None:
         """Scores have changed: the figures are to be calculated anew, and the sidebar is to know."""
         self.__dict__.pop("figures", None)
         if self.rated is not None:
-            self.rated(self.mean_scores)
+            self.rated(self.means)
 
     def rating(self) -> Rating:
         """What asks a person for the scores, answer by answer. Raises UsageError where the score is no ``human(…)``."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
-from tokmagic.comparisons.ratings import Human
 from tokmagic.core.money import plain
 from tokmagic.runs.comparing import comparison_wire
 
@@ -65,11 +64,9 @@ def to_json(found: Comparison) -> dict[str, Any]:
 
 def for_output(found: Comparison) -> dict[str, Any]:
     """The same for the metadata of an output, in its own cell with the row that the sidebar shows."""
-    told, row = to_json(found), found.row
+    told, row = to_json(found), found.shown
     if row is None or found.cell.cell_id != found.cell.now():
         return told
-    if isinstance(found.score, Human):
-        row = row.with_scores(found.mean_scores)  # a person rated since it ended
     return told | {"row": comparison_wire(row)}
 
 

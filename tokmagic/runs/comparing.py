@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Means:
+    """Of a part's runs; unknown is None."""
+
+    latency_s: float | None
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """A variant at a model. ``runs`` are wanted of it, ``done`` of them ended well; ``sum`` is of those.
 
@@ -84,9 +92,14 @@ class ComparisonRow:
         """How many runs ended, well or not."""
         return sum(it.done + it.failed + it.refused for it in (*self.parts, *self.beside))
 
-    def with_scores(self, scores: Mapping[str, float | None]) -> ComparisonRow:
-        """It with other mean scores of its parts, by their labels."""
-        return replace(self, parts=tuple(replace(it, score=scores.get(it.label)) for it in self.parts))
+    def with_means(self, means: Mapping[str, Means]) -> ComparisonRow:
+        """It with other means of its parts, by their labels; a part that is not among them keeps its own."""
+
+        def part(it: Part) -> Part:
+            now = means.get(it.label)
+            return it if now is None else replace(it, latency_s=now.latency_s, score=now.score)
+
+        return replace(self, parts=tuple(map(part, self.parts)))
 
 
 def comparison_wire(row: ComparisonRow) -> dict[str, Any]:
@@ -208,13 +221,13 @@ class Comparisons:
             self._unseen.add(cell_id)
         self._touch()
 
-    def rescore(self, cell_id: str, tags: tuple[str, str], scores: Mapping[str, float | None]) -> None:
-        """A person rated answers: each part's mean score by its label, if the cell still shows this comparison."""
+    def set_means(self, cell_id: str, tags: tuple[str, str], means: Mapping[str, Means]) -> None:
+        """The means of its figures are known, or a person rated answers: by label, if the cell still shows it."""
         with self._lock:
             row = self._ended.get(cell_id)
             if row is None or row.tags != tags:
                 return
-            self._ended[cell_id] = row.with_scores(scores)
+            self._ended[cell_id] = row.with_means(means)
             self._unseen.add(cell_id)
         self._touch()
 

@@ -86,17 +86,19 @@ class SharedReadings:
         with self._lock:
             self._outdated = False
         heard = False
-        # One that does not answer is told of by the run that fails there.
-        with suppress(TokmagicError):
-            reading = SharedReading(engine.share(), datetime.now(UTC))
+        try:
+            # One that does not answer is told of by the run that fails there.
+            with suppress(TokmagicError):
+                reading = SharedReading(engine.share(), datetime.now(UTC))
+                with self._lock:
+                    heard = self._asked is not None and self._asked[0] == name
+                    if heard:
+                        # From here on, or the message with a slow server's answer would ask for the next one.
+                        self._asked, self._last = (name, self._clock_s()), reading
+        finally:
             with self._lock:
-                heard = self._asked is not None and self._asked[0] == name
-                if heard:
-                    # From here on, or the message with a slow server's answer would ask for the next one.
-                    self._asked, self._last = (name, self._clock_s()), reading
-        with self._lock:
-            self._asking = False
-            if heard and self._outdated:  # a run ended while the server was asked
-                self._begin(name, engine, EVERY_S)
+                self._asking = False
+                if heard and self._outdated:  # a run ended while the server was asked
+                    self._begin(name, engine, EVERY_S)
         if heard:
             self._changed()

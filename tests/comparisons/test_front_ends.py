@@ -14,6 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from tests.commands import Command, command_in
 from tests.comparisons.desk import Desk, items, right, write_csv
 from tests.conftest import ROOT
+from tests.servers import Asked, Wire, chunk, serve
 from tokmagic.comparisons.cells import split_variants
 from tokmagic.comparisons.results import Comparison
 from tokmagic.errors import BudgetError, EndpointError, GenerationInterrupted, PromptError, UsageError
@@ -283,6 +284,49 @@ def test_the_command_also_says_where_the_money_goes(tokmagic: Command, tmp_path:
     assert json.loads(tokmagic("compare", "s.toml", "--json").stdout)["savings"]["variant"] == "a"
 
 
+def test_the_command_names_models_at_several_endpoints(tokmagic: Command, tmp_path: Path) -> None:
+    def says(words: str) -> Callable[[Asked, Wire], None]:
+        def script(_asked: Asked, wire: Wire) -> None:
+            wire.open_stream()
+            wire.event(chunk(words))
+            wire.event(chunk(reason="stop"))
+            wire.event({"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}})
+            wire.end()
+
+        return script
+
+    with serve(says("yes")) as small, serve(says("no")) as big:
+        (tmp_path / "m.toml").write_text(
+            f"""\
+over = "q.csv"
+score = "regex('yes')"
+model = ["small", "org/big"]
+
+[models.small]
+spec = "org/tiny"
+api_base = "{small.url}"
+per_1k = 0.001
+
+[models."org/big"]
+api_base = "{big.url}"
+input = 1
+output = "2.50"
+
+[variants]
+a = "{{{{ q }}}}?"
+""",
+            encoding="utf-8",
+        )
+        done = tokmagic("compare", "m.toml", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert Decimal(told["spent_usd"]) == 3 * Decimal("0.000009") + 3 * (Decimal("0.000007") + Decimal("0.000005"))
+    means = {row["variant"]: row["mean"] for row in told["figures"] if row["metric"] == "score"}
+    assert means == {"a · small": 1, "a · org/big": 0}
+    assert {it.body["model"] for it in small.asked} == {"org/tiny"}
+    assert {it.body["model"] for it in big.asked} == {"org/big"}
+
+
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_the_command_keeps_its_result_where_looking_for_savings_is_interrupted(
     tokmagic: Command, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
@@ -310,6 +354,16 @@ BAD = [
     ("savings = 'much'\n[variants]\na = 'b'\nb = 'c'", "savings is 'much'"),
     ("tags = 'x'\n[variants]\na = 'b'\nb = 'c'", "tags is 'x'"),
     ("[variants]\na = 3\nb = 'c'", "the variant 'a' is 3"),
+    ("models = ['small']\n[variants]\na = 'b'", "models are tables such as [models.small]"),
+    ("[variants]\na = 'b'\n[models]\nsmall = 'x'", "[models.small]: it is no table; give one with spec, "),
+    (
+        "[variants]\na = 'b'\n[models.small]\napi_bse = 'x'",
+        "[models.small]: unknown key 'api_bse' (did you mean api_base?)",
+    ),
+    ("[variants]\na = 'b'\n[models.small]\napi_base = true", "[models.small]: api_base is True; give text or a number"),
+    ("[variants]\na = 'b'\n[models.small]\ninput = 1", "[models.small]: a bill needs both token rates"),
+    ("[variants]\na = 'b'\n[models.small]\ninput = 'x'\noutput = 1", "[models.small]: --input is 'x'"),
+    ("[variants]\na = 'b'\n[models.small]\napi_base = 'nowhere'", "[models.small]: "),
 ]
 
 

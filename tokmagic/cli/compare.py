@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 from tokmagic.cli.common import print_json, read_text
 from tokmagic.comparisons.amounts import amount
 from tokmagic.comparisons.api import compare_in
-from tokmagic.errors import UsageError, nearest
+from tokmagic.core.money import Rates
+from tokmagic.errors import PriceError, UsageError, nearest
 from tokmagic.formatting import terminal
-from tokmagic.prompts.options import SAVINGS
+from tokmagic.prompts.options import SAVINGS, add_endpoint, add_engine, add_own_rates
 from tokmagic.prompts.parser import integer
-from tokmagic.runs import api
+from tokmagic.runs import api, request
 
 if TYPE_CHECKING:
     from tokmagic.comparisons.results import Comparison
     from tokmagic.comparisons.tally import Stand
+    from tokmagic.runs.session import Session
 
 _KEYS = (
     *("variants", "over", "model", "score", "repeat", "budget", "seed", "baseline", "pilot", "concurrency", "tags"),
-    *("sampling", "savings"),
+    *("sampling", "savings", "models"),
 )
 
 
@@ -48,7 +50,13 @@ def run(given: argparse.Namespace) -> int:
     sampling, savings = asked.pop("sampling", {}), asked.pop("savings", None)
     if savings is not None:
         savings = amount(savings, "savings")
-    found = compare_in(api.session(), **asked, **sampling, progress=_progress)
+    session = api.session()
+    for name, table in asked.pop("models", {}).items():
+        try:
+            _add_model(session, name, table, Path(given.file).name)
+        except (UsageError, PriceError) as error:
+            raise UsageError(f"{given.file}: [models.{name}]: {error}") from None
+    found = compare_in(session, **asked, **sampling, progress=_progress)
     if savings is not None:
         try:
             found = found.with_savings(savings, progress=_progress)
@@ -57,6 +65,28 @@ def run(given: argparse.Namespace) -> int:
             raise
     _print(given, found)
     return 0
+
+
+def _add_model(session: Session, name: str, table: Any, given_in: str) -> None:
+    """Name a model: its ``spec`` how it is run, as ``%model add`` takes it, and its price. Raises UsageError."""
+    options = argparse.ArgumentParser(add_help=False)
+    for option in ("--spec", "--quant", "--dtype", "--device", "--revision"):
+        options.add_argument(option)
+    add_endpoint(options)
+    add_engine(options)
+    add_own_rates(options)
+    told = options.parse_args([])
+    if not isinstance(table, dict):
+        raise UsageError(f"it is no table; give one with {', '.join(vars(told))}")
+    for key, value in table.items():
+        if key not in told:
+            raise UsageError(f"unknown key {key!r}{nearest(key, vars(told))}; known: {', '.join(vars(told))}")
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise UsageError(f"{key} is {value!r}; give text or a number")
+        setattr(told, key, str(value))
+    session.models.add(name, request.spec(told, told.spec or name))
+    if request.has_rates(told):
+        session.prices.set(name, request.rates(told, Rates(), given_in))
 
 
 def _print(given: argparse.Namespace, found: Comparison) -> None:
@@ -84,6 +114,10 @@ def _read(file: str) -> dict[str, Any]:
             raise UsageError(f"{file}: unknown key {name!r}{nearest(name, _KEYS)}; known: {', '.join(_KEYS)}")
     if not isinstance(asked.get("variants"), dict):
         raise UsageError(f"{file} has no variants; give a table [variants] with a prompt under each name")
+    if not isinstance(asked.get("models", {}), dict):
+        raise UsageError(
+            f"{file}: models are tables such as [models.small]; which of them are compared is model = [...]"
+        )
     if not isinstance(asked.get("sampling", {}), dict) or set(asked.get("sampling", {})) & set(_KEYS):
         raise UsageError(f"{file}: sampling is a table of sampling options, such as max_tokens; seed stands outside it")
     if isinstance(asked.get("over"), str):

@@ -178,14 +178,16 @@ def test_a_judge_counts_in_what_it_costs_and_in_the_scores(make_desk: Make) -> N
     assert not row.passes
 
 
-def test_what_savings_leave_out_stands_beside_the_comparison(make_desk: Make) -> None:
-    desk = here(make_desk())
-    variants = {"a": "Be kind. Be brief. {{ q }}", "b": "{{ q }}"}
-    found = desk.compare(variants, over=items(3))
-    found.savings(budget="0.01", variant="a")
+@pytest.mark.parametrize("name", ["a", "as it is"])
+def test_what_savings_leave_out_stands_beside_the_comparison(make_desk: Make, name: str) -> None:
+    desk = here(make_desk(small=lambda text, number: right(text, number) if "q1" in text else "no"))
+    variants = {name: "Be kind. Be brief. {{ q }}", "b": "{{ q }}"}
+    found = desk.compare(variants, over=items(3), score="contains(a)")
+    found.savings(budget="0.01", variant=name, items=1)
     (row,) = list(desk.session.comparisons.known().values())
-    assert found.row is not None
-    assert row.parts == found.row.parts
+    assert found.shown is not None
+    assert row.parts == found.shown.parts
+    assert [it.score for it in row.parts] == [pytest.approx(1 / 3)] * 2
     assert [it.label.split(":")[0] for it in row.beside] == ["as it is", "without 1", "without 2"]
-    assert row.runs == row.done == 6 + 9
+    assert row.runs == row.done == 6 + 3
     assert (row.spent.cost_usd or 0) > found.spent_usd

@@ -68,7 +68,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _add_model(session: Session, name: str, table: Any, given_in: str) -> None:
-    """Name a model: its ``spec`` how it is run, as ``%model add`` takes it, and its price. Raises UsageError."""
+    """Name a model: what it is and how it is run, as for ``%model add``, and its price. Raises UsageError."""
     options = argparse.ArgumentParser(add_help=False)
     for option in ("--spec", "--quant", "--dtype", "--device", "--revision"):
         options.add_argument(option)
@@ -115,9 +115,7 @@ def _read(file: str) -> dict[str, Any]:
     if not isinstance(asked.get("variants"), dict):
         raise UsageError(f"{file} has no variants; give a table [variants] with a prompt under each name")
     if not isinstance(asked.get("models", {}), dict):
-        raise UsageError(
-            f"{file}: models are tables such as [models.small]; which of them are compared is model = [...]"
-        )
+        raise UsageError(f"{file}: models are tables such as [models.small]; model = [...] says which are compared")
     if not isinstance(asked.get("sampling", {}), dict) or set(asked.get("sampling", {})) & set(_KEYS):
         raise UsageError(f"{file}: sampling is a table of sampling options, such as max_tokens; seed stands outside it")
     if isinstance(asked.get("over"), str):

@@ -80,7 +80,9 @@ def compared(
         book = Book(session.settings.home_path / "ratings" / f"{name}.jsonl", scored.question)
     measure = partial(_savings, session, at_once)
     outcome, row = _shown(session, running, cell.cell_id)
-    rated = None if cell.cell_id is None else partial(session.comparisons.set_means, cell.cell_id, row.tags)
+    # The variants of a row that this one stands beside have means of their own.
+    shown = cell.cell_id if beside is None else None
+    rated = None if shown is None else partial(session.comparisons.set_means, shown, row.tags)
     found = Comparison(planned, scored, outcome, cell, book, measure, row=row, rated=rated)
     if book is not None:
         found.rating()  # takes in what was rated before

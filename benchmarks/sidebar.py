@@ -1,9 +1,10 @@
 """What the sidebar takes of a browser's time and memory, in a real JupyterLab and Chromium.
 
-``python -m benchmarks.sidebar [ROUNDS [UPDATES]]``: the sidebar must have been built. Updates are given to the page as
-messages of a kernel, ten a second as a kernel sends them; the time of an update is all that the page does on its main
-thread until the next one: scripts, layout and painting, in milliseconds of CPU time by the trace of Chromium. What else
-the machine does is not in it.
+``python -m benchmarks.sidebar [ROUNDS [UPDATES [MODE]]]``: the sidebar must have been built. ``MODE`` is JupyterLab's
+windowing mode: by default its own default, ``contentVisibility``, where it has an observer watch every cell, which takes
+time of each frame; in ``defer`` it has none. Updates are given to the page as messages of a kernel, ten a second as a
+kernel sends them; the time of an update is all that the page does on its main thread until the next one: scripts, layout
+and painting, in milliseconds of CPU time by the trace of Chromium. What else the machine does is not in it.
 
 - ``opening_added_ms``: opening a notebook of 1,000 generated cells, with the sidebar − without it.
 - ``update_ms``: an update's time with 10 and with 1,000 cells, its row in sight; ``bare_ms``: the same of a change of a
@@ -105,13 +106,17 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 @contextmanager
-def lab_page(browser: Browser, folder: Path, *, sidebar: bool) -> Iterator[tuple[Lab, Page]]:
+def lab_page(browser: Browser, folder: Path, mode: str, *, sidebar: bool) -> Iterator[tuple[Lab, Page]]:
     """A JupyterLab of its own and a page of it, with the sidebar open or without it."""
     if not sidebar:
         config = folder / "config" / "labconfig" / "page_config.json"
         config.parent.mkdir(parents=True)
         config.write_text(json.dumps({"disabledExtensions": {"tokmagic": True}}), encoding="utf-8")
+    settings = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"windowingMode": mode}), encoding="utf-8")
     env = {"TOKMAGIC_HOME": str(folder / "home"), "TOKMAGIC_LEDGER": f"sqlite:///{folder}/ledger.sqlite"}
+    env["JUPYTERLAB_SETTINGS_DIR"] = str(folder / "settings")
     with running_lab(folder, **env) as lab:
         script = {"pieces": ["word "] * 600, "ttft_s": 0.05, "itl_s": 0.02, "pace": 1}
         (lab.root / "slow.json").write_text(json.dumps(script), encoding="utf-8")
@@ -231,13 +236,14 @@ def _times(values: Sequence[float]) -> dict[str, float]:
 
 def main() -> None:
     """Measure, with the sidebar and without it in turn."""
-    given = [int(text) for text in sys.argv[1:]]
-    rounds, count = given + [5, 100][len(given) :]
+    given = sys.argv[1:]
+    counts, mode = given[:2], (given[2:] or ["contentVisibility"])[0]
+    rounds, count = [int(text) for text in counts] + [5, 100][len(counts) :]
     with tempfile.TemporaryDirectory(prefix="tokmagic-sidebar-") as name, chromium() as browser:
         folder = Path(name)
         with (
-            lab_page(browser, folder / "with", sidebar=True) as (lab, page),
-            lab_page(browser, folder / "without", sidebar=False) as (bare_lab, bare_page),
+            lab_page(browser, folder / "with", mode, sidebar=True) as (lab, page),
+            lab_page(browser, folder / "without", mode, sidebar=False) as (bare_lab, bare_page),
         ):
             opened: list[float] = []
             added: list[float] = []
@@ -256,6 +262,7 @@ def main() -> None:
             page.bring_to_front()
             figures = with_sidebar(browser, page, lab, count)
     results = {
+        "mode": mode,
         "opening_ms": spread(opened),
         "opening_added_ms": spread(added),
         **figures,

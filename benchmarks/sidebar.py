@@ -1,10 +1,11 @@
 """What the sidebar takes of a browser's time and memory, in a real JupyterLab and Chromium.
 
 ``python -m benchmarks.sidebar [ROUNDS [UPDATES [MODE]]]``: the sidebar must have been built. ``MODE`` is JupyterLab's
-windowing mode: by default its own default, ``contentVisibility``, where it has an observer watch every cell, which takes
-time of each frame; in ``defer`` it has none. Updates are given to the page as messages of a kernel, ten a second as a
-kernel sends them; the time of an update is all that the page does on its main thread until the next one: scripts, layout
-and painting, in milliseconds of CPU time by the trace of Chromium. What else the machine does is not in it.
+windowing mode: by default its own default, ``contentVisibility``, where it has an observer watch every cell, which
+takes time of each frame; in ``defer`` it has none. Updates are given to the page as messages of a kernel, ten a
+second as a kernel sends them; the time of an update is all that the page does on its main thread until the next one:
+scripts, layout and painting, in milliseconds of CPU time by the trace of Chromium. What else the machine does is not
+in it.
 
 - ``opening_added_ms``: opening a notebook of 1,000 generated cells, with the sidebar − without it.
 - ``update_ms``: an update's time with 10 and with 1,000 cells, its row in sight; ``bare_ms``: the same of a change of a

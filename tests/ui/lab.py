@@ -14,17 +14,19 @@ import sysconfig
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 60.0
 WAIT_MS = 90_000.0
+PALETTE_TRIES = 10
+PALETTE_MS = 5_000.0
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # --no-sandbox: containers give no user namespaces. The rest keeps Chromium off the network.
 CHROME_FLAGS = [
@@ -269,9 +271,13 @@ class Notebook:
 
     def command(self, label: str) -> None:
         """Run a command from the palette."""
-        self.page.keyboard.press("Control+Shift+C")
         palette = self.page.locator("#modal-command-palette")
-        palette.locator("input").fill(label)
+        for _ in range(PALETTE_TRIES):
+            self.page.keyboard.press("Control+Shift+C")
+            # It hides where the focus goes elsewhere, as it does when JupyterLab has just restored a notebook.
+            with suppress(TimeoutError):
+                palette.locator("input").fill(label, timeout=PALETTE_MS)
+                break
         palette.locator(".lm-CommandPalette-item.lm-mod-active").wait_for()
         self.page.keyboard.press("Enter")
 

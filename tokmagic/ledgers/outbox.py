@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence, Set
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,30 +35,57 @@ class Outbox:
             box.settle(record, prompt, answer)
 
     def deliver(self, ledger: Ledger) -> int:
-        """Settle what was kept in ``ledger``; return how many. Delivered twice it counts once. Raises LedgerError."""
+        """Settle what was kept in ``ledger``; return how many. Delivered twice it counts once. Raises LedgerError.
+
+        While another process or thread delivers, this does nothing. What is kept meanwhile is delivered too: a run
+        that ends has to wait for nobody's ledger.
+        """
+        delivered: set[str] = set()
+        with suppress(Timeout), self._lock("delivering", patience_s=0):
+            while kept := self._undelivered(delivered):
+                for record, prompt, answer in kept:
+                    ledger.settle(record, prompt, answer)
+                    delivered.add(record.run_id)
+        return len(delivered)
+
+    def _undelivered(self, delivered: Set[str]) -> list[tuple[RunRecord, Sequence[Message], str | None]]:
+        """What is kept beside these; the file goes where that is nothing."""
         with self._locked():
             if not self:
-                return 0
+                return []
             with closing(self._box()) as box:
-                kept = box.runs()
-                for record in kept:
-                    prompt, answer = box.texts(record.run_id) or ((), None)
-                    ledger.settle(record, prompt, answer)
-            for path in self._path.parent.glob(f"{self._path.name}*"):
-                if path.is_file() and path.suffix != ".lock":
-                    path.unlink()
-            return len(kept)
+                left = [record for record in box.runs() if record.run_id not in delivered]
+                kept = [(record, *(box.texts(record.run_id) or ((), None))) for record in left]
+            if not kept:
+                for path in self._path.parent.glob(f"{self._path.name}*"):
+                    if path.is_file() and path.suffix != ".lock":
+                        path.unlink()
+            return kept
 
     def _box(self) -> Ledger:
         return Ledger(sqlite_url(self._path), store_text=self._store_text)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        lock = FileLock(f"{self._path}.lock", mode=0o600)  # each block its own: no child may use its parent's
+        """Nobody else reads or writes the file meanwhile, which is never for long."""
+        try:
+            with self._lock("", patience_s=_PATIENCE_S):
+                yield
+        except Timeout:
+            busy = f"another program has been busy with it for {_PATIENCE_S:.0f} s"
+            raise LedgerError(f"{self._path} cannot be used: {busy}; end that program") from None
+
+    @contextmanager
+    def _lock(self, purpose: str, *, patience_s: float) -> Iterator[None]:
+        """Raises Timeout, and LedgerError where there can be no lock."""
+        name = ".".join(filter(None, (str(self._path), purpose, "lock")))
+        lock = FileLock(name, mode=0o600)  # each block its own: no child may use its parent's
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock.acquire(timeout=_PATIENCE_S)
-        except (OSError, Timeout) as error:
+            lock.acquire(timeout=patience_s)
+        except Timeout:  # an OSError too
+            raise
+        except OSError as error:
             raise LedgerError(f"{self._path} cannot be used: {error}; make its folder writable") from error
         try:
             yield

@@ -106,13 +106,20 @@ class Recorder:
         try:
             ledger = self.ledger()
             self._pay()
-            if outbox := self._outbox:
-                outbox.deliver(ledger)
             write(ledger)
         except LedgerError as error:
             return self._not_written(f"{otherwise}: {error}")
-        self._warnings.tell({})
+        self._warnings.tell(self._deliver(ledger))
         return True
+
+    def _deliver(self, ledger: Ledger) -> dict[str, str]:
+        """Deliver what was kept while the ledger was away. What hinders it is to be told, and hinders nothing else."""
+        try:
+            if outbox := self._outbox:
+                outbox.deliver(ledger)
+        except LedgerError as error:
+            return {"kept": f"runs that are kept on this machine are not delivered yet: {error}"}
+        return {}
 
     def settle(self, record: RunRecord, prompt: Sequence[Message], answer: str, *, begun: bool) -> bool:
         """Write a run's end and say whether it is in the ledger now; where that cannot be reached it will be later.

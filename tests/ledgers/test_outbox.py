@@ -1,0 +1,120 @@
+"""Runs that are kept on this machine until their ledger answers: by several kernels, beside a ledger that is slow."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from tests.ledgers.test_store import ids, run
+from tokmagic.core.config import TokMagic
+from tokmagic.core.prompt import Message
+from tokmagic.core.record import RunRecord
+from tokmagic.errors import LedgerError
+from tokmagic.ledgers import Ledger, Outbox
+from tokmagic.runs.recorder import LedgerWarning, Recorder
+
+PATIENCE_S = 30.0
+
+
+class Slow(Ledger):
+    """A ledger that lets a run be settled when it is told to."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.asked, self.go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def settle(self, record: RunRecord, prompt: Sequence[Message] = (), answer: str | None = None) -> None:
+        self.asked.release()
+        assert self.go_on.acquire(timeout=PATIENCE_S)
+        super().settle(record, prompt, answer)
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Outbox:
+    return Outbox(tmp_path / "undelivered.sqlite", store_text=True)
+
+
+@pytest.fixture
+def slow(ledger_url: str) -> Iterator[Slow]:
+    with closing(Slow(ledger_url)) as made:
+        yield made
+
+
+def test_a_run_is_kept_at_once_while_others_are_delivered_to_a_slow_ledger(outbox: Outbox, slow: Slow) -> None:
+    outbox.keep(run("a"), (), "one")
+    with ThreadPoolExecutor(1) as pool:
+        delivered = pool.submit(outbox.deliver, slow)
+        assert slow.asked.acquire(timeout=PATIENCE_S)
+        outbox.keep(run("b"), (), "two")  # would wait for the ledger, and after ten seconds be lost
+        assert outbox.deliver(slow) == 0, "one is enough"
+        slow.go_on.release(2)
+        assert delivered.result(PATIENCE_S) == 2, "what came meanwhile is delivered too"
+    assert sorted(ids(slow.runs())) == ["a", "b"]
+    assert slow.texts("b") == ([], "two")
+    assert not outbox
+
+
+def test_what_was_delivered_before_the_ledger_went_away_again_counts_once(
+    outbox: Outbox, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abc":
+        outbox.keep(run(name, cost="0.1"), (), name)
+    settle, left = ledger.settle, iter([True, True, False])
+
+    def some(record: RunRecord, prompt: Sequence[Message] = (), answer: str | None = None) -> None:
+        if not next(left):
+            raise LedgerError("it is away")
+        settle(record, prompt, answer)
+
+    monkeypatch.setattr(ledger, "settle", some)
+    with pytest.raises(LedgerError, match="it is away"):
+        outbox.deliver(ledger)
+    assert outbox, "nothing is let go of before all of it is there"
+    monkeypatch.undo()
+    assert outbox.deliver(ledger) == 3
+    assert sorted(ids(ledger.runs())) == ["a", "b", "c"]
+    assert not outbox
+
+
+@contextmanager
+def busy(path: Path) -> Iterator[None]:
+    with FileLock(f"{path}.lock"):
+        yield
+
+
+def test_a_file_that_another_program_keeps_busy_is_told_in_one_line(
+    outbox: Outbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tokmagic.ledgers.outbox._PATIENCE_S", 0.1)
+    with (
+        busy(tmp_path / "undelivered.sqlite"),
+        pytest.raises(LedgerError, match="another program has been busy with it"),
+    ):
+        outbox.keep(run("a"), (), "one")
+    outbox.keep(run("a"), (), "one")
+    assert outbox
+
+
+def test_what_cannot_be_delivered_keeps_no_other_run_out_of_the_ledger(
+    tmp_path: Path, ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(TokMagic(home=str(tmp_path), ledger=ledger_url))
+    ledger = recorder.ledger()
+    monkeypatch.setattr("tokmagic.ledgers.outbox._PATIENCE_S", 0.1)
+    monkeypatch.setattr(recorder, "_outbox", Outbox(tmp_path / "undelivered.sqlite", store_text=True))
+    Outbox(tmp_path / "undelivered.sqlite", store_text=True).keep(run("kept"), (), "one")
+    with (
+        busy(tmp_path / "undelivered.sqlite"),
+        pytest.warns(LedgerWarning, match="are not delivered yet: .* busy with it"),
+    ):
+        assert recorder.settle(run("now"), (), "two", begun=False)
+    assert ids(ledger.runs()) == ["now"]
+    assert recorder.settle(run("then"), (), "three", begun=False)
+    assert sorted(ids(ledger.runs())) == ["kept", "now", "then"]
+    recorder.close()

@@ -32,7 +32,7 @@ from tokmagic.runs.session import Session
 
 ASK = Prompt((Message("user", "Hi"),), Sampling(max_tokens=10))
 DOLLAR_A_TOKEN = Rates(input=Decimal(0), output=Decimal(1_000_000), source="%price")
-LONGEST_S = 30
+LONGEST_S = 120
 
 
 @dataclass(frozen=True)

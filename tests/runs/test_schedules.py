@@ -33,7 +33,7 @@ SCHEDULES = 50
 AT_ONCE = 4
 CAP = Decimal(60)
 PIECES = 8
-LONGEST_S = 40
+LONGEST_S = 150
 ENDLESS = 14
 
 
@@ -114,8 +114,8 @@ def settled(ledger: Ledger, user: str) -> list[RunRecord]:
 
 
 def check(ledger: Ledger, schedule: Schedule, told: dict[str, str], *, killed: bool) -> None:
-    # What a server's lock kept out of it waits on this machine, and the last process of all delivers nothing. Another one
-    # may be delivering, and what is kept of other schedules may meet their locks: both pass.
+    # What a server's lock kept out of it waits on this machine, and the last process of all delivers nothing. Another
+    # one may be at it, and what is kept of other schedules may meet their locks: both pass.
     outbox, deadline = Outbox(Path(schedule.home) / "undelivered.sqlite", store_text=True), time.monotonic() + 120
     while outbox and time.monotonic() < deadline:
         with suppress(LedgerError):

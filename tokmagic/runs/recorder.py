@@ -109,17 +109,8 @@ class Recorder:
             write(ledger)
         except LedgerError as error:
             return self._not_written(f"{otherwise}: {error}")
-        self._warnings.tell(self._deliver(ledger))
+        self._warnings.tell({})
         return True
-
-    def _deliver(self, ledger: Ledger) -> dict[str, str]:
-        """Deliver what was kept while the ledger was away. What hinders it is to be told, and hinders nothing else."""
-        try:
-            if outbox := self._outbox:
-                outbox.deliver(ledger)
-        except LedgerError as error:
-            return {"kept": f"runs that are kept on this machine are not delivered yet: {error}"}
-        return {}
 
     def settle(self, record: RunRecord, prompt: Sequence[Message], answer: str, *, begun: bool) -> bool:
         """Write a run's end and say whether it is in the ledger now; where that cannot be reached it will be later.
@@ -138,12 +129,20 @@ class Recorder:
                 self._owe(ledger, write)
             return written
         if self.write(write, "this run is kept on this machine and delivered when its ledger can be reached again"):
+            self._deliver(outbox)
             return True
         try:
             outbox.keep(record, prompt, answer)
         except LedgerError as error:
             self._not_written(f"{_LOST}: {error}")
         return False
+
+    def _deliver(self, outbox: Outbox) -> None:
+        """Deliver what was kept while the ledger was away. What hinders it is told, and hinders no run."""
+        try:
+            outbox.deliver(self.ledger())
+        except LedgerError as error:
+            self._not_written(f"runs that are kept on this machine are not delivered yet: {error}")
 
     def _owe(self, ledger: Ledger, write: Write) -> None:
         with self._lock:

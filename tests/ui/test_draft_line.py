@@ -100,7 +100,8 @@ def test_nothing_is_asked_while_the_sidebar_is_hidden(lab: Lab, open_notebook: O
     notebook.write(1)
     before = draft.wait_counted("cell-1")
     assert asked
-    notebook.command("Show Right Sidebar")
+    # Not from the palette: a notebook that JupyterLab has just restored takes the focus from it.
+    notebook.page.evaluate("() => window.jupyterapp.commands.execute('application:toggle-right-area')")
     notebook.panel.wait_for(state="hidden")
     notebook.write(1)
     seen = len(asked)

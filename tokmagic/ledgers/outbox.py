@@ -41,6 +41,8 @@ class Outbox:
         that ends has to wait for nobody's ledger.
         """
         delivered: set[str] = set()
+        if not self:
+            return 0
         with suppress(Timeout), self._lock("delivering", patience_s=0):
             while kept := self._undelivered(delivered):
                 for record, prompt, answer in kept:

@@ -74,10 +74,7 @@ def compared(
         here=Here(cell.cell_id, cell.source_sha256, session.execution(), beside),
         most_blocks=pilot,
     )
-    book = None
-    if isinstance(scored, Human):
-        name = planned.question_tag.replace(":", "-")
-        book = Book(session.settings.home_path / "ratings" / f"{name}.jsonl", scored.question)
+    book = _book(session, scored, planned.question_tag) if isinstance(scored, Human) else None
     measure = partial(_savings, session, at_once)
     outcome, row = _shown(session, running, cell.cell_id)
     # The variants of a row that this one stands beside have means of their own.
@@ -89,6 +86,12 @@ def compared(
     else:
         found.rescored()
     return found
+
+
+def _book(session: Session, score: Human, question_tag: str) -> Book:
+    """Where a person's ratings are kept."""
+    name = question_tag.replace(":", "-")
+    return Book(session.settings.home_path / "ratings" / f"{name}.jsonl", score.question)
 
 
 def _shown(session: Session, running: Running, cell_id: str | None) -> tuple[Outcome, ComparisonRow]:

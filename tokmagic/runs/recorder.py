@@ -60,7 +60,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._payer: threading.Thread | None = None
         self._closed = threading.Event()
-        self._warnings, self._moved = Teller(LedgerWarning), Teller(LedgerWarning)
+        self._warnings, self._moved, self._undelivered = (Teller(LedgerWarning) for _ in range(3))
         settings.observe(lambda _change: self._let_go(), ["ledger", "store_text"])
         in_child(self._renew)
 
@@ -139,10 +139,12 @@ class Recorder:
 
     def _deliver(self, outbox: Outbox) -> None:
         """Deliver what was kept while the ledger was away. What hinders it is told, and hinders no run."""
+        causes: dict[str, str] = {}
         try:
             outbox.deliver(self.ledger())
         except LedgerError as error:
-            self._not_written(f"runs that are kept on this machine are not delivered yet: {error}")
+            causes["kept"] = f"runs that are kept on this machine are not delivered yet: {error}"
+        self._undelivered.tell(causes)
 
     def _owe(self, ledger: Ledger, write: Write) -> None:
         with self._lock:

@@ -110,7 +110,7 @@ def test_what_cannot_be_delivered_keeps_no_other_run_out_of_the_ledger(
     monkeypatch.setattr(recorder, "_outbox", Outbox(tmp_path / "undelivered.sqlite", store_text=True))
     Outbox(tmp_path / "undelivered.sqlite", store_text=True).keep(run("kept"), (), "one")
     with busy(tmp_path / "undelivered.sqlite"), pytest.warns(LedgerWarning) as told:
-        assert all([recorder.settle(run(name), (), "two", begun=False) for name in ("now", "soon")])
+        assert all(recorder.settle(run(name), (), "two", begun=False) for name in ("now", "soon"))
     (says,) = told  # once, until it has gone away
     assert "are not delivered yet" in str(says.message)
     assert sorted(ids(ledger.runs())) == ["now", "soon"]

@@ -159,11 +159,21 @@ def test_without_device_seconds_all_of_it_is_an_upper_bound(desk: Desk) -> None:
     assert told(desk.end(desk.run(0.0), 5.0, None)) == (500.0, "measured", "at_most")
 
 
-def following() -> list[threading.Thread]:
+Following = Callable[[], list[threading.Thread]]
+
+
+def threads() -> list[threading.Thread]:
     return [it for it in threading.enumerate() if it.name == "tokmagic-energy"]
 
 
-def test_a_device_is_followed_while_runs_go_on_alone(desk: Desk) -> None:
+@pytest.fixture
+def following() -> Following:
+    """The threads that follow a device since the test began; one of another test may be about to end."""
+    before = threads()
+    return lambda: [it for it in threads() if it not in before]
+
+
+def test_a_device_is_followed_while_runs_go_on_alone(desk: Desk, following: Following) -> None:
     asked = threading.Event()
     joules = desk.meter.joules
     one, two = desk.run(0.0), desk.run(0.0)
@@ -248,7 +258,9 @@ def test_a_shared_gpu_and_a_run_that_fails(board: Device, make_session: Make) ->
 
 
 @pytest.mark.parametrize(("device", "engine"), [("cuda:1", Local), ("none", Local), ("cuda:0", ScriptedEngine)])
-def test_a_run_that_has_no_meter_has_no_energy(board: Device, make_session: Make, device: str, engine: Any) -> None:
+def test_a_run_that_has_no_meter_has_no_energy(
+    board: Device, make_session: Make, device: str, engine: Any, following: Following
+) -> None:
     made = Local("m", device, answer(0.3))
     if engine is ScriptedEngine:
         made = ScriptedEngine("m", [answer(0.3)])  # type: ignore[assignment]
@@ -275,7 +287,9 @@ class Refusing(Local):
         raise ContextError(f"{len(prompt.messages)} message is too long")
 
 
-def test_a_refused_run_took_nothing_and_leaves_nothing_behind(board: Device, make_session: Make) -> None:
+def test_a_refused_run_took_nothing_and_leaves_nothing_behind(
+    board: Device, make_session: Make, following: Following
+) -> None:
     row = generated(make_session(), Refusing("m", "cuda:0", answer(0.5)))
     assert (row.status, row.energy_j, row.energy_bound) == ("refused", None, None)
     for thread in following():

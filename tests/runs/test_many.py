@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -19,8 +20,10 @@ import tokmagic
 from tests.servers import Asked, Wire, chunk, serve
 from tokmagic.core.budget import Budget
 from tokmagic.core.money import Rates
+from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import Sum
 from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.errors import BudgetError, EndpointError, GenerationInterrupted, ModelError, UsageError
 from tokmagic.runs import api, pace
 from tokmagic.runs.pace import Pace
@@ -190,6 +193,55 @@ def test_what_is_let_in_ahead_asks_nothing_where_it_is_stopped(session: Session)
     (unasked,) = (row for row in rows if row.reading.usage.input_tokens == 0)
     assert (unasked.reading.cost.usd, unasked.reading.cost.bound, unasked.finish_reason) == (0, "exact", "interrupted")
     assert session._under_way.ids() == []
+
+
+class SlowToLetGo(ScriptedEngine):
+    """Streams the closing of which gives others the time to begin."""
+
+    def __init__(self, pace: float = 1.0) -> None:
+        super().__init__("m", [Script.of_text(["Well"] * 100, itl_s=1.0, pace=pace)])
+        self.asked = 0
+
+    def stream(self, prompt: Prompt) -> ScriptedStream:
+        self.asked += 1
+        stream = super().stream(prompt)
+        close = stream.close
+        stream.close = lambda: (close(), time.sleep(0.3))[0]  # type: ignore[method-assign]
+        return stream
+
+
+def as_many(session: Session) -> None:
+    with suppress(GenerationInterrupted):
+        tokmagic.generate_many(["1", "2", "3"], "m", concurrency=2, return_errors=True)
+
+
+def in_comparison(session: Session) -> None:
+    variants = {name: f"Say {name}" for name in "123"}
+    with suppress(GenerationInterrupted):
+        tokmagic.compare(variants, model="m", concurrency=2)
+
+
+@pytest.mark.parametrize("begin", [as_many, in_comparison])
+@pytest.mark.parametrize("stop", [Session.close, lambda _session: _thread.interrupt_main()], ids=["close", "interrupt"])
+def test_the_turn_of_one_that_was_stopped_is_no_turn_of_another(
+    session: Session, begin: Callable[[Session], None], stop: Callable[[Session], None]
+) -> None:
+    """Where all are stopped, one after another, the first that ends must not let in one that waits."""
+    engine = SlowToLetGo()
+    session.models.add("m", session.models.spec("scripted"))
+    session.models._engines["m"] = engine
+
+    def stopping() -> None:
+        until = time.monotonic() + 60
+        while (len(session._under_way.ids()) < 3 or engine.asked < 2) and time.monotonic() < until:
+            time.sleep(0.01)
+        stop(session)
+
+    thread = threading.Thread(target=stopping)
+    thread.start()
+    begin(session)
+    thread.join()
+    assert engine.asked == 2
 
 
 def test_a_sidebar_that_stops_one_stops_that_one(session: Session) -> None:

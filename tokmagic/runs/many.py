@@ -23,10 +23,10 @@ from tokmagic.prompts.options import check_sampling
 from tokmagic.runs.cache import repeatable
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.pace import Pace, Paced, Terminal
+from tokmagic.runs.run import Run, RunContext, stop_all
 
 if TYPE_CHECKING:
     from tokmagic.engines.base import ModelSpec
-    from tokmagic.runs.run import Run, RunContext
     from tokmagic.runs.session import Session
 
 # What a batch of the local engine holds, and what servers commonly let one client do.
@@ -146,8 +146,7 @@ class Others:
             self.stopped = True
             runs = list(self._runs)
             self._changed.notify_all()
-        for run in runs:
-            run.stop()
+        stop_all(runs)
 
 
 def at_once_by_default(spec: ModelSpec) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -162,9 +162,13 @@ class Run:
         if self._context.only_recorded and not self._begun:
             raise LedgerError("the run cannot be recorded, nothing was run; the server's log says why")
 
+    def withhold(self) -> None:
+        """Ask nothing any more where nothing was asked yet; any thread."""
+        self._stopped = True
+
     def stop(self) -> None:
         """Stop as the sidebar asks to; any thread."""
-        self._stopped = True
+        self.withhold()
         if self._stream is not None:
             self._stream.close()
 
@@ -374,6 +378,14 @@ class Run:
             Choice("".join(parts.texts), tuple(parts.ids), reason, tuple(parts.logprobs), "".join(parts.thoughts))
             for parts, reason in zip(self._parts, reasons, strict=False)
         )
+
+
+def stop_all(runs: Sequence[Run]) -> None:
+    """Stop runs; any thread. One that ends gives its turn to another of them, which must not begin to ask then."""
+    for run in runs:
+        run.withhold()
+    for run in runs:
+        run.stop()
 
 
 def replay(prompt: Prompt, record: RunRecord, answer: Answer, context: RunContext) -> Generation:

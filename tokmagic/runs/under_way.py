@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from tokmagic.core.record import RunRecord
 from tokmagic.runs.live import View
-from tokmagic.runs.run import Run
+from tokmagic.runs.run import Run, stop_all
 
 
 class UnderWay:
@@ -55,5 +55,4 @@ class UnderWay:
         """Stop a run, or all; one that has ended is left alone."""
         with self._lock:
             chosen = [run for name, run in self._running.items() if run_id in (None, name)]
-        for run in chosen:
-            run.stop()
+        stop_all(chosen)

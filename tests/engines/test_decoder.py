@@ -93,7 +93,7 @@ def test_logits_are_those_of_transformers(family: str, config: dict[str, Any], d
     # transformers goes on with the same weights, of which there is one copy.
     assert torch.equal(logits_of(model, ids[:61], 60), expected[:2])
     held = {weights.untyped_storage().data_ptr() for weights in model.parameters()}
-    assert {own.widest.untyped_storage().data_ptr()} <= held
+    assert {own.widest.weight.untyped_storage().data_ptr()} <= held
 
 
 @pytest.mark.parametrize(("family", "config"), LEFT_ALONE.values(), ids=LEFT_ALONE)
@@ -295,7 +295,7 @@ def test_the_arithmetic_is_measured_and_a_row_is_computed_as_transformers_does()
     from tokmagic.engines.local.products import Matrix, measure
 
     weight = torch.randn(1536, 576).bfloat16()
-    arithmetic = measure(weight)
+    arithmetic = measure(Matrix(weight), torch.bfloat16)
     assert arithmetic.wide_from is None or arithmetic.wide_from >= 2
     row = torch.randn(1, 576).bfloat16()
     assert not arithmetic.is_wide(1)

@@ -122,11 +122,14 @@ class Weighed(Protocol):
 
 
 @runtime_checkable
-class Quantised(Protocol):
+class Measured(Protocol):
     """An engine that tells what its form of a model takes, and measures what it gives up and gains."""
 
     def facts(self) -> tuple[tuple[str, str], ...]:
-        """Return what it takes, each with its name, without loading weights. Raises ModelError."""
+        """Return what it takes beside what :class:`Weighed` tells, each with its name. Raises ModelError.
+
+        Loads no weights.
+        """
         ...
 
     def measure(self, progress: Progress) -> tuple[tuple[str, str], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokmagic.engines.base import ModelSpec, Quantised, Shared, Tokenized, Weighed
+from tokmagic.engines.base import Measured, ModelSpec, Shared, Tokenized, Weighed
 from tokmagic.errors import TokmagicError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
@@ -23,7 +23,7 @@ _INFO = (
 )
 _MOST = 1_000_000_000
 
-_QUANT = "nf4, int8: quantise with bitsandbytes while loading; int4: run the model's GGUF file with llama.cpp"
+_QUANT = "nf4, int8: quantise while loading; int4: run the model's GGUF file with llama.cpp"
 
 
 def parser() -> Parser:
@@ -35,7 +35,9 @@ def parser() -> Parser:
     add("spec", nargs="?", help="Hugging Face id, folder, GGUF file, or the name at an endpoint")
     add("--all", action="store_true", help="unload every model")
     add("--keep", action="store_true", help="keep the models already loaded")
-    add("--measure", action="store_true", help="with info: measure a GGUF file's speed and perplexity; takes a minute")
+    add(
+        "--measure", action="store_true", help="with info: measure speed and perplexity of a model here; takes a minute"
+    )
     add("--quant", choices=["nf4", "int8", "int4", "none"], help=_QUANT)
     add("--dtype", metavar="TYPE", help="bf16, fp16 or fp32; default: the checkpoint's")
     add("--device", metavar="DEVICE", help="cpu, cuda or cuda:N; default: CUDA if available")
@@ -122,10 +124,10 @@ def _count(option: str, given: str | None) -> int | None:
 
 def _info(at: Shell, name: str, context: int | None, batch: int, *, measure: bool) -> Table:
     engine = at.session.models.engine(name)
-    known: tuple[tuple[str, str], ...] = engine.facts() if isinstance(engine, Quantised) else ()
+    known: tuple[tuple[str, str], ...] = engine.facts() if isinstance(engine, Measured) else ()
     if measure:
-        if not isinstance(engine, Quantised):
-            raise UsageError(f"{name} is no GGUF file; leave out --measure")
+        if not isinstance(engine, Measured):
+            raise UsageError(f"{name} does not run on this machine; leave out --measure, or try `tokmagic bench`")
         shown = view(at)
         at.session.load(name, shown.progress)
         known += engine.measure(shown.progress)

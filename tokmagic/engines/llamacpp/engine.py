@@ -5,9 +5,9 @@ Counting a draft and replaying an answer read the tokenizer alone, with nothing 
 
 from __future__ import annotations
 
-import math
 import threading
 import time
+from collections.abc import Sequence
 
 from tokmagic.core.config import TokMagic
 from tokmagic.core.forks import in_child, whole
@@ -21,9 +21,8 @@ from tokmagic.engines.llamacpp.memory import LEAST_CELLS, require
 from tokmagic.engines.llamacpp.messages import Load, Request
 from tokmagic.engines.llamacpp.process import Process, RunStream
 from tokmagic.engines.llamacpp.processors import usual_threads
-from tokmagic.engines.llamacpp.quality import fixed_text, ms_per_token, unquantised_nll
 from tokmagic.engines.llamacpp.sampling import Defaults, Drawing
-from tokmagic.engines.local.declared import configured_dtype
+from tokmagic.engines.quality import measured
 from tokmagic.errors import ContextError, ModelError, UsageError
 from tokmagic.formatting.numbers import counted
 from tokmagic.tokens.tokenizer import Tokenizer
@@ -153,22 +152,13 @@ class LlamaCppEngine:
 
     def measure(self, progress: Progress) -> tuple[tuple[str, str], ...]:
         self.load(progress)
-        tokenizer = self._ready_tokenizer(progress)
-        progress("measuring its speed", None)
-        speed = ms_per_token(self)
-        progress("measuring its perplexity", None)
-        ids = tuple(tokenizer.text_ids(fixed_text()))
+        return measured(self, self._ready_tokenizer(progress), self._score, progress, is_quantised=True)
+
+    def _score(self, ids: Sequence[int]) -> float:
         process = self._process
         if process is None:
             raise ModelError(f"{self._name} was unloaded meanwhile; run the cell again")
-        own = math.exp(process.score(ids))
-        told = f"{own:.2f} on {len(ids)} tokens of English"
-        if any(tokenizer.folder.glob("*.safetensors")):
-            progress("measuring that of the weights before quantisation", None)
-            theirs = math.exp(unquantised_nll(tokenizer.folder, ids))
-            dtype = configured_dtype(tokenizer.folder) or "full"
-            told += f"; {dtype} weights: {theirs:.2f} ({(own / theirs - 1) * 100:+.1f} %)"
-        return (("ms a token", f"{speed:.1f}"), ("perplexity", told))
+        return process.score(tuple(ids))
 
     def _request(self, prompt: Prompt) -> Request:
         sampling = prompt.sampling

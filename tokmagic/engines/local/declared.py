@@ -12,6 +12,7 @@ from tokmagic.engines.fit import Need, need
 from tokmagic.errors import ModelError, UsageError, nearest
 
 AS_TRANSFORMERS = "as transformers"
+INT8 = "int8 weights with a scale for each row"
 _DTYPES = {
     "bf16": "bfloat16",
     "bfloat16": "bfloat16",
@@ -93,12 +94,24 @@ def needed(folder: Path, spec: ModelSpec) -> Need | None:
     return need(folder, dtype_name(spec.dtype), spec.quant)
 
 
-def asked_arithmetic(spec: ModelSpec) -> str | None:
+def is_rounded_here(spec: ModelSpec, device: str) -> bool:
+    """Whether the weights of a model on such a device are quantised by tokmagic; otherwise bitsandbytes does it."""
+    return spec.quant == "int8" and device.partition(":")[0] == "cpu"
+
+
+def follows_transformers(spec: ModelSpec) -> bool:
     """Who names a dtype of 16 bits gets transformers' arithmetic, to the bit; of 32 bits no order of sums is right.
 
     Raises UsageError.
     """
-    return None if dtype_name(spec.dtype) in {"auto", "float32"} else AS_TRANSFORMERS
+    return dtype_name(spec.dtype) not in {"auto", "float32"}
+
+
+def asked_arithmetic(spec: ModelSpec, device: str) -> str | None:
+    """What is known of how a model on a device will be computed, without its weights. Raises UsageError."""
+    if is_rounded_here(spec, device):
+        return INT8
+    return AS_TRANSFORMERS if follows_transformers(spec) else None
 
 
 def configured_dtype(folder: Path) -> str | None:

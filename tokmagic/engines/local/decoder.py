@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokmagic.engines.local.attention import Attention, Segment
+from tokmagic.engines.local.int8 import Int8, Int8Linear
 from tokmagic.engines.local.kv import KVCaches
 from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix, measure
 
@@ -57,7 +58,8 @@ class Decoder:
         self._eps: float = config.rms_norm_eps
         self._act = model.model.layers[0].mlp.act_fn
         self._rotary = model.model.rotary_emb
-        self._embedding: Tensor = model.model.embed_tokens.weight
+        self._dtype: torch.dtype = model.dtype
+        self._embedding: nn.Module = model.model.embed_tokens
         self._last_norm: Tensor = model.model.norm.weight
         self._head = _matrix(model.lm_head)
         self._layers = [_layer(layer) for layer in model.model.layers]
@@ -65,22 +67,22 @@ class Decoder:
 
     def new_caches(self) -> KVCaches:
         """Return what makes the caches of sequences."""
-        return KVCaches(len(self._layers), self._kv_heads, self._head_size, self._embedding.dtype)
+        return KVCaches(len(self._layers), self._kv_heads, self._head_size, self._dtype)
 
     @property
     def bytes_per_position(self) -> int:
         """What a cache takes for each position of a sequence."""
-        return len(self._layers) * 2 * self._kv_heads * self._head_size * self._embedding.dtype.itemsize
+        return len(self._layers) * 2 * self._kv_heads * self._head_size * self._dtype.itemsize
 
     def hurry(self) -> None:
         """Compute as fast as this machine can from now on; what is rounded where is no longer as in transformers."""
-        self.arithmetic = measure(self.widest)
+        self.arithmetic = measure(self.widest, self._dtype)
         self._groups = True
 
     @property
-    def widest(self) -> Tensor:
-        """The greatest weights of a layer [out, in]."""
-        return self._layers[0].gate_up.weight
+    def widest(self) -> Matrix:
+        """The greatest weights of a layer."""
+        return self._layers[0].gate_up
 
     def forward(self, segments: Sequence[Segment]) -> Tensor:
         """Return the logits [segments, vocabulary] after each segment's last token.
@@ -89,8 +91,8 @@ class Decoder:
         """
         for segment in segments:
             segment.cache.reserve(segment.cache.length + len(segment.ids))
-        attention = Attention(segments, self._scale, self._embedding.dtype, grouped=self._groups)
-        hidden = functional.embedding(torch.tensor([it for segment in segments for it in segment.ids]), self._embedding)
+        attention = Attention(segments, self._scale, self._dtype, grouped=self._groups)
+        hidden: Tensor = self._embedding(torch.tensor([it for segment in segments for it in segment.ids]))
         wide = self.arithmetic.is_wide(len(hidden))
         logits = (self._wide_layers if wide else self._layers_as_transformers)(attention, hidden)
         for segment, start, count in zip(segments, attention.starts, attention.counts, strict=True):
@@ -152,7 +154,7 @@ class Decoder:
         return self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
 
     def _table(self, positions: int) -> tuple[Tensor, Tensor]:
-        cos, sin = self._rotary(self._embedding[:1], torch.arange(positions).unsqueeze(0))
+        cos, sin = self._rotary(self._last_norm, torch.arange(positions).unsqueeze(0))
         sin = sin[0].clone()
         sin[:, : self._head_size // 2].neg_()
         return cos[0], sin
@@ -229,20 +231,29 @@ def _layer(layer: Any) -> _Layer:
     )
 
 
-def _matrix(linear: nn.Linear) -> Matrix:
+def _matrix(linear: nn.Linear | Int8Linear) -> Matrix:
+    if isinstance(linear, Int8Linear):
+        return linear.matrix
     return Matrix(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
 
 
-def _joined(*linears: nn.Linear) -> Matrix:
+def _joined(*linears: nn.Linear | Int8Linear) -> Matrix:
     """One matrix of several that are multiplied with the same rows; from now on they are parts of it themselves."""
     parts = [_matrix(linear) for linear in linears]
-    biases = [part.bias for part in parts if part.bias is not None]
-    joined = Matrix(torch.cat([part.weight for part in parts]), torch.cat(biases) if biases else None)
+    joined = parts[0].joined(parts)
     begin = 0
     for linear in linears:
         end = begin + linear.out_features
-        linear.weight = nn.Parameter(joined.weight[begin:end], requires_grad=False)
-        if joined.bias is not None:
-            linear.bias = nn.Parameter(joined.bias[begin:end], requires_grad=False)
+        _hold(linear, joined.part(begin, end))
         begin = end
     return joined
+
+
+def _hold(linear: nn.Linear | Int8Linear, matrix: Matrix) -> None:
+    if isinstance(linear, Int8Linear):
+        assert isinstance(matrix, Int8)
+        linear.hold(matrix)
+        return
+    linear.weight = nn.Parameter(matrix.weight, requires_grad=False)
+    if matrix.bias is not None:
+        linear.bias = nn.Parameter(matrix.bias, requires_grad=False)

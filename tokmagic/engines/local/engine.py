@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from tokmagic.engines.local.declared import (
 from tokmagic.engines.local.memory import free_bytes, require_room
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
 from tokmagic.engines.local.stream import LocalStream, Request
+from tokmagic.engines.quality import measured
 from tokmagic.engines.roof import Roof, Work
 from tokmagic.errors import ModelError, TokmagicError
 from tokmagic.tokens.tokenizer import Tokenizer
@@ -120,7 +121,7 @@ class LocalEngine:
             dtype=declared_dtype(located.folder, self._spec),
             quant=self._spec.quant,
             tokenizer_sha256=tokenizer.sha256,
-            arithmetic=asked_arithmetic(self._spec),
+            arithmetic=asked_arithmetic(self._spec, device),
         )
 
     def count(self, prompt: Prompt) -> int:
@@ -183,6 +184,19 @@ class LocalEngine:
     def roof(self) -> tuple[Roof, Work | None]:
         found: list[tuple[Roof, Work | None]] = []
         self._ready_worker().submit(lambda: found.append(self._loaded().roof())).result()
+        return found[0]
+
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """Nothing more."""
+        return ()
+
+    def measure(self, progress: Progress) -> tuple[tuple[str, str], ...]:
+        self.load(progress)
+        return measured(self, self.tokenizer(), self._score, progress, is_quantised=self._spec.quant is not None)
+
+    def _score(self, ids: Sequence[int]) -> float:
+        found: list[float] = []
+        self._ready_worker().submit(lambda: found.append(self._loaded().mean_nll(ids))).result()
         return found[0]
 
     def close(self) -> None:

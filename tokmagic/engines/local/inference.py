@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 from transformers import GenerationConfig
 
 from tokmagic.core.prompt import DRAWING, PENALTIES, Sampling
@@ -15,7 +16,7 @@ from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.engines.fit import Held
 from tokmagic.engines.local.answer import Answer
 from tokmagic.engines.local.batch import MOST_ANSWERS, Batch, Run
-from tokmagic.engines.local.declared import asked_arithmetic
+from tokmagic.engines.local.declared import asked_arithmetic, follows_transformers
 from tokmagic.engines.local.decoder import decoder
 from tokmagic.engines.local.device import available_bytes, device_name, free_memory, held, pick_device
 from tokmagic.engines.local.drawing import Drawing, is_followed
@@ -29,6 +30,8 @@ from tokmagic.engines.roof import Roof, Work
 from tokmagic.errors import ContextError, TokmagicError, UsageError
 from tokmagic.formatting.numbers import counted
 from tokmagic.tokens.tokenizer import Decoder, Tokenizer
+
+_SCORED = 64
 
 
 class Inference:
@@ -44,8 +47,7 @@ class Inference:
         self._device = pick_device(spec.device)
         try:
             self._model = load_model(folder, spec, self._device, progress)
-            asked = asked_arithmetic(spec)
-            self._decoder = decoder(self._model, as_transformers=asked is not None)
+            self._decoder = decoder(self._model, as_transformers=follows_transformers(spec))
         except BaseException:
             free_memory(self._device)
             raise
@@ -54,7 +56,7 @@ class Inference:
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self.context_tokens = _context_tokens(self._model)
         wide = None if self._decoder is None or self.dtype == "float32" else self._decoder.arithmetic.told
-        self.arithmetic = asked or wide
+        self.arithmetic = ", ".join(filter(None, (asked_arithmetic(spec, self.device), wide))) or None
         self.greedy = not self._model.generation_config.do_sample
 
     def held(self) -> Held:
@@ -82,6 +84,26 @@ class Inference:
             raise map_error(
                 error, f"the limits of {self.device} cannot be measured", self._spec, self._device
             ) from None
+        finally:
+            free_memory(self._device)
+
+    def mean_nll(self, ids: Sequence[int]) -> float:
+        """Minus the logarithm of the probability of each of ``ids`` but the first, on average.
+
+        Raises OutOfMemoryError.
+        """
+        given = torch.tensor([list(ids)], device=self._device)
+        try:
+            with torch.inference_mode():
+                # In pieces: in 32 bits the logits of all of a text are some hundred MB.
+                logits = torch.split(self._model(given, use_cache=False).logits[0, :-1], _SCORED)
+                losses = [
+                    functional.cross_entropy(some.float(), wanted, reduction="sum")
+                    for some, wanted in zip(logits, torch.split(given[0, 1:], _SCORED), strict=True)
+                ]
+            return float(sum(losses)) / (len(ids) - 1)
+        except Exception as error:
+            raise map_error(error, f"{self._name} cannot be measured", self._spec, self._device) from None
         finally:
             free_memory(self._device)
 

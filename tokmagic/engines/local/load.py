@@ -14,8 +14,9 @@ import torch
 from tokmagic.core.forks import in_child, whole
 from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.engines.fit import QUANT_BYTES
-from tokmagic.engines.local.declared import dtype_name, needed
+from tokmagic.engines.local.declared import dtype_name, is_rounded_here, needed
 from tokmagic.engines.local.device import available_bytes
+from tokmagic.engines.local.int8 import quantise
 from tokmagic.engines.local.memory import require_room, what_fits
 from tokmagic.engines.local.store import check_folder, quiet_transformers
 from tokmagic.errors import ModelError, OutOfMemoryError, UsageError, nearest
@@ -49,13 +50,15 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
         from transformers import AutoModelForCausalLM
 
     progress("loading weights", 0.3)
+    rounded = is_rounded_here(spec, str(device))
     options: dict[str, Any] = {
-        "dtype": _torch_dtype(spec.dtype),
+        # torch multiplies 8-bit weights quickly with rows in bfloat16 alone.
+        "dtype": torch.bfloat16 if rounded and dtype_name(spec.dtype) == "auto" else _torch_dtype(spec.dtype),
         "local_files_only": True,
         "trust_remote_code": spec.trust_remote_code,
         "use_safetensors": not spec.allow_pickle or None,
     }
-    if spec.quant is not None:
+    if spec.quant is not None and not rounded:
         options |= {"quantization_config": _quantisation(spec), "device_map": {"": str(device)}}
     try:
         with _turn, quiet_transformers():
@@ -64,7 +67,9 @@ def load_model(folder: Path, spec: ModelSpec, device: torch.device, progress: Pr
             # transformers would fill them with random numbers and warn.
             raise ModelError(f"{folder} lacks weights ({missing[0]}, {len(missing)} in all); fetch the model again")
         progress(f"moving to {device}", 0.9)
-        if spec.quant is None:
+        if rounded:
+            quantise(model)
+        elif spec.quant is None:
             model = model.to(device)
         elif spec.quant == "nf4":
             _without_odd_packing(model)

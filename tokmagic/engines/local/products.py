@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from tokmagic.engines.local.threads import threads
 
-# Numbers of a widened piece: 8 MB, which a processor's last cache holds.
-_PIECE = 2 * 1024 * 1024
+PIECE = 2 * 1024 * 1024
+"""Numbers of a widened piece: 8 MB, which a processor's last cache holds."""
 # Numbers of rows at which the ways are tried; the fewest at which 32 bits pay decides.
 _ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _TRIES = 3
@@ -70,6 +70,14 @@ class Matrix:
         self.weight = weight
         self.bias = bias
 
+    def joined(self, parts: Sequence[Matrix]) -> Matrix:
+        """One matrix of several like this one, of which all have a bias or none."""
+        return Matrix(torch.cat([it.weight for it in parts]), joined_bias(parts))
+
+    def part(self, begin: int, end: int) -> Matrix:
+        """These outputs of it, in the same memory."""
+        return Matrix(self.weight[begin:end], None if self.bias is None else self.bias[begin:end])
+
     def product(self, given: Tensor) -> Tensor:
         """Return the products [rows, out] of ``given`` [rows, in] as torch's linear layer computes them."""
         return functional.linear(given, self.weight, self.bias)
@@ -77,8 +85,12 @@ class Matrix:
     def wide(self, given: Tensor, *, in_parts: bool) -> Tensor:
         """Return the products [rows, out] of ``given`` [rows, in], all in 32 bits; not always contiguous."""
         out, width = self.weight.shape
-        result = (self._in_parts if in_parts else self._from_left)(given, max(1, _PIECE // width), out)
+        result = self._scaled((self._in_parts if in_parts else self._from_left)(given, max(1, PIECE // width), out))
         return result if self.bias is None else result + self.bias.float()
+
+    def _scaled(self, result: Tensor) -> Tensor:
+        """What is left to do where the weights stand for others."""
+        return result
 
     def _from_left(self, given: Tensor, piece: int, out: int) -> Tensor:
         # Weights from the left: for many rows the libraries' kernels are faster this way round.
@@ -88,7 +100,7 @@ class Matrix:
             piece = out
         for begin in range(0, out, piece):
             part = self.weight[begin : begin + piece]
-            torch.mm(_widened(part), right, out=result[begin : begin + piece])
+            torch.mm(widened(part), right, out=result[begin : begin + piece])
         return result.t()
 
     def _in_parts(self, given: Tensor, piece: int, out: int) -> Tensor:
@@ -96,7 +108,7 @@ class Matrix:
         result = torch.empty(rows, out)
         whole = max(1, piece // _PARTS) * _PARTS
         for begin in range(0, out, whole):
-            wide = _widened(self.weight[begin : begin + whole])
+            wide = widened(self.weight[begin : begin + whole])
             into = result[:, begin : begin + whole]
             if len(wide) % _PARTS:
                 torch.mm(given, wide.t(), out=into)
@@ -104,6 +116,12 @@ class Matrix:
             parts = wide.view(_PARTS, -1, width).transpose(1, 2)
             into.view(rows, _PARTS, -1).copy_(torch.bmm(given.expand(_PARTS, rows, width), parts).transpose(0, 1))
         return result
+
+
+def joined_bias(parts: Sequence[Matrix]) -> Tensor | None:
+    """The biases of matrices that are joined; None where they have none."""
+    biases = [it.bias for it in parts if it.bias is not None]
+    return torch.cat(biases) if biases else None
 
 
 class _Buffer(threading.local):
@@ -116,31 +134,32 @@ class _Buffer(threading.local):
 _buffer = _Buffer()
 
 
-def _widened(part: Tensor) -> Tensor:
-    """``part`` in 32 bits, in a buffer that the thread's next call writes over."""
-    if part.dtype == torch.float32:
+def widened(part: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """``part`` in a wider dtype, in a buffer that the thread's next call writes over."""
+    if part.dtype == dtype:
         return part
     if _buffer.numbers.numel() < part.numel():
         with torch.inference_mode(mode=False):  # else it could be written to in that mode alone
-            _buffer.numbers = torch.empty(max(_PIECE, part.numel()))
-    return _buffer.numbers[: part.numel()].view(part.shape).copy_(part)
+            _buffer.numbers = torch.empty(max(PIECE, part.numel()))
+    return _buffer.numbers.view(dtype)[: part.numel()].view(part.shape).copy_(part)
 
 
-def measure(weight: Tensor) -> Arithmetic:
-    """Try out on this machine how products with weights like ``weight`` [out, in] are fastest; some 100 ms.
+def measure(whole: Matrix, dtype: torch.dtype) -> Arithmetic:
+    """Try out on this machine how products with such weights are fastest, of rows in ``dtype``; some 100 ms.
 
-    Weights in 32 bits are not widened; of them several rows are computed the same way.
+    In 32 bits nothing is widened; several rows are computed the same way.
     """
-    matrix = Matrix(weight[: max(1, _PIECE // weight.shape[1])])
-    wide_from = 2 if weight.dtype == torch.float32 else None
+    width = whole.weight.shape[1]
+    matrix = whole.part(0, max(1, PIECE // width))
+    wide_from = 2 if dtype == torch.float32 else None
     divided = set()
     # On one thread: several would be slowed down by whatever else computes at this moment, and not both ways alike.
     with threads(1):
         for rows in _ROWS:
-            given = torch.ones(rows, weight.shape[1])
+            given = torch.ones(rows, width)
             from_left = _seconds(partial(matrix.wide, given, in_parts=False))
             in_parts = _seconds(partial(matrix.wide, given, in_parts=True))
-            as_transformers = _seconds(partial(matrix.product, given.to(weight.dtype)))
+            as_transformers = _seconds(partial(matrix.product, given.to(dtype)))
             if wide_from is None and min(from_left, in_parts) < as_transformers:
                 wide_from = rows
             if in_parts < from_left:

@@ -1,4 +1,4 @@
-"""What a GGUF file gives up and gains on this machine: milliseconds a token, and perplexity on a fixed text."""
+"""What a form of a model gives up and gains on this machine: milliseconds a token, and perplexity on a fixed text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.stream import Token
-from tokmagic.engines.base import Engine
+from tokmagic.engines.base import Engine, Progress
+from tokmagic.engines.local.declared import configured_dtype
 from tokmagic.errors import ModelError
+from tokmagic.tokens.tokenizer import Tokenizer
 
 _TEXT = Path(__file__).with_name("perplexity.txt")
 _TOKENS = 48
@@ -35,7 +37,34 @@ def ms_per_token(engine: Engine) -> float:
     return statistics.median(gaps) / 1e6 if gaps else math.nan
 
 
-def unquantised_nll(folder: Path, ids: Sequence[int]) -> float:
+def measured(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    score: Callable[[Sequence[int]], float],
+    progress: Progress,
+    *,
+    is_quantised: bool,
+) -> tuple[tuple[str, str], ...]:
+    """Return the figures of a loaded engine, as :class:`tokmagic.engines.base.Measured` tells of.
+
+    ``score`` returns how likely the engine finds ids: minus the logarithm of one's probability, on average. Where it
+    is quantised and the weights before that are at hand, theirs is computed, too. Raises ModelError.
+    """
+    progress("measuring its speed", None)
+    speed = ms_per_token(engine)
+    progress("measuring its perplexity", None)
+    ids = tokenizer.text_ids(fixed_text())[: engine.info.context_tokens]
+    own = math.exp(score(ids))
+    told = f"{own:.2f} on {len(ids)} tokens of English"
+    if is_quantised and any(tokenizer.folder.glob("*.safetensors")):
+        progress("measuring that of the weights before quantisation", None)
+        theirs = math.exp(_unquantised_nll(tokenizer.folder, ids))
+        dtype = configured_dtype(tokenizer.folder) or "full"
+        told += f"; {dtype} weights: {theirs:.2f} ({(own / theirs - 1) * 100:+.1f} %)"
+    return (("ms a token", f"{speed:.1f}"), ("perplexity", told))
+
+
+def _unquantised_nll(folder: Path, ids: Sequence[int]) -> float:
     """How likely the weights in a folder find a text: minus the logarithm of a token's probability, on average.
 
     Takes some ten seconds and the model's memory in float32. Raises ModelError.

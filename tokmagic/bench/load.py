@@ -80,25 +80,34 @@ class Load:
         while not self._stopped.is_set():
             with self._taking:
                 prompt = next(prompts, None)
-            if prompt is None:
+            request = None if prompt is None else self._one(prompt)
+            if request is None:
                 return
-            request = self._one(prompt)
             with self._taking:
                 go_on = self._ended(request)
             if not go_on:
                 self.stop()
 
-    def _one(self, prompt: Prompt) -> Request:
+    def _submitted(self, prompt: Prompt) -> Stream | None:
+        """The stream of a request that was sent; None once all was stopped. Raises TokmagicError."""
+        # The look and the sending in one: it may have been stopped while this thread waited for its prompt.
+        with self._lock:
+            if self._stopped.is_set():
+                return None
+            stream = submit(self._engine, prompt, self._run_id) if self._run_id else self._engine.stream(prompt)
+            self._streams.add(stream)
+            return stream
+
+    def _one(self, prompt: Prompt) -> Request | None:
+        """Send a request and read its answer; None where it was not sent."""
         watched = _Watched(Meter(self._rates))
         try:
-            stream = submit(self._engine, prompt, self._run_id) if self._run_id else self._engine.stream(prompt)
+            stream = self._submitted(prompt)
         except TokmagicError as error:
             return watched.request(error)
-        with self._lock:
-            self._streams.add(stream)
+        if stream is None:
+            return None
         try:
-            if self._stopped.is_set():  # it came too late for stop() to see it
-                stream.close()
             for event in stream:
                 watched.fold(event)
         except TokmagicError as error:

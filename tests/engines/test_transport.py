@@ -9,6 +9,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 import zlib
@@ -24,8 +25,10 @@ from tests.engines.endpoints import ASK, Ask, in_turn, status
 from tests.servers import ANSWER, Asked, Endpoint, Script, Wire, chunk, serve, streams, usage_chunk, whole
 from tokmagic.core.prompt import Sampling
 from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.endpoint import reader
 from tokmagic.engines.endpoint.addresses import is_this_machine
 from tokmagic.engines.endpoint.limits import Limits
+from tokmagic.engines.endpoint.reader import Reader
 from tokmagic.runs.session import Session
 
 # Failures that are tried again
@@ -290,3 +293,42 @@ def test_comments_that_go_on_do_not_put_silence_off(ask: Ask, session: Session) 
     generation = ask(script)
     assert "for 0.3 s" in str(generation.error)
     assert time.monotonic() - began < 5
+
+
+# Stopped between two attempts
+
+
+def test_a_stop_between_two_attempts_begins_none_or_says_that_it_may_be_billed(
+    session: Session, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that stops the run was kept waiting just when it had seen that nothing goes on at the server."""
+    waits, asked_again, hangs_up = threading.Event(), threading.Event(), Reader.hang_up
+
+    def second(_asked: Asked, wire: Wire) -> None:
+        asked_again.set()
+        wire.open_stream()
+        wire.wait_for_hangup()
+
+    def hang_up(it: Reader) -> None:
+        asked_again.wait(2)
+        hangs_up(it)
+
+    def stop() -> None:
+        assert waits.wait(60)
+        (row,) = session.changes().rows
+        session.stop(row.run_id)
+
+    def backoff_s(_attempt: int) -> float:
+        waits.set()
+        return 0.5
+
+    monkeypatch.setattr(reader, "_backoff_s", backoff_s)
+    monkeypatch.setattr(Reader, "hang_up", hang_up)
+    server.script = in_turn(status(503), second)
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    generation = session.generate(ASK, "m")
+    stopper.join()
+    assert generation.status == "interrupted"
+    # What the first attempt came to is billed by nobody.
+    assert (len(server.asked), generation.cost.usd, generation.cost.bound) == (1, Decimal(0), "exact")

@@ -84,6 +84,8 @@ class Reader:
         self._kept_bytes = 0
         self.reached_before = False
         """Whether an attempt failed on which the server may have worked."""
+        self._withheld = False
+        self._beginning = threading.Lock()
         self._closed = threading.Event()
         self._connection: Connection | None = None
         threading.Thread(target=self._run, name=f"tokmagic {self.name}", daemon=True).start()
@@ -99,6 +101,17 @@ class Reader:
         connection = self._connection
         return connection is not None and connection.has_unread
 
+    def withhold(self) -> bool:
+        """Begin no further attempt; whether the server may have worked on the prompt by now. Any thread."""
+        with self._beginning:  # else an attempt could begin after the answer, and nobody would be told of its bill
+            self._withheld = True
+            return self.reached
+
+    def _may_begin(self) -> bool:
+        with self._beginning:
+            self._working = not self._withheld
+            return self._working
+
     def hang_up(self) -> None:
         """Close the connection at once; any thread."""
         self._closed.set()
@@ -107,22 +120,21 @@ class Reader:
             connection.hang_up()
 
     def _run(self) -> None:
-        while not self._closed.is_set():
+        while not self._closed.is_set() and self._may_begin():
             self.attempts += 1
             self._arrivals.put(Waiting())
             try:
-                self._working = True
                 self._attempt()
                 self._end(None)
                 return
             except AttemptError as error:
-                self._working = False
                 wait_s = error.wait_s if error.wait_s is not None else _backoff_s(self.attempts)
                 last = self.attempts >= self._request.attempts
                 if self._begun or not error.again or last or wait_s > _LONGEST_WAIT_S:
                     self._failed(error)
                     return
                 self.reached_before |= error.reached
+                self._working = False  # not before: whoever hangs up now would be told that nothing had been asked
                 self._arrivals.put(Waiting(wait_s))
                 self._closed.wait(wait_s)
             except Exception as error:

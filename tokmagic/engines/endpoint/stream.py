@@ -89,7 +89,7 @@ class EndpointStream:
 
     def close(self) -> None:
         # In this order: the reader, woken, will report a broken connection.
-        self._arrivals.put(End(time.perf_counter_ns(), reached=self._reader.reached, hung_up=True))
+        self._arrivals.put(End(time.perf_counter_ns(), reached=self._reader.withhold(), hung_up=True))
         self._reader.hang_up()
 
     def _next_arrival(self) -> Answer | End:

@@ -10,24 +10,62 @@ from dataclasses import dataclass
 from typing import Any
 
 
+class Held:
+    """The interrupts that come in a block of :func:`uninterrupted`."""
+
+    __slots__ = ("_before", "_let_in", "first")
+
+    def __init__(self, before: Any) -> None:
+        self.first: tuple[int, Any] | None = None
+        """What the handler is told of the first that was held back."""
+        self._before = before
+        self._let_in = False
+
+    @contextmanager
+    def let_in(self) -> Iterator[None]:
+        """Hold none back in this block, up to the first that is raised: who catches it is in no such block any more.
+
+        So there is no moment between this block and what follows it at which one could come that nobody expects.
+        """
+        self._let_in = True
+        try:
+            yield
+        finally:
+            self._let_in = False
+
+    def handle(self, number: int, frame: Any) -> None:
+        """The handler of the block."""
+        if not self._let_in:
+            self.first = self.first or (number, frame)
+        elif callable(self._before):
+            try:
+                self._before(number, frame)
+            except BaseException:
+                self._let_in = False
+                raise
+        elif self._before == signal.SIG_DFL:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+
+
 @contextmanager
-def uninterrupted(*, later_s: float = 0.0) -> Iterator[None]:
+def uninterrupted(*, later_s: float = 0.0) -> Iterator[Held]:
     """Hold interrupts back until the end of the block; with ``later_s`` until so many seconds after it."""
     before = signal.getsignal(signal.SIGINT)
+    held = Held(before)
     # Only the main thread is interrupted; and a handler that is not Python's own could not be put back.
     if threading.current_thread() is not threading.main_thread() or before is None:
-        yield
+        yield held
         return
-    held: list[tuple[int, Any]] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    signal.signal(signal.SIGINT, held.handle)
     try:
-        yield
+        yield held
     finally:
         signal.signal(signal.SIGINT, before)
-        if held and later_s:
+        if held.first and later_s:
             threading.Timer(later_s, signal.raise_signal, (signal.SIGINT,)).start()
-        elif held and callable(before):
-            before(*held[0])
+        elif held.first and callable(before):
+            before(*held.first)
 
 
 @dataclass(slots=True)

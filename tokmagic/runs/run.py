@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
 
-from tokmagic.core.interrupts import FirstInterrupt, at_first_interrupt, uninterrupted
+from tokmagic.core.interrupts import FirstInterrupt, Held, at_first_interrupt, uninterrupted
 from tokmagic.core.metered import Metered
 from tokmagic.core.money import Rates, plain
 from tokmagic.core.prompt import Prompt
@@ -98,7 +98,7 @@ class Run:
         self._stream: Stream | None = None
         self._energy: Window | None = None
         self._begun = self._stopped = self._broke = False
-        self._interrupt = FirstInterrupt()
+        self._held, self._interrupt = Held(None), FirstInterrupt()
         self._error: TokmagicError | KeyboardInterrupt | None = None
         self._finished: Finished | None = None
         self._ended_at: datetime | None = None
@@ -108,27 +108,28 @@ class Run:
     def execute(self) -> Generation:
         """Drive the run to its end, whatever that is."""
         status: Status = "failed"
-        try:
-            self._begin()
-            self._context.began(self)
-            with self._context.turn():
-                self._answer()
-            status = self._ended_as()
-        except KeyboardInterrupt:
-            if not self._interrupt.came:  # else it is the second, and what was seen has to do
-                self._drain()
-            status = self._as_interrupted()
-        except (PromptError, UsageError, BudgetError, LedgerError) as error:
-            status, self._error = "refused", error
-        except Exception as error:
-            # What shows the run may be what failed.
-            self._watcher = None
-            self._drain()
-            self._error = error if isinstance(error, TokmagicError) else _unforeseen(error)
-            if self._interrupt.came:
+        with uninterrupted() as self._held:
+            try:
+                with self._held.let_in():
+                    self._begin()
+                    self._context.began(self)
+                    with self._context.turn():
+                        self._answer()
+                    status = self._ended_as()
+            except KeyboardInterrupt:
+                if not self._interrupt.came:  # else it is the second, and what was seen has to do
+                    self._drain()
                 status = self._as_interrupted()
-        finally:
-            with uninterrupted():
+            except (PromptError, UsageError, BudgetError, LedgerError) as error:
+                status, self._error = "refused", error
+            except Exception as error:
+                # What shows the run may be what failed.
+                self._watcher = None
+                self._drain()
+                self._error = error if isinstance(error, TokmagicError) else _unforeseen(error)
+                if self._interrupt.came:
+                    status = self._as_interrupted()
+            finally:
                 generation = self._settle(status)
         return generation
 
@@ -264,7 +265,7 @@ class Run:
             return
         self._stream.close()
         # A second interrupt gives up waiting, and so does a failure; the row is settled with what was seen.
-        with suppress(KeyboardInterrupt, Exception):
+        with suppress(KeyboardInterrupt, Exception), self._held.let_in():
             self._consume(self._stream)
 
     def _as_interrupted(self) -> Status:

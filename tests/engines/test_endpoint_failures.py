@@ -21,6 +21,8 @@ from tokmagic import reports as report
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import Selection
 from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.endpoint import engine
+from tokmagic.engines.endpoint.stream import EndpointStream
 from tokmagic.errors import GenerationInterrupted
 from tokmagic.runs.session import Session
 
@@ -440,3 +442,33 @@ def test_a_certificate_that_nobody_vouches_for(session: Session, tmp_path: Path)
         assert secure.asked == []
         session.models.add("plain", ModelSpec("org/m", api_base=secure.url.replace("https", "http")))
         assert session.generate(ASK, "plain").status == "failed"
+
+
+# Interrupted as it is sent
+
+
+def test_an_interrupt_while_the_request_is_sent_hangs_up_and_is_billed(
+    ask: Ask, server: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads has begun, and the run does not have its stream yet."""
+    came, hung_up = threading.Event(), threading.Event()
+
+    def script(_asked: Asked, wire: Wire) -> None:
+        came.set()
+        wire.open_stream()
+        wire.event(chunk("Hel", usage={"prompt_tokens": 12, "completion_tokens": 1, "total_tokens": 13}))
+        if wire.wait_for_hangup(5):
+            hung_up.set()
+
+    class Sent(EndpointStream):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            assert came.wait(60)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(engine, "EndpointStream", Sent)
+    generation = ask(script)
+    assert generation.status == "interrupted"
+    assert hung_up.wait(2), "nobody would have read what goes on there, and it is paid for"
+    assert generation.cost.usd
+    assert generation.cost.bound == "at_least"

@@ -142,10 +142,10 @@ class Run:
             return
         with uninterrupted():  # what is followed is also let go
             self._energy = ACCOUNTS.open(self._engine.info)
-        self._stream = submit(self._engine, self._prompt, self.record.run_id)
-        if self._stopped:
-            self._stream.close()
-        with at_first_interrupt(self._stream.close) as self._interrupt:
+        with at_first_interrupt(self.stop) as self._interrupt:  # from the sending on: a stream that is lost is paid for
+            self._stream = submit(self._engine, self._prompt, self.record.run_id)
+            if self._stopped:
+                self._stream.close()
             self._consume(self._stream)
         self._ended_at = datetime.now(UTC)
 

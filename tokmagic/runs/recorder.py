@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokmagic.core.config import TokMagic
 from tokmagic.core.forks import in_child, whole
+from tokmagic.core.interrupts import uninterrupted
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import LedgerError
@@ -166,16 +167,22 @@ class Recorder:
 
     def _pay(self) -> None:
         """Write what is owed, each end by the one thread that took it. Raises LedgerError."""
-        while True:
+        while self._owed and self._pay_one():
+            pass
+
+    def _pay_one(self) -> bool:
+        """Write the end that is owed the longest; whether there was one."""
+        with uninterrupted():  # what was taken is written, or given back
             with self._lock:
                 if not self._owed:
-                    return
+                    return False
                 ledger, write = self._owed.popleft()
             try:
                 write(self.ledger() if ledger.gone else ledger)
             except BaseException:
                 self._owe(ledger, write)
                 raise
+        return True
 
     def _not_written(self, why: str) -> bool:
         self._warnings.tell({why: why})

@@ -73,7 +73,7 @@ class Recorder:
         """Return the ledger. Raises LedgerError."""
         with whole():
             # start-up: SQLAlchemy takes 0.2 s, which a session without a run need not pay for.
-            from tokmagic.ledgers import Ledger, Outbox
+            from tokmagic.ledgers import Ledger
 
         given = self._settings
         with whole(), self._lock:
@@ -84,10 +84,23 @@ class Recorder:
                 self._moved.tell({})  # each time anew
                 self._moved.tell({gone: gone})
             if self._ledger is None:
-                if not given.ledger.startswith("sqlite"):
-                    self._outbox = Outbox(given.home_path / "undelivered.sqlite", store_text=given.store_text)
                 self._ledger = Ledger(given.ledger, store_text=given.store_text, patience_s=self._patience_s)
             return self._ledger
+
+    def _box(self) -> Outbox | None:
+        """Where ends of runs are kept while a server is away; None for a ledger that is a file.
+
+        Whether the ledger is open does not matter: what ends after :meth:`close` has an end, too.
+        """
+        with whole():
+            # start-up: as above.
+            from tokmagic.ledgers import Outbox
+
+        given = self._settings
+        with self._lock:
+            if self._outbox is None and not given.ledger.startswith("sqlite"):
+                self._outbox = Outbox(given.home_path / "undelivered.sqlite", store_text=given.store_text)
+            return self._outbox
 
     def close(self) -> None:
         """Pay what is owed, if that can be, and let go of the ledger; it is opened anew when it is needed again."""
@@ -123,7 +136,7 @@ class Recorder:
         def write(ledger: Ledger) -> None:
             ledger.settle(record, prompt, answer)
 
-        ledger, outbox = self._ledger, self._outbox
+        ledger, outbox = self._ledger, self._box()
         if outbox is None:
             written = self.write(write)
             if not written and begun and ledger is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Event, Started, Token
 from tokmagic.engines.base import Engine
+from tokmagic.engines.local import engine as local
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.runs.session import Session
 
@@ -214,3 +216,32 @@ def test_unloading_waits_for_what_runs_and_what_comes_later_is_told(session: Ses
         assert text_of(list(stream))
     assert engine.state == "unloaded"
     assert text_of(list(session.load("smollm2").stream(ask("Hi", max_tokens=3))))
+
+
+def test_a_prompt_that_is_handed_in_as_its_model_is_unloaded_ends(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread was kept waiting just when it had found the model's thread, which then ended."""
+    engine, found, unloaded = session.load("smollm2"), threading.Event(), threading.Event()
+    submits, ended = local._Worker.submit, list[object]()
+
+    def submit(it: Any, work: Any, *, is_prompt: bool = False) -> Any:
+        if is_prompt:
+            found.set()
+            unloaded.wait(3)
+        return submits(it, work, is_prompt=is_prompt)
+
+    def ask_it() -> None:
+        try:
+            ended.append(text_of(list(engine.stream(RUNS["greedy, shorter"]))))
+        except ModelError as error:
+            ended.append(error)
+
+    monkeypatch.setattr(local._Worker, "submit", submit)
+    asks = threading.Thread(target=ask_it, daemon=True)
+    asks.start()
+    assert found.wait(60)
+    engine.close()
+    unloaded.set()
+    asks.join(20)
+    assert len(ended) == 1, "it would wait for ever"

@@ -154,7 +154,7 @@ class LocalEngine:
         """Have work done on the inference thread, and report its progress meanwhile."""
         # On the caller's thread: front ends tie output to the thread that runs the cell.
         updates: queue.SimpleQueue[tuple[str, float | None] | None] = queue.SimpleQueue()
-        job = self._ready_worker().submit(lambda: work(lambda doing, share: updates.put((doing, share))))
+        job = self._submit(lambda: work(lambda doing, share: updates.put((doing, share))))
         job.add_done_callback(lambda _job: updates.put(None))
         for doing, share in iter(updates.get, None):
             progress(doing, share)
@@ -178,12 +178,12 @@ class LocalEngine:
             submitted_ns = time.perf_counter_ns()
         stream = LocalStream()
         self._waiting.append(Request(prompt, stream, submitted_ns))
-        self._ready_worker().submit(self._serve, is_prompt=True)
+        self._submit(self._serve, is_prompt=True)
         return stream
 
     def roof(self) -> tuple[Roof, Work | None]:
         found: list[tuple[Roof, Work | None]] = []
-        self._ready_worker().submit(lambda: found.append(self._loaded().roof())).result()
+        self._submit(lambda: found.append(self._loaded().roof())).result()
         return found[0]
 
     def facts(self) -> tuple[tuple[str, str], ...]:
@@ -196,8 +196,13 @@ class LocalEngine:
 
     def _score(self, ids: Sequence[int]) -> float:
         found: list[float] = []
-        self._ready_worker().submit(lambda: found.append(self._loaded().mean_nll(ids))).result()
+        self._submit(lambda: found.append(self._loaded().mean_nll(ids))).result()
         return found[0]
+
+    def _submit(self, work: Callable[[], None], *, is_prompt: bool = False) -> Future[None]:
+        """Have work done on the inference thread."""
+        with self._lock:  # in one with the look: one that is being ended would never come to it
+            return self._ready_worker().submit(work, is_prompt=is_prompt)
 
     def close(self) -> None:
         with self._lock:
@@ -256,7 +261,9 @@ class LocalEngine:
         except ModelError as error:
             self._waiting.popleft().stream.fail(error)
             return
-        inference.serve(self._waiting, self._ready_worker().has_only_prompts)
+        with self._lock:
+            worker = self._ready_worker()
+        inference.serve(self._waiting, worker.has_only_prompts)
 
     def _loaded(self) -> Inference:
         if self._inference is None:
@@ -273,10 +280,9 @@ class LocalEngine:
             return self._tokenizer
 
     def _ready_worker(self) -> _Worker:
-        with self._lock:
-            if self._worker is None:
-                self._worker = _Worker(f"tokmagic-{self._name}")
-            return self._worker
+        if self._worker is None:
+            self._worker = _Worker(f"tokmagic-{self._name}")
+        return self._worker
 
 
 class _Worker:

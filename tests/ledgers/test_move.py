@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tests.ledgers.test_store import run
 from tests.runs.test_cache import GREEDY, many_answers
 from tokmagic.cli import main
 from tokmagic.core.budget import Budget
@@ -125,3 +126,21 @@ def test_the_command_says_which_budgets_were_left(
 def everything(ledger: Ledger) -> set[Budget]:
     with ledger.reading() as connection:
         return set(budgets.read_all(connection))
+
+
+def test_a_run_that_ends_when_its_turn_has_passed_is_copied_too(source: Ledger, target: Ledger) -> None:
+    """One that was running then, and one that even began later; a third goes on and is counted."""
+    for name in "abc":
+        source.begin(run(name, status="running"))
+    source.settle(run("d"))
+
+    def told(_done: int) -> None:
+        if not source.run("e"):
+            source.begin(run("e", status="running"))
+            source.settle(run("f"))
+            for name in "abe":
+                source.settle(run(name))
+
+    moved = move(source, target, told)
+    assert sorted(it.run_id for it in target.runs()) == ["a", "b", "d", "e", "f"]
+    assert (moved.runs, moved.present, moved.running) == (5, 0, 1)

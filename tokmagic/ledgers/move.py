@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,33 +48,57 @@ def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _d
     if source.name == target.name:
         raise LedgerError(f"{source.name} is the ledger in use already; name another one to copy into")
     source.reap()
-    copied = present = kept = 0
-    for rows in _portions(source, runs, runs.c.id, _AT_ONCE, ENDED):
-        for row in rows:
-            del row["id"]  # each database has its own
-            row["duplicate"] = None  # of what is there
-        ids = [row["run_id"] for row in rows]
-        written = _texts(source, ids) if target.store_text else []
-        with target.writing() as connection:
-            known = set(connection.execute(sa.select(runs.c.run_id).where(runs.c.run_id.in_(ids))).scalars())
-            new = [row for row in rows if row["run_id"] not in known]
-            new_texts = [row for row in written if row["run_id"] not in known]
-            if new:
-                connection.execute(runs.insert(), new)
-                duplicates.mark(connection, [row["run_id"] for row in new])
-            if new_texts:
-                connection.execute(texts.insert(), new_texts)
-        copied, present, kept = copied + len(new), present + len(known), kept + len(new_texts)
-        told(copied + present)
+    began, open_ids = _newest(source), _live(source)
+    may_end = sa.or_(runs.c.run_id.in_(open_ids), runs.c.id > began)
+    counts, seen = Counter[str](), set[str]()
+    # Twice: a run may end when its turn has passed.
+    for which in (ENDED, sa.and_(ENDED, may_end)):
+        running = _live(source)  # before they are read: else one that ends in between would be neither
+        for rows in _portions(source, runs, runs.c.id, _AT_ONCE, which):
+            late = {row["run_id"] for row in rows if row["id"] > began or row["run_id"] in open_ids}
+            counts.update(_copy_runs(source, target, [row for row in rows if row["run_id"] not in seen]))
+            seen |= late
+            told(counts["copied"] + counts["present"])
     remembered = 0
     if target.store_text:
         remembered = sum(map(target.take_answers, _portions(source, answers, answers.c.key, _ANSWERS_AT_ONCE)))
     left = _copy_budgets(source, target)
     keys_copied, keys_left = _copy_keys(source, target)
-    with source.reading() as connection:
-        live = sa.select(sa.func.count()).select_from(runs).where(LIVE)
-        running = int(connection.execute(live).scalar_one())
-    return Moved(copied, kept, present, running, remembered, left, keys_copied, keys_left)
+    left_running = len(running - seen)
+    return Moved(
+        counts["copied"], counts["texts"], counts["present"], left_running, remembered, left, keys_copied, keys_left
+    )
+
+
+def _newest(ledger: Ledger) -> int:
+    """The key of the run that began last."""
+    with ledger.reading() as connection:
+        return int(connection.execute(sa.select(sa.func.max(runs.c.id))).scalar_one() or 0)
+
+
+def _live(ledger: Ledger) -> set[str]:
+    """The ids of the runs that go on."""
+    with ledger.reading() as connection:
+        return set(connection.execute(sa.select(runs.c.run_id).where(LIVE)).scalars())
+
+
+def _copy_runs(source: Ledger, target: Ledger, rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Copy those of some runs that are not there, with their texts; return how many of what."""
+    for row in rows:
+        del row["id"]  # each database has its own
+        row["duplicate"] = None  # of what is there
+    ids = [row["run_id"] for row in rows]
+    written = _texts(source, ids) if target.store_text else []
+    with target.writing() as connection:
+        known = set(connection.execute(sa.select(runs.c.run_id).where(runs.c.run_id.in_(ids))).scalars())
+        new = [row for row in rows if row["run_id"] not in known]
+        new_texts = [row for row in written if row["run_id"] not in known]
+        if new:
+            connection.execute(runs.insert(), new)
+            duplicates.mark(connection, [row["run_id"] for row in new])
+        if new_texts:
+            connection.execute(texts.insert(), new_texts)
+    return {"copied": len(new), "present": len(known), "texts": len(new_texts)}
 
 
 def _portions(

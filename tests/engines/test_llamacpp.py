@@ -371,6 +371,38 @@ def test_a_process_that_dies_is_told_and_the_next_run_loads_anew(settings: TokMa
 
 
 @pytest.mark.slow
+def test_the_end_of_an_earlier_process_is_none_of_the_next_ones(
+    settings: TokMagic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads was kept waiting when it had seen the end; a run saw it too, and loaded anew."""
+    told, loaded, lost = threading.Event(), threading.Event(), LlamaCppEngine._lost
+
+    def lost_late(*args: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            told.set()
+            assert loaded.wait(60)
+        lost(*args)
+
+    monkeypatch.setattr(LlamaCppEngine, "_lost", lost_late)
+    engine = LlamaCppEngine("fast", INT4, settings)
+    before = threading.enumerate()
+    engine.load(no_progress)
+    readers = [it for it in threading.enumerate() if it not in before]
+    children()[0].send_signal(signal.SIGKILL)
+    assert told.wait(60)
+    with pytest.raises(ModelError, match="was lost"):
+        run(engine, ask(STORY))
+    engine.load(no_progress)
+    (child,) = children()
+    loaded.set()
+    for reader in readers:
+        reader.join(20)
+    assert engine.state == "ready"
+    engine.close()
+    assert not child.is_running()
+
+
+@pytest.mark.slow
 def test_a_forked_child_runs_its_own(engine: LlamaCppEngine) -> None:
     expected = ids_of(run(engine, ask(STORY)))
     context = multiprocessing.get_context("fork")

@@ -121,6 +121,8 @@ class LlamaCppEngine:
                 self._end()
                 raise
             self._state = "ready"
+            if self._process is None:  # it has ended meanwhile
+                self._state = "unloaded"
         progress("ready", 1.0)
 
     def stream(self, prompt: Prompt) -> RunStream:
@@ -211,17 +213,18 @@ class LlamaCppEngine:
             kv_bytes_per_token=cell_bytes,
         )
         with whole():
-            self._process = Process(self._name, load, self._lost)
-        self._process.wait()
+            self._process = process = Process(self._name, load, self._lost)
+        process.wait()
 
     def _end(self) -> None:
         process, self._process = self._process, None
         if process is not None:
             process.close()
 
-    def _lost(self) -> None:
-        """The process has ended by itself: the next run loads the model anew."""
-        self._process, self._state = None, "unloaded"
+    def _lost(self, process: Process) -> None:
+        """A process has ended by itself: the next run loads the model anew, unless another one did so before."""
+        if self._process is process:
+            self._process, self._state = None, "unloaded"
 
     def _ready_tokenizer(self, progress: Progress) -> Tokenizer:
         if self._tokenizer is not None:

@@ -72,8 +72,8 @@ class RunStream(LocalStream):
 class Process:
     """One process with one model. Its messages are read by a thread of this one."""
 
-    def __init__(self, name: str, load: Load, ended: Callable[[], None]) -> None:
-        """Start it; :meth:`wait` until it is ready. ``ended`` is called if it ends by itself."""
+    def __init__(self, name: str, load: Load, ended: Callable[[Process], None]) -> None:
+        """Start it; :meth:`wait` until it is ready. ``ended`` is told if it ends by itself, maybe twice."""
         self._name = name
         self._ended = ended
         self._lock = threading.Lock()
@@ -194,7 +194,7 @@ class Process:
         if not self._ready.done():
             self._ready.set_exception(error)
         if not self._closing:
-            self._ended()
+            self._ended(self)
 
     def _why(self) -> str:
         if self._closing:

@@ -80,3 +80,25 @@ def test_without_a_pause_each_run_reads_them(
     monkeypatch.setattr(sums, "PAUSE", 0.0)
     run_all(session, 3)
     assert len(reads) == 6
+
+
+def test_a_look_between_a_runs_settling_and_its_adding_up_counts_it_once(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger has it by then, and it counts as running: sums that are read now would have it twice."""
+    listen(session, monkeypatch)
+    run_all(session, 1)
+    seen: list[int] = []
+    ended = session._head.ended
+
+    def look(*args: Any) -> None:
+        view = session.everything(None, False)
+        assert view.notebook_totals is not None
+        seen.append(view.notebook_totals.runs)
+        ended(*args)
+
+    monkeypatch.setattr(session._head, "ended", look)
+    run_all(session, 3)
+    assert seen == [2, 3, 4]
+    view = session.changes()
+    assert view.notebook_totals == session.ledger().totals(Selection(session=session.session_id))

@@ -66,6 +66,8 @@ class RunContext:
     """Which rates hold for a run that a shared engine metered: of its own, the model's name, and what it was told."""
     only_recorded: bool = False
     """Nothing runs whose row cannot be written: somebody else is to pay for it."""
+    settling: Callable[[], AbstractContextManager[object]] = nullcontext
+    """Entered while the row's end is written and told to ``ended``."""
     turn: Callable[[], AbstractContextManager[object]] = nullcontext
     """Entered for as long as the engine answers: only so many runs may ask it at once."""
 
@@ -324,11 +326,12 @@ class Run:
             env=self.record.env if refused else self._env(info, choices, taken),
         )
         generation = Generation(self._prompt, self.record, choices, error=self._error)
-        if not self._is_unrecorded and self._context.recorder.settle(
-            self.record, self._prompt.messages, generation.text, begun=self._begun
-        ):
-            self._context.place.keep(generation)
-        self._context.ended(self.record)
+        with self._context.settling():
+            if not self._is_unrecorded and self._context.recorder.settle(
+                self.record, self._prompt.messages, generation.text, begun=self._begun
+            ):
+                self._context.place.keep(generation)
+            self._context.ended(self.record)
         return generation
 
     @property
@@ -392,7 +395,7 @@ def stop_all(runs: Sequence[Run]) -> None:
 def replay(prompt: Prompt, record: RunRecord, answer: Answer, context: RunContext) -> Generation:
     """Show an answer of the cache, at once, as a run of its own that no budget is asked for."""
     generation = Generation(prompt, replayed(record, answer), answer.choices)
-    with uninterrupted():
+    with uninterrupted(), context.settling():
         if context.recorder.settle(generation.record, prompt.messages, generation.text, begun=False):
             context.place.touch()
         context.ended(generation.record)

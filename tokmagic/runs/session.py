@@ -156,7 +156,13 @@ class Session:
         held = self._limits.held(own)
         told = self._on_begin, self.channel.touch, self._on_end
         context = RunContext(
-            self._recorder, place, watcher, *told, self.prices.at_tier, as_metered=self.prices.as_metered
+            self._recorder,
+            place,
+            watcher,
+            *told,
+            self.prices.at_tier,
+            as_metered=self.prices.as_metered,
+            settling=self._under_way.settling,
         )
         if answer is not None:
             self._shown_model = info.name

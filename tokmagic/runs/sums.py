@@ -52,10 +52,7 @@ class Sums:
                 self.read(ended)
                 return
             self._stale = True
-            if ended is not None and sums.notebook_totals is not None and sums.day_totals is not None:
-                one = Sum.of([ended])
-                sums = replace(sums, notebook_totals=sums.notebook_totals + one, day_totals=sums.day_totals + one)
-            self._under_way.add_up(sums, ended, kept=listens)
+            self._under_way.add_up(_with(sums, ended), ended, kept=listens)
 
     def catch_up(self) -> None:
         """Somebody looks: read what was only added, if that is due or nothing runs any more."""
@@ -67,14 +64,27 @@ class Sums:
         session = self._session
         with self.lock:
             began_s, self._stale = time.monotonic(), False
-            sums = self._under_way.sums
+            sums, before = self._under_way.sums, self._under_way.settlings(own=ended is not None)
             with suppress(LedgerError):
                 ledger, day = session.ledger(), Selection(since=today(), user=session.user)
                 standings = tuple(ledger.standings(self._limits.known, session.user, datetime.now()))
                 notebook = session.selection
-                sums = View(None, None, ledger.totals(notebook), ledger.totals(day), (), standings)
+                read = View(None, None, ledger.totals(notebook), ledger.totals(day), (), standings)
+                alone = before is not None and before == self._under_way.settlings(own=ended is not None)
+                if alone or sums.notebook_totals is None:
+                    sums = read
+                else:  # it may have a run in it that is still to be added up, and would then count twice
+                    sums, self._stale = _with(replace(sums, budgets=standings), ended), True
                 if session.channel.listens:
                     self._head.read_energy(ledger, notebook)
             # Where nobody listens nobody would ever take it from there.
             self._under_way.add_up(sums, ended, kept=session.channel.listens)
             self._due = time.monotonic() + PAUSE * (time.monotonic() - began_s)
+
+
+def _with(sums: View, ended: RunRecord | None) -> View:
+    """Sums with a run that has ended since they were read."""
+    if ended is None or sums.notebook_totals is None or sums.day_totals is None:
+        return sums
+    one = Sum.of([ended])
+    return replace(sums, notebook_totals=sums.notebook_totals + one, day_totals=sums.day_totals + one)

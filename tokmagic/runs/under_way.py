@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from tokmagic.core.record import RunRecord
 from tokmagic.runs.live import View
@@ -23,6 +24,7 @@ class UnderWay:
         """Begin anew in a forked child: what runs is the parent's, and stopping it would break its connections."""
         self._lock = threading.Lock()
         self._running: dict[str, Run] = {}
+        self._settling = self._settlings = 0
 
     def begin(self, run: Run) -> None:
         """A run was let in."""
@@ -37,6 +39,26 @@ class UnderWay:
                 self._running.pop(ended.run_id, None)
                 if kept:
                     self._ended.append(ended)
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """A run's row is written meanwhile, and then the run is added up."""
+        with self._lock:
+            self._settling += 1
+            self._settlings += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._settling -= 1
+
+    def settlings(self, *, own: bool) -> int | None:
+        """How often runs have been settled; None while one is, besides one's ``own``.
+
+        Sums that are read while this stays the same have no run that counts as running here.
+        """
+        with self._lock:
+            return self._settlings if self._settling <= own else None
 
     def look(self, rows: Sequence[RunRecord] | None) -> tuple[list[RunRecord], Sequence[RunRecord], View]:
         """Snapshots of what runs, ``rows`` or those that ended since the last look without any, and the sums."""

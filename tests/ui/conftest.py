@@ -5,7 +5,6 @@ They end with the last of these tests: while playwright runs, nothing else in th
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.conftest import peer_python
-from tests.ui.lab import WAIT_MS, Lab, Notebook, beside_the_project, chromium, running_lab
+from tests.ui.lab import WAIT_MS, Lab, Notebook, beside_the_project, chromium, running_lab, write_slow_script
 from tokmagic.ledgers import Ledger
 
 Start = Callable[..., Lab]
@@ -30,16 +29,11 @@ def lab_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def lab(tiny_home: Path, lab_folder: Path) -> Iterator[Lab]:
-    """JupyterLab, where ``smollm2`` is a stand-in and ``scripted:slow.json`` goes on for twelve seconds."""
+    """JupyterLab, where ``smollm2`` is a stand-in and ``scripted:slow.json`` goes on for two minutes."""
     ledger = f"sqlite:///{lab_folder}/ledger.sqlite"
     with running_lab(lab_folder / "server", TOKMAGIC_HOME=str(tiny_home), TOKMAGIC_LEDGER=ledger) as running:
-        write_slow_script(running)
+        write_slow_script(running.root)
         yield running
-
-
-def write_slow_script(lab: Lab) -> None:
-    script = {"pieces": ["word "] * 600, "ttft_s": 0.05, "itl_s": 0.02, "pace": 1}
-    (lab.root / "slow.json").write_text(json.dumps(script), encoding="utf-8")
 
 
 @pytest.fixture
@@ -54,7 +48,7 @@ def start(tiny_home: Path, lab_folder: Path) -> Iterator[Start]:
                 python = stack.enter_context(peer_python(peer))
                 env |= beside_the_project(python)
             running = stack.enter_context(running_lab(folder, str(python), **options, **env))
-            write_slow_script(running)
+            write_slow_script(running.root)
             return running
 
         yield started

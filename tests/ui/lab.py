@@ -25,6 +25,8 @@ from playwright.sync_api import Browser, Locator, Page, TimeoutError, sync_playw
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 60.0
 WAIT_MS = 90_000.0
+SLOW_TOKENS = 6000
+"""Of ``scripted:slow.json``: it goes on for two minutes, longer than anything waits, so that only a stop ends it."""
 PALETTE_TRIES = 10
 PALETTE_MS = 5_000.0
 CHROMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -90,6 +92,12 @@ class Lab:
         }
         (self.root / name).write_text(json.dumps(content), encoding="utf-8")
         return name
+
+
+def write_slow_script(folder: Path) -> None:
+    """Write ``slow.json``, fifty words a second."""
+    script = {"pieces": ["word "] * SLOW_TOKENS, "ttft_s": 0.05, "itl_s": 0.02, "pace": 1}
+    (folder / "slow.json").write_text(json.dumps(script), encoding="utf-8")
 
 
 @contextmanager

@@ -10,16 +10,16 @@ from playwright.sync_api import Browser, ViewportSize
 
 from tests.conftest import peer_python
 from tests.peers.hub import PEER, running_hub
-from tests.ui.conftest import Start, write_slow_script
+from tests.ui.conftest import Start
 from tests.ui.kept import assert_shows_the_ledger
-from tests.ui.lab import Lab, Notebook, beside_the_project, files_of, flags_of
+from tests.ui.lab import Lab, Notebook, beside_the_project, files_of, flags_of, write_slow_script
 from tests.ui.test_sidebar import LOAD, LONG
 from tokmagic.ledgers import Ledger
 
 pytestmark = [pytest.mark.ui, pytest.mark.model, pytest.mark.slow]
 
 SIZE: ViewportSize = {"width": 1400, "height": 900}
-CELLS = [LOAD, "%%generate --max-tokens 8\nHi.", LONG.format(600)]
+CELLS = [LOAD, "%%generate --max-tokens 8\nHi.", LONG]
 
 
 def run_and_stop(notebook: Notebook, stopping: Notebook) -> None:
@@ -63,7 +63,7 @@ def test_behind_a_hub(
         server = [str(python), "-m", "jupyterhub.singleuser", "--ServerApp.default_url=/lab", *flags_of(folder)]
         with running_hub(tmp_path, server, own) as hub, closing(browser.new_context(viewport=SIZE)) as context:
             lab = Lab(f"{hub.url}/user/ann/", hub.start("ann"), folder / "root")
-            write_slow_script(lab)
+            write_slow_script(lab.root)
             page = context.new_page()
             page.goto(f"{hub.url}/hub/login")
             page.get_by_label("Username").fill("ann")

@@ -64,7 +64,7 @@ def test_it_shows_what_the_sidebar_shows_and_stops_a_run(
     script = {"pieces": [EVIL[i : i + 9] for i in range(0, len(EVIL), 9)]}
     (lab.root / "evil.json").write_text(json.dumps(script), encoding="utf-8")
     load = f"{LOAD}\n%budget notebook 0.01\n%model add evil scripted:evil.json"
-    prompts = ["%%generate --max-tokens 8\nHi.", LONG.format(600), "%%generate --model evil\nHi."]
+    prompts = ["%%generate --max-tokens 8\nHi.", LONG, "%%generate --model evil\nHi."]
     notebook = Notebook(page, lab, lab.notebook("inline.ipynb", [load, "%tokmagic panel", *prompts, LEFT]))
     panel = panel_of(page)
     notebook.run(0)
@@ -104,7 +104,7 @@ def test_it_shows_what_the_sidebar_shows_and_stops_a_run(
 
 def test_in_notebook_7(start: Start, page: Page, ui_ledger: Ledger, tmp_path: Path, shots: Path) -> None:
     lab = start(tmp_path / "server", "notebook", app="notebook")
-    name = lab.notebook("seventh.ipynb", [LOAD, "%tokmagic panel", "%%generate --max-tokens 8\nHi.", LONG.format(600)])
+    name = lab.notebook("seventh.ipynb", [LOAD, "%tokmagic panel", "%%generate --max-tokens 8\nHi.", LONG])
     notebook = Notebook(page, lab, "", at=f"notebooks/{name}")
     notebook.run(0)
     notebook.wait_connection("ready")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect
 from tests.conftest import peer_python
 from tests.peers.servers import marimo_editor
 from tests.ui.kept import assert_shows_the_sums
-from tests.ui.lab import WAIT_MS
+from tests.ui.lab import SLOW_TOKENS, WAIT_MS, write_slow_script
 from tests.ui.test_sidebar import CONTRAST
 from tokmagic.core.record import Selection
 from tokmagic.ledgers import Ledger
@@ -24,7 +23,7 @@ CELLS = {
     "load": "import tokmagic",
     "show": "tokmagic.panel()",
     "short": "tokmagic.generate('Hi.', 'scripted')",
-    "long": "tokmagic.generate('A long story.', 'scripted:slow.json', max_tokens=600)",
+    "long": f"tokmagic.generate('A long story.', 'scripted:slow.json', max_tokens={SLOW_TOKENS})",
     "left": """\
 import ipywidgets
 from tokmagic.runs.api import session
@@ -125,8 +124,7 @@ def write(folder: Path) -> None:
     ]
     notebook = ["import marimo\n\napp = marimo.App()\n", *cells, 'if __name__ == "__main__":\n    app.run()\n']
     (folder / "costs.py").write_text("\n\n".join(notebook), encoding="utf-8")
-    script = {"pieces": ["word "] * 600, "ttft_s": 0.05, "itl_s": 0.02, "pace": 1}
-    (folder / "slow.json").write_text(json.dumps(script), encoding="utf-8")
+    write_slow_script(folder)
     (folder / "prices.toml").write_text(PRICES, encoding="utf-8")
     (folder / ".marimo.toml").write_text('[display]\ntheme = "system"\n', encoding="utf-8")
 
@@ -152,7 +150,7 @@ def test_a_panel_in_marimo(marimo: Marimo, ledger: Ledger, shots: Path) -> None:
     second = marimo.wait_output_above(first)
     page.reload()
     panel.wait_for()
-    assert marimo.wait_output_above(second) < SHORT + 600
+    assert marimo.wait_output_above(second) < SHORT + SLOW_TOKENS
     # A run of no cell has no row, and so no ■: marimo's own button stops it.
     assert panel.locator("tr.tm-Row").count() == 0
     assert panel.get_by_role("button", name="Stop").count() == 0
@@ -160,7 +158,7 @@ def test_a_panel_in_marimo(marimo: Marimo, ledger: Ledger, shots: Path) -> None:
     marimo.cell("long").get_by_text("GenerationInterrupted").wait_for()
     (stopped,) = ledger.runs(Selection(status="interrupted"))
     output = stopped.reading.usage.output_tokens or 0
-    assert 0 < output < 600
+    assert 0 < output < SLOW_TOKENS
     marimo.wait_output(SHORT + output)
     assert_shows_the_sums(panel, ledger, Selection())
 

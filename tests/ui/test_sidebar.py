@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
-from tests.ui.lab import Lab, Notebook
+from tests.ui.lab import SLOW_TOKENS, Lab, Notebook
 from tokmagic.ledgers import Ledger
 from tokmagic.reports.exports import export_lines
 
 pytestmark = [pytest.mark.ui, pytest.mark.model]
 
 Open = Callable[..., Notebook]
-LONG = "%%generate --max-tokens {}\nWrite a very long story about a lighthouse keeper and the sea."
+LONG = f"%%generate --max-tokens {SLOW_TOKENS}\nWrite a very long story about a lighthouse keeper and the sea."
 LOAD = "%load_ext tokmagic\n%model add slow scripted:slow.json\n%model use slow\n%price slow --input 0.15 --output 0.60"
 
 
@@ -62,7 +62,7 @@ def test_the_quickstarts_first_generation(lab: Lab, open_notebook: Open, ui_ledg
 
 
 def test_an_interrupted_cell_says_so(lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path) -> None:
-    notebook = open_notebook(lab.notebook("interrupt.ipynb", [LOAD, LONG.format(600)]))
+    notebook = open_notebook(lab.notebook("interrupt.ipynb", [LOAD, LONG]))
     notebook.run(0)
     notebook.wait_connection("ready")
     notebook.run(1)
@@ -78,12 +78,12 @@ def test_an_interrupted_cell_says_so(lab: Lab, open_notebook: Open, ui_ledger: L
     saved = exported(ui_ledger, row.run_id)
     assert saved["status"] == "interrupted"
     assert row.raw("output") == str(saved["output_tokens"])
-    assert seen[-1] <= saved["output_tokens"] < 600
+    assert seen[-1] <= saved["output_tokens"] < SLOW_TOKENS
     assert row.raw("cost") == saved["cost_usd"]
 
 
 def test_the_stop_button_stops_one_run(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
-    notebook = open_notebook(lab.notebook("stop.ipynb", [LOAD, LONG.format(600)]))
+    notebook = open_notebook(lab.notebook("stop.ipynb", [LOAD, LONG]))
     notebook.run(0)
     notebook.wait_connection("ready")
     notebook.run(1)
@@ -91,13 +91,13 @@ def test_the_stop_button_stops_one_run(lab: Lab, open_notebook: Open, ui_ledger:
     row.wait_output_above(5)
     notebook.panel.get_by_role("button", name="Stop the run of cell").click()
     row.wait("interrupted")
-    assert exported(ui_ledger, row.run_id)["output_tokens"] < 600
+    assert exported(ui_ledger, row.run_id)["output_tokens"] < SLOW_TOKENS
 
 
 def test_a_restart_keeps_ended_rows_and_interrupts_running_ones(
     lab: Lab, open_notebook: Open, ui_ledger: Ledger
 ) -> None:
-    notebook = open_notebook(lab.notebook("restart.ipynb", [LOAD, "%%generate --max-tokens 8\nHi.", LONG.format(600)]))
+    notebook = open_notebook(lab.notebook("restart.ipynb", [LOAD, "%%generate --max-tokens 8\nHi.", LONG]))
     notebook.run(0)
     notebook.wait_connection("ready")
     ended, running = notebook.row("cell-1"), notebook.row("cell-2")
@@ -125,7 +125,7 @@ def test_a_restart_keeps_ended_rows_and_interrupts_running_ones(
 
 
 def test_a_reload_in_mid_generation_goes_on(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
-    notebook = open_notebook(lab.notebook("reload.ipynb", [LOAD, LONG.format(600)]))
+    notebook = open_notebook(lab.notebook("reload.ipynb", [LOAD, LONG]))
     notebook.run(0)
     notebook.wait_connection("ready")
     notebook.run(1)
@@ -177,7 +177,7 @@ STATES = [
     LOAD,
     "%%generate --max-tokens 20\nExplain in a few sentences why the sky is blue.",
     "%%generate --max-tokens 600 --budget 0.0001\nWhy is the sky blue, and the sea?",
-    LONG.format(600),
+    LONG,
 ]
 
 
@@ -352,7 +352,7 @@ def test_rows_follow_their_cells_and_a_budget_its_notebook(
     rows.nth(1).wait_for()
 
     # As a console does, and a server that executes cells: the request names no cell.
-    code = "%%generate --max-tokens 600\nGo on."
+    code = f"%%generate --max-tokens {SLOW_TOKENS}\nGo on."
     notebook.page.evaluate(
         "code => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({ code }); }",
         code,

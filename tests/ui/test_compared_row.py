@@ -16,20 +16,28 @@ from tokmagic.ledgers import Ledger
 pytestmark = [pytest.mark.ui, pytest.mark.model]
 
 Open = Callable[..., Notebook]
+# Its tenth answer waits for the file "go", so that the comparison goes on for as long as somebody looks at it.
+HELD = """import pathlib, time
+scored = []
+def held(answer, item):
+    scored.append(item)
+    while len(scored) > 9 and not pathlib.Path("go").exists():
+        time.sleep(0.05)
+    return item["a"] in answer"""
 DATA = f"{LOAD}\nquestions = [{{'q': f'Question {{n}}', 'a': 'word'}} for n in range(ITEMS)]"
-COMPARE = """%%compare --over questions --score contains(a) --max-tokens {} --concurrency 1
+COMPARE = """%%compare --over questions --score {score} --max-tokens {tokens} --concurrency 1
 --- variant terse
 In one word: {{{{ q }}}}
 --- variant a longer name with which a row must get along
 Think first. Then answer: {{{{ q }}}}"""
 
 
-def cells(items: int, tokens: int) -> list[str]:
-    return [DATA.replace("ITEMS", str(items)), COMPARE.format(tokens)]
+def cells(items: int, tokens: int, score: str = "contains(a)") -> list[str]:
+    return [f"{DATA.replace('ITEMS', str(items))}\n{HELD}", COMPARE.format(tokens=tokens, score=score)]
 
 
 def test_a_comparison_is_one_live_row_that_opens(lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path) -> None:
-    notebook = open_notebook(lab.notebook("compared.ipynb", cells(8, 30)))
+    notebook = open_notebook(lab.notebook("compared.ipynb", cells(8, 2, "held")))
     page, panel = notebook.page, notebook.panel
     notebook.run(0)
     notebook.wait_connection("ready")
@@ -52,6 +60,7 @@ def test_a_comparison_is_one_live_row_that_opens(lab: Lab, open_notebook: Open, 
     notebook.reload()
     row.wait("running")
     assert row.run_id == first
+    (lab.root / "go").touch()
     row.wait("ok")
     assert row.run_id == first
     assert panel.locator("tr[data-cell-id]").count() == 1

@@ -31,6 +31,7 @@ def test_run_all_is_forecast_before_it_runs(lab: Lab, open_notebook: Open, ui_le
     notebook.run(0)
     notebook.wait_connection("ready")
     notebook.run(1)
+    notebook.wait_run(1)
     panel.get_by_role("button", name="Forecast Run All").click()
     forecast = panel.locator(".tm-Forecast[data-done='true']")
     forecast.wait_for()

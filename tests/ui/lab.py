@@ -377,6 +377,10 @@ class Draft:
         self.page.locator(f"{section} [data-source='counted']").wait_for()
         return int(self.raw("input"))
 
+    def wait_input(self, count: int) -> None:
+        """Wait until the draft shows so many input tokens, by the model's own tokenizer."""
+        self.locator.locator(f"[data-source='counted'][data-value='{count}']").wait_for()
+
     def wait_input_above(self, count: int) -> int:
         """Wait until the draft has come to rest above ``count`` input tokens, and return how many."""
         found = self.page.wait_for_function(

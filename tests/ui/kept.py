@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 from playwright.sync_api import Locator
 
+from tests.ui.lab import WAIT_MS
 from tokmagic.core.record import Selection
 from tokmagic.ledgers import Ledger
 
@@ -17,7 +21,7 @@ def assert_shows_the_ledger(view: Locator, ledger: Ledger, notebook: str) -> Non
     runs = [run for run in ledger.runs() if (run.notebook or "").endswith(notebook)]
     assert runs, f"the ledger has no run of {notebook}"
     latest = ledger.latest_by_cell(Selection(notebook=runs[0].notebook))
-    assert _told(view) == {
+    kept = {
         str(run.cell_id): (
             run.run_id,
             run.status,
@@ -25,16 +29,28 @@ def assert_shows_the_ledger(view: Locator, ledger: Ledger, notebook: str) -> Non
         )
         for run in latest
     }
+    _assert_comes_to(view, _told, kept)
     assert_shows_the_sums(view, ledger, Selection(notebook=runs[0].notebook))
 
 
 def assert_shows_the_sums(view: Locator, ledger: Ledger, where: Selection) -> None:
     """Compare the notebook's sums with those of the ledger's runs that are meant."""
     total = ledger.totals(where)
+    kept = [_text(it) for it in (total.cost_usd, total.input_tokens, total.output_tokens)]
+    _assert_comes_to(view, _sums, kept)
+
+
+def _assert_comes_to(view: Locator, read: Callable[[Locator], Any], kept: Any) -> None:
+    """A page hears what the kernel says a moment later, each page and each panel for itself."""
+    until = time.monotonic() + WAIT_MS / 1000
+    while (shown := read(view)) != kept and time.monotonic() < until:
+        view.page.wait_for_timeout(100)
+    assert shown == kept
+
+
+def _sums(view: Locator) -> list[str | None]:
     fields = [view.locator(f"[data-total='notebook'] [data-field='{name}']") for name in ("cost", "input", "output")]
-    assert [it.get_attribute("data-value") for it in fields] == [
-        _text(it) for it in (total.cost_usd, total.input_tokens, total.output_tokens)
-    ]
+    return [it.get_attribute("data-value") for it in fields]
 
 
 def _told(view: Locator) -> Told:

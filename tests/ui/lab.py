@@ -280,14 +280,17 @@ class Notebook:
     def command(self, label: str) -> None:
         """Run a command from the palette."""
         palette = self.page.locator("#modal-command-palette")
+        first = palette.locator(".lm-CommandPalette-item.lm-mod-active", has_text=label)
         for _ in range(PALETTE_TRIES):
             self.page.keyboard.press("Control+Shift+C")
-            # It hides where the focus goes elsewhere, as it does when JupyterLab has just restored a notebook.
+            # It hides where the focus goes elsewhere, as it does when JupyterLab has just restored a notebook: before
+            # it is written in, or after.
             with suppress(TimeoutError):
                 palette.locator("input").fill(label, timeout=PALETTE_MS)
-                break
-        palette.locator(".lm-CommandPalette-item.lm-mod-active").wait_for()
-        self.page.keyboard.press("Enter")
+                first.wait_for(timeout=PALETTE_MS)
+                self.page.keyboard.press("Enter")
+                return
+        raise RuntimeError(f"the palette did not stay open for {label!r}")
 
     @contextmanager
     def narrow(self) -> Iterator[None]:

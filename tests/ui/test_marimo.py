@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,13 +75,16 @@ class Marimo:
         return self._field(field).get_attribute("data-value") or ""
 
     def wait_output(self, count: int) -> None:
-        expect(self._field("output")).to_have_attribute("data-value", str(count))
+        expect(self._field("output")).to_have_attribute("data-value", str(count), timeout=WAIT_MS)
 
     def wait_output_above(self, count: int) -> int:
         """Wait until the sums show more output tokens than ``count``, and return how many."""
-        field = self._field("output").element_handle()
-        self.page.wait_for_function("([it, count]) => Number(it.dataset.value) > count", arg=[field, count])
-        return int(self.shown("output"))
+        # Looked for anew each time: another drawing may have another element.
+        until = time.monotonic() + WAIT_MS / 1000
+        while (shown := int(self.shown("output") or 0)) <= count and time.monotonic() < until:
+            self.page.wait_for_timeout(50)
+        assert shown > count
+        return shown
 
     def _field(self, name: str) -> Locator:
         return self.panel.locator(f"[data-total='notebook'] [data-field='{name}']")
@@ -177,7 +181,7 @@ def test_a_cell_that_runs_again_replaces_its_panel(marimo: Marimo, ledger: Ledge
         panel.wait_for()
         marimo.run("short")
         marimo.wait_output(number * SHORT)
-        expect(panel).to_have_count(1)
+        expect(panel).to_have_count(1, timeout=WAIT_MS)
     marimo.run("left")
     marimo.page.get_by_text("panels: 1 told: 1").wait_for()
     assert_shows_the_sums(panel, ledger, Selection())

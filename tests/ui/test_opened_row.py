@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
-from tests.ui.lab import Lab, Notebook
+from tests.ui.lab import WAIT_MS, Lab, Notebook
 from tests.ui.test_sidebar import look
 from tokmagic.ledgers import Ledger
 
@@ -17,6 +18,12 @@ pytestmark = [pytest.mark.ui, pytest.mark.model]
 Open = Callable[..., Notebook]
 LOAD = "%load_ext tokmagic\n%price smollm2 --input 0.15 --output 0.60"
 PROMPT = "%%generate --no-cache --max-tokens {}\n--- system\nBe brief.\n--- user\nWhy is the sky blue?"
+
+
+COPIED = """async wanted => {
+    const text = await navigator.clipboard.readText();
+    return text.includes(wanted) ? text : null;
+}"""
 
 
 def test_a_row_opens_on_its_runs_and_their_tokens(
@@ -48,7 +55,8 @@ def test_a_row_opens_on_its_runs_and_their_tokens(
     opened.get_by_text("run 2 of 2").wait_for()
     row.wait("ok")
     opened.locator(".tm-Diff").get_by_text("+ Why is the sky blue? And the sea?").wait_for()
-    assert opened.locator("[data-plot='cost'] rect").count() == 2
+    # The second run's bar is there once that run has a cost.
+    expect(opened.locator("[data-plot='cost'] rect")).to_have_count(2, timeout=WAIT_MS)
     opened.get_by_text("Prompt", exact=True).click()
     opened.get_by_role("row", name="template overhead").wait_for()
     look(notebook, shots, "opened")
@@ -57,8 +65,8 @@ def test_a_row_opens_on_its_runs_and_their_tokens(
 
     opened.get_by_role("button", name="Copy as Python").click()
     page.context.grant_permissions(["clipboard-read"])
-    copied = page.evaluate("() => navigator.clipboard.readText()")
-    assert "Why is the sky blue?" in copied
+    # The clipboard takes it a moment later.
+    copied = page.wait_for_function(COPIED, arg="Why is the sky blue?").json_value()
     ast.parse(copied)
 
     opened.get_by_role("button", name="Run again").click()

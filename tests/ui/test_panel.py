@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
-from tests.ui.lab import Lab, Notebook
+from tests.ui.lab import WAIT_MS, Lab, Notebook
 from tests.ui.saved_rows import told, written
 from tests.ui.test_sidebar import SCRIPTED, look
 from tokmagic.ledgers import Ledger
@@ -28,7 +28,9 @@ def test_empty_states_are_mended_by_their_buttons(lab: Lab, open_notebook: Open,
     look(notebook, shots, "empty")
     panel.get_by_role("button", name="Insert it at the top").click()
     cells = notebook.page.locator(".jp-Notebook .jp-Cell")
-    assert cells.nth(0).locator(".cm-content").inner_text() == "%load_ext tokmagic"
+    expect(cells.nth(0).locator(".cm-content")).to_have_text("%load_ext tokmagic", timeout=WAIT_MS)
+    # The new cell gets the focus a moment later: until then the keys are the button's.
+    notebook.page.wait_for_function("() => document.activeElement.closest('.jp-Notebook') !== null")
     notebook.page.keyboard.press("Control+Enter")
     notebook.wait_connection("ready")
     panel.get_by_role("button", name="Insert such a cell").click()
@@ -94,7 +96,7 @@ def test_at_250_pixels_nothing_scrolls_sideways(lab: Lab, open_notebook: Open, s
 
 def test_it_speaks_chinese_without_a_language_pack(lab: Lab, browser: Browser, shots: Path) -> None:
     setting = lab.root.parent / "settings" / "@jupyterlab" / "translation-extension" / "plugin.jupyterlab-settings"
-    setting.parent.mkdir(parents=True)
+    setting.parent.mkdir(parents=True, exist_ok=True)
     setting.write_text(json.dumps({"locale": "zh_CN"}), encoding="utf-8")
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     try:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
-from tests.ui.lab import Lab, Notebook
+from tests.ui.lab import WAIT_MS, Lab, Notebook
 from tests.ui.saved_rows import generated, tokens_of, written
 from tests.ui.test_sidebar import SCRIPTED, exported
 from tokmagic.ledgers import Ledger
@@ -144,15 +145,19 @@ def test_a_row_out_of_sight_is_right_when_it_is_scrolled_to(
         notebook.activeCellIndex = notebook.widgets.length - 1;
         await window.jupyterapp.commands.execute('notebook:run-cell');
     }""")
+    # Until its run has ended: the sums tell of one that goes on, too.
+    page.wait_for_function("() => window.jupyterapp.shell.currentWidget.content.activeCell.model.executionCount === 2")
+    (run,) = [run for run in ui_ledger.runs() if (run.notebook or "").endswith("unseen.ipynb")]
+    saved = exported(ui_ledger, run.run_id)
     total = notebook.panel.locator("[data-total='notebook'] [data-field='output']")
-    page.wait_for_function("node => Number(node.dataset.value) > 0", arg=total.element_handle())
+    expect(total).to_have_attribute("data-value", str(saved["output_tokens"]), timeout=WAIT_MS)
     assert notebook.row(f"cell-{COUNT - 1}").locator.count() == 0
     assert drawn(notebook)[0]["id"] == "cell-0"
     scroll(notebook, 28.0 * 2 * COUNT)
+    row = notebook.row(f"cell-{COUNT - 1}")
+    page.locator(f"{row.selector}[data-run-id='{run.run_id}'][data-status='ok']").wait_for()
     last = drawn(notebook)[-1]
     page.screenshot(path=shots / "many-updated.png")
-    row = notebook.row(f"cell-{COUNT - 1}")
-    saved = exported(ui_ledger, row.run_id)
     assert last["id"] == f"cell-{COUNT - 1}"
     assert (last["input"], last["output"]) == (str(saved["input_tokens"]), str(saved["output_tokens"]))
     assert row.raw("cost") == saved["cost_usd"]

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Locator, expect
 
 from tests.conftest import ROOT
-from tests.ui.lab import Lab, Notebook
+from tests.ui.lab import WAIT_MS, Lab, Notebook
 from tests.ui.saved_rows import told, written
 from tests.ui.test_sidebar import CAPS, CONTRAST, SCRIPTED, THEMES
 
@@ -81,6 +82,14 @@ def check(notebook: Notebook, shots: Path, name: str, *, rules: set[str], root: 
         assert ratio >= 4.5, f"{text!r} has a contrast of {ratio:.1f} in {theme}"
 
 
+def open_all(panel: Locator) -> None:
+    """Unfold all that open rows have, once the kernel has told of them: before that they have less."""
+    expect(panel.locator(".tm-Opened")).not_to_have_count(0, timeout=WAIT_MS)
+    expect(panel.locator(".tm-Opened [data-telling]")).to_have_count(0, timeout=WAIT_MS)
+    for summary in panel.locator(".tm-Opened summary").all():
+        summary.click()
+
+
 @pytest.mark.slow
 def test_axe_finds_nothing_in_any_state_and_theme(lab: Lab, open_notebook: Open, shots: Path) -> None:
     notebook = open_notebook(lab.notebook("axe.ipynb", CELLS))
@@ -103,8 +112,7 @@ def test_axe_finds_nothing_in_any_state_and_theme(lab: Lab, open_notebook: Open,
 
     for name in ("Runs of cell 3", "Runs of cell 5"):
         panel.get_by_role("button", name=name, exact=True).click()
-    for summary in panel.locator(".tm-Opened summary").all():
-        summary.click()
+    open_all(panel)
     panel.locator(".tm-Answer .tm-Shade").first.wait_for()
     check(notebook, shots, "opened", rules={"button-name", "color-contrast", "svg-img-alt"})
 

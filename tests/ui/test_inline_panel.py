@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page
 from tests.ui.conftest import Start
 from tests.ui.kept import assert_shows_the_ledger
 from tests.ui.lab import Lab, Notebook
-from tests.ui.test_accessibility import check
+from tests.ui.test_accessibility import check, open_all
 from tests.ui.test_sidebar import LOAD, LONG
 from tokmagic.ledgers import Ledger
 
@@ -83,8 +83,7 @@ def test_it_shows_what_the_sidebar_shows_and_stops_a_run(
     panel.get_by_text("window.hacked").first.wait_for()
     assert panel.locator("img, style, script, a").count() == 0
     assert page.evaluate("() => window.hacked") is None
-    for summary in panel.locator(".tm-Opened summary").all():
-        summary.click()
+    open_all(panel)
     panel.scroll_into_view_if_needed()
     check(notebook, shots, "inline", rules={"button-name", "color-contrast", "svg-img-alt"}, root=".tm-Inline")
 

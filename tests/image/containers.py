@@ -86,6 +86,10 @@ class Container:
         except OSError:
             return False
 
+    def wait_healthy(self) -> None:
+        """Wait until its health check finds it well: a server that is busy may answer one of them too late."""
+        wait_for(lambda: call("podman", "healthcheck", "run", self.name, check=False).returncode == 0, self)
+
     def state(self) -> dict[str, Any]:
         """What podman says of its state."""
         found: dict[str, Any] = json.loads(call("podman", "inspect", self.name).stdout)[0]["State"]

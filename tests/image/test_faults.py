@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.image.containers import Container
+from tests.image.containers import WAIT_S, Container
 from tests.image.store import ROOT
 
 pytestmark = pytest.mark.image
@@ -22,7 +22,7 @@ NOTEBOOKS = "--volume={notebooks}:/workspace/notebooks"
 LOST = "are lost with the container"
 ASK = (
     "import urllib.request as u, time\n"
-    "for _ in range(100):\n"
+    f"for _ in range({round(WAIT_S / 0.2)}):\n"
     "    try: print(u.urlopen('http://127.0.0.1:8888/api').read().decode()); break\n"
     "    except OSError: time.sleep(0.2)"
 )

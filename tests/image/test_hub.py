@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import peer_python
+from tests.image.containers import Container
 from tests.image.store import call, environment
 from tests.peers.hub import PEER, running_hub
 
@@ -39,5 +40,5 @@ def test_a_hub_starts_the_image_and_lets_its_user_in(image: str, tmp_path: Path)
         status, page = hub.ask("GET", "/user/ann/lab", token)
         assert status == 200
         assert b'"name": "tokmagic"' in page
-        assert call("podman", "healthcheck", "run", container, check=False).returncode == 0
+        Container(container, token).wait_healthy()
         assert "jupyterhub-singleuser" in call("podman", "top", container, "args").stdout

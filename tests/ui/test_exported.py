@@ -48,7 +48,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (folder / "in.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     for words in (
-        ["--to", "notebook", "--execute", "in.ipynb", "--output", "out.ipynb"],
+        # By itself it leaves out what a busy kernel shows four seconds after the end of its cell.
+        [
+            "--to",
+            "notebook",
+            "--execute",
+            "--ExecutePreprocessor.iopub_timeout=90",
+            "in.ipynb",
+            "--output",
+            "out.ipynb",
+        ],
         ["--to", "html", "out.ipynb"],
         ["--to", "markdown", "out.ipynb"],
     ):

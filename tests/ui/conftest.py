@@ -71,8 +71,9 @@ def browser() -> Iterator[Browser]:
 def lab_page(browser: Browser, lab: Lab) -> Page:
     """JupyterLab itself, which takes the longest to open."""
     page = browser.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(WAIT_MS)
     page.goto(f"{lab.url}lab?token={lab.token}")
-    page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)", timeout=WAIT_MS)
+    page.wait_for_function("() => window.jupyterapp?.restored.then(() => true)")
     return page
 
 

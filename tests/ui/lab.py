@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 from playwright.sync_api import Browser, Locator, Page, TimeoutError, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 60.0
+START_S = 180.0
 WAIT_MS = 90_000.0
 SLOW_TOKENS = 6000
 """Of ``scripted:slow.json``: it goes on for two minutes, longer than anything waits, so that only a stop ends it."""

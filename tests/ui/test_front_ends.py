@@ -12,7 +12,7 @@ from tests.conftest import peer_python
 from tests.peers.hub import PEER, running_hub
 from tests.ui.conftest import Start
 from tests.ui.kept import assert_shows_the_ledger
-from tests.ui.lab import Lab, Notebook, beside_the_project, files_of, flags_of, write_slow_script
+from tests.ui.lab import WAIT_MS, Lab, Notebook, beside_the_project, files_of, flags_of, write_slow_script
 from tests.ui.test_sidebar import LOAD, LONG
 from tokmagic.ledgers import Ledger
 
@@ -65,6 +65,7 @@ def test_behind_a_hub(
             lab = Lab(f"{hub.url}/user/ann/", hub.start("ann"), folder / "root")
             write_slow_script(lab.root)
             page = context.new_page()
+            page.set_default_timeout(WAIT_MS)
             page.goto(f"{hub.url}/hub/login")
             page.get_by_label("Username").fill("ann")
             page.get_by_label("Password").fill(hub.password)

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def running_hub(folder: Path, command: Sequence[str], environment: Mapping[str, 
     python = interpreter(PEER)
     if not PROXY.exists():
         raise NotInstalledError(f"{PROXY.name} is not there; make hub installs it")
-    ports = _free_port(), _free_port(), _free_port()
+    ports = _free_ports(3)
     hub = Hub(f"http://127.0.0.1:{ports[0]}", secrets.token_hex(16), secrets.token_hex(16))
     config = folder / "jupyterhub_config.py"
     config.write_text(_config(hub, folder, ports, command, environment), encoding="utf-8")
@@ -87,7 +87,7 @@ def running_hub(folder: Path, command: Sequence[str], environment: Mapping[str, 
 
 
 def _config(
-    hub: Hub, folder: Path, ports: tuple[int, int, int], command: Sequence[str], environment: Mapping[str, str]
+    hub: Hub, folder: Path, ports: Sequence[int], command: Sequence[str], environment: Mapping[str, str]
 ) -> str:
     _, hub_port, proxy_port = ports
     return f"""
@@ -122,7 +122,10 @@ def _wait(hub: Hub, process: subprocess.Popen[bytes], log: Path) -> None:
     raise RuntimeError(f"JupyterHub did not start:\n{log.read_text(encoding='utf-8')}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    """So many different ones: they are held until all are found."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]

@@ -157,9 +157,10 @@ class Channel:
             self._state.wait_for(lambda: self._changed or not self._open, patience_s)
             while self._open and (left := self._next_at - time.monotonic()) > 0:
                 self._state.wait(left)
-            # Taken down before the look: a change during the look makes one more message, never one less.
-            self._sending, self._changed = self._open, False
-            return self._open
+            # Taken down before the look: a change during the look makes one more message, never one less. One that is
+            # closed before it could say so still says it.
+            self._sending, self._changed = self._open or self._changed, False
+            return self._sending
 
     def _message(self, look: Callable[[], View], *, complete: bool) -> dict[str, Any]:
         # One look at a time: of two messages, the one with the higher number never shows an older state.

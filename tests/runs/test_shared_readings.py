@@ -141,6 +141,7 @@ def test_one_that_fails_leaves_the_earlier_reading_tells_nothing_and_is_asked_ag
     desk.now_s += 3
     desk.running()
     desk.engine.answer.release()
+    assert until(lambda: not desk.readings._asking), "it has failed"
     assert not desk.changes.acquire(timeout=0.2)
     assert desk.running() == 1
     desk.engine.fails = None

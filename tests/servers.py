@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import ssl
 import threading
@@ -24,12 +25,26 @@ class Asked:
     body: Any
 
 
+class Gone:
+    """Whether the client has hung up: all of its request was read, so what else could be read is its end."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def wait(self, seconds: float) -> bool:
+        """Wait so long for it."""
+        try:
+            return bool(select.select([self._connection], [], [], seconds)[0])
+        except (OSError, ValueError):  # it was closed here
+            return True
+
+
 class Wire:
     """The answering end of one connection."""
 
     def __init__(self, handler: BaseHTTPRequestHandler) -> None:
         self._handler = handler
-        self.gone = threading.Event()
+        self.gone = Gone(handler.connection)
 
     def answer(self, status: int, body: bytes | str | dict[str, Any], **headers: str) -> None:
         """A whole answer; JSON unless it is bytes or text."""

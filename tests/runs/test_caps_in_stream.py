@@ -12,7 +12,9 @@ from tests.servers import Asked, Endpoint, Wire, chunk, serve
 from tokmagic.core.budget import Budget
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.core.stream import Event, Token
 from tokmagic.engines.base import ModelSpec
+from tokmagic.runs.meter import Meter
 from tokmagic.runs.session import Session
 
 ASK = Prompt((Message("user", "Hi"),), Sampling(max_tokens=20))
@@ -52,19 +54,28 @@ def server(session: Session) -> Iterator[Endpoint]:
 
 
 class Taken:
-    """How many pieces of text have been taken in: a server that waits for them is never far ahead."""
+    """How many pieces, of text or of thoughts, a run has taken in: a server that waits for them is never far ahead."""
 
-    def __init__(self) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pieces = 0
+        fold = Meter.fold
 
-    def token(self, _text: str) -> None:
-        self.pieces += 1
+        def counting(meter: Meter, event: Event) -> None:
+            fold(meter, event)
+            self.pieces += isinstance(event, Token)
+
+        monkeypatch.setattr(Meter, "fold", counting)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> Taken:
+    return Taken(monkeypatch)
 
 
 def endless(
-    says: Callable[[int], Usage], field: str, words: str = WORD, taken: Taken | None = None
+    says: Callable[[int], Usage], taken: Taken, field: str = "content", words: str = WORD
 ) -> Callable[[Asked, Wire], None]:
-    """A server that goes on until its client is gone: a few pieces ahead of what was taken, or one in 5 ms."""
+    """A server that goes on until its client is gone, a few pieces ahead of what was taken."""
 
     def script(_asked: Asked, wire: Wire) -> None:
         wire.open_stream()
@@ -74,9 +85,9 @@ def endless(
                 delta = given["choices"][0]["delta"]
                 delta[field] = delta.pop("content")
             wire.event(given)
-            if wire.gone.wait(0.005 if taken is None else 0):
+            if wire.gone.wait(0):
                 return
-            while taken is not None and taken.pieces < number - 2:
+            while taken.pieces < number - 2:
                 if wire.gone.wait(0.001):
                     return
         wire.end()
@@ -102,15 +113,13 @@ CAPS: dict[str, tuple[Budget | None, str | None]] = {
     ],
 )
 def test_an_endless_answer_is_stopped_at_the_cap(
-    session: Session, server: Endpoint, says: str, cap: str, field: str
+    session: Session, server: Endpoint, taken: Taken, says: str, cap: str, field: str
 ) -> None:
-    taken = Taken()
-    # Thoughts are shown to nobody.
-    server.script = endless(SAYS[says], field, taken=taken if field == "content" else None)
+    server.script = endless(SAYS[says], taken, field)
     budget, of_run = CAPS[cap]
     if budget is not None:
         session.ledger().set_budget(budget)
-    generation = session.generate(ASK, "m", budget=of_run, watcher=taken)
+    generation = session.generate(ASK, "m", budget=of_run)
     assert (generation.status, generation.finish_reason) == ("interrupted", "budget")
     assert "a budget is used up" in str(generation.error)
     output = generation.usage.output_tokens
@@ -123,8 +132,8 @@ def test_an_endless_answer_is_stopped_at_the_cap(
 
 
 @pytest.mark.parametrize("words", [WORD * 40, "x" * 4_000])
-def test_large_pieces_count_by_their_length(session: Session, server: Endpoint, words: str) -> None:
-    server.script = endless(SAYS["0 at first"], "content", words)
+def test_large_pieces_count_by_their_length(session: Session, server: Endpoint, taken: Taken, words: str) -> None:
+    server.script = endless(SAYS["0 at first"], taken, words=words)
     generation = session.generate(ASK, "m", budget="50")
     assert (generation.status, generation.finish_reason) == ("interrupted", "budget")
     assert generation.text.count(words) <= 10, "what had arrived when it was stopped"

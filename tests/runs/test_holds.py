@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.ledgers.test_store import run
-from tests.servers import Asked, Wire, chunk, serve
+from tests.runs.test_caps_in_stream import SAYS, Taken, endless
+from tests.servers import serve
 from tokmagic.core.budget import Budget, Hold
 from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Cost, Rates
@@ -169,17 +170,11 @@ def test_as_many_runs_are_let_in_as_holds_fit(session: Session, given: Any, fit:
     assert refused.value.passing, "nothing is spent: it fits when another run has ended"
 
 
-def test_a_server_that_keeps_to_no_limit_is_stopped_at_the_cap(make_session: Make) -> None:
+def test_a_server_that_keeps_to_no_limit_is_stopped_at_the_cap(
+    make_session: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = make_session(hold="p95")
-
-    def endless(_asked: Asked, wire: Wire) -> None:
-        wire.open_stream()
-        for _ in range(2_000):
-            wire.event(chunk(" abc"))
-            if wire.gone.wait(0.001):
-                return
-
-    with serve(endless) as server:
+    with serve(endless(SAYS["nothing"], Taken(monkeypatch))) as server:
         session.models.add("m", ModelSpec("org/m", api_base=server.url))
         session.prices.set("m", Rates(input=Decimal(0), output=Decimal(1_000_000), source="%price"))
         answered(session.ledger(), 5, info=session.models.engine("m").info)

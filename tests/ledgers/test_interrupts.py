@@ -38,14 +38,18 @@ def locked(url: str) -> Iterator[sa.Connection]:
 
 
 @contextmanager
-def interrupted_while_locked(url: str, *, after_s: float = 0.1) -> Iterator[None]:
-    """Lock the ledger, interrupt this thread while it waits, and free the ledger a moment later."""
+def interrupted_while_locked(url: str, *, after_s: float = 0.1) -> Iterator[threading.Event]:
+    """Lock the ledger, interrupt this thread once it has said that it comes to it, and free the ledger a moment later.
+
+    Before it says so it may be kept from going on for any time, and nothing there awaits an interrupt.
+    """
     main = threading.get_ident()
-    held, over = threading.Event(), threading.Event()
+    held, comes, over = threading.Event(), threading.Event(), threading.Event()
 
     def hold() -> None:
         with locked(url) as connection:
             held.set()
+            comes.wait()
             time.sleep(after_s)
             signal.pthread_kill(main, signal.SIGINT)
             time.sleep(0.05)
@@ -56,16 +60,17 @@ def interrupted_while_locked(url: str, *, after_s: float = 0.1) -> Iterator[None
     holder.start()
     held.wait()
     try:
-        yield
+        yield comes
     finally:
         with suppress(KeyboardInterrupt):  # where the write ended before it came
+            comes.set()
             over.wait()
         holder.join()
 
 
 def writable(url: str) -> bool:
-    """Whether another program can write now."""
-    waits = {"timeout": 0.1} if url.startswith("sqlite") else {"options": "-c lock_timeout=100"}
+    """Whether another program can write; a thread that just pays what is owed is waited for."""
+    waits = {"timeout": 10} if url.startswith("sqlite") else {"options": "-c lock_timeout=10000"}
     engine = sa.create_engine(url, connect_args=waits, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if engine.dialect.name == "sqlite" else "BEGIN")
@@ -92,8 +97,9 @@ WRITES: dict[str, Callable[[Ledger], object]] = {
 def test_an_interrupted_wait_leaves_nothing_locked(database_url: str, write: str) -> None:
     with closing(Ledger(database_url)) as ledger:
         ledger.begin(STANDING)
-        with interrupted_while_locked(database_url):
+        with interrupted_while_locked(database_url) as comes:
             try:
+                comes.set()
                 WRITES[write](ledger)
             except KeyboardInterrupt as error:
                 kept = error  # as a notebook keeps the last one, with its frames
@@ -105,11 +111,14 @@ def test_an_interrupted_wait_leaves_nothing_locked(database_url: str, write: str
 
 @pytest.mark.parametrize("budget_day", ["", "5"], ids=["no budget", "a budget"])
 def test_a_run_that_is_interrupted_while_it_waits_ends_once(
-    database_url: str, make_session: Callable[..., Session], budget_day: str
+    database_url: str, make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch, budget_day: str
 ) -> None:
     session = make_session(model="scripted", ledger=database_url, budget_day=budget_day)
     session.generate(ASK)  # what it imports takes its time
-    with interrupted_while_locked(database_url):
+    with interrupted_while_locked(database_url) as comes:
+        let_in = "admit" if budget_day else "begin"
+        write = getattr(Ledger, let_in)
+        monkeypatch.setattr(Ledger, let_in, lambda *given: (comes.set(), write(*given))[1])
         generation = session.generate(ASK)
     assert generation.status == "interrupted"
     assert writable(database_url)

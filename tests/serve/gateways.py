@@ -21,10 +21,12 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.files import sqlite_url
 from tokmagic.core.keys import Key
 from tokmagic.core.money import Rates
+from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import RunRecord
+from tokmagic.core.stream import Event
 from tokmagic.engines.base import Engine
 from tokmagic.engines.registry import Models
-from tokmagic.engines.scripted import Script, ScriptedEngine
+from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.ledgers import Ledger
 from tokmagic.prices import PriceBook
 from tokmagic.serve.app import build
@@ -96,6 +98,34 @@ class ScriptedModels(Models):
 def scripted(name: str = "tiny", *, pace: float = 0.0, words: Sequence[str] = WORDS, **given: Any) -> ScriptedEngine:
     """A model that answers with these words, each a token."""
     return ScriptedEngine(name, [Script.of_text(words, pace=pace, **given)])
+
+
+class Held(ScriptedEngine):
+    """A model that takes prompts and answers when ``go_on`` is set: a test has done by then what comes before."""
+
+    def __init__(self, name: str = "tiny", at_once: str | None = None) -> None:
+        """A prompt with the text ``at_once`` does not wait."""
+        super().__init__(name, [Script.of_text(WORDS)])
+        self.go_on = threading.Event()
+        self._at_once = at_once
+
+    def stream(self, prompt: Prompt) -> ScriptedStream:
+        if prompt.messages[-1].content == self._at_once:
+            return super().stream(prompt)
+        return HeldStream(self._peek(), prompt.sampling.max_tokens, self.go_on)
+
+
+class HeldStream(ScriptedStream):
+    """Waits before its first token until it may go on, or is closed."""
+
+    def __init__(self, script: Script, max_tokens: int, go_on: threading.Event) -> None:
+        super().__init__(script, max_tokens)
+        self._go_on = go_on
+
+    def __next__(self) -> Event:
+        while self._position and not self._closed.is_set() and not self._go_on.wait(0.01):
+            pass
+        return super().__next__()
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.serve.gateways import Served, events, scripted, serving
+from tests.serve.gateways import Held, Served, events, scripted, serving
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import Selection, Sum
@@ -46,16 +46,15 @@ def test_a_key_that_is_used_up_is_refused_with_the_numbers(tmp_path: Path) -> No
 
 
 def test_what_only_other_requests_hold_comes_back(tmp_path: Path) -> None:
-    slow = scripted(pace=1.0, ttft_s=2.0, itl_s=0.2)
-    with serving(tmp_path, slow, rates=TEN_CENTS, usd=Decimal("0.15")) as served:
+    held = Held()
+    with serving(tmp_path, held, rates=TEN_CENTS, usd=Decimal("0.15")) as served:
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(ask, served)
-            while not served.gateway.turns.running:
-                pass
             _wait_for_row(served)
             refused = served.post("/v1/chat/completions", CHAT)
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "budget_held")
             assert int(refused.headers["retry-after"]) >= 1
+            held.go_on.set()
             assert first.result()[0] == 200
         # It cost what it held, so now the key is used up.
         assert ask(served)[0] == 402
@@ -233,14 +232,15 @@ def test_a_run_whose_client_has_a_row_here_is_summed_once(tmp_path: Path) -> Non
 
 
 def test_a_run_of_the_server_itself_is_no_clients_row(tmp_path: Path) -> None:
-    slow = scripted(pace=1.0, ttft_s=1.0, itl_s=0.2)
-    with serving(tmp_path, slow, rates=TEN_CENTS, usd=Decimal(1)) as served, ThreadPoolExecutor(1) as pool:
+    held = Held()
+    with serving(tmp_path, held, rates=TEN_CENTS, usd=Decimal(1)) as served, ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask, served)
         _wait_for_row(served)
         (row,) = served.rows()
         # Its user's budgets would not be asked for whatever names a run that goes on.
         refused = served.post("/v1/chat/completions", CHAT, x_tokmagic_run_id=row.run_id)
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "X-Tokmagic-Run-Id")
+        held.go_on.set()
         assert first.result()[0] == 200
         # Another gateway's run may ask, where the model is at a server.
         for server, status in ((None, 400), ("gateway.test", 200)):
@@ -272,11 +272,11 @@ def test_nothing_runs_that_cannot_be_recorded(tmp_path: Path, usd: Decimal | Non
 def test_while_the_ledger_is_locked_everybody_is_soon_told_to_come_back(tmp_path: Path, usd: Decimal | None) -> None:
     """More requests than the ledger has connections: none waits for the waiting of the others."""
     slow = scripted(pace=1.0, ttft_s=0.1, itl_s=0.2)
-    with serving(tmp_path, slow, usd=usd, bounds=Bounds(ledger_s=0.2)) as served, ThreadPoolExecutor(41) as pool:
+    with serving(tmp_path, slow, usd=usd, bounds=Bounds(ledger_s=1.0)) as served, ThreadPoolExecutor(41) as pool:
         running = pool.submit(ask, served)
         _wait_for_row(served)
-        # Ten times what one takes, and a quarter of what all take one after another.
-        served.client.timeout = 10 * 0.2
+        # Twenty times what one takes, and half of what all take one after another.
+        served.client.timeout = 20 * 1.0
         with closing(sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             answers = list(pool.map(lambda _: served.post("/v1/chat/completions", CHAT), range(40)))

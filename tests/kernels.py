@@ -14,6 +14,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 TIMEOUT_S = 120.0
+FLUSH = f"__import__('tokmagic.runs.api', fromlist=['api']).made_session().channel.flush({TIMEOUT_S})"
 
 
 @dataclass
@@ -67,11 +68,11 @@ class Kernel:
         *,
         cell_id: str | None = None,
         on_message: Callable[[dict[str, Any]], None] | None = None,
-        linger_s: float = 0.0,
+        told: bool = False,
         timeout_s: float = TIMEOUT_S,
         allow_stdin: bool = False,
     ) -> Ran:
-        """Run a cell to its end, watching its messages; ``linger_s`` goes on reading after it."""
+        """Run a cell to its end, watching its messages; ``told``: and until the sidebar was told all that changed."""
         request = self.send(source, cell_id, allow_stdin=allow_stdin)
         ran = Ran({})
         deadline = time.monotonic() + timeout_s
@@ -83,12 +84,27 @@ class Kernel:
             idle = message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
             if idle and message["parent_header"].get("msg_id") == request:
                 break
-        ran.messages += self.drain(linger_s)
         while True:
             reply = self.client.get_shell_msg(timeout=TIMEOUT_S)
             if reply["parent_header"].get("msg_id") == request:
                 ran.reply = reply
-                return ran
+                break
+        if told:
+            ran.messages += self._flush()
+        return ran
+
+    def _flush(self) -> list[dict[str, Any]]:
+        """Have the live channel send what is left, and return what came meanwhile."""
+        content = {"code": FLUSH, "silent": True, "store_history": False, "user_expressions": {}, "allow_stdin": False}
+        asked = self.client.session.msg("execute_request", content)
+        self.client.shell_channel.send(asked)
+        messages: list[dict[str, Any]] = []
+        while True:
+            message = self.client.get_iopub_msg(timeout=TIMEOUT_S)
+            messages.append(message)
+            idle = message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
+            if idle and message["parent_header"].get("msg_id") == asked["header"]["msg_id"]:
+                return messages
 
     def send(self, source: str, cell_id: str | None = None, *, allow_stdin: bool = False) -> str:
         """Ask for an execution and return the request's id."""

@@ -51,7 +51,7 @@ def rows(url: str, cell_id: str) -> list[RunRecord]:
 def test_a_cell_streams_and_its_numbers_agree_everywhere(kernel: Kernel, ledger_url: str) -> None:
     # Long enough that even a quick machine takes several of the sidebar's intervals for it.
     source = f"%%generate --max-tokens {LONG_TOKENS} --into out\n{LONG}"
-    ran = kernel.run(source, cell_id="cell-a", linger_s=0.3)
+    ran = kernel.run(source, cell_id="cell-a", told=True)
     assert ran.ok, ran.error
     (record,) = rows(ledger_url, "cell-a")
     usage = record.reading.usage
@@ -93,7 +93,7 @@ def test_a_cell_streams_and_its_numbers_agree_everywhere(kernel: Kernel, ledger_
 
 @pytest.mark.model
 def test_totals_are_the_sum_of_the_notebooks_runs(kernel: Kernel, ledger_url: str) -> None:
-    ran = kernel.run("%%generate --max-tokens 4\nSay hi.", cell_id="cell-b", linger_s=0.3)
+    ran = kernel.run("%%generate --max-tokens 4\nSay hi.", cell_id="cell-b", told=True)
     totals = ran.snapshots[-1]["totals"]["notebook"]
     ledger = Ledger(ledger_url)
     records = ledger.runs()
@@ -314,7 +314,7 @@ def test_budgets_from_the_magic_to_the_refused_row(kernel: Kernel, ledger_url: s
     two = kernel.run("%%generate -m s --max-tokens 20\nHi there.", cell_id="cell-b2")
     assert (one.ok, two.ok) == (True, True)
     assert "BudgetWarning: the notebook's budget is " in two.stdout
-    three = kernel.run("%%generate -m s --max-tokens 80\nHi you.", cell_id="cell-b3", linger_s=0.3)
+    three = kernel.run("%%generate -m s --max-tokens 80\nHi you.", cell_id="cell-b3", told=True)
     assert not three.ok
     assert three.error.startswith("BudgetError: this run may cost up to $0.0920, the notebook's budget of $0.1000 has ")
     (refused,) = rows(ledger_url, "cell-b3")

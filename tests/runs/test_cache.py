@@ -482,7 +482,7 @@ def test_in_a_notebook(kernel: Kernel, sqlite_url: str) -> None:
 
     assert " ".join(table().split()) == "cache answers size at most hits saved on 0 0 bytes 256 MiB 0 —"
     first = kernel.run("%%generate --seed 1 --chat c --into one\nWhy?", cell_id="a")
-    again = kernel.run("%%generate --seed 1 --chat c --reset --into two\nWhy?", cell_id="b", linger_s=0.5)
+    again = kernel.run("%%generate --seed 1 --chat c --reset --into two\nWhy?", cell_id="b", told=True)
     assert first.ok
     assert again.ok, again.error
     values = "two.status, two.text == one.text, two.tokens == one.tokens, len(two.text)"

@@ -105,7 +105,7 @@ def zygotes(count: int) -> Iterator[list[Zygote]]:
 
 def settled(ledger: Ledger, user: str) -> list[RunRecord]:
     """A user's runs, when none of them goes on; a server notices a little later that a connection is gone."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         records = ledger.runs(Selection(user=user))
         if all(it.status != "running" for it in records) or time.monotonic() > deadline:

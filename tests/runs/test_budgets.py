@@ -189,7 +189,7 @@ SERVER.set_forkserver_preload(["tests.runs.test_budgets"])
 def admit_many(url: str, name: str, each: int, start: Barrier, admitted: Queue[int], end: Event) -> None:
     """Ask for ``each`` admissions once all have begun, settle every second one, and hold the others until the end."""
     ledger, found = Ledger(url), 0
-    start.wait(60)
+    start.wait(120)
     for number in range(each):
         run_id = f"{name}-{number}"
         if ledger.admit(mine(run_id), ASK, DIME, ledger.budgets("ada", None), NOW).refused is None:
@@ -197,7 +197,7 @@ def admit_many(url: str, name: str, each: int, start: Barrier, admitted: Queue[i
             if number % 2:
                 ledger.settle(run(run_id, user="ada", started_at=NOW, cost="0.10"))
     admitted.put(found)
-    end.wait(60)
+    end.wait(600)  # what it holds must be held until the last of them has asked
     os._exit(0)  # as a process that is killed: what it holds is not given back
 
 
@@ -484,7 +484,7 @@ def test_the_real_model_is_stopped_within_a_forward_pass_of_the_cap(make_session
     session = make_session(home=str(model_home))
     session.load("smollm2")
     session.prices.set("smollm2", Rates(device_hour=Decimal(3_600), source="%price"))  # a dollar a second
-    story = Prompt((Message("user", "Write a very long story about the sea."),), Sampling(max_tokens=200))
+    story = Prompt((Message("user", "Write a very long story about the sea."),), Sampling(max_tokens=2000))
     stopped = session.generate(story, budget="0.50")
     assert (stopped.status, stopped.finish_reason) == ("interrupted", "budget")
     reading = stopped.reading

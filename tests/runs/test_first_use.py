@@ -36,7 +36,7 @@ def script(source: str, folder: Path, **settings: str) -> str:
     """What a Python program prints that has settings of its own."""
     given = {"TOKMAGIC_HOME": str(folder), "TOKMAGIC_LEDGER": f"sqlite:///{folder}/ledger.sqlite", **settings}
     done = subprocess.run(
-        [sys.executable, "-c", START + source], env={**os.environ, **given}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", START + source], env={**os.environ, **given}, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -68,7 +68,7 @@ children = []
 for _ in range(4):
     child = os.fork()
     if child == 0:
-        signal.alarm(30)
+        signal.alarm(120)
         again = tokmagic.generate("Hi", max_tokens=3, cache=False)
         os._exit(0 if again.text == first.text else 1) if {hard} else sys.exit(0 if again.text == first.text else 1)
     children.append(child)

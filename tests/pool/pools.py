@@ -149,7 +149,7 @@ class Pool:
 
     def left(self) -> list[psutil.Process]:
         """Which of its processes are still there."""
-        return [it for it in psutil.wait_procs(self.family, timeout=20)[1] if it.is_running()]
+        return [it for it in psutil.wait_procs(self.family, timeout=60)[1] if it.is_running()]
 
 
 def chat(**more: Any) -> dict[str, Any]:

@@ -106,12 +106,12 @@ def test_without_a_key_there_is_only_health(served: Pool) -> None:
 def test_tokens_arrive_while_others_are_made(served: Pool) -> None:
     arrived: list[float] = []
     served.stream(
-        lambda event: arrived.append(time.monotonic()) if said(event) else None, model=model(served, 0), max_tokens=100
+        lambda event: arrived.append(time.monotonic()) if said(event) else None, model=model(served, 0), max_tokens=400
     )
-    assert len(arrived) == 100
-    # Made within 2 s: what is buffered comes at once, in the end.
-    assert arrived[-1] - arrived[0] > 1.0
-    assert arrived[50] - arrived[0] > 0.4
+    assert len(arrived) == 400
+    # Made within 8 s: what is buffered comes at once, in the end, and what comes late is hardly that late.
+    assert arrived[-1] - arrived[0] > 4.0
+    assert arrived[200] - arrived[0] > 0.5
 
 
 def test_a_client_that_leaves_pays_exactly_for_what_was_generated(served: Pool) -> None:
@@ -127,7 +127,7 @@ def test_a_client_that_leaves_pays_exactly_for_what_was_generated(served: Pool) 
     row = served.row(run_ids[0])
     counted = row.reading.usage.output_tokens or 0
     assert row.status == "interrupted"
-    assert 5 <= counted < 200
+    assert 5 <= counted < 400
     assert row.reading.cost.usd == (7 + 2 * counted) * Decimal("0.000001")
     assert row.reading.cost.bound == "exact"
 
@@ -135,7 +135,8 @@ def test_a_client_that_leaves_pays_exactly_for_what_was_generated(served: Pool) 
 def test_its_own_queue_says_when_it_is_full(served: Pool) -> None:
     # Two models with two replicas of two requests each, and four that wait.
     with ThreadPoolExecutor(20) as clients:
-        asked = [clients.submit(served.ask, model=model(served, 0), max_tokens=100) for _ in range(20)]
+        # Long enough for all of them to come before the first is answered.
+        asked = [clients.submit(served.ask, model=model(served, 0), max_tokens=250) for _ in range(20)]
         answers = [it.result() for it in asked]
     assert {it.status_code for it in answers} == {200, 429}
     refused = next(it for it in answers if it.status_code == 429)
@@ -191,8 +192,11 @@ def test_a_killed_gateway_loses_no_row_and_comes_back(served: Pool) -> None:
 
     def listen(event: Any) -> None:
         run_ids.append(event["id"].removeprefix("chatcmpl-"))
-        if said(event) == " w80":  # later than the row's first update
-            heard.set()
+        heard.set()
+
+    def updated() -> bool:
+        """Whether its row has counts already."""
+        return any(it.run_id == run_ids[0] and (it.reading.usage.output_tokens or 0) >= 1 for it in served.rows())
 
     def ask() -> None:
         with pytest.raises(httpx2.HTTPError):
@@ -201,11 +205,12 @@ def test_a_killed_gateway_loses_no_row_and_comes_back(served: Pool) -> None:
     with ThreadPoolExecutor(1) as clients:
         asked = clients.submit(ask)
         assert heard.wait(60)
+        wait_for(updated)
         served.kill("gateway")
         asked.result()
     row = served.row(run_ids[0])
     assert row.status == "interrupted"
-    assert 20 <= (row.reading.usage.output_tokens or 0) <= 400
+    assert 1 <= (row.reading.usage.output_tokens or 0) <= 400
 
     def answered() -> bool:
         try:

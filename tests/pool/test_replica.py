@@ -41,7 +41,7 @@ def replica(folder: Path, gateway: Gateway | None = None, **script: Any) -> Engi
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(work(), 30))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(work(), 120))  # type: ignore[arg-type]
 
 
 def test_it_relays_all_events_on_a_clock_of_its_own(tmp_path: Path) -> None:
@@ -66,20 +66,22 @@ def test_it_relays_all_events_on_a_clock_of_its_own(tmp_path: Path) -> None:
 
 def test_a_request_that_is_cancelled_stops_the_engine_and_its_end_is_told(tmp_path: Path) -> None:
     gateway = Gateway()
-    made = replica(tmp_path, gateway, pace=1.0, ttft_s=0.01, itl_s=0.02)
+    made = replica(tmp_path, gateway, pace=1.0, ttft_s=0.01, itl_s=60.0)
 
     async def work() -> None:
-        seen: list[Told] = []
+        generates = asyncio.Event()
 
         async def read() -> None:
-            seen.extend([it async for it in made.stream("one", PROMPT)])
+            async for it in made.stream("one", PROMPT):
+                if any(isinstance(event, Token) for event in it.events):
+                    generates.set()
 
         reading = asyncio.create_task(read())
-        await asyncio.sleep(0.2)
+        await generates.wait()
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while "one" not in gateway.told and time.monotonic() < until:
             await asyncio.sleep(0.01)
         ending = gateway.told["one"]
@@ -107,14 +109,27 @@ def test_one_that_is_answered_tells_no_end_again(tmp_path: Path) -> None:
 
 
 def test_runs_beside_each_other_are_told(tmp_path: Path) -> None:
-    made = replica(tmp_path, pace=1.0, ttft_s=0.01, itl_s=0.005)
+    made = replica(tmp_path, pace=1.0, ttft_s=0.01, itl_s=60.0)
+    short = Prompt(PROMPT.messages, Sampling(max_tokens=1))
 
     async def work() -> None:
-        async def read(name: str) -> list[Told]:
-            return [it async for it in made.stream(name, PROMPT)]
+        told: list[Told] = []
+        generates = asyncio.Event()
 
-        both = await asyncio.gather(read("one"), read("two"))
-        assert {it.running for told in both for it in told} == {1, 2}
+        async def read() -> None:
+            async for it in made.stream("one", PROMPT):
+                told.append(it)
+                if any(isinstance(event, Token) for event in it.events):
+                    generates.set()
+
+        reading = asyncio.create_task(read())
+        await generates.wait()
+        beside = [it async for it in made.stream("two", short)]
+        assert {it.running for it in told} == {1}
+        assert {it.running for it in beside} == {2}
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
 
     run(work)
 

@@ -11,8 +11,10 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable
+from typing import Any
 
 from tokmagic.core.forks import in_child
+from tokmagic.core.metered import Metered
 from tokmagic.core.money import Bound
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Energy, Source
@@ -183,3 +185,16 @@ class Accounts:
 
 ACCOUNTS = Accounts()
 """Those of this process."""
+
+
+def metered_energy(metered: Metered) -> Energy | None:
+    """The energy that a shared engine tells of; its meter is one of the server's machine."""
+    if metered.energy_j is None:
+        return None
+    return Energy(metered.energy_j, metered.energy_source or "reported", metered.energy_bound or "exact", "server")
+
+
+def told_of(energy: Energy, output_tokens: int | None) -> dict[str, Any]:
+    """What an export says of a run's energy, beside the joules."""
+    told: dict[str, Any] = {"meter": energy.meter, "source": energy.source, "bound": energy.bound}
+    return told | ({"per_output_token_j": energy.joules / output_tokens} if output_tokens else {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Protocol
@@ -15,7 +15,7 @@ from tokmagic.core.metered import Metered
 from tokmagic.core.money import Rates, plain
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import INFO_IN_ENV, USAGE_IN_ENV, EngineInfo, Reading, RunRecord, Status
-from tokmagic.core.stream import Energy, Event, Finished, FinishReason, Logprob, ServerTimes, Started, Token, Usage
+from tokmagic.core.stream import Energy, Event, Finished, FinishReason, ServerTimes, Started, Token, Usage
 from tokmagic.engines.base import Engine, Stream, submit
 from tokmagic.errors import (
     BudgetError,
@@ -28,9 +28,10 @@ from tokmagic.errors import (
     UsageError,
 )
 from tokmagic.formatting import numbers
+from tokmagic.runs.arrived import Arrived
 from tokmagic.runs.budget_guard import BudgetGuard
 from tokmagic.runs.cache import Answer, Place, replayed
-from tokmagic.runs.energy import ACCOUNTS, Window
+from tokmagic.runs.energy import ACCOUNTS, Window, metered_energy, told_of
 from tokmagic.runs.generation import Choice, Generation, answers_sha256
 from tokmagic.runs.meter import Meter
 from tokmagic.runs.recorder import Recorder
@@ -72,16 +73,6 @@ class RunContext:
     """Entered for as long as the engine answers: only so many runs may ask it at once."""
 
 
-@dataclass(slots=True)
-class _Parts:
-    """What arrived of one choice."""
-
-    texts: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[Logprob] = field(default_factory=list)
-
-
 class Run:
     """One run from its first row to its last."""
 
@@ -104,7 +95,7 @@ class Run:
         self._error: TokmagicError | KeyboardInterrupt | None = None
         self._finished: Finished | None = None
         self._ended_at: datetime | None = None
-        self._parts = [_Parts() for _ in range(prompt.sampling.n)]
+        self._arrived = Arrived(prompt.sampling.n)
         self._checkpoint_due = time.monotonic() + CHECKPOINT_S
 
     def execute(self) -> Generation:
@@ -217,17 +208,10 @@ class Run:
         else:
             self.token_times.add(event)
         if isinstance(event, Token):
-            parts = self._parts[event.choice]
-            parts.texts.append(event.text)
-            if event.reasoning:
-                parts.thoughts.append(event.reasoning)
-            if event.id is not None:
-                parts.ids.append(event.id)
-            parts.logprobs += event.logprobs
+            self._arrived.add(event)
         elif isinstance(event, Finished):
             self._finished = event
-            for parts, tail in zip(self._parts, event.tails, strict=False):
-                parts.texts.append(tail)
+            self._arrived.end(event)
 
     def _price_at(self, service_tier: str) -> None:
         """The server says at which service tier it answers: from now on that one's price holds."""
@@ -302,7 +286,7 @@ class Run:
         return f"{numbers.tokens(usage.output_tokens, usage.output_source)} {noun}"
 
     def _settle(self, status: Status) -> Generation:
-        choices, refused = self._choices(), status == "refused"
+        choices, refused = self._arrived.choices(self._finished), status == "refused"
         reading = Reading() if refused else self._meter.reading(final=True)
         taken, told = self._taken(reading.device_s), self._finished
         info = replace(self._engine.info, service_tier=self.record.info.service_tier)
@@ -310,7 +294,7 @@ class Run:
             # How the model ran for this answer: the server may have been started anew meanwhile.
             known: dict[str, Any] = {name: text for name, text in told.metered.info.items() if text is not None}
             info = replace(info, **known)
-            taken = _metered_energy(told.metered)
+            taken = metered_energy(told.metered)
         self.record = replace(
             self.record,
             status=status,
@@ -364,7 +348,7 @@ class Run:
             "reported_cost_usd": plain(told.reported_usd) if told is not None else None,
             "ignored_options": list(told.ignored) or None if told is not None else None,
             "server_times": _known(told.server_times) if told is not None else None,
-            "energy": _energy_told(energy, usage.output_tokens) if energy is not None else None,
+            "energy": told_of(energy, usage.output_tokens) if energy is not None else None,
         }
         return self.record.env | {name: value for name, value in known.items() if value is not None}
 
@@ -375,13 +359,6 @@ class Run:
             return self._finished.reasons[0]
         reasons: dict[Status, FinishReason] = {"interrupted": "interrupted", "failed": "error"}
         return reasons.get(status)
-
-    def _choices(self) -> tuple[Choice, ...]:
-        reasons = self._finished.reasons if self._finished is not None else (None,) * len(self._parts)
-        return tuple(
-            Choice("".join(parts.texts), tuple(parts.ids), reason, tuple(parts.logprobs), "".join(parts.thoughts))
-            for parts, reason in zip(self._parts, reasons, strict=False)
-        )
 
 
 def stop_all(runs: Sequence[Run]) -> None:
@@ -408,19 +385,6 @@ def _known(times: ServerTimes | None) -> dict[str, float] | None:
     if times is None:
         return None
     return {name: seconds for name, seconds in asdict(times).items() if seconds is not None}
-
-
-def _metered_energy(metered: Metered) -> Energy | None:
-    """The energy that a shared engine tells of; its meter is one of the server's machine."""
-    if metered.energy_j is None:
-        return None
-    return Energy(metered.energy_j, metered.energy_source or "reported", metered.energy_bound or "exact", "server")
-
-
-def _energy_told(energy: Energy, output_tokens: int | None) -> dict[str, Any]:
-    """What an export says of a run's energy, beside the joules."""
-    told: dict[str, Any] = {"meter": energy.meter, "source": energy.source, "bound": energy.bound}
-    return told | ({"per_output_token_j": energy.joules / output_tokens} if output_tokens else {})
 
 
 def _unforeseen(error: Exception) -> ModelError:

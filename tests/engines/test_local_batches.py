@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.engines.held import held
 from tests.engines.test_local_engine import STORY, ask, configured, finished, ids_of, model_folder, text_of
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Prompt
@@ -51,7 +52,9 @@ def engine(session: Session) -> Engine:
 
 def together(engine: Engine, prompts: list[Prompt]) -> list[list[Event]]:
     """The events of runs that are submitted before the first of them has ended."""
-    return [list(stream) for stream in [engine.stream(prompt) for prompt in prompts]]
+    with held():
+        streams = [engine.stream(prompt) for prompt in prompts]
+    return [list(stream) for stream in streams]
 
 
 def answers(events: list[Event], n: int = 1) -> list[Any]:
@@ -82,10 +85,12 @@ def test_runs_at_once_take_turns_by_the_token(engine: Engine) -> None:
 def test_a_run_joins_one_that_is_under_way(engine: Engine) -> None:
     long, short = ask(STORY, temperature=0, max_tokens=200), ask("Hi", temperature=0, max_tokens=3)
     alone = ids_of(list(engine.stream(long))), ids_of(list(engine.stream(short)))
-    stream = engine.stream(long)
-    begun = [next(stream) for _ in range(5)]
-    joined = list(engine.stream(short))
-    rest = [*begun, *stream]
+    with held() as let:
+        stream = engine.stream(long)
+        let(10)
+        begun = [next(stream) for _ in range(5)]
+        joining = engine.stream(short)
+    joined, rest = list(joining), [*begun, *stream]
     assert (ids_of(rest), ids_of(joined)) == alone
     assert joined[-1].at_ns < rest[-1].at_ns  # type: ignore[union-attr]
 
@@ -125,9 +130,11 @@ def test_the_same_prompt_twice_computes_its_last_token_twice(engine: Engine) -> 
 def test_closing_one_ends_that_one(engine: Engine) -> None:
     prompts = [ask(text, temperature=0, max_tokens=60) for text in ("Hi", STORY, "Name two seas.")]
     alone = [ids_of(list(engine.stream(prompt))) for prompt in prompts]
-    streams = [engine.stream(prompt) for prompt in prompts]
-    begun = [next(streams[1]) for _ in range(4)]
-    streams[1].close()
+    with held() as let:
+        streams = [engine.stream(prompt) for prompt in prompts]
+        let(10)
+        begun = [next(streams[1]) for _ in range(4)]
+        streams[1].close()
     closed, others = [*begun, *streams[1]], [list(streams[0]), list(streams[2])]
     assert finished(closed).reasons == ("interrupted",)
     assert ids_of(closed) == alone[1][: len(ids_of(closed))]
@@ -135,8 +142,9 @@ def test_closing_one_ends_that_one(engine: Engine) -> None:
 
 
 def test_one_closed_before_it_begins_is_told_so(engine: Engine) -> None:
-    first, waiting = engine.stream(ask(STORY, max_tokens=40)), engine.stream(ask(STORY, max_tokens=2000))
-    waiting.close()
+    with held():
+        first, waiting = engine.stream(ask(STORY, max_tokens=40)), engine.stream(ask(STORY, max_tokens=2000))
+        waiting.close()
     assert finished(list(waiting)).reasons == ("interrupted",)
     assert finished(list(first)).reasons == ("length",)
 

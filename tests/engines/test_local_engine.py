@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.engines.held import held
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.stream import Event, Finished, Started, Token
@@ -335,11 +336,13 @@ def test_half_a_character_is_refused_and_its_row_settled(session: Session) -> No
 
 def closed_after(engine: Engine, prompt: Prompt, tokens: int) -> list[Event]:
     """Close the stream when so many tokens came (0: at the start), and read it to its end."""
-    stream = engine.stream(prompt)
-    events: list[Event] = [next(stream)]
-    while sum(isinstance(event, Token) for event in events) < tokens:
-        events.append(next(stream))
-    stream.close()
+    with held() as let:
+        stream = engine.stream(prompt)
+        let(max(1, tokens))
+        events: list[Event] = [next(stream)]
+        while sum(isinstance(event, Token) for event in events) < tokens:
+            events.append(next(stream))
+        stream.close()
     return [*events, *stream]
 
 
@@ -383,8 +386,9 @@ def test_runs_of_two_threads_take_turns_and_a_waiting_one_can_be_closed(
         thread.join()
     for number, prompt in enumerate(prompts):
         assert ids_of(seen[number]) == bare_ids(bare, tokenizer, prompt, do_sample=False)[0]
-    first, second = engine.stream(ask(STORY, max_tokens=20)), engine.stream(ask(STORY, max_tokens=20))
-    second.close()
+    with held():
+        first, second = engine.stream(ask(STORY, max_tokens=20)), engine.stream(ask(STORY, max_tokens=20))
+        second.close()
     assert finished(list(first)).reasons == ("length",)
     assert finished(list(second)).reasons == ("interrupted",)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -27,6 +28,34 @@ ENDS = [chunk(reason="stop"), chunk(reason="stop", index=1)]
 def counts(generation: Generation) -> tuple[int | None, str, int | None, str]:
     usage = generation.usage
     return usage.input_tokens, usage.input_source, usage.output_tokens, usage.output_source
+
+
+def until_stamped(session: Session) -> None:
+    """Wait until a run's first token is stamped: what a server sends sooner may be read together with it."""
+    until(lambda: any(row.reading.ttft_s for row in session.changes().rows))
+
+
+class Follower:
+    """Watches a run, so that the server does not run ahead of a busy client."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._pieces = 0
+
+    def token(self, _text: str) -> None:
+        self._pieces += 1
+
+    def wait(self, pieces: int) -> None:
+        """Wait until so many pieces were shown, or no run goes on."""
+        until(lambda: self._pieces >= pieces or not self._session._under_way.ids())
+
+
+def until(look: Callable[[], bool]) -> None:
+    """Wait for something that comes in any case, a minute at most."""
+    end = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < end
+        time.sleep(0.005)
 
 
 def in_turn(*scripts: Script) -> Script:

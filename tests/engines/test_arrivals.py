@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.engines.endpoints import ASK, ENDS, GREEDY, REPORTED, Ask, counts, several
+from tests.engines.endpoints import ASK, ENDS, GREEDY, REPORTED, Ask, counts, several, until_stamped
 from tests.servers import ANSWER, USAGE, Asked, Endpoint, Wire, chunk, streams, usage_chunk, whole
 from tokmagic.runs.session import Session
 
@@ -25,14 +24,14 @@ from tokmagic.runs.session import Session
         ("text/event-stream", "\ufeff"),
     ],
 )
-def test_a_stream_by_any_other_name_is_read_as_one(ask: Ask, kind: str, before: str) -> None:
+def test_a_stream_by_any_other_name_is_read_as_one(ask: Ask, session: Session, kind: str, before: str) -> None:
     def script(_asked: Asked, wire: Wire) -> None:
         wire.open_stream(kind)
         for letter in before.encode():
             wire.send(bytes([letter]))
         for part in (chunk("Hé"), chunk("llo"), chunk(reason="stop"), usage_chunk()):
             wire.event(part)
-            time.sleep(0.05)
+            until_stamped(session)
         wire.end()
 
     generation = ask(script)

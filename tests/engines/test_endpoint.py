@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import replace
 from decimal import Decimal
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.endpoints import ASK, RATES, REPORTED, Ask, Make, counts
+from tests.engines.endpoints import ASK, RATES, REPORTED, Ask, Follower, Make, counts, until_stamped
 from tests.servers import ANSWER, ROLE, USAGE, Asked, Endpoint, Wire, chunk, serve, streams, usage_chunk, whole
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.engines.base import ModelSpec
@@ -171,12 +172,13 @@ def test_a_role_or_log_probabilities_alone_stop_no_clock(ask: Ask, first: dict[s
     assert (ask(script).reading.ttft_s or 0) >= 0.3
 
 
-def test_reasoning_stops_the_clock_and_is_no_part_of_the_answer(ask: Ask) -> None:
+def test_reasoning_stops_the_clock_and_is_no_part_of_the_answer(ask: Ask, session: Session) -> None:
     thought = {"index": 0, "delta": {"reasoning_content": "Hm. "}, "finish_reason": None}
 
     def script(_asked: Asked, wire: Wire) -> None:
         wire.open_stream()
         wire.event({"object": "chat.completion.chunk", "choices": [thought]})
+        until_stamped(session)
         time.sleep(0.3)
         for part in ANSWER[1:]:
             wire.event(part)
@@ -184,8 +186,7 @@ def test_reasoning_stops_the_clock_and_is_no_part_of_the_answer(ask: Ask) -> Non
 
     generation = ask(script)
     assert generation.text == "Hello!"
-    # Less than the pause, since both ends are stamped where they arrive.
-    assert (generation.reading.latency_s or 0) - (generation.reading.ttft_s or 0) >= 0.2
+    assert (generation.reading.latency_s or 0) - (generation.reading.ttft_s or 0) >= 0.3
 
 
 def test_chunks_are_no_tokens(ask: Ask) -> None:
@@ -376,8 +377,12 @@ def test_an_answer_is_replayed_from_the_cache_of_its_own_server(ask: Ask, sessio
 
 def test_a_connection_serves_run_after_run(ask: Ask, server: Endpoint) -> None:
     for _ in range(3):
+        before = threading.enumerate()
         ask()
-        time.sleep(0.05)  # the end of the stream is read behind the run's back
+        # The end of the stream is read behind the run's back.
+        for thread in threading.enumerate():
+            if thread not in before and thread.name.startswith("tokmagic "):
+                thread.join(60)
     assert (len(server.asked), server.connections) == (3, 1)
 
 
@@ -413,16 +418,18 @@ def test_a_budget_is_held_on_bytes_where_there_is_no_tokenizer(ask: Ask, server:
     assert ask(budget="0.1").status == "ok"
 
 
-def test_a_server_that_does_not_keep_to_the_limit_is_stopped_at_the_cap(ask: Ask) -> None:
+def test_a_server_that_does_not_keep_to_the_limit_is_stopped_at_the_cap(ask: Ask, session: Session) -> None:
+    follower = Follower(session)
+
     def script(_asked: Asked, wire: Wire) -> None:
         wire.open_stream()
-        for _ in range(2_000):
+        for number in range(2_000):
             wire.event(chunk(" word"))
-            time.sleep(0.002)
+            follower.wait(number - 20)
         wire.end()
 
     prompt = replace(ASK, sampling=Sampling(max_tokens=10))
-    generation = ask(script, prompt, budget="0.002")
+    generation = ask(script, prompt, budget="0.002", watcher=follower)
     assert (generation.status, generation.finish_reason) == ("interrupted", "budget")
     assert generation.cost.usd is not None
     assert generation.cost.usd < Decimal("0.003")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.endpoints import ASK, ENDS, REPORTED, Ask, Chunks, counts, several
+from tests.engines.endpoints import ASK, ENDS, REPORTED, Ask, Chunks, counts, several, until_stamped
 from tests.servers import ROLE, USAGE, Asked, Endpoint, Wire, chunk, streams, usage_chunk, whole
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.engines.base import ModelSpec
@@ -57,11 +57,11 @@ def test_a_server_that_goes_on_after_a_stop_text_is_left(ask: Ask, first: list[s
         wire.open_stream()
         for piece in first:
             wire.event(chunk(piece, usage=None))
-        hung_up.put(wire.wait_for_hangup(5))
+        hung_up.put(wire.wait_for_hangup())
 
     generation = ask(script, STOP)
     assert (generation.text, generation.status, generation.finish_reason) == ("Hello ", "ok", "stop")
-    assert hung_up.get(timeout=30)
+    assert hung_up.get(timeout=90)
     assert generation.usage.output_source == "estimated"
     assert (generation.usage.output_tokens or 0) >= len(first), "what came after it was generated, too"
     assert generation.record.env["ignored_options"] == ["--stop"]
@@ -77,19 +77,20 @@ def test_a_server_that_runs_to_its_limit_past_a_stop_text_is_told(ask: Ask) -> N
     assert generation.record.env["ignored_options"] == ["--stop"]
 
 
-def test_silence_after_a_stop_text_is_the_end(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silence_after_a_stop_text_is_the_end(ask: Ask, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokmagic.engines.endpoint.stream._LAST_WORD_S", 0.2)
+    session.settings.silence_timeout_s = 60.0
 
     def script(_asked: Asked, wire: Wire) -> None:
         wire.open_stream()
         wire.event(chunk("Hello END"))
-        wire.wait_for_hangup(5)
+        wire.wait_for_hangup()
 
     began = time.monotonic()
     generation = ask(script, STOP)
     assert (generation.text, generation.status, generation.finish_reason) == ("Hello ", "ok", "stop")
     assert generation.cost.source == "estimated"
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 30, "half of what silence takes"
 
 
 def test_a_stop_text_in_one_answer_leaves_the_other_alone(ask: Ask) -> None:
@@ -114,10 +115,11 @@ def test_a_stop_text_in_the_reasoning_ends_nothing(ask: Ask) -> None:
     assert (generation.text, counts(generation)) == ("Hello", REPORTED)
 
 
-def test_a_piece_that_is_held_back_stops_the_clock(ask: Ask) -> None:
+def test_a_piece_that_is_held_back_stops_the_clock(ask: Ask, session: Session) -> None:
     def script(_asked: Asked, wire: Wire) -> None:
         wire.open_stream()
         wire.event(chunk("E"))
+        until_stamped(session)
         time.sleep(0.2)
         wire.event(chunk("nd"))
         wire.event(chunk(reason="stop"))
@@ -126,7 +128,7 @@ def test_a_piece_that_is_held_back_stops_the_clock(ask: Ask) -> None:
     reading = ask(script, STOP).reading
     assert reading.ttft_s is not None
     assert reading.latency_s is not None
-    assert reading.latency_s - reading.ttft_s > 0.15
+    assert reading.latency_s - reading.ttft_s >= 0.2
 
 
 # Options that are ignored

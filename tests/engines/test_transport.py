@@ -251,7 +251,7 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.engines.base import ModelSpec
 from tokmagic.runs.session import Session
-session = Session(TokMagic(home=sys.argv[2], ledger=f"sqlite:///{sys.argv[2]}/l.sqlite", silence_timeout_s=1.0))
+session = Session(TokMagic(home=sys.argv[2], ledger=f"sqlite:///{sys.argv[2]}/l.sqlite", silence_timeout_s=2.0))
 session.models.add("m", ModelSpec("org/m", api_base=sys.argv[1]))
 generation = session.generate(Prompt((Message("user", str(os.getpid())),)), "m")
 print(generation.status, generation.text)
@@ -268,31 +268,33 @@ def test_what_came_in_time_is_no_silence_for_a_process_that_was_stopped(tmp_path
         os.kill(process, signal.SIGSTOP)
         for part in ANSWER[2:]:
             wire.event(part)
-        time.sleep(1.2)
+        time.sleep(2.2)
         os.kill(process, signal.SIGCONT)
         wire.end()
 
     with serve(script) as server:
         command = [sys.executable, "-c", _CLIENT, server.url, str(tmp_path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == "ok Hello!\n"
 
 
 def test_comments_that_go_on_do_not_put_silence_off(ask: Ask, session: Session) -> None:
     session.settings.silence_timeout_s = 0.3
+    hung_up = threading.Event()
 
     def script(_asked: Asked, wire: Wire) -> None:
         wire.open_stream()
         wire.event(chunk("Hel"))
-        until = time.monotonic() + 10
-        while time.monotonic() < until:
-            wire.send(": waiting\n\n")
-            time.sleep(0.002)
+        until = time.monotonic() + 60
+        try:
+            while time.monotonic() < until:
+                wire.send(": waiting\n\n")
+                time.sleep(0.002)
+        except OSError:
+            hung_up.set()
 
-    began = time.monotonic()
-    generation = ask(script)
-    assert "for 0.3 s" in str(generation.error)
-    assert time.monotonic() - began < 5
+    assert "for 0.3 s" in str(ask(script).error)
+    assert hung_up.wait(60)
 
 
 # Stopped between two attempts

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from tests.engines.endpoints import ASK, ENDS, RATES, REPORTED, Ask, Chunks, counts, in_choice, several
+from tests.engines.endpoints import ASK, ENDS, RATES, REPORTED, Ask, Chunks, Follower, counts, in_choice, several
 from tests.examples import examples
 from tests.servers import ROLE, USAGE, Asked, Endpoint, Wire, chunk, streams, usage_chunk, whole
 from tokmagic.core.prompt import Message, Prompt, Sampling
@@ -93,16 +93,18 @@ def test_zeros_at_the_end_are_zeros_and_marked(ask: Ask) -> None:
     assert generation.cost.bound == "at_least"
 
 
-def test_a_server_that_says_0_at_first_is_stopped_at_the_cap(ask: Ask) -> None:
+def test_a_server_that_says_0_at_first_is_stopped_at_the_cap(ask: Ask, session: Session) -> None:
+    follower = Follower(session)
+
     def script(_asked: Asked, wire: Wire) -> None:
         wire.open_stream()
         wire.event(chunk("", usage={"prompt_tokens": 12, "completion_tokens": 0}))
-        for _ in range(2_000):
+        for number in range(2_000):
             wire.event(chunk(" word"))
-            time.sleep(0.001)
+            follower.wait(number - 20)
         wire.end()
 
-    generation = ask(script, replace(ASK, sampling=Sampling(max_tokens=10)), budget="0.002")
+    generation = ask(script, replace(ASK, sampling=Sampling(max_tokens=10)), budget="0.002", watcher=follower)
     assert (generation.status, generation.finish_reason) == ("interrupted", "budget")
     assert generation.cost.usd is not None
     assert generation.cost.usd < Decimal("0.003")

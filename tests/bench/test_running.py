@@ -14,7 +14,7 @@ import pytest
 from tests.bench.rig import DOLLARS, HOURLY, Limited, Paced, chunked, plan, with_model, words
 from tokmagic.bench.costs import prices
 from tokmagic.bench.roofs import decode, prefill
-from tokmagic.bench.running import TAG, Bench, Forecast, bench, counter_of
+from tokmagic.bench.running import TAG, Forecast, bench, counter_of
 from tokmagic.core.money import Rates
 from tokmagic.core.record import EngineInfo
 from tokmagic.engines.scripted import Script
@@ -36,7 +36,14 @@ def failing(*numbers: int) -> Callable[[int], Script]:
 
 
 def test_each_level_has_so_many_requests_at_once_and_never_more(session: Session) -> None:
-    engine = with_model(session, Paced("m", lambda _number: words(pace=0.1, ttft_s=0.2, itl_s=0.05)))
+    meeting = threading.Barrier(3)
+
+    def answer(number: int) -> Script:
+        if 11 <= number < 14:  # the first of the second level
+            meeting.wait(60)
+        return words(pace=0.1, ttft_s=0.2, itl_s=0.05)
+
+    engine = with_model(session, Paced("m", answer))
     found = bench(session, "m", plan(levels=(1, 3), requests=9, warmup=2))
     assert [(level.concurrency, len(level.done), level.complete) for level in found.levels] == [
         (1, 9, True),
@@ -217,8 +224,19 @@ def test_single_failures_are_counted_and_left_out(session: Session) -> None:
 
 
 def test_many_failures_in_a_row_end_it_and_keep_what_was_measured(session: Session) -> None:
-    engine = with_model(session, Paced("m", failing(*range(12, 100))))
-    found = bench(session, "m", plan(levels=(1, 2), requests=10))
+    answered, fails = threading.Event(), failing(*range(12, 100))
+
+    def answer(number: int) -> Script:
+        if number >= 12:  # on either thread the last good answer was taken
+            answered.wait(60)
+        return fails(number)
+
+    def progress(doing: str, _share: float | None) -> None:
+        if doing.startswith("2 at once: 2 of"):
+            answered.set()
+
+    engine = with_model(session, Paced("m", answer))
+    found = bench(session, "m", plan(levels=(1, 2), requests=10), progress=progress)
     assert [(level.concurrency, len(level.done)) for level in found.levels] == [(1, 10), (2, 2)]
     assert str(found.failure) == "the device is gone"
     assert 10 + 2 + 5 <= len(engine.asked) < 20
@@ -255,22 +273,16 @@ def interrupt() -> Iterator[Callable[[float], None]]:
         timer.join()
 
 
-def interrupted(session: Session, interrupt: Callable[[float], None], engine: Paced, asked: int) -> Bench:
-    """A bench that is interrupted when so many requests were sent."""
-
-    def progress(_doing: str, _share: float | None) -> None:
-        if len(engine.asked) >= asked and not sent:
-            sent.append(True)
-            interrupt(0.0)
-
-    sent: list[bool] = []
-    return bench(session, "m", plan(levels=(1, 2), requests=4), progress=progress)
-
-
 def test_an_interrupt_keeps_what_was_measured(session: Session, interrupt: Callable[[float], None]) -> None:
     slow = words(4, ttft_s=0.05, itl_s=30.0, pace=1.0)
-    engine = with_model(session, Paced("m", lambda number: words() if number < 6 else slow))
-    found = interrupted(session, interrupt, engine, 6)
+
+    def answer(number: int) -> Script:
+        if number == 7:  # both are at their second request: their first ones were taken
+            interrupt(0.0)
+        return words() if number < 6 else slow
+
+    with_model(session, Paced("m", answer))
+    found = bench(session, "m", plan(levels=(1, 2), requests=4))
     assert found.interrupted
     assert [(level.concurrency, len(level.done), level.complete) for level in found.levels] == [
         (1, 4, True),

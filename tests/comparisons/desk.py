@@ -39,6 +39,7 @@ class Planted(ScriptedEngine):
         super().__init__(name, [Script.of_text(["unused"])])
         self.answers = answers
         self.asked: list[str] = []
+        self.ttft_s: Callable[[int], float] = lambda _number: 0.1
         self._asking = threading.Lock()
 
     def count(self, prompt: Prompt) -> int:
@@ -51,7 +52,7 @@ class Planted(ScriptedEngine):
             self.asked.append(text)
         pieces = [f"{word} " for word in self.answers(text, number).split(" ")]
         pieces[-1] = pieces[-1].removesuffix(" ")
-        script = Script.of_text(pieces, input_tokens=self.count(prompt), ttft_s=0.1, itl_s=0.01)
+        script = Script.of_text(pieces, input_tokens=self.count(prompt), ttft_s=self.ttft_s(number), itl_s=0.01)
         return ScriptedStream(script, prompt.sampling.max_tokens)
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.comparisons.desk import DOLLARS, VARIANTS, Desk, items, right
-from tests.comparisons.test_running import Interrupting, check_whole, slots
+from tests.comparisons.test_running import Interrupting, check_whole, interrupted, lasts_s, slots
 from tests.servers import Asked, Wire, chunk, serve
 from tokmagic.comparisons.concurrency import most_at_once
 from tokmagic.comparisons.running import GIVEN_UP
@@ -167,20 +168,15 @@ def test_interrupted_anywhere_and_resumed_each_run_is_there_once(make_desk: Make
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_interrupted_by_the_clock_and_resumed_each_run_is_there_once(make_desk: Make) -> None:
+def test_interrupted_by_the_clock_and_resumed_each_run_is_there_once(make_desk: Make, tmp_path: Path) -> None:
     """As a person does it, while eight run at once."""
+    given: dict[str, Any] = {"score": "exact(a)", "repeat": 20, "concurrency": 8}
     moment, interrupts = random.Random(6), 0
+    elsewhere = {"ledger": f"sqlite:///{tmp_path}/timed.sqlite"}
+    whole_s = lasts_s(make_desk(settings=elsewhere, small=Slow()), **given)
     for _ in range(20):
         desk = make_desk(small=Slow())
-        timer = threading.Timer(moment.uniform(0.01, 0.15), os.kill, (os.getpid(), signal.SIGINT))
-        try:
-            timer.start()
-            desk.compare(score="exact(a)", repeat=20, concurrency=8)
-        except KeyboardInterrupt:
-            interrupts += 1
-        finally:
-            timer.cancel()
-            timer.join()
+        interrupts += interrupted(partial(desk.compare, **given), whole_s * moment.uniform(0.004, 0.05))
     assert interrupts >= 15, "Python itself loses one that comes while it drops a weak reference"
     last = make_desk()
     check_whole(last.compare(score="exact(a)", repeat=20, concurrency=8), last)
@@ -207,15 +203,30 @@ def test_a_budget_is_kept_by_all_together_and_ends_on_pairs(make_desk: Make, mos
     assert desk.asked == 20
 
 
+def taken_in(desk: Desk, asked: Asked, tokens: int) -> bool:
+    """Wait until the run of a request has taken in so many tokens; False where it goes on no more."""
+    text, end = asked.body["messages"][-1]["content"], time.monotonic() + 60
+    while time.monotonic() < end:
+        running = list(desk.session._under_way._running.values())
+        run = next((it for it in running if it._prompt.messages[-1].content == text), None)
+        if run is None:
+            return False
+        if (run.snapshot().reading.usage.output_tokens or 0) >= tokens:
+            return True
+        time.sleep(0.002)
+    return False
+
+
 def test_one_that_outgrows_what_it_held_takes_from_the_common_budget_alone(make_desk: Make) -> None:
     """A server that goes on past its limit: each run holds more as it grows, beside others that wait to begin."""
 
-    def endless(_asked: Asked, wire: Wire) -> None:
+    def endless(asked: Asked, wire: Wire) -> None:
         wire.open_stream()
         for number in range(1, 30):
             counts = {"prompt_tokens": 1, "completion_tokens": number, "total_tokens": 1 + number}
             wire.event(chunk(" abc", usage=counts))
-            if wire.gone.wait(0.005):
+            # Not ahead of those who read it, however busy they are.
+            if not taken_in(desk, asked, number - 3):
                 return
         wire.event(chunk(reason="stop"))
         wire.end()

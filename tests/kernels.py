@@ -14,7 +14,6 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 TIMEOUT_S = 120.0
-FLUSH = f"__import__('tokmagic.runs.api', fromlist=['api']).made_session().channel.flush({TIMEOUT_S})"
 
 
 @dataclass
@@ -55,6 +54,16 @@ class Ran:
         return [it for it in data if it.get("type") == "snapshot"]
 
 
+def is_told(cell_id: str) -> Callable[[Ran], bool]:
+    """For ``until`` of :meth:`Kernel.run`: the live channel has told of a cell's run that it is over."""
+
+    def is_over(ran: Ran) -> bool:
+        rows = [row for snapshot in ran.snapshots for row in snapshot["rows"] if row["cell_id"] == cell_id]
+        return bool(rows) and rows[-1]["status"] != "running"
+
+    return is_over
+
+
 class Kernel:
     """One running kernel."""
 
@@ -68,11 +77,11 @@ class Kernel:
         *,
         cell_id: str | None = None,
         on_message: Callable[[dict[str, Any]], None] | None = None,
-        told: bool = False,
+        until: Callable[[Ran], bool] | None = None,
         timeout_s: float = TIMEOUT_S,
         allow_stdin: bool = False,
     ) -> Ran:
-        """Run a cell to its end, watching its messages; ``told``: and until the sidebar was told all that changed."""
+        """Run a cell to its end, watching its messages; ``until``: and on, until this holds of them."""
         request = self.send(source, cell_id, allow_stdin=allow_stdin)
         ran = Ran({})
         deadline = time.monotonic() + timeout_s
@@ -84,27 +93,13 @@ class Kernel:
             idle = message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
             if idle and message["parent_header"].get("msg_id") == request:
                 break
+        while until is not None and not until(ran):
+            ran.messages.append(self.client.get_iopub_msg(timeout=TIMEOUT_S))
         while True:
             reply = self.client.get_shell_msg(timeout=TIMEOUT_S)
             if reply["parent_header"].get("msg_id") == request:
                 ran.reply = reply
-                break
-        if told:
-            ran.messages += self._flush()
-        return ran
-
-    def _flush(self) -> list[dict[str, Any]]:
-        """Have the live channel send what is left, and return what came meanwhile."""
-        content = {"code": FLUSH, "silent": True, "store_history": False, "user_expressions": {}, "allow_stdin": False}
-        asked = self.client.session.msg("execute_request", content)
-        self.client.shell_channel.send(asked)
-        messages: list[dict[str, Any]] = []
-        while True:
-            message = self.client.get_iopub_msg(timeout=TIMEOUT_S)
-            messages.append(message)
-            idle = message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
-            if idle and message["parent_header"].get("msg_id") == asked["header"]["msg_id"]:
-                return messages
+                return ran
 
     def send(self, source: str, cell_id: str | None = None, *, allow_stdin: bool = False) -> str:
         """Ask for an execution and return the request's id."""

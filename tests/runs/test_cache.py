@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.commands import command_in
-from tests.kernels import Kernel, running_kernel
+from tests.kernels import Kernel, is_told, running_kernel
 from tokmagic import reports as report
 from tokmagic.core.budget import Budget
 from tokmagic.core.money import Rates
@@ -482,7 +482,7 @@ def test_in_a_notebook(kernel: Kernel, sqlite_url: str) -> None:
 
     assert " ".join(table().split()) == "cache answers size at most hits saved on 0 0 bytes 256 MiB 0 —"
     first = kernel.run("%%generate --seed 1 --chat c --into one\nWhy?", cell_id="a")
-    again = kernel.run("%%generate --seed 1 --chat c --reset --into two\nWhy?", cell_id="b", told=True)
+    again = kernel.run("%%generate --seed 1 --chat c --reset --into two\nWhy?", cell_id="b", until=is_told("b"))
     assert first.ok
     assert again.ok, again.error
     values = "two.status, two.text == one.text, two.tokens == one.tokens, len(two.text)"

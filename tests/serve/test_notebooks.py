@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import command_in
-from tests.kernels import running_kernel
+from tests.kernels import is_told, running_kernel
 from tests.serve.gateways import Served, serving
 from tokmagic.core.budget import Budget
 from tokmagic.core.files import sqlite_url
@@ -165,7 +165,7 @@ def test_in_a_real_kernel_reports_and_sidebar_count_it_once(
     with running_kernel(**given, JPY_SESSION_NAME=NOTEBOOK) as kernel:
         assert kernel.run("%load_ext tokmagic\n%model use tiny\n%budget day 1").ok
         for cell in ("a", "b"):
-            ran = kernel.run("%%generate --max-tokens 5\nCount.", cell_id=cell, told=True)
+            ran = kernel.run("%%generate --max-tokens 5\nCount.", cell_id=cell, until=is_told(cell))
             assert ran.ok, ran.error
         sums = ran.snapshots[-1]["totals"]
         assert (sums["notebook"]["cost_usd"], sums["day"]["cost_usd"], sums["day"]["runs"]) == ("0.2", "0.2", 2)

@@ -84,10 +84,17 @@ def test_an_answer_that_an_encoding_lacks_is_spelled_and_whole(tmp_path: Path, e
 
 
 STARTING = """
-import os, sys
+import os, signal, sys
 from tokmagic.cli import main
+
+class Words(list):
+    def __iter__(self):  # the first that the command does with them
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        return super().__iter__()
+
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 os.write(1, b"ready\\n")
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(Words(sys.argv[1:])))
 """
 
 

@@ -10,11 +10,11 @@ from tokmagic.core.version import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    if words[:1] == ["--version"]:
-        print(f"tokmagic {__version__}")
-        return 0
     try:
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        if words[:1] == ["--version"]:
+            print(f"tokmagic {__version__}")
+            return 0
         from tokmagic.cli import streams  # start-up: --version needs nothing of it
 
         with streams.told_of_interrupts():

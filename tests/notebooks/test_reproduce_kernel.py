@@ -20,7 +20,10 @@ SLOW = "import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()
 
 
 def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def started(desk: Desk, **more: str) -> subprocess.Popen[str]:

@@ -28,7 +28,7 @@ from tokmagic.core.stream import Event, Finished, Source, Started, Token, Usage
 from tokmagic.engines.base import Progress, Shared
 from tokmagic.engines.endpoint import shared
 from tokmagic.engines.registry import shared_spec
-from tokmagic.engines.scripted import Script, ScriptedEngine
+from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.errors import BudgetError, EndpointError, ModelError, UsageError
 from tokmagic.health import doctor
 from tokmagic.health.devices import Probe
@@ -586,9 +586,16 @@ def test_a_key_that_is_used_up_is_a_budget_error_with_the_numbers(tmp_path: Path
 
 
 def test_what_others_only_hold_is_waited_for(tmp_path: Path, at: Callable[..., Session]) -> None:
-    slow = scripted(pace=1.0, ttft_s=1.0, itl_s=0.1)
-    with elsewhere(tmp_path, slow, rates=TEN_CENTS, usd=Decimal("0.25")) as served:
-        session, other = at(served, attempts=4), at(served)
+    class Held(ScriptedEngine):
+        """Answers nobody before the one that asks last was turned away."""
+
+        def stream(self, prompt: Prompt) -> ScriptedStream:
+            _until(lambda: any(row.status == "refused" for row in served.ledger.runs()))
+            return super().stream(prompt)
+
+    engine = Held("tiny", [Script.of_text(WORDS)])
+    with elsewhere(tmp_path, engine, rates=TEN_CENTS, usd=Decimal("0.25")) as served:
+        session, other = at(served, attempts=6), at(served)
         session.load("tiny")
         first = threading.Thread(target=other.generate, args=[FIVE])
         held = threading.Thread(target=other.generate, args=[replace(FIVE, sampling=Sampling(max_tokens=7))])

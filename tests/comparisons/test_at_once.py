@@ -22,6 +22,7 @@ from tokmagic.comparisons.running import GIVEN_UP
 from tokmagic.core.money import Rates
 from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, UsageError
+from tokmagic.runs.many import Others
 
 Make = Callable[..., Desk]
 
@@ -260,11 +261,21 @@ def test_a_model_that_always_fails_is_given_up_and_the_others_go_on(make_desk: M
     assert "big failed too often in a row and was given up: ModelError: out of order" in found.notes()
 
 
-def test_an_option_that_no_run_can_have_ends_all(desk: Desk) -> None:
+def test_an_option_that_no_run_can_have_ends_all(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped, stop = threading.Event(), Others.stop
+
+    def stopping(others: Others) -> None:
+        stop(others)
+        stopped.set()
+
     def answers(_text: str, number: int) -> str:
         if number == 5:
             raise UsageError("this server takes no such option")
+        if number > 10:  # its thread may be the slowest
+            stopped.wait(60)
         return "yes"
+
+    monkeypatch.setattr(Others, "stop", stopping)
 
     desk.engines["small"].answers = answers
     with pytest.raises(UsageError, match="takes no such option"):

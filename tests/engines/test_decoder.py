@@ -295,7 +295,7 @@ def test_the_arithmetic_is_measured_and_a_row_is_computed_as_transformers_does()
     from tokmagic.engines.local.products import Matrix, measure
 
     weight = torch.randn(1536, 576).bfloat16()
-    arithmetic = measure(Matrix(weight), torch.bfloat16)
+    arithmetic = measure([Matrix(weight)] * 2, torch.bfloat16)
     assert arithmetic.wide_from is None or arithmetic.wide_from >= 2
     row = torch.randn(1, 576).bfloat16()
     assert not arithmetic.is_wide(1)

@@ -18,6 +18,7 @@ from torch.nn import functional
 from tokmagic.engines.local.attention import Attention, Segment
 from tokmagic.engines.local.int8 import Int8, Int8Linear
 from tokmagic.engines.local.kv import KVCaches
+from tokmagic.engines.local.passes import alone
 from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix, measure
 
 # Exactly these: a class that derives from one may compute something else.
@@ -76,7 +77,7 @@ class Decoder:
 
     def hurry(self) -> None:
         """Compute as fast as this machine can from now on; what is rounded where is no longer as in transformers."""
-        self.arithmetic = measure(self.widest, self._dtype)
+        self.arithmetic = measure([layer.gate_up for layer in self._layers], self._dtype)
         self._groups = True
 
     @property
@@ -94,7 +95,8 @@ class Decoder:
         attention = Attention(segments, self._scale, self._dtype, grouped=self._groups)
         hidden: Tensor = self._embedding(torch.tensor([it for segment in segments for it in segment.ids]))
         wide = self.arithmetic.is_wide(len(hidden))
-        logits = (self._wide_layers if wide else self._layers_as_transformers)(attention, hidden)
+        with alone(native=len(hidden) <= self.arithmetic.native_to):
+            logits = (self._wide_layers if wide else self._layers_as_transformers)(attention, hidden)
         for segment, start, count in zip(segments, attention.starts, attention.counts, strict=True):
             segment.cache.length = start + count
         return logits

@@ -23,6 +23,7 @@ from tokmagic.engines.local.drawing import Drawing, is_followed
 from tokmagic.engines.local.generating import Call, generate
 from tokmagic.engines.local.limits import measure, work_of
 from tokmagic.engines.local.load import load_model, map_error
+from tokmagic.engines.local.passes import follow
 from tokmagic.engines.local.schema import SchemaConstraint, SchemaTokenizer
 from tokmagic.engines.local.stream import Request
 from tokmagic.engines.local.threads import Threads
@@ -47,6 +48,8 @@ class Inference:
         self._device = pick_device(spec.device)
         try:
             self._model = load_model(folder, spec, self._device, progress)
+            if self._device.type == "cpu":
+                follow(self._model)
             self._decoder = decoder(self._model, as_transformers=follows_transformers(spec))
         except BaseException:
             free_memory(self._device)

@@ -13,15 +13,22 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tokmagic.engines.local.passes import alone, can_be_native
 from tokmagic.engines.local.threads import threads
 
 PIECE = 2 * 1024 * 1024
 """Numbers of a widened piece: 8 MB, which a processor's last cache holds."""
+# Numbers of rows at which torch's own kernels are tried beside oneDNN's, and how much sooner they have to be done.
+_FEW = (1, 2, 3, 4)
+_SOONER = 1.2
+# Of weights that are read in turn for that: more than a processor keeps in its caches.
+_READ_BYTES = 128 * 2**20
 # Numbers of rows at which the ways are tried; the fewest at which 32 bits pay decides.
 _ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _TRIES = 3
@@ -36,10 +43,13 @@ class Arithmetic:
     From ``wide_from`` rows on a pass computes in 32 bits, with weights widened for each product. With fewer rows, and
     with None always, torch's linear layers compute in the weights' dtype, as in transformers. ``in_parts`` are numbers
     of rows at which widened weights are multiplied part by part; between two that were tried the greater one counts.
+    With up to ``native_to`` rows torch's own kernels multiply: those of oneDNN, which it would call, may take twice as
+    long for a row.
     """
 
     wide_from: int | None = None
     in_parts: frozenset[int] = frozenset()
+    native_to: int = 0
 
     def is_wide(self, rows: int) -> bool:
         """Whether a pass of so many rows computes in 32 bits."""
@@ -54,9 +64,11 @@ class Arithmetic:
     def told(self) -> str | None:
         """In a few words; None for what transformers does.
 
-        Without the number, which is measured anew each time: where it is near, both ways are as fast.
+        Without the numbers, which are measured anew each time: where they are near, both ways are as fast.
         """
-        return None if self.wide_from is None else "float32 for several rows"
+        native = "torch's own kernels for a row" if self.native_to else None
+        wide = None if self.wide_from is None else "float32 for several rows"
+        return ", ".join(filter(None, (native, wide))) or None
 
 
 AS_TRANSFORMERS = Arithmetic()
@@ -144,17 +156,18 @@ def widened(part: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return _buffer.numbers.view(dtype)[: part.numel()].view(part.shape).copy_(part)
 
 
-def measure(whole: Matrix, dtype: torch.dtype) -> Arithmetic:
-    """Try out on this machine how products with such weights are fastest, of rows in ``dtype``; some 100 ms.
+def measure(matrices: Sequence[Matrix], dtype: torch.dtype) -> Arithmetic:
+    """Try out on this machine how products with such weights, a layer's each, are fastest; some 200 ms.
 
-    In 32 bits nothing is widened; several rows are computed the same way.
+    The rows are in ``dtype``. In 32 bits nothing is widened; several rows are computed the same way.
     """
-    width = whole.weight.shape[1]
-    matrix = whole.part(0, max(1, PIECE // width))
+    width = matrices[0].weight.shape[1]
+    matrix = matrices[0].part(0, max(1, PIECE // width))
     wide_from = 2 if dtype == torch.float32 else None
     divided = set()
     # On one thread: several would be slowed down by whatever else computes at this moment, and not both ways alike.
     with threads(1):
+        native_to = _native_to(matrices, dtype)
         for rows in _ROWS:
             given = torch.ones(rows, width)
             from_left = _seconds(partial(matrix.wide, given, in_parts=False))
@@ -164,13 +177,35 @@ def measure(whole: Matrix, dtype: torch.dtype) -> Arithmetic:
                 wide_from = rows
             if in_parts < from_left:
                 divided.add(rows)
-    return AS_TRANSFORMERS if wide_from is None else Arithmetic(wide_from, frozenset(divided))
+    return Arithmetic(wide_from, frozenset() if wide_from is None else frozenset(divided), native_to)
 
 
-def _seconds(work: Callable[[], Tensor]) -> float:
+def _native_to(matrices: Sequence[Matrix], dtype: torch.dtype) -> int:
+    """Up to how many rows torch's own kernels are done sooner than oneDNN's.
+
+    With the weights of several layers in turn, as a step reads them: oneDNN's loses where they come from memory.
+    """
+    if not can_be_native():
+        return 0
+    weights_bytes = list(accumulate(it.weight.nbytes for it in matrices))
+    tried = matrices[: 1 + sum(it < _READ_BYTES for it in weights_bytes)]
+    for rows in _FEW:
+        given = torch.ones(rows, matrices[0].weight.shape[1], dtype=dtype)
+
+        def products(given: Tensor = given) -> None:
+            for matrix in tried:
+                matrix.product(given)
+
+        if _SOONER * _seconds(products, native=True) > _seconds(products):
+            return rows - 1
+    return _FEW[-1]
+
+
+def _seconds(work: Callable[[], object], *, native: bool = False) -> float:
     def once() -> float:
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
+        with alone(native=native):
+            began = time.perf_counter()
+            work()
+            return time.perf_counter() - began
 
     return min(once() for _ in range(_TRIES))

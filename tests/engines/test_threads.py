@@ -58,13 +58,29 @@ def test_beside_a_busy_process_one_thread_is_found_and_kept_until_it_is_over(mac
     machine.takes_s = BUSY
     for _ in range(1000):
         threads.run(1, machine.step)
-    assert machine.ran_on[:3] == [2, 1, 1]
+    assert machine.ran_on[:6] == [2, 1, 1, 2, 1, 1], "once more to be sure"
     slow = machine.ran_on.count(2)
     assert slow * BUSY[2] <= machine.now_s / 10
     machine.takes_s = IDLE
     for _ in range(1000):
         threads.run(1, machine.step)
     assert machine.ran_on[-500:].count(2) > 450
+
+
+def test_a_step_that_was_held_up_by_chance_changes_nothing_for_long(machine: Machine) -> None:
+    """Not for a prompt either, the steps of which are compared with none."""
+    from tokmagic.engines.local.threads import Threads
+
+    threads = Threads()
+    for _ in range(200):
+        threads.run(1, machine.step)
+    before = len(machine.ran_on)
+    threads.run(1, lambda: (machine.step(), setattr(machine, "now_s", machine.now_s + 5))[0])
+    for _ in range(5):
+        threads.run(1, machine.step)
+    threads.run(None, machine.step)
+    assert 1 in machine.ran_on[before:], "it was tried"
+    assert machine.ran_on[-1] == 2
 
 
 def test_only_steps_of_one_size_are_compared(machine: Machine) -> None:

@@ -55,9 +55,11 @@ class Threads:
         result = work()
         seconds = time.perf_counter() - began
         if tries and self._last is not None:
-            self._due = time.perf_counter() + seconds / _SHARE
-            if seconds < _CLEARLY * self._last[1]:
+            is_faster = seconds < _CLEARLY * self._last[1]
+            if is_faster:
                 self._count = count
+            # The step before may have been held up by chance: what was given up for it is tried again at once.
+            self._due = time.perf_counter() + (0 if is_faster else seconds / _SHARE)
         self._last = None if tries or size is None else (size, seconds)
         return result
 

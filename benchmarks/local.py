@@ -10,6 +10,7 @@ one process on the same weights, greedily; above 1 is faster.
   loaded, and in 32 bits.
 - ``shared_prefix``: prompt tokens that were computed ÷ submitted, of 16 prompts that share 1,000 tokens.
 - ``device_seconds``: the sum of the runs' ÷ the time from the first prefill to the last token.
+- ``int8``: speed with ``--quant int8`` ÷ without it, and the bytes of the weights.
 - ``memory``: this process' memory after ``RUNS`` runs ÷ after 50.
 """
 
@@ -108,6 +109,19 @@ def batch(engine: Any, rounds: int, tokens: int) -> dict[str, Any]:
     return {**spread(ratios), "same_texts": statistics.mean(same), "device_seconds": spread(device)}
 
 
+def beside(engine: Any, other: Any, rounds: int, tokens: int) -> dict[str, Any]:
+    """Another form of the model: its speed ÷ the engine's, and its weights' bytes ÷ the engine's."""
+    ratios = []
+    for number in range(rounds):
+        prompt = ask(f"Write a very long text about {TOPICS[number % len(TOPICS)]}.", tokens)
+        began = time.perf_counter()
+        Run(engine.stream(prompt))
+        between = time.perf_counter()
+        Run(other.stream(prompt))
+        ratios.append((between - began) / (time.perf_counter() - between))
+    return {**spread(ratios), "weights": other.held().weights_bytes / engine.held().weights_bytes}
+
+
 def shared_prefix(engine: Any) -> float:
     beginning = "The rules of the house are long. " * 125
     runs = [Run(it) for it in [engine.stream(ask(f"{beginning}Question {n}?", 2)) for n in range(16)]]
@@ -147,6 +161,10 @@ def main() -> None:
             "shared_prefix": shared_prefix(engine),
             "memory": memory(engine),
         }
+        session.models.add("int8", ModelSpec("smollm2", quant="int8"))
+        rounded = session.load("int8", keep_others=True)
+        list(rounded.stream(ask("Hi", 4)))
+        found["int8"] = beside(engine, rounded, rounds, tokens)
         engine = session.load("fp32")
         list(engine.stream(ask("Hi", 4)))
         found["batch_16_fp32"] = batch(engine, max(1, rounds // 3), tokens // 2)

@@ -29,7 +29,7 @@ _FEW = (1, 2, 3, 4)
 _SOONER = 1.2
 # Of weights that are read in turn for that: more than a processor keeps in its caches.
 _READ_BYTES = 128 * 2**20
-# Numbers of rows at which the ways are tried; the fewest at which 32 bits pay decides.
+# Numbers of rows at which the ways are tried; the fewest from which on 32 bits pay decides.
 _ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 _TRIES = 3
 # Parts of the weights that threads multiply side by side: given one product of few rows, the libraries divide badly.
@@ -173,8 +173,10 @@ def measure(matrices: Sequence[Matrix], dtype: torch.dtype) -> Arithmetic:
             from_left = _seconds(partial(matrix.wide, given, in_parts=False))
             in_parts = _seconds(partial(matrix.wide, given, in_parts=True))
             as_transformers = _seconds(partial(matrix.product, given.to(dtype)))
-            if wide_from is None and min(from_left, in_parts) < as_transformers:
-                wide_from = rows
+            if dtype != torch.float32:
+                # It has to pay for all more rows, too: prompts have hundreds.
+                pays = min(from_left, in_parts) < as_transformers
+                wide_from = (wide_from or rows) if pays else None
             if in_parts < from_left:
                 divided.add(rows)
     return Arithmetic(wide_from, frozenset() if wide_from is None else frozenset(divided), native_to)

@@ -51,11 +51,11 @@ def test_no_other_model_passes_meanwhile() -> None:
     """Neither one of ours nor one of transformers, whatever fails in it."""
     import torch
 
-    from tokmagic.engines.local.passes import alone, follow
+    from tokmagic.engines.local.passes import Followed, alone
 
     family, config = LEFT_ALONE["another family"]
     model, seen = built(family, "float32", **config), []
-    follow(model)
+    Followed(model)
     model.model.layers[0].register_forward_pre_hook(lambda *_given: seen.append(bool(onednn().enabled)))
     before, began, ends = bool(onednn().enabled), threading.Event(), threading.Event()
 
@@ -134,3 +134,33 @@ def test_few_rows_are_computed_by_torchs_own_kernels_where_those_are_quicker(mon
             own.forward([Segment(cache, ids)])
             assert set(seen) == {enabled}
     assert onednn().enabled == before
+
+
+@pytest.mark.parametrize(("native_to", "is_off"), [(0, [False, False, False]), (2, [False, True, True])])
+def test_a_model_of_transformers_has_few_rows_computed_so_too(native_to: int, is_off: list[bool]) -> None:
+    import torch
+
+    from tokmagic.engines.local.passes import Followed
+
+    family, config = LEFT_ALONE["another family"]
+    model, seen = built(family, "bfloat16", **config), []
+    Followed(model).native_to = native_to
+    before = bool(onednn().enabled)
+    model.model.layers[0].register_forward_pre_hook(lambda *_given: seen.append(bool(onednn().enabled)))
+    with torch.inference_mode():
+        for ids in ([[1, 2, 3]], [[1], [2]]):
+            model(torch.tensor(ids))
+        model(input_ids=torch.tensor([[1]]))
+    assert [it != before for it in seen] == is_off
+    assert onednn().enabled == before
+
+
+def test_where_onednn_is_not_in_use_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from tokmagic.engines.local import products
+
+    monkeypatch.setattr(products, "can_be_native", lambda: False)
+    monkeypatch.setattr(products, "_seconds", None)
+    assert products.native_rows([products.Matrix(torch.ones(4, 4))], torch.float32) == 0
+    assert products.native_rows([], torch.float32) == 0

@@ -23,7 +23,8 @@ from tokmagic.engines.local.drawing import Drawing, is_followed
 from tokmagic.engines.local.generating import Call, generate
 from tokmagic.engines.local.limits import measure, work_of
 from tokmagic.engines.local.load import load_model, map_error
-from tokmagic.engines.local.passes import follow
+from tokmagic.engines.local.passes import Followed
+from tokmagic.engines.local.products import Arithmetic, linear, native_rows
 from tokmagic.engines.local.schema import SchemaConstraint, SchemaTokenizer
 from tokmagic.engines.local.stream import Request
 from tokmagic.engines.local.threads import Threads
@@ -48,9 +49,11 @@ class Inference:
         self._device = pick_device(spec.device)
         try:
             self._model = load_model(folder, spec, self._device, progress)
-            if self._device.type == "cpu":
-                follow(self._model)
+            followed = Followed(self._model) if self._device.type == "cpu" else None
             self._decoder = decoder(self._model, as_transformers=follows_transformers(spec))
+            native_to = 0
+            if followed is not None and self._decoder is None and not follows_transformers(spec):
+                native_to = followed.native_to = native_rows(linear(self._model), self._model.dtype)
         except BaseException:
             free_memory(self._device)
             raise
@@ -58,8 +61,9 @@ class Inference:
         self.device_name = device_name(self._device)
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self.context_tokens = _context_tokens(self._model)
-        wide = None if self._decoder is None or self.dtype == "float32" else self._decoder.arithmetic.told
-        self.arithmetic = ", ".join(filter(None, (asked_arithmetic(spec, self.device), wide))) or None
+        measured = self._decoder.arithmetic if self._decoder is not None else Arithmetic(native_to=native_to)
+        told = None if self.dtype == "float32" else measured.told
+        self.arithmetic = ", ".join(filter(None, (asked_arithmetic(spec, self.device), told))) or None
         self.greedy = not self._model.generation_config.do_sample
 
     def held(self) -> Held:

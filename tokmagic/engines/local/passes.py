@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -57,7 +57,21 @@ def alone(*, native: bool = False) -> Iterator[None]:
             _switch_back()
 
 
-def follow(model: Any) -> None:
-    """Let a model of transformers take its turn, too, with each call."""
-    model.register_forward_pre_hook(lambda *_given: _turn.acquire() and None)
-    model.register_forward_hook(lambda *_given: _turn.release(), always_call=True)
+class Followed:
+    """A model of transformers that takes its turn with each call: with up to ``native_to`` rows by torch's kernels."""
+
+    def __init__(self, model: Any) -> None:
+        self.native_to = 0
+        self._passes: list[AbstractContextManager[None]] = []
+        model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        model.register_forward_hook(self._end, always_call=True)
+
+    def _begin(self, _model: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+        ids = args[0] if args else given.get("input_ids")
+        taken = alone(native=ids is not None and ids.numel() <= self.native_to)
+        taken.__enter__()
+        self._passes.append(taken)
+
+    def _end(self, *_given: Any) -> None:
+        if self._passes:
+            self._passes.pop().__exit__(None, None, None)

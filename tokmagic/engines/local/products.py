@@ -16,7 +16,7 @@ from functools import partial
 from itertools import accumulate
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from tokmagic.engines.local.passes import alone, can_be_native
@@ -130,6 +130,11 @@ class Matrix:
         return result
 
 
+def linear(model: nn.Module) -> list[Matrix]:
+    """The weights of a model's linear layers, but those that something else multiplies: quantised ones."""
+    return [Matrix(it.weight.detach()) for it in model.modules() if type(it) is nn.Linear]
+
+
 def joined_bias(parts: Sequence[Matrix]) -> Tensor | None:
     """The biases of matrices that are joined; None where they have none."""
     biases = [it.bias for it in parts if it.bias is not None]
@@ -167,7 +172,6 @@ def measure(matrices: Sequence[Matrix], dtype: torch.dtype) -> Arithmetic:
     divided = set()
     # On one thread: several would be slowed down by whatever else computes at this moment, and not both ways alike.
     with threads(1):
-        native_to = _native_to(matrices, dtype)
         for rows in _ROWS:
             given = torch.ones(rows, width)
             from_left = _seconds(partial(matrix.wide, given, in_parts=False))
@@ -179,27 +183,28 @@ def measure(matrices: Sequence[Matrix], dtype: torch.dtype) -> Arithmetic:
                 wide_from = (wide_from or rows) if pays else None
             if in_parts < from_left:
                 divided.add(rows)
-    return Arithmetic(wide_from, frozenset() if wide_from is None else frozenset(divided), native_to)
+    return Arithmetic(wide_from, frozenset() if wide_from is None else frozenset(divided), native_rows(matrices, dtype))
 
 
-def _native_to(matrices: Sequence[Matrix], dtype: torch.dtype) -> int:
+def native_rows(matrices: Sequence[Matrix], dtype: torch.dtype) -> int:
     """Up to how many rows torch's own kernels are done sooner than oneDNN's.
 
     With the weights of several layers in turn, as a step reads them: oneDNN's loses where they come from memory.
     """
-    if not can_be_native():
+    if not matrices or not can_be_native():
         return 0
     weights_bytes = list(accumulate(it.weight.nbytes for it in matrices))
     tried = matrices[: 1 + sum(it < _READ_BYTES for it in weights_bytes)]
     for rows in _FEW:
-        given = torch.ones(rows, matrices[0].weight.shape[1], dtype=dtype)
+        given = [torch.ones(rows, it.weight.shape[1], dtype=dtype) for it in tried]
 
-        def products(given: Tensor = given) -> None:
-            for matrix in tried:
-                matrix.product(given)
+        def products(given: Sequence[Tensor] = given) -> None:
+            for matrix, some in zip(tried, given, strict=True):
+                matrix.product(some)
 
-        if _SOONER * _seconds(products, native=True) > _seconds(products):
-            return rows - 1
+        with threads(1):
+            if _SOONER * _seconds(products, native=True) > _seconds(products):
+                return rows - 1
     return _FEW[-1]
 
 

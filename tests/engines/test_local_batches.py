@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,26 @@ def test_device_seconds_add_up_to_the_busy_time(engine: Engine) -> None:
     shares = [finished(events).device_s or 0 for events in runs]
     assert all(share > 0 for share in shares)
     assert sum(shares) == pytest.approx(busy_s, rel=0.01)
+
+
+@pytest.mark.parametrize("config", [{}, {"no_repeat_ngram_size": 2}], ids=["here", "by transformers"])
+def test_what_is_waited_for_another_models_pass_is_no_device_second(
+    session: Session, tmp_path: Path, config: dict[str, Any]
+) -> None:
+    from tokmagic.engines.local.passes import alone
+
+    model = configured(model_folder(Path(session.settings.home)), tmp_path, eos_token_id=2, **config)
+    engine = session.load(model, keep_others=True)
+    list(engine.stream(ask("Hi", temperature=0, max_tokens=2)))  # what is slow the first time
+    with alone():
+        stream = engine.stream(ask(STORY, temperature=0, max_tokens=5))
+        begun = next(stream)
+        time.sleep(2)
+    events = [begun, *stream]
+    assert isinstance(begun, Started)
+    taken_s = (finished(events).at_ns - begun.submitted_ns) / 1e9
+    assert 0 < (finished(events).device_s or 0) <= taken_s - 1.9
+    session.models.unload(model)
 
 
 def test_a_beginning_that_prompts_share_is_computed_once(engine: Engine) -> None:

@@ -84,6 +84,28 @@ def test_no_other_model_passes_meanwhile() -> None:
         pass
 
 
+def test_a_call_that_a_later_hook_ends_keeps_no_turn() -> None:
+    """As an answer that nobody reads any more is ended before its next pass."""
+    import torch
+
+    from tokmagic.engines.local.passes import Followed, alone
+
+    layer = torch.nn.Linear(2, 2)
+    Followed(layer)
+    for error in (ZeroDivisionError, KeyboardInterrupt):
+
+        def end(*_given: Any, error: type[BaseException] = error) -> None:
+            raise error
+
+        ending = layer.register_forward_pre_hook(end)
+        with pytest.raises(error):
+            layer(torch.ones(1, 2))
+        ending.remove()
+        assert layer(torch.ones(1, 2)).shape == (1, 2)
+        with alone():
+            pass
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_a_child_that_is_forked_in_a_pass_begins_one_of_its_own() -> None:
     from tokmagic.engines.local.passes import alone

@@ -18,6 +18,7 @@ from tokmagic.engines.local.attention import Segment
 from tokmagic.engines.local.decoder import Decoder
 from tokmagic.engines.local.drawing import Drawing
 from tokmagic.engines.local.kv import KVCache, room
+from tokmagic.engines.local.passes import waited_ns
 from tokmagic.engines.local.stream import LocalStream
 from tokmagic.engines.local.threads import Threads
 from tokmagic.errors import TokmagicError
@@ -74,7 +75,7 @@ class Batch:
         self._mapped = mapped
         self._caches = decoder.new_caches()
         self._runs: list[Run] = []
-        self._mark_ns = 0
+        self._mark_ns = self._waited_ns = 0
 
     def __len__(self) -> int:
         """The answers in it."""
@@ -144,7 +145,7 @@ class Batch:
             run.shared = shared
         now_ns = time.perf_counter_ns()
         if not any(it.began_ns for it in self._runs):
-            self._mark_ns = now_ns
+            self._mark_ns, self._waited_ns = now_ns, waited_ns()
         run.began_ns = now_ns
         run.stream.put(Started(run.submitted_ns, _usage(run), now_ns))
         return True
@@ -188,12 +189,16 @@ class Batch:
             run.answers[choice].take(ids[at], now_ns, None if logprobs is None else logprobs[at])
 
     def _account(self, passed: Sequence[tuple[Run, int, Tensor]]) -> None:
-        """Divide the time since the last pass among the runs, by the tokens that each brought to this one."""
-        now_ns = time.perf_counter_ns()
+        """Divide the time since the last pass among the runs, by the tokens that each brought to this one.
+
+        What was waited for another model's pass is none of theirs.
+        """
+        now_ns, waited = time.perf_counter_ns(), waited_ns()
+        spent_ns = now_ns - self._mark_ns - (waited - self._waited_ns)
         tokens = sum(count for _, count, _ in passed)
         for run, count, _ in passed:
-            run.device_ns += (now_ns - self._mark_ns) * count / tokens
-        self._mark_ns = now_ns
+            run.device_ns += spent_ns * count / tokens
+        self._mark_ns, self._waited_ns = now_ns, waited
 
     def _end(self, run: Run, at_ns: int, *, interrupted: bool) -> None:
         if not run.began_ns:

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from tokmagic.core.stream import Finished, Started, Usage
 from tokmagic.engines.local.answer import Answer
+from tokmagic.engines.local.passes import waited_ns
 from tokmagic.engines.local.schema import SchemaConstraint
 from tokmagic.engines.local.stream import Cancelled, LocalStream
 from tokmagic.engines.local.taps import LogprobTap, TokenTap
@@ -41,7 +42,7 @@ def generate(model: Any, call: Call, stream: LocalStream, submitted_ns: int) -> 
     if call.constraint is not None:
         processors.append(call.constraint)
     usage = Usage.measured(len(call.ids), 0)
-    prefill_ns = time.perf_counter_ns()
+    prefill_ns, waited_before = time.perf_counter_ns(), waited_ns()
     stream.put(Started(submitted_ns, usage, prefill_ns))
     if len(call.ids) > _PREFILL_CHUNK:
         call.config.prefill_chunk_size = _PREFILL_CHUNK
@@ -65,7 +66,7 @@ def generate(model: Any, call: Call, stream: LocalStream, submitted_ns: int) -> 
             tuple(reason for _, reason in ends),
             usage,
             tuple(tail for tail, _ in ends),
-            device_s=(end_ns - prefill_ns) / 1e9,
+            device_s=(end_ns - prefill_ns - (waited_ns() - waited_before)) / 1e9,
             peak_bytes=peak,
         )
     )

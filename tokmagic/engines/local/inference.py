@@ -49,7 +49,9 @@ class Inference:
         self._device = pick_device(spec.device)
         try:
             self._model = load_model(folder, spec, self._device, progress)
-            followed = Followed(self._model) if self._device.type == "cpu" else None
+            # A compiled model has its hooks compiled, too.
+            takes_turns = self._device.type == "cpu" and spec.compile != "on"
+            followed = Followed(self._model) if takes_turns else None
             self._decoder = decoder(self._model, as_transformers=follows_transformers(spec))
             native_to = 0
             if followed is not None and self._decoder is None and not follows_transformers(spec):

@@ -14,6 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from tests.commands import Command, command_in
 from tests.comparisons.desk import Desk, items, right, write_csv
 from tests.conftest import ROOT
+from tests.serve.gateways import scripted, serving
 from tests.servers import Asked, Wire, chunk, serve
 from tokmagic.comparisons.cells import split_variants
 from tokmagic.comparisons.results import Comparison
@@ -325,6 +326,21 @@ a = "{{{{ q }}}}?"
     assert means == {"a · small": 1, "a · org/big": 0}
     assert {it.body["model"] for it in small.asked} == {"org/tiny"}
     assert {it.body["model"] for it in big.asked} == {"org/big"}
+
+
+def test_a_model_that_its_shared_engine_does_not_serve_is_told_before_anything_runs(
+    tokmagic: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(tmp_path / "served", scripted()) as served:
+        monkeypatch.setenv("TOKMAGIC_ENGINE_KEY", served.secret)
+        (tmp_path / "m.toml").write_text(
+            f"model = 'far'\n[models.far]\nspec = 'tinny'\nengine = '{served.url}'\n[variants]\na = 'b'\nb = 'c'\n",
+            encoding="utf-8",
+        )
+        done = tokmagic("compare", "m.toml")
+    why = f"model 'tinny' is not served at {served.url} (did you mean tiny?); served: tiny"
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"tokmagic: m.toml: [models.far]: {why}\n"
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

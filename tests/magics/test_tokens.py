@@ -210,9 +210,10 @@ def test_help_names_both_forms(kernel: Kernel) -> None:
         ("%model info bytes --context 0", "--context '0' is not a number from 1 to "),
         ("%model info bytes --context 1e99", "--context '1e99' is not a number from 1 to "),
         ("%model load bytes --context 5", "--context and --batch belong to %model info NAME"),
+        ("%model add s scripted\n%model info s --measure", "s has no weights on this machine; leave out --measure"),
     ],
 )
-def test_numbers_for_info_that_mean_nothing(kernel: Kernel, line: str, says: str) -> None:
+def test_options_for_info_that_mean_nothing(kernel: Kernel, line: str, says: str) -> None:
     ran = kernel.run(line)
     assert not ran.ok
     assert says in ran.error

@@ -11,6 +11,7 @@ from tokmagic.cli.common import print_json, read_text
 from tokmagic.comparisons.amounts import amount
 from tokmagic.comparisons.api import compare_in
 from tokmagic.core.money import Rates
+from tokmagic.engines.registry import require_served
 from tokmagic.errors import PriceError, UsageError, nearest
 from tokmagic.formatting import terminal
 from tokmagic.prompts.options import SAVINGS, add_endpoint, add_engine, add_own_rates
@@ -84,7 +85,9 @@ def _add_model(session: Session, name: str, table: Any, given_in: str) -> None:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise UsageError(f"{key} is {value!r}; give text or a number")
         setattr(told, key, str(value))
-    session.models.add(name, request.spec(told, told.spec or name))
+    spec = request.spec(told, told.spec or name)
+    require_served(name, spec, session.settings)
+    session.models.add(name, spec)
     if request.has_rates(told):
         session.prices.set(name, request.rates(told, Rates(), given_in))
 

@@ -24,7 +24,7 @@ from tokmagic.engines.base import (
     parse_source,
 )
 from tokmagic.engines.local.store import NAMED
-from tokmagic.errors import UsageError, nearest
+from tokmagic.errors import TokmagicError, UsageError, nearest
 
 _HERE = ("/", ".", "~", "scripted")
 """How the names of models begin that are this machine's own, whatever a shared engine may call so."""
@@ -299,3 +299,24 @@ def open_engine(name: str, spec: ModelSpec, settings: TokMagic) -> Engine:
     from tokmagic.engines.local.engine import LocalEngine
 
     return LocalEngine(name, spec, settings)
+
+
+def require_served(name: str, spec: ModelSpec, settings: TokMagic) -> None:
+    """Raise UsageError where a shared engine answers and has no model of this name.
+
+    One that does not answer may be started later, or its key be set.
+    """
+    if not spec.shared:
+        return
+    engine = open_engine(name, spec, settings)
+    try:
+        served = [it.name for it in engine.served()] if isinstance(engine, Shared) else []
+    except TokmagicError:
+        return
+    finally:
+        engine.close()
+    if spec.source not in served:
+        near = nearest(spec.source, served)
+        raise UsageError(
+            f"model {spec.source!r} is not served at {engine.info.server}{near}; served: {', '.join(served) or 'none'}"
+        )

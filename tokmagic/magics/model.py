@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tokmagic.engines.base import Measured, ModelSpec, Shared, Tokenized, Weighed
+from tokmagic.engines.registry import require_served
 from tokmagic.errors import TokmagicError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
@@ -83,7 +84,7 @@ def run(at: Shell, line: str) -> Table:
 
 
 def _add(session: Session, name: str, spec: ModelSpec) -> None:
-    shared.require_served(name, spec, session.settings)
+    require_served(name, spec, session.settings)
     before = dict(session.models).get(name)
     session.models.add(name, spec)
     if before is not None and before != dict(session.models)[name]:
@@ -127,7 +128,7 @@ def _info(at: Shell, name: str, context: int | None, batch: int, *, measure: boo
     known: tuple[tuple[str, str], ...] = engine.facts() if isinstance(engine, Measured) else ()
     if measure:
         if not isinstance(engine, Measured):
-            raise UsageError(f"{name} does not run on this machine; leave out --measure, or try `tokmagic bench`")
+            raise UsageError(f"{name} has no weights on this machine; leave out --measure, or try `tokmagic bench`")
         shown = view(at)
         at.session.load(name, shown.progress)
         known += engine.measure(shown.progress)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokmagic.core.config import TokMagic
-from tokmagic.engines.base import ModelSpec, ServedModel, Shared
-from tokmagic.engines.registry import open_engine
-from tokmagic.errors import TokmagicError, UsageError, nearest
+from tokmagic.engines.base import ServedModel, Shared
+from tokmagic.errors import TokmagicError
 from tokmagic.formatting import numbers
 from tokmagic.runs.session import Session
 
@@ -31,27 +29,6 @@ def _line(session: Session, name: str, server: str | None) -> str:
         return f"shared engine: {error}"
     told = "; ".join(f"{it.name} ({in_words(it)})" for it in served)
     return f"shared engine {server}: {told or 'no model'}"
-
-
-def require_served(name: str, spec: ModelSpec, settings: TokMagic) -> None:
-    """Raise UsageError where a shared engine answers and has no model of this name.
-
-    One that does not answer may be started later, or its key be set.
-    """
-    if not spec.shared:
-        return
-    engine = open_engine(name, spec, settings)
-    try:
-        served = [it.name for it in engine.served()] if isinstance(engine, Shared) else []
-    except TokmagicError:
-        return
-    finally:
-        engine.close()
-    if spec.source not in served:
-        near = nearest(spec.source, served)
-        raise UsageError(
-            f"model {spec.source!r} is not served at {engine.info.server}{near}; served: {', '.join(served) or 'none'}"
-        )
 
 
 def told_of(engine: Shared, source: str) -> str:

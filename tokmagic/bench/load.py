@@ -90,13 +90,15 @@ class Load:
 
     def _submitted(self, prompt: Prompt) -> Stream | None:
         """The stream of a request that was sent; None once all was stopped. Raises TokmagicError."""
-        # The look and the sending in one: it may have been stopped while this thread waited for its prompt.
+        if self._stopped.is_set():  # while this thread waited for its prompt
+            return None
+        stream = submit(self._engine, prompt, self._run_id) if self._run_id else self._engine.stream(prompt)
         with self._lock:
-            if self._stopped.is_set():
-                return None
-            stream = submit(self._engine, prompt, self._run_id) if self._run_id else self._engine.stream(prompt)
             self._streams.add(stream)
-            return stream
+            came_late = self._stopped.is_set()
+        if came_late:
+            stream.close()
+        return stream
 
     def _one(self, prompt: Prompt) -> Request | None:
         """Send a request and read its answer; None where it was not sent."""

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from tokmagic.health import Probe
 
-ON_CPU = Probe(attention=("flash", "math"), bitsandbytes={"nf4": None, "int8": None})
+ON_CPU = Probe(attention=("flash", "math"), bitsandbytes={"nf4": None})
 """What a CPU build of torch gives, as test_what_torch_really_does_here asks it."""

@@ -62,7 +62,7 @@ def _torch(tried: Probe | None) -> Iterator[Finding]:
         yield _package("torch", torch)
     yield _package("transformers", transformers)
     if quantiser is None:
-        message = "not installed; --quant will not work"
+        message = "not installed; --quant nf4 will not work, nor int8 on a GPU"
         yield Finding("bitsandbytes", False, message, "pip install 'tokmagic[local]'")
     elif tried is not None:
         yield devices.bitsandbytes(quantiser, tried)

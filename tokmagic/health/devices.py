@@ -158,7 +158,7 @@ def bitsandbytes(version: str, tried: Probe) -> Finding:
     """Whether bitsandbytes quantises on the first device."""
     failed = {name: why for name, why in tried.bitsandbytes.items() if why is not None}
     if not failed:
-        return Finding("bitsandbytes", True, f"{version}, nf4 and int8 on {tried.device}")
+        return Finding("bitsandbytes", True, f"{version}, {' and '.join(tried.bitsandbytes)} on {tried.device}")
     formats, why = " and ".join(failed), next(iter(failed.values()))
     message = f"{version}, but --quant {formats} will not work on {tried.device}: {why}"
     return Finding("bitsandbytes", False, message, "pip install -U bitsandbytes")

@@ -17,9 +17,11 @@ from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers import Ledger, Outbox
+from tokmagic.ledgers.outbox import kept_in
 from tokmagic.runs.recorder import LedgerWarning, Recorder
 
 PATIENCE_S = 30.0
+AWAY = "postgresql://127.0.0.1:9/away"
 
 
 class Slow(Ledger):
@@ -122,10 +124,50 @@ def test_what_cannot_be_delivered_keeps_no_other_run_out_of_the_ledger(
 @pytest.mark.filterwarnings("ignore::tokmagic.runs.recorder.LedgerWarning")
 def test_a_run_that_outlasts_its_session_is_kept_too(tmp_path: Path, ledger: Ledger) -> None:
     """Another thread's: the session is closed, or its settings are changed, while that one goes on."""
-    recorder = Recorder(TokMagic(home=str(tmp_path), ledger="postgresql://127.0.0.1:9/away"), patience_s=0.1)
+    recorder = Recorder(TokMagic(home=str(tmp_path), ledger=AWAY), patience_s=0.1)
     recorder.write(lambda it: it.begin(run("a")))
     recorder.close()
     assert not recorder.settle(run("a", cost="0.1"), (), "one", begun=False)
-    assert Outbox(tmp_path / "undelivered.sqlite", store_text=True).deliver(ledger) == 1
+    assert Outbox.of(tmp_path, AWAY, store_text=True).deliver(ledger) == 1
     assert ids(ledger.runs()) == ["a"]
     recorder.close()
+
+
+@pytest.mark.filterwarnings("ignore::tokmagic.runs.recorder.LedgerWarning")
+@pytest.mark.postgres
+def test_what_is_kept_for_one_teams_ledger_is_not_delivered_to_anothers(tmp_path: Path, postgres_url: str) -> None:
+    """Of one person, in one data folder: a setting that is changed, or two kernels with their own."""
+    settings = TokMagic(home=str(tmp_path), ledger=AWAY)
+    recorder = Recorder(settings, patience_s=0.1)
+    assert not recorder.settle(run("theirs"), (), "one", begun=False)
+    settings.ledger = postgres_url
+    assert recorder.settle(run("ours"), (), "two", begun=False)
+    assert ids(recorder.ledger().runs()) == ["ours"]
+    assert Outbox.of(tmp_path, AWAY, store_text=True)
+    recorder.close()
+
+
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [
+        ("postgresql://127.0.0.1:9/away", True),
+        ("postgresql+psycopg://ann:secret@127.0.0.1:9/away?sslmode=require", True),
+        ("postgresql:///away?host=127.0.0.1&port=9", True),
+        ("postgresql://127.0.0.1:9/home", False),
+        ("postgresql://127.0.0.1:10/away", False),
+        ("postgresql://127.0.0.2:9/away", False),
+        ("postgresql://127.0.0.1/away", False),
+    ],
+)
+def test_each_server_and_database_has_its_own_file(tmp_path: Path, ledger: Ledger, other: str, is_same: bool) -> None:
+    Outbox.of(tmp_path, AWAY, store_text=True).keep(run("a"), (), "one")
+    assert Outbox.of(tmp_path, other, store_text=True).deliver(ledger) == is_same
+    assert kept_in(tmp_path, "postgresql://h/d") == kept_in(tmp_path, "postgresql://h:5432/d")
+
+
+def test_what_an_earlier_version_kept_is_delivered_where_it_would_have_been(tmp_path: Path, ledger: Ledger) -> None:
+    Outbox(tmp_path / "undelivered.sqlite", store_text=True).keep(run("a"), (), "one")
+    outbox = Outbox.of(tmp_path, AWAY, store_text=True)
+    assert outbox.deliver(ledger) == 1
+    assert ids(ledger.runs()) == ["a"]
+    assert not (tmp_path / "undelivered.sqlite").exists()

@@ -22,6 +22,7 @@ from tokmagic.core.record import Selection, Status, Sum
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers import Ledger
 from tokmagic.ledgers.move import Moved, move
+from tokmagic.ledgers.outbox import kept_in
 from tokmagic.runs.recorder import LedgerWarning
 from tokmagic.runs.session import Session
 
@@ -83,7 +84,7 @@ def test_a_server_that_goes_away_in_mid_run_gets_the_run_later_and_once(
         "kept on this machine and delivered when its ledger can be reached again" in str(it.message) for it in seen
     )
     assert (cut.status, missed.status) == ("ok", "ok")
-    assert (tmp_path / "undelivered.sqlite").exists()
+    assert kept_in(tmp_path, server.url).exists()
     server.come_back()
     later = session.generate(ASK)
     kept = session.ledger().runs()
@@ -92,7 +93,7 @@ def test_a_server_that_goes_away_in_mid_run_gets_the_run_later_and_once(
     assert session.ledger().texts(cut.run_id) == (list(ASK.messages), cut.text)
     totals = session.ledger().totals(Selection())
     assert (totals.runs, totals.cost_usd) == (3, 3 * (cut.cost.usd or 0))
-    assert not (tmp_path / "undelivered.sqlite").exists()
+    assert not kept_in(tmp_path, server.url).exists()
 
 
 def test_another_process_delivers_what_an_ended_one_kept(make_session: Make, server: Server) -> None:

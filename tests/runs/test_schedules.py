@@ -116,7 +116,7 @@ def settled(ledger: Ledger, user: str) -> list[RunRecord]:
 def check(ledger: Ledger, schedule: Schedule, told: dict[str, str], *, killed: bool) -> None:
     # What a server's lock kept out of it waits on this machine, and the last process of all delivers nothing. Another
     # one may be at it, and what is kept of other schedules may meet their locks: both pass.
-    outbox, deadline = Outbox(Path(schedule.home) / "undelivered.sqlite", store_text=True), time.monotonic() + 120
+    outbox, deadline = Outbox.of(Path(schedule.home), schedule.url, store_text=True), time.monotonic() + 120
     while outbox and time.monotonic() < deadline:
         with suppress(LedgerError):
             if outbox.deliver(ledger):

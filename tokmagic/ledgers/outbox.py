@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 from contextlib import closing, contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from sqlalchemy import make_url
 
 from tokmagic.core.files import sqlite_url
 from tokmagic.core.prompt import Message
@@ -15,6 +17,15 @@ from tokmagic.errors import LedgerError
 from tokmagic.ledgers.store import Ledger
 
 _PATIENCE_S = 10.0
+_PORT = 5432
+
+
+def kept_in(home: Path, url: str) -> Path:
+    """The file for what is kept for a server's ledger: by its host, port and database, whoever logs in there."""
+    given = make_url(url)
+    host, port = (given.query.get(name, "") for name in ("host", "port"))
+    place = (given.host or host, given.port or port or _PORT, given.database or given.username)
+    return home / f"undelivered-{sha256(repr(tuple(map(str, place))).encode()).hexdigest()[:12]}.sqlite"
 
 
 class Outbox:
@@ -24,6 +35,20 @@ class Outbox:
         """Nothing is made before the first run has to be kept."""
         self._path = path
         self._store_text = store_text
+
+    @classmethod
+    def of(cls, home: Path, url: str, *, store_text: bool) -> Outbox:
+        """What is kept for the ledger at an address: each has a file of its own, and nothing goes to another's.
+
+        A file of earlier versions, which was one for all, goes to the first that is asked for.
+        """
+        path, before = kept_in(home, url), home / "undelivered.sqlite"
+        made = cls(path, store_text=store_text)
+        if before.exists() and not path.exists():
+            with suppress(OSError, LedgerError), cls(before, store_text=store_text)._locked(), made._locked():
+                if not path.exists():
+                    before.rename(path)
+        return made
 
     def __bool__(self) -> bool:
         """Whether something waits to be delivered."""

@@ -99,7 +99,7 @@ class Recorder:
         given = self._settings
         with self._lock:
             if self._outbox is None and not given.ledger.startswith("sqlite"):
-                self._outbox = Outbox(given.home_path / "undelivered.sqlite", store_text=given.store_text)
+                self._outbox = Outbox.of(given.home_path, given.ledger, store_text=given.store_text)
             return self._outbox
 
     def close(self) -> None:

@@ -171,3 +171,13 @@ def test_what_an_earlier_version_kept_is_delivered_where_it_would_have_been(tmp_
     assert outbox.deliver(ledger) == 1
     assert ids(ledger.runs()) == ["a"]
     assert not (tmp_path / "undelivered.sqlite").exists()
+
+
+@pytest.mark.filterwarnings("ignore::tokmagic.runs.recorder.LedgerWarning")
+@pytest.mark.parametrize("address", ["nonsense", "postgresql://127.0.0.1:port/team", "nosuchdatabase://127.0.0.1/team"])
+def test_a_run_for_an_address_that_is_none_is_kept(tmp_path: Path, ledger: Ledger, address: str) -> None:
+    recorder = Recorder(TokMagic(home=str(tmp_path), ledger=address), patience_s=0.1)
+    assert not recorder.settle(run("a"), (), "one", begun=False)
+    recorder.close()
+    assert Outbox.of(tmp_path, address, store_text=True).deliver(ledger) == 1
+    assert ids(ledger.runs()) == ["a"]

@@ -75,12 +75,11 @@ def compared(
         most_blocks=pilot,
     )
     book = _book(session, scored, planned.question_tag) if isinstance(scored, Human) else None
-    measure = partial(_savings, session, at_once)
     outcome, row = _shown(session, running, cell.cell_id)
     # The variants of a row that this one stands beside have means of their own.
     shown = cell.cell_id if beside is None else None
     rated = None if shown is None else partial(session.comparisons.set_means, shown, row.tags)
-    found = Comparison(planned, scored, outcome, cell, book, measure, row=row, rated=rated)
+    found = Comparison(planned, scored, outcome, cell, book, partial(_savings, session, at_once), row=row, rated=rated)
     if book is not None:
         found.rating()  # takes in what was rated before
     else:

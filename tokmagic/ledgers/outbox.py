@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from tokmagic.core.files import sqlite_url
 from tokmagic.core.prompt import Message
@@ -22,9 +23,16 @@ _PORT = 5432
 
 def kept_in(home: Path, url: str) -> Path:
     """The file for what is kept for a server's ledger: by its host, port and database, whoever logs in there."""
-    given = make_url(url)
-    host, port = (given.query.get(name, "") for name in ("host", "port"))
-    place = (given.host or host, given.port or port or _PORT, given.database or given.username)
+    try:
+        given = make_url(url)
+    except (
+        ArgumentError,
+        ValueError,
+    ):  # no address: whoever opens it is told, and its runs are kept until it is mended
+        place: tuple[object, ...] = (url,)
+    else:
+        host, port = (given.query.get(name, "") for name in ("host", "port"))
+        place = (given.host or host, given.port or port or _PORT, given.database or given.username)
     return home / f"undelivered-{sha256(repr(tuple(map(str, place))).encode()).hexdigest()[:12]}.sqlite"
 
 

@@ -29,7 +29,7 @@ from tokmagic.runs import totals
 from tokmagic.runs.alerts import Alerts
 from tokmagic.runs.budget_guard import BudgetWarning, Confirm
 from tokmagic.runs.budgets_here import BudgetsHere
-from tokmagic.runs.cache import Cache
+from tokmagic.runs.cache import Cache, Place
 from tokmagic.runs.channel import Channel
 from tokmagic.runs.comparing import ComparisonRow, Comparisons, alone
 from tokmagic.runs.details.service import DetailService
@@ -154,16 +154,7 @@ class Session:
         self._place_warnings.tell({} if notice is None else {notice: notice})
         record = self._new_record(info, prompt, tags, cell_id)
         held = self._limits.held(own)
-        told = self._on_begin, self.channel.touch, self._on_end
-        context = RunContext(
-            self._recorder,
-            place,
-            watcher,
-            *told,
-            self.prices.at_tier,
-            as_metered=self.prices.as_metered,
-            settling=self._under_way.settling,
-        )
+        context = self._context(place, watcher)
         if answer is not None:
             self._shown_model = info.name
             return replay(prompt, record, answer, context)
@@ -175,6 +166,18 @@ class Session:
         finally:
             if others is not None:
                 others.ended(run)
+
+    def _context(self, place: Place, watcher: Watcher | None) -> RunContext:
+        told = self._on_begin, self.channel.touch, self._on_end
+        return RunContext(
+            self._recorder,
+            place,
+            watcher,
+            *told,
+            self.prices.at_tier,
+            as_metered=self.prices.as_metered,
+            settling=self._under_way.settling,
+        )
 
     def lump(
         self,

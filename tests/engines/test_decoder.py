@@ -71,12 +71,22 @@ def logits_of(model: Any, ids: list[int], count: int) -> Any:
     return torch.stack(found)
 
 
+def logits_here(own: Any, ids: list[int], count: int) -> list[Any]:
+    """The same of our own pass: after the first ``count`` ids, and after each further one."""
+    import torch
+
+    from tokmagic.engines.local.attention import Segment
+
+    cache = own.new_caches().new()
+    with torch.inference_mode():
+        return [own.forward([Segment(cache, given)]) for given in (ids[:count], *([it] for it in ids[count:]))]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize(("family", "config"), FOLLOWED.values(), ids=FOLLOWED)
 def test_logits_are_those_of_transformers(family: str, config: dict[str, Any], dtype: str) -> None:
     import torch
 
-    from tokmagic.engines.local.attention import Segment
     from tokmagic.engines.local.decoder import decoder
 
     model = built(family, dtype, **config)
@@ -84,9 +94,7 @@ def test_logits_are_those_of_transformers(family: str, config: dict[str, Any], d
     expected = logits_of(model, ids, 60)
     own = decoder(model, as_transformers=True)
     assert own is not None
-    cache = own.new_caches().new()
-    with torch.inference_mode():
-        found = [own.forward([Segment(cache, ids[:60])])] + [own.forward([Segment(cache, [it])]) for it in ids[60:]]
+    found = logits_here(own, ids, 60)
     if dtype == "bfloat16":
         assert torch.equal(torch.cat(found), expected)
     torch.testing.assert_close(torch.cat(found), expected, rtol=1e-4, atol=1e-4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.test_decoder import FOLLOWED, LEFT_ALONE, SIZES, built, logits_of
+from tests.engines.test_decoder import FOLLOWED, LEFT_ALONE, SIZES, built, logits_here, logits_of
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import EngineInfo
@@ -89,7 +89,6 @@ def test_logits_are_those_of_transformers_modules_with_the_same_weights(
 ) -> None:
     import torch
 
-    from tokmagic.engines.local.attention import Segment
     from tokmagic.engines.local.decoder import decoder
     from tokmagic.engines.local.int8 import quantise
 
@@ -101,9 +100,7 @@ def test_logits_are_those_of_transformers_modules_with_the_same_weights(
     assert not torch.equal(before, expected)
     own = decoder(model, as_transformers=True)
     assert own is not None
-    cache = own.new_caches().new()
-    with torch.inference_mode():
-        found = [own.forward([Segment(cache, ids[:60])])] + [own.forward([Segment(cache, [it])]) for it in ids[60:]]
+    found = logits_here(own, ids, 60)
     if dtype == "bfloat16":
         assert torch.equal(torch.cat(found[1:]), expected[1:])
     # Modules multiply all rows of a prompt with the output's weights, and many rows are rounded elsewhere than one.

@@ -92,7 +92,7 @@ def test_logits_are_those_of_transformers(family: str, config: dict[str, Any], d
     model = built(family, dtype, **config)
     ids = torch.randint(0, 300, (80,)).tolist()
     expected = logits_of(model, ids, 60)
-    own = decoder(model, as_transformers=True)
+    own = decoder(model, None)
     assert own is not None
     found = logits_here(own, ids, 60)
     if dtype == "bfloat16":
@@ -106,20 +106,22 @@ def test_logits_are_those_of_transformers(family: str, config: dict[str, Any], d
 
 @pytest.mark.parametrize(("family", "config"), LEFT_ALONE.values(), ids=LEFT_ALONE)
 def test_other_models_are_left_to_transformers(family: str, config: dict[str, Any]) -> None:
+    from tokmagic.engines.local.choices import for_own_passes
     from tokmagic.engines.local.decoder import decoder
 
-    assert decoder(built(family, "bfloat16", **config)) is None
+    assert decoder(built(family, "bfloat16", **config), for_own_passes) is None
 
 
 def test_a_model_that_computes_something_else_is_found_out() -> None:
     """The class is one that is known; what it computes is not."""
     import torch
 
+    from tokmagic.engines.local.choices import for_own_passes
     from tokmagic.engines.local.decoder import decoder
 
     model = built("Llama", "bfloat16")
     model.model.layers[1].mlp.register_forward_hook(lambda _module, _given, out: out * torch.tensor(1.5).to(out.dtype))
-    assert decoder(model) is None
+    assert decoder(model, for_own_passes) is None
 
 
 @pytest.mark.parametrize("piece", [1, 7, 16, 59])
@@ -127,10 +129,11 @@ def test_a_prompt_read_in_pieces_and_beside_others_is_the_same_prompt(piece: int
     import torch
 
     from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.choices import for_own_passes
     from tokmagic.engines.local.decoder import decoder
 
     model = built("Llama", "float32")
-    own = decoder(model)
+    own = decoder(model, for_own_passes)
     assert own is not None
     one, other = torch.randint(0, 300, (60,)).tolist(), torch.randint(0, 300, (200,)).tolist()
     expected = logits_of(model, one, 60)[0], logits_of(model, other, 190)
@@ -157,7 +160,7 @@ def test_a_cache_copied_from_a_beginning_goes_on_by_itself() -> None:
     from tokmagic.engines.local.decoder import decoder
 
     model = built("Llama", "bfloat16")
-    own = decoder(model, as_transformers=True)
+    own = decoder(model, None)
     assert own is not None
     ids = torch.randint(0, 300, (300,)).tolist()
     with torch.inference_mode():
@@ -179,10 +182,11 @@ def test_sequences_of_all_lengths_come_and_go_beside_each_other(dtype: str) -> N
     import torch
 
     from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.choices import for_own_passes
     from tokmagic.engines.local.decoder import decoder
 
     torch.manual_seed(7)
-    own = decoder(built("Llama", dtype))
+    own = decoder(built("Llama", dtype), for_own_passes)
     assert own is not None
     lengths = [1, 5, 90, 126, 127, 128, 250, 1020, 1030, 40]
     ends_at = [20, 3, 20, 20, 9, 20, 20, 20, 20, 6]
@@ -215,9 +219,10 @@ def test_a_sequence_of_nonsense_leaves_its_neighbours_and_heirs_alone() -> None:
     import torch
 
     from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.choices import for_own_passes
     from tokmagic.engines.local.decoder import decoder
 
-    own = decoder(built("Llama", "float32"))
+    own = decoder(built("Llama", "float32"), for_own_passes)
     assert own is not None
     with torch.inference_mode():
         caches = own.new_caches()
@@ -294,17 +299,3 @@ def test_a_wide_product_is_the_products_of_rows_in_32_bits(dtype: str, bias: boo
     for in_parts in (True, False):
         found = Matrix(weight, added).wide(given, in_parts=in_parts)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
-
-
-def test_the_arithmetic_is_measured_and_a_row_is_computed_as_transformers_does() -> None:
-    import torch
-    from torch.nn import functional
-
-    from tokmagic.engines.local.products import Matrix, measure
-
-    weight = torch.randn(1536, 576).bfloat16()
-    arithmetic = measure([Matrix(weight)] * 2, torch.bfloat16)
-    assert arithmetic.wide_from is None or arithmetic.wide_from >= 2
-    row = torch.randn(1, 576).bfloat16()
-    assert not arithmetic.is_wide(1)
-    assert torch.equal(Matrix(weight).product(row), functional.linear(row, weight))

@@ -98,7 +98,7 @@ def test_logits_are_those_of_transformers_modules_with_the_same_weights(
     quantise(model)
     expected = logits_of(model, ids, 60)
     assert not torch.equal(before, expected)
-    own = decoder(model, as_transformers=True)
+    own = decoder(model, None)
     assert own is not None
     found = logits_here(own, ids, 60)
     if dtype == "bfloat16":

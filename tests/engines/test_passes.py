@@ -138,12 +138,11 @@ def test_the_arithmetic_says_what_is_rounded_elsewhere(wide_from: int | None, na
 def test_few_rows_are_computed_by_torchs_own_kernels_where_those_are_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from tokmagic.engines.local import decoder as module
     from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.decoder import decoder
     from tokmagic.engines.local.products import Arithmetic
 
-    monkeypatch.setattr(module, "measure", lambda _matrices, _dtype: Arithmetic(native_to=2))
-    own = module.decoder(built("Llama", "bfloat16"))
+    own = decoder(built("Llama", "bfloat16"), lambda _matrices, _dtype: Arithmetic(native_to=2))
     assert own is not None
     seen, product = [], type(own.widest).product
     monkeypatch.setattr(
@@ -180,9 +179,10 @@ def test_a_model_of_transformers_has_few_rows_computed_so_too(native_to: int, is
 def test_where_onednn_is_not_in_use_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from tokmagic.engines.local import products
+    from tokmagic.engines.local import choices
+    from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix
 
-    monkeypatch.setattr(products, "can_be_native", lambda: False)
-    monkeypatch.setattr(products, "_seconds", None)
-    assert products.native_rows([products.Matrix(torch.ones(4, 4))], torch.float32) == 0
-    assert products.native_rows([], torch.float32) == 0
+    monkeypatch.setattr(choices, "_seconds", None)
+    assert choices.for_transformers([], torch.float32) == AS_TRANSFORMERS
+    monkeypatch.setattr(choices, "can_be_native", lambda: False)
+    assert choices.for_transformers([Matrix(torch.ones(4, 4))], torch.float32) == AS_TRANSFORMERS

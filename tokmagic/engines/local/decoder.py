@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tokmagic.engines.local.attention import Attention, Segment
+from tokmagic.engines.local.choices import Choose
 from tokmagic.engines.local.int8 import Int8, Int8Linear
 from tokmagic.engines.local.kv import KVCaches
 from tokmagic.engines.local.passes import alone
-from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix, measure
+from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix
 
 # Exactly these: a class that derives from one may compute something else.
 _FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
@@ -75,9 +76,9 @@ class Decoder:
         """What a cache takes for each position of a sequence."""
         return len(self._layers) * 2 * self._kv_heads * self._head_size * self._dtype.itemsize
 
-    def hurry(self) -> None:
-        """Compute as fast as this machine can from now on; what is rounded where is no longer as in transformers."""
-        self.arithmetic = measure([layer.gate_up for layer in self._layers], self._dtype)
+    def hurry(self, choose: Choose) -> None:
+        """Compute as ``choose`` finds fastest from now on; what is rounded where is no longer as in transformers."""
+        self.arithmetic = choose([layer.gate_up for layer in self._layers], self._dtype)
         self._groups = True
 
     @property
@@ -168,12 +169,12 @@ def _last(hidden: Tensor, attention: Attention) -> Tensor:
     return hidden if len(ends) == len(hidden) else hidden[[end - 1 for end in ends]]
 
 
-def decoder(model: Any, *, as_transformers: bool = False) -> Decoder | None:
+def decoder(model: Any, choose: Choose | None) -> Decoder | None:
     """Return the decoder of a model of transformers on the CPU; None where this module does not know how it computes.
 
     Whether it does is seen from the model's classes and settings, and then tried out: a few tokens have to give the
     same logits as the model itself. In 16 bits to the bit; in 32 bits a joined matrix is summed in another order.
-    ``as_transformers`` keeps to transformers' arithmetic where this machine has a faster one.
+    With no ``choose`` it keeps to transformers' arithmetic where this machine has a faster one.
     """
     with torch.inference_mode():
         if not _is_known(model):
@@ -181,8 +182,8 @@ def decoder(model: Any, *, as_transformers: bool = False) -> Decoder | None:
         made = Decoder(model)
         if not _agrees(made, model):
             return None
-        if not as_transformers:
-            made.hurry()
+        if choose is not None:
+            made.hurry(choose)
         return made
 
 

@@ -230,7 +230,9 @@ class LocalEngine:
             assert self._located is not None
             # Before the weights are read: what is changed meanwhile must not pass for what was loaded.
             self._loaded_as = self._identity(device)
-            self._inference = inference(self._name, self._spec, self._located.folder, tokenizer, progress)
+            self._inference = inference(
+                self._name, self._spec, self._located.folder, tokenizer, self._settings.home_path, progress
+            )
             if cancelled.is_set():
                 self._unload()
                 return

@@ -16,6 +16,7 @@ from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.engines.fit import Held
 from tokmagic.engines.local.answer import Answer
 from tokmagic.engines.local.batch import MOST_ANSWERS, Batch, Run
+from tokmagic.engines.local.choices import for_own_passes, for_transformers, kept
 from tokmagic.engines.local.declared import asked_arithmetic, follows_transformers
 from tokmagic.engines.local.decoder import decoder
 from tokmagic.engines.local.device import available_bytes, device_name, free_memory, held, pick_device
@@ -24,7 +25,7 @@ from tokmagic.engines.local.generating import Call, generate
 from tokmagic.engines.local.limits import measure, work_of
 from tokmagic.engines.local.load import load_model, map_error
 from tokmagic.engines.local.passes import Followed
-from tokmagic.engines.local.products import Arithmetic, linear, native_rows
+from tokmagic.engines.local.products import AS_TRANSFORMERS, linear
 from tokmagic.engines.local.schema import SchemaConstraint, SchemaTokenizer
 from tokmagic.engines.local.stream import Request
 from tokmagic.engines.local.threads import Threads
@@ -39,8 +40,13 @@ _SCORED = 64
 class Inference:
     """A model's weights on one device, and what runs prompts on them."""
 
-    def __init__(self, name: str, spec: ModelSpec, folder: Path, tokenizer: Tokenizer, progress: Progress) -> None:
-        """Read the weights in ``folder``. Raises ModelError, OutOfMemoryError, UsageError."""
+    def __init__(
+        self, name: str, spec: ModelSpec, folder: Path, tokenizer: Tokenizer, home: Path, progress: Progress
+    ) -> None:
+        """Read the weights in ``folder``; ``home`` keeps what is measured of this machine.
+
+        Raises ModelError, OutOfMemoryError, UsageError.
+        """
         self._name = name
         self._spec = spec
         self._tokenizer = tokenizer
@@ -52,10 +58,12 @@ class Inference:
             # A compiled model has its hooks compiled, too.
             takes_turns = self._device.type == "cpu" and spec.compile != "on"
             followed = Followed(self._model) if takes_turns else None
-            self._decoder = decoder(self._model, as_transformers=follows_transformers(spec))
-            native_to = 0
-            if followed is not None and self._decoder is None and not follows_transformers(spec):
-                native_to = followed.native_to = native_rows(linear(self._model), self._model.dtype)
+            is_fast = not follows_transformers(spec)
+            self._decoder = decoder(self._model, kept(home, for_own_passes) if is_fast else None)
+            arithmetic = AS_TRANSFORMERS if self._decoder is None else self._decoder.arithmetic
+            if self._decoder is None and followed is not None and is_fast:
+                arithmetic = kept(home, for_transformers)(linear(self._model), self._model.dtype)
+                followed.native_to = arithmetic.native_to
         except BaseException:
             free_memory(self._device)
             raise
@@ -63,8 +71,7 @@ class Inference:
         self.device_name = device_name(self._device)
         self.dtype = str(self._model.dtype).removeprefix("torch.")
         self.context_tokens = _context_tokens(self._model)
-        measured = self._decoder.arithmetic if self._decoder is not None else Arithmetic(native_to=native_to)
-        told = None if self.dtype == "float32" else measured.told
+        told = None if self.dtype == "float32" else arithmetic.told
         self.arithmetic = ", ".join(filter(None, (asked_arithmetic(spec, self.device), told))) or None
         self.greedy = not self._model.generation_config.do_sample
 

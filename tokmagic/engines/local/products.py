@@ -8,30 +8,18 @@ processor's cache, the same weights feed the machine's own matrix product, and n
 from __future__ import annotations
 
 import threading
-import time
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokmagic.engines.local.passes import alone, can_be_native
-from tokmagic.engines.local.threads import threads
-
 PIECE = 2 * 1024 * 1024
 """Numbers of a widened piece: 8 MB, which a processor's last cache holds."""
-# Numbers of rows at which torch's own kernels are tried beside oneDNN's, and how much sooner they have to be done.
-_FEW = (1, 2, 3, 4)
-_SOONER = 1.2
-# Of weights that are read in turn for that: more than a processor keeps in its caches.
-_READ_BYTES = 128 * 2**20
-# Numbers of rows at which the ways are tried; the fewest from which on 32 bits pay decides.
-_ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
-_TRIES = 3
+ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
+"""Numbers of rows at which the ways are tried."""
 # Parts of the weights that threads multiply side by side: given one product of few rows, the libraries divide badly.
 _PARTS = 4
 
@@ -57,14 +45,14 @@ class Arithmetic:
 
     def parts(self, rows: int) -> bool:
         """Whether so many rows are multiplied with the weights part by part."""
-        at = bisect_left(_ROWS, rows)
-        return at < len(_ROWS) and _ROWS[at] in self.in_parts
+        at = bisect_left(ROWS, rows)
+        return at < len(ROWS) and ROWS[at] in self.in_parts
 
     @property
     def told(self) -> str | None:
         """In a few words; None for what transformers does.
 
-        Without the numbers, which are measured anew each time: where they are near, both ways are as fast.
+        Without the numbers, which differ from machine to machine: where they are near, both ways are as fast.
         """
         native = "torch's own kernels for a row" if self.native_to else None
         wide = None if self.wide_from is None else "float32 for several rows"
@@ -159,60 +147,3 @@ def widened(part: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         with torch.inference_mode(mode=False):  # else it could be written to in that mode alone
             _buffer.numbers = torch.empty(max(PIECE, part.numel()))
     return _buffer.numbers.view(dtype)[: part.numel()].view(part.shape).copy_(part)
-
-
-def measure(matrices: Sequence[Matrix], dtype: torch.dtype) -> Arithmetic:
-    """Try out on this machine how products with such weights, a layer's each, are fastest; some 200 ms.
-
-    The rows are in ``dtype``. In 32 bits nothing is widened; several rows are computed the same way.
-    """
-    width = matrices[0].weight.shape[1]
-    matrix = matrices[0].part(0, max(1, PIECE // width))
-    wide_from = 2 if dtype == torch.float32 else None
-    divided = set()
-    # On one thread: several would be slowed down by whatever else computes at this moment, and not both ways alike.
-    with threads(1):
-        for rows in _ROWS:
-            given = torch.ones(rows, width)
-            from_left = _seconds(partial(matrix.wide, given, in_parts=False))
-            in_parts = _seconds(partial(matrix.wide, given, in_parts=True))
-            as_transformers = _seconds(partial(matrix.product, given.to(dtype)))
-            if dtype != torch.float32:
-                # It has to pay for all more rows, too: prompts have hundreds.
-                pays = min(from_left, in_parts) < as_transformers
-                wide_from = (wide_from or rows) if pays else None
-            if in_parts < from_left:
-                divided.add(rows)
-    return Arithmetic(wide_from, frozenset() if wide_from is None else frozenset(divided), native_rows(matrices, dtype))
-
-
-def native_rows(matrices: Sequence[Matrix], dtype: torch.dtype) -> int:
-    """Up to how many rows torch's own kernels are done sooner than oneDNN's.
-
-    With the weights of several layers in turn, as a step reads them: oneDNN's loses where they come from memory.
-    """
-    if not matrices or not can_be_native():
-        return 0
-    weights_bytes = list(accumulate(it.weight.nbytes for it in matrices))
-    tried = matrices[: 1 + sum(it < _READ_BYTES for it in weights_bytes)]
-    for rows in _FEW:
-        given = [torch.ones(rows, it.weight.shape[1], dtype=dtype) for it in tried]
-
-        def products(given: Sequence[Tensor] = given) -> None:
-            for matrix, some in zip(tried, given, strict=True):
-                matrix.product(some)
-
-        with threads(1):
-            if _SOONER * _seconds(products, native=True) > _seconds(products):
-                return rows - 1
-    return _FEW[-1]
-
-
-def _seconds(work: Callable[[], object], *, native: bool = False) -> float:
-    def once() -> float:
-        with alone(native=native):
-            began = time.perf_counter()
-            work()
-            return time.perf_counter() - began
-
-    return min(once() for _ in range(_TRIES))

@@ -1,0 +1,163 @@
+"""What a CPU computes how: measured once on a machine, and the same again after a restart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.engines.test_int8 import opened
+from tokmagic.engines.base import no_progress
+
+if TYPE_CHECKING:
+    from tokmagic.engines.local.products import Arithmetic
+
+pytestmark = pytest.mark.model
+
+
+def matrices(rows: int = 64, dtype: str = "bfloat16") -> list[Any]:
+    import torch
+
+    from tokmagic.engines.local.products import Matrix
+
+    return [Matrix(torch.ones(rows, 32, dtype=getattr(torch, dtype)))] * 2
+
+
+class Measured:
+    """Says something else each time it is asked."""
+
+    __name__ = "measured"
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __call__(self, _matrices: Any, _dtype: Any) -> Arithmetic:
+        from tokmagic.engines.local.products import Arithmetic
+
+        self.times += 1
+        return Arithmetic(self.times + 1 if self.times % 2 else None, frozenset({2, 4}), self.times)
+
+
+def test_what_was_measured_is_measured_and_a_row_is_computed_as_transformers_does() -> None:
+    import torch
+    from torch.nn import functional
+
+    from tokmagic.engines.local.choices import for_own_passes
+    from tokmagic.engines.local.products import Matrix
+
+    weight = torch.randn(1536, 576).bfloat16()
+    arithmetic = for_own_passes([Matrix(weight)] * 2, torch.bfloat16)
+    assert arithmetic.wide_from is None or arithmetic.wide_from >= 2
+    row = torch.randn(1, 576).bfloat16()
+    assert not arithmetic.is_wide(1)
+    assert torch.equal(Matrix(weight).product(row), functional.linear(row, weight))
+
+
+def test_a_choice_is_made_once_for_a_machine_and_weights_of_a_shape(tmp_path: Path) -> None:
+    import torch
+
+    from tokmagic.engines.local.choices import kept
+
+    home, measured = tmp_path, Measured()
+    first = kept(home, measured)(matrices(), torch.bfloat16)
+    assert kept(home, measured)(matrices(), torch.bfloat16) == first
+    assert measured.times == 1
+    others = [
+        kept(home, measured)(matrices(rows=128), torch.bfloat16),
+        kept(home, measured)(matrices(dtype="float32"), torch.bfloat16),
+        kept(home, measured)(matrices(), torch.float32),
+        kept(tmp_path / "not there", measured)(matrices(), torch.bfloat16),
+    ]
+    assert len({first, *others}) == 5
+    assert kept(home, measured)(matrices(), torch.bfloat16) == first
+    # None, too, is a choice.
+    assert kept(home, measured)(matrices(rows=128), torch.bfloat16) == others[0]
+    assert others[0].wide_from is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "\x00",
+        '{"KEY": null}',
+        '{"KEY": {"wide_from": 2}}',
+        '{"KEY": {"wide_from": "2", "in_parts": [], "native_to": 0}}',
+    ],
+)
+def test_what_cannot_be_read_is_measured_anew(tmp_path: Path, text: str) -> None:
+    import torch
+
+    from tokmagic.engines.local.choices import kept
+
+    measured, file = Measured(), tmp_path / "arithmetic.json"
+    kept(tmp_path, measured)(matrices(), torch.bfloat16)
+    (key,) = json.loads(file.read_text())
+    file.write_text(text.replace("KEY", key))
+    again = kept(tmp_path, measured)(matrices(), torch.bfloat16)
+    assert measured.times == 2
+    assert kept(tmp_path, measured)(matrices(), torch.bfloat16) == again
+    assert measured.times == 2
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing_and_stops_nothing(tmp_path: Path) -> None:
+    import torch
+
+    from tokmagic.engines.local.choices import kept
+
+    home, measured = tmp_path / "file", Measured()
+    home.write_text("no folder")
+    kept(home, measured)(matrices(), torch.bfloat16)
+    kept(home, measured)(matrices(), torch.bfloat16)
+    assert measured.times == 2
+
+
+def test_who_measures_at_the_same_time_computes_the_same(tmp_path: Path) -> None:
+    import torch
+
+    from tokmagic.engines.local.choices import kept
+
+    measured, theirs = Measured(), []
+
+    def slowly(matrices: Any, dtype: Any) -> Arithmetic:
+        theirs.append(kept(tmp_path, measured)(matrices, dtype))
+        return measured(matrices, dtype)
+
+    slowly.__name__ = measured.__name__
+    assert [kept(tmp_path, slowly)(matrices(), torch.bfloat16)] == theirs
+    assert measured.times == 2
+
+
+def test_time_that_goes_to_others_is_no_time_of_a_way() -> None:
+    """Else a choice would depend on what else the machine does."""
+    import time
+
+    from tokmagic.engines.local.choices import _seconds
+
+    waits, computes = _seconds(lambda: time.sleep(0.05), lambda: sum(range(200_000)))
+    assert waits < computes
+
+
+def test_a_model_is_loaded_with_what_the_home_keeps(model_home: Path, tmp_path: Path) -> None:
+    (tmp_path / "models").symlink_to(model_home / "models")
+    measured = loaded(tmp_path)
+    file = tmp_path / "arithmetic.json"
+    ((key, entry),) = json.loads(file.read_text()).items()
+    assert loaded(tmp_path) == measured
+    assert list(json.loads(file.read_text())) == [key]
+    for wide_from, told in ((None, None), (4, "float32 for several rows")):
+        file.write_text(json.dumps({key: {**entry, "wide_from": wide_from, "native_to": 0}}))
+        assert loaded(tmp_path) == told
+
+
+def loaded(home: Path) -> str | None:
+    """The arithmetic of the default model, loaded by a new engine."""
+    engine = opened("smollm2", home)
+    engine.load(no_progress)
+    found = engine.info.arithmetic
+    engine.close()
+    return found

@@ -22,6 +22,7 @@ from tokmagic.core.budget import Budget
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import Sum
+from tokmagic.engines import scripted
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.errors import BudgetError, EndpointError, GenerationInterrupted, ModelError, UsageError
@@ -47,6 +48,33 @@ def session(make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatc
 
 def statuses(session: Session) -> list[str]:
     return sorted(row.status for row in session.ledger().runs())
+
+
+@pytest.mark.parametrize(
+    ("budget", "hold", "in_lumps"),
+    [
+        (None, "worst", True),
+        ("1000", "worst", True),
+        ("1000", "p95", False),  # less than the worst case is held: it may have to be stopped at any token
+    ],
+)
+def test_runs_beside_each_other_are_read_in_lumps_unless_they_are_watched(
+    session: Session, monkeypatch: pytest.MonkeyPatch, budget: str | None, hold: str, in_lumps: bool
+) -> None:
+    """A thread that is woken for each token holds up the engine's own, which all of them wait for."""
+    relaxed: list[int] = []
+
+    class Stream(ScriptedStream):
+        def relax(self) -> None:
+            relaxed.append(1)
+
+    monkeypatch.setattr(scripted, "ScriptedStream", Stream)
+    session.settings.hold = hold  # type: ignore[assignment]
+    for _ in range(30):  # so that the usual length of an answer is known
+        tokmagic.generate("A question", cache=False, max_tokens=50)
+    assert relaxed == [], "one alone may be looked at"
+    tokmagic.generate_many([f"Question {it}" for it in range(4)], max_tokens=50, cache=False, budget=budget)
+    assert len(relaxed) == (4 if in_lumps else 0)
 
 
 def test_answers_come_in_the_order_of_their_prompts(session: Session) -> None:

@@ -51,10 +51,11 @@ class Held:
 @contextmanager
 def uninterrupted(*, later_s: float = 0.0) -> Iterator[Held]:
     """Hold interrupts back until the end of the block; with ``later_s`` until so many seconds after it."""
-    before = signal.getsignal(signal.SIGINT)
+    # Only the main thread is interrupted, and others come here for every token; and a handler that is not Python's own
+    # could not be put back.
+    before = signal.getsignal(signal.SIGINT) if threading.current_thread() is threading.main_thread() else None
     held = Held(before)
-    # Only the main thread is interrupted; and a handler that is not Python's own could not be put back.
-    if threading.current_thread() is not threading.main_thread() or before is None:
+    if before is None:
         yield held
         return
     signal.signal(signal.SIGINT, held.handle)

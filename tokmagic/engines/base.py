@@ -151,6 +151,18 @@ def submit(engine: Engine, prompt: Prompt, run_id: str) -> Stream:
     return engine.stream_for(prompt, run_id) if isinstance(engine, Traced) else engine.stream(prompt)
 
 
+@runtime_checkable
+class Relaxable(Protocol):
+    """A stream whose events come from a thread beside which many others wait for theirs."""
+
+    def relax(self) -> None:
+        """Give events in lumps from now on, some of a second's each, and the end as soon as it is there.
+
+        What each event says of its time stays exact. Called by whoever reads the stream.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """A model at a shared engine. ``users``: how many requests of which user are there now."""

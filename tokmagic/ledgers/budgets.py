@@ -25,6 +25,17 @@ SESSION = "session:"
 """Begins what stands for the notebook where its path is not known: the session is all that there is of it."""
 
 
+# Written once: every run asks, and building it takes as long as SQLite takes to answer. Nothing equals a user of NULL.
+_HOLDING = (
+    sa.select(budgets)
+    .where(
+        sa.or_(budgets.c.user.is_(None), budgets.c.user == sa.bindparam("its_user")),
+        sa.or_(budgets.c.notebook.is_(None), budgets.c.notebook == sa.bindparam("its_notebook")),
+    )
+    .order_by(budgets.c.id)
+)
+
+
 def read(
     connection: sa.Connection, user: str | None, notebook: str | None, key: str | None, *, duplicate: bool
 ) -> list[Budget]:
@@ -40,20 +51,8 @@ def binding(held: Sequence[Budget], *, duplicate: bool) -> list[Budget]:
 
 
 def _read(connection: sa.Connection, user: str | None, notebook: str | None) -> list[Budget]:
-    query = (
-        sa.select(budgets)
-        .where(
-            *(
-                sa.or_(column.is_(None), _same(column, value))
-                for column, value in (
-                    (budgets.c.user, user),
-                    (budgets.c.notebook, None if notebook is None else storable(notebook)),
-                )
-            )
-        )
-        .order_by(budgets.c.id)
-    )
-    return [from_row(row) for row in connection.execute(query).mappings()]
+    whose = {"its_user": user, "its_notebook": None if notebook is None else storable(notebook)}
+    return [from_row(row) for row in connection.execute(_HOLDING, whose).mappings()]
 
 
 def read_all(connection: sa.Connection) -> list[Budget]:

@@ -166,6 +166,11 @@ class BudgetGuard:
         if any(map(caps_tokens, held)) and (hold.estimated or remote):
             yield _Limit("tokens", Decimal(hold.tokens))
 
+    @property
+    def watches(self) -> bool:
+        """Whether the run has to be watched: then :meth:`covers` may stop it at any token."""
+        return bool(self._limits)
+
     def covers(self, used: Callable[[], Used], record: RunRecord) -> bool:
         """Whether the run may go on, now that it has used so much. Its hold grows with it, as far as caps allow."""
         if not self._limits:

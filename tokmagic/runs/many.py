@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -51,7 +52,7 @@ class Others:
         self._running: set[str] = set()
         self._runs: list[Run] = []
         self._ended = 0
-        self._came = self._served = 0
+        self._at_the_door: deque[threading.Event] = deque()
         self._usd = usd
         self._spent_usd = spent_usd
         self._held_usd: dict[str, Decimal] = {}
@@ -61,16 +62,18 @@ class Others:
     @contextmanager
     def door(self) -> Iterator[None]:
         """Let runs in one at a time, in the order in which they came: none overtakes one that has to wait."""
+        mine = threading.Event()
         with self._changed:
-            mine = self._came
-            self._came += 1
-            self._changed.wait_for(lambda: self._served == mine)
+            self._at_the_door.append(mine)
+            self._at_the_door[0].set()
         try:
+            mine.wait()
             yield
         finally:
             with self._changed:
-                self._served += 1
-                self._changed.notify_all()
+                self._at_the_door.remove(mine)
+                if self._at_the_door:
+                    self._at_the_door[0].set()  # it alone is woken: those behind it need not hear of each step
 
     def at(self, turns: AbstractContextManager[object]) -> None:
         """Say of the thread that calls: what it runs takes one of these turns while it is answered."""
@@ -119,7 +122,7 @@ class Others:
             self.began(run)
             context.began(run)
 
-        return replace(context, began=began, turn=self.turn)
+        return replace(context, began=began, turn=self.turn, in_lumps=context.watcher is None)
 
     def began(self, run: Run) -> None:
         """A run goes on from here, and can be stopped."""

@@ -16,7 +16,7 @@ from tokmagic.core.money import Rates, plain
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import INFO_IN_ENV, USAGE_IN_ENV, EngineInfo, Reading, RunRecord, Status
 from tokmagic.core.stream import Energy, Event, Finished, FinishReason, ServerTimes, Started, Token, Usage
-from tokmagic.engines.base import Engine, Stream, submit
+from tokmagic.engines.base import Engine, Relaxable, Stream, submit
 from tokmagic.errors import (
     BudgetError,
     EndpointError,
@@ -71,6 +71,8 @@ class RunContext:
     """Entered while the row's end is written and told to ``ended``."""
     turn: Callable[[], AbstractContextManager[object]] = nullcontext
     """Entered for as long as the engine answers: only so many runs may ask it at once."""
+    in_lumps: bool = False
+    """Many run beside each other and nobody reads along: to be woken for each token would hold up all of them."""
 
 
 class Run:
@@ -139,6 +141,8 @@ class Run:
             self._stream = submit(self._engine, self._prompt, self.record.run_id)
             if self._stopped:
                 self._stream.close()
+            if self._context.in_lumps and not self._guard.watches and isinstance(self._stream, Relaxable):
+                self._stream.relax()
             self._consume(self._stream)
         self._ended_at = datetime.now(UTC)
 

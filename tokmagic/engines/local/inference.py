@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +236,7 @@ def _eos_ids(config: GenerationConfig) -> frozenset[int]:
 
 def _generation_config(model: Any, sampling: Sampling, max_new_tokens: int, compile_mode: str) -> GenerationConfig:
     """The model's own generation config, with what the prompt asks for on top. Raises UsageError."""
-    config = GenerationConfig.from_dict(model.generation_config.to_dict())
+    config = copy(model.generation_config)  # its own copies go through all of it several times
     config.max_length = None
     config.max_new_tokens = max_new_tokens
     given = {name: value for name in DRAWING if (value := getattr(sampling, name)) is not None}

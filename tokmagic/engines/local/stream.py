@@ -10,6 +10,8 @@ from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Event, Finished
 from tokmagic.errors import TokmagicError
 
+_LUMP_S = 0.25
+
 
 class Cancelled(Exception):
     """Raised inside generate() to leave it before the next forward pass."""
@@ -21,7 +23,8 @@ class LocalStream:
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[Event | TokmagicError] = queue.SimpleQueue()
         self._closed = threading.Event()
-        self._done = False
+        self._ended = threading.Event()
+        self._done = self._relaxed = False
 
     def __iter__(self) -> LocalStream:
         return self
@@ -29,12 +32,17 @@ class LocalStream:
     def __next__(self) -> Event:
         if self._done:
             raise StopIteration
+        if self._relaxed and self._events.empty():
+            self._ended.wait(_LUMP_S)
         item = self._events.get()
         if isinstance(item, TokmagicError):
             self._done = True
             raise item
         self._done = isinstance(item, Finished)
         return item
+
+    def relax(self) -> None:
+        self._relaxed = True
 
     def close(self) -> None:
         self._closed.set()
@@ -49,12 +57,15 @@ class LocalStream:
 
     def put(self, event: Event) -> None:
         self._events.put(event)
+        if isinstance(event, Finished):
+            self._ended.set()
 
     def fail(self, error: TokmagicError) -> None:
         """End the run with an error; it is the last thing that is told."""
         # A traceback would keep the frames, and with them the tensors, alive in the notebook.
         error.__traceback__ = error.__context__ = error.__cause__ = None
         self._events.put(error)
+        self._ended.set()
 
 
 @dataclass(frozen=True, slots=True)

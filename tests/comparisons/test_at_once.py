@@ -66,6 +66,7 @@ def test_so_many_go_on_at_once_and_each_is_there_once(make_desk: Make) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_latency_among_others_is_told_as_such(make_desk: Make) -> None:
     # No answer is there before its stamps say that it was.
     slow = Slow(meet=4, least_s=0.2, most_s=0.22)

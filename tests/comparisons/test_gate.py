@@ -122,6 +122,7 @@ def test_one_that_is_not_seen_to_be_worse_passes(
     assert check("check", "nb.ipynb", "--compare").returncode == 0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_told_fails(
     make: Callable[..., Comparison], formatter: Any, check: Command, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.engines.test_decoder import built, logits_here
 from tests.engines.test_int8 import opened
 from tokmagic.engines.base import no_progress
 
@@ -161,3 +162,92 @@ def loaded(home: Path) -> str | None:
     found = engine.info.arithmetic
     engine.close()
     return found
+
+
+def choosing(wide_from: int | None) -> Any:
+    """Chooses 32 bits, or what transformers computes."""
+    from tokmagic.engines.local.products import Arithmetic
+
+    return lambda _matrices, _dtype: Arithmetic(wide_from)
+
+
+def doubled(matrix: Any, *, wide: bool) -> Any:
+    """The matrix with a second form of its weights; the test is skipped where this processor knows none."""
+    found = matrix.doubled(wide=wide)
+    if found is matrix or not matrix.agrees(found, wide=wide):
+        pytest.skip("there is no second form of weights in bf16 for this processor")
+    return found
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 3, 16, 200])
+def test_packed_weights_give_the_same_products(rows: int, bias: bool) -> None:
+    import torch
+    from torch.nn import functional
+
+    from tokmagic.engines.local.passes import alone
+    from tokmagic.engines.local.products import Matrix
+
+    weight, given = torch.randn(700, 96).bfloat16(), torch.randn(rows, 96).bfloat16()
+    added = torch.randn(700).bfloat16() if bias else None
+    packed = doubled(Matrix(weight, added), wide=False)
+    assert packed.second_bytes == weight.nbytes
+    for native in (False, True):
+        with alone(native=native):
+            assert torch.equal(packed.product(given), functional.linear(given, weight, added))
+
+
+@pytest.mark.parametrize("in_parts", [True, False])
+@pytest.mark.parametrize("rows", [1, 3, 16, 200])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_widened_weights_that_are_kept_give_the_same_products(rows: int, dtype: str, in_parts: bool) -> None:
+    import torch
+
+    from tokmagic.engines.local.products import Matrix
+
+    matrix = Matrix(torch.randn(5000, 700).to(getattr(torch, dtype)), torch.randn(5000))  # more than one piece
+    kept = doubled(matrix, wide=True)
+    assert (matrix.second_bytes, kept.second_bytes) == (0, 2 * matrix.weight.nbytes)
+    given = torch.randn(rows, 700)
+    assert torch.equal(kept.wide(given, in_parts=in_parts), matrix.wide(given, in_parts=in_parts))
+    row = given[:1].to(matrix.weight.dtype)
+    bias = matrix.bias.to(row.dtype)
+    assert torch.equal(Matrix(kept.weight, bias).product(row), Matrix(matrix.weight, bias).product(row))
+
+
+def test_other_weights_have_no_second_form() -> None:
+    import torch
+
+    from tokmagic.engines.local.int8 import Int8
+    from tokmagic.engines.local.products import Matrix
+
+    for matrix in (Int8.of(torch.randn(32, 32)), Matrix(torch.ones(8, 8, dtype=torch.int32))):
+        assert matrix.doubled(wide=False) is matrix
+    for matrix in (Int8.of(torch.randn(32, 32)), Matrix(torch.ones(8, 8))):
+        assert matrix.doubled(wide=True) is matrix
+
+
+@pytest.mark.parametrize("wide_from", [None, 2])
+def test_a_second_form_is_kept_where_memory_is_plenty_and_answers_are_the_same(
+    wide_from: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from tokmagic.engines.local import decoder as module
+    from tokmagic.engines.local.products import Matrix
+
+    wide = wide_from is not None
+    doubled(Matrix(torch.randn(32, 32).bfloat16()), wide=wide)
+    model = built("Llama", "bfloat16")
+    ids = torch.randint(0, 300, (80,)).tolist()
+    bytes_each = 4 if wide else 2
+    second_bytes = bytes_each * sum(it.weight.numel() for it in model.modules() if type(it) is torch.nn.Linear)
+    found = []
+    for free, expected in ((4 * second_bytes, second_bytes), (4 * second_bytes - 4, 0), (None, 0)):
+        monkeypatch.setattr(module, "free_ram", lambda free=free: free)
+        own = module.decoder(model, choosing(wide_from))
+        assert own is not None
+        assert own.second_bytes == expected
+        found.append(torch.stack(logits_here(own, ids, 60)))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

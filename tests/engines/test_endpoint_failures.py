@@ -75,6 +75,7 @@ def interrupted_between_attempts(session: Session, code: int) -> Script:
     return script
 
 
+@pytest.mark.slow
 def test_waiting_for_the_next_attempt_can_be_interrupted(session: Session, server: Endpoint) -> None:
     server.script = interrupted_between_attempts(session, 429)
     generation = session.generate(ASK, "m")
@@ -288,6 +289,7 @@ def test_an_attempt_that_the_server_may_bill_makes_the_cost_a_lower_bound(ask: A
     assert (at_todays[1], at_todays[2][:2], at_todays[3][:2]) == ("2", "~≥", "~≥")
 
 
+@pytest.mark.slow
 def test_stopping_while_the_next_attempt_is_waited_for_costs_nothing(session: Session, server: Endpoint) -> None:
     server.script = interrupted_between_attempts(session, 503)
     assert session.generate(ASK, "m").cost.usd == 0
@@ -434,6 +436,7 @@ def test_nobody_listening(session: Session, server: Endpoint) -> None:
     assert generation.usage.output_tokens == 0
 
 
+@pytest.mark.slow
 def test_a_certificate_that_nobody_vouches_for(session: Session, tmp_path: Path) -> None:
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

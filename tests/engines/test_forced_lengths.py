@@ -17,6 +17,7 @@ from tokmagic.engines.endpoint.wire import request_of
 from tokmagic.errors import UsageError
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_an_answer_may_be_asked_to_go_on_past_its_end(smollm: Any) -> None:
     asked = ask("Answer with the one word yes.", max_tokens=16, temperature=0)
@@ -25,6 +26,7 @@ def test_an_answer_may_be_asked_to_go_on_past_its_end(smollm: Any) -> None:
     assert (short.usage.output_tokens or 16) < 16 == long.usage.output_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.parametrize("extra", [{}, {"temperature": 0.7, "n": 3, "seed": 7}, {"repetition_penalty": 1.1}])
 def test_an_answer_has_so_many_tokens_at_least(smollm: Any, extra: dict[str, Any]) -> None:
@@ -41,6 +43,7 @@ def test_an_answer_has_so_many_tokens_at_least(smollm: Any, extra: dict[str, Any
         assert (done.reasons, counts[0] < 40) == (("stop",), True)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_answers_in_one_batch_each_have_their_own_least(smollm: Any) -> None:
     asked = [ask(f"Answer with the one word {word}.", max_tokens=30, temperature=0) for word in ("yes", "no", "red")]

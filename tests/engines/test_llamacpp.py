@@ -150,6 +150,7 @@ def test_an_answer_that_is_cut_off_has_its_limit(engine: Engine) -> None:
     assert (len(ids_of(events)), finished(events).reasons) == (5, ("length",))
 
 
+@pytest.mark.slow
 def test_an_answer_goes_on_past_its_end_where_that_is_asked_for(engine: Engine) -> None:
     short = ask(LINES, max_tokens=60)
     assert finished(run(engine, short)).reasons == ("stop",)
@@ -229,6 +230,7 @@ def test_a_penalty_counts_the_prompt_too(engine: Engine, tokenizer: Tokenizer) -
     assert not set(ids) & set(tokenizer.encode(prompt))
 
 
+@pytest.mark.slow
 def test_log_probabilities_are_those_before_limits(engine: Engine) -> None:
     plain = [it.logprobs for it in run(engine, ask(STORY, logprobs=True)) if isinstance(it, Token)]
     limited = [it.logprobs for it in run(engine, ask(STORY, logprobs=True, top_k=1)) if isinstance(it, Token)]
@@ -553,6 +555,7 @@ def test_options_of_other_engines_are_refused(options: dict[str, Any], said: str
         LlamaCppEngine("m", ModelSpec("model.gguf", **options), TokMagic())
 
 
+@pytest.mark.slow
 def test_a_gpu_needs_another_build(settings: TokMagic, gguf: Path) -> None:
     with pytest.raises(ModelError, match="runs on the CPU alone; use --device cpu, or install one for CUDA"):
         LlamaCppEngine("m", ModelSpec("smollm2", quant="int4", device="cuda"), settings).load(no_progress)

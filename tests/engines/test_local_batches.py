@@ -238,6 +238,7 @@ def test_what_only_transformers_can_do_runs_by_itself_in_between(session: Sessio
     session.models.unload(model)
 
 
+@pytest.mark.slow
 def test_unloading_waits_for_what_runs_and_what_comes_later_is_told(session: Session, engine: Engine) -> None:
     streams = [engine.stream(ask(STORY, temperature=0, max_tokens=30)) for _ in range(3)]
     engine.close()

@@ -248,6 +248,7 @@ def test_values_not_given_are_the_models_own(
     session.models.unload(str(tmp_path))
 
 
+@pytest.mark.slow
 def test_several_samples_are_one_run(
     engine: Engine, bare: Any, tokenizer: Tokenizer, session: Session, folder: Path, tmp_path: Path
 ) -> None:
@@ -393,6 +394,7 @@ def test_runs_of_two_threads_take_turns_and_a_waiting_one_can_be_closed(
     assert finished(list(second)).reasons == ("interrupted",)
 
 
+@pytest.mark.slow
 def test_unloading_frees_the_model_and_it_loads_again(session: Session, engine: Engine) -> None:
     generation: Generation = session.generate(ask(STORY, temperature=0), "smollm2")
     model = weakref.ref(engine._inference._model)  # type: ignore[attr-defined]

@@ -96,6 +96,7 @@ def test_schemas_of_other_kinds(ask: Ask, schema: dict[str, Any]) -> None:
     validate(json.loads(ask(schema).text), schema)
 
 
+@pytest.mark.slow
 def test_a_vocabulary_with_two_spellings_of_bytes(session: Session, tiny_home: Path, tmp_path: Path) -> None:
     """As older transformers convert the default model: bytes are decoded from ``<0xC3>`` first, though none is such."""
     (folder,) = (tiny_home / "models").glob("*SmolLM2*Instruct")
@@ -116,6 +117,7 @@ def test_a_vocabulary_with_two_spellings_of_bytes(session: Session, tiny_home: P
     assert json.loads(generation.text) == schema["const"], generation.error
 
 
+@pytest.mark.slow
 def test_the_same_schema_is_replayed_and_another_is_not(ask: Ask) -> None:
     first = ask({"enum": ["yes"]})
     assert ask({"enum": ["yes"]}).status == "cached"

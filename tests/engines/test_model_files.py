@@ -122,6 +122,7 @@ def edit_config(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_whole_model_loads_and_answers(tiny: Path) -> None:
     engine = opened(tiny)
     events = list(engine.stream(completion("abc")))

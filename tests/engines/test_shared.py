@@ -585,6 +585,7 @@ def test_a_key_that_is_used_up_is_a_budget_error_with_the_numbers(tmp_path: Path
         refused.raise_for_status()
 
 
+@pytest.mark.slow
 def test_what_others_only_hold_is_waited_for(tmp_path: Path, at: Callable[..., Session]) -> None:
     class Held(ScriptedEngine):
         """Answers nobody before the one that asks last was turned away."""

@@ -205,6 +205,7 @@ LARGE: dict[str, Callable[[int], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("name", LARGE)
 def test_an_answer_is_left_where_it_is_too_large(
@@ -258,6 +259,7 @@ print(generation.status, generation.text)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no process can be stopped")
 def test_what_came_in_time_is_no_silence_for_a_process_that_was_stopped(tmp_path: Path) -> None:
     def script(asked: Asked, wire: Wire) -> None:

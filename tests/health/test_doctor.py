@@ -411,6 +411,7 @@ def test_what_torch_really_does_here(tmp_path: Path) -> None:
     assert found["bitsandbytes"]["says"].partition(", ")[2].startswith(("nf4 on cpu", "nf4 and int8 on "))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "says"),
     [
@@ -431,6 +432,7 @@ def test_a_torch_that_cannot_be_imported_is_vital(tmp_path: Path, code: str, say
     assert line.endswith("reinstall it: pip install --force-reinstall torch")
 
 
+@pytest.mark.slow
 def test_what_libraries_write_to_stdout_does_not_hide_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
     shadow = "import os; os.write(1, b'initialised\\n'); raise ImportError('none')"

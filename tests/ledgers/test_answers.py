@@ -193,6 +193,7 @@ for number in range(40):
 """
 
 
+@pytest.mark.slow
 def test_several_processes_keep_use_and_evict_at_once(ledger: Ledger, ledger_url: str) -> None:
     workers = [
         subprocess.Popen([sys.executable, "-c", WORKER, ledger_url, name], stdin=subprocess.PIPE, text=True)

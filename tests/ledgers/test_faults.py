@@ -332,6 +332,7 @@ def test_each_new_cause_is_told(path: Path, make_session: Callable[..., Session]
     assert ["damaged" in seen[0], "another program" in seen[1], len(seen)] == [True, True, 2]
 
 
+@pytest.mark.slow
 def test_a_cause_that_comes_back_is_told_again(path: Path, make_session: Callable[..., Session]) -> None:
     session = make_session(model="scripted")
     session.generate(ASK)
@@ -366,6 +367,7 @@ def test_a_ledger_that_is_locked_in_mid_run_gets_the_run_when_it_is_free(
     assert [record.status for record in session.ledger().runs()] == ["ok", "ok"], "no run goes on for ever"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs_go_on", [True, False], ids=["other runs", "an idle kernel"])
 def test_what_many_threads_owe_is_paid_once_the_ledger_is_free(
     path: Path, make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch, runs_go_on: bool

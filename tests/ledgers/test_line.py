@@ -17,6 +17,7 @@ TURN_S = 0.1
 MANY = 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 4])
 def test_whoever_waits_behind_many_gets_through(at_once: int) -> None:
     """All of them take longer than one is patient for."""
@@ -35,6 +36,7 @@ def test_whoever_waits_behind_many_gets_through(at_once: int) -> None:
     assert 1 <= most[0] <= at_once
 
 
+@pytest.mark.slow
 def test_behind_one_that_does_not_get_through_all_are_told_at_once() -> None:
     line, over = Line(1, PATIENCE_S), threading.Event()
 
@@ -59,6 +61,7 @@ def test_behind_one_that_does_not_get_through_all_are_told_at_once() -> None:
         assert all(pool.map(wait, range(MANY)))
 
 
+@pytest.mark.slow
 def test_an_error_of_the_database_moves_nobody_and_another_error_does() -> None:
     """A refusal is an answer of the database's; that it is locked is none."""
     line = Line(1, PATIENCE_S)

@@ -276,6 +276,7 @@ def test_loading_is_light_and_can_be_undone(tmp_path: Path, ledger_url: str) -> 
         assert kernel.run("%model").ok
 
 
+@pytest.mark.slow
 def test_a_killed_kernel_leaves_its_run_interrupted(tmp_path: Path) -> None:
     url, script = f"sqlite:///{tmp_path}/ledger.sqlite", tmp_path / "slow.json"
     script.write_text(json.dumps({"pieces": ["word "] * 6000, "itl_s": 0.02, "pace": 1}), encoding="utf-8")
@@ -387,6 +388,7 @@ import tokmagic
 answers = tokmagic.generate_many([f"Question {{it}}" for it in range(4)], "far", concurrency=1, cache=False)"""
 
 
+@pytest.mark.slow
 def test_many_runs_say_how_far_they_are_and_leave_no_line_behind(kernel: Kernel, tmp_path: Path) -> None:
     script = tmp_path / "far.json"
     script.write_text(json.dumps({"pieces": ["One ", "two."], "ttft_s": 0.4, "itl_s": 0.05, "pace": 1.0}))

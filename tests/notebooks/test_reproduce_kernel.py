@@ -83,6 +83,7 @@ def test_the_default_model_gives_the_same_and_tells_what_makes_another_answer(
     assert "the rates" in differences
 
 
+@pytest.mark.slow
 def test_a_cell_that_hangs_ends_at_the_timeout_and_its_kernel_with_it(desk: Desk, reproduce_in_kernel: Command) -> None:
     desk.write(SLOW)
     done = reproduce_in_kernel(desk, "--timeout", "3")
@@ -93,6 +94,7 @@ def test_a_cell_that_hangs_ends_at_the_timeout_and_its_kernel_with_it(desk: Desk
     assert is_gone(int((desk.folder / "pid").read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
@@ -122,6 +124,7 @@ def test_a_kernel_that_is_not_installed_is_told(desk: Desk, reproduce_in_kernel:
     )
 
 
+@pytest.mark.slow
 def test_a_kernel_that_dies_is_told(desk: Desk, reproduce_in_kernel: Command) -> None:
     desk.write("import os", "os._exit(3)")
     done = reproduce_in_kernel(desk)
@@ -157,6 +160,7 @@ def test_an_interrupt_ends_the_kernel_and_leaves_nothing_behind(
     assert list(temporary.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_makes_no_change_a_success(desk: Desk) -> None:
     desk.write("1")
     command = started(desk)

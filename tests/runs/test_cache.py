@@ -474,6 +474,7 @@ def kernel(tmp_path: Path, sqlite_url: str) -> Iterator[Kernel]:
         yield running
 
 
+@pytest.mark.slow
 def test_in_a_notebook(kernel: Kernel, sqlite_url: str) -> None:
     def table(source: str = "%cache") -> str:
         ran = kernel.run(source)

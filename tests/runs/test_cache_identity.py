@@ -52,6 +52,7 @@ def test_a_model_is_the_same_before_and_after_it_is_loaded(model_home: Path, smo
     assert (known.revision, known.tokenizer_sha256) == (smollm.info.revision, smollm.info.tokenizer_sha256)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_how_a_model_is_loaded_is_part_of_what_it_is(model_home: Path) -> None:
     def known(**spec: Any) -> EngineInfo:

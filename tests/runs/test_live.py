@@ -344,6 +344,7 @@ def touched_fast(wire: Wire, numbers: Numbers, channel: Channel) -> list[float]:
     return wire.stamps()[before:]
 
 
+@pytest.mark.slow
 def test_messages_are_at_most_twenty_a_second_and_the_last_value_arrives(
     wire: Wire, numbers: Numbers, channel: Channel
 ) -> None:
@@ -356,6 +357,7 @@ def test_messages_are_at_most_twenty_a_second_and_the_last_value_arrives(
     assert sequence == list(range(1, len(sequence) + 1))
 
 
+@pytest.mark.slow
 def test_a_channel_that_was_opened_again_keeps_to_the_rate(wire: Wire, numbers: Numbers, channel: Channel) -> None:
     """As %reload_ext does it: shut and opened in one breath."""
     channel.touch()

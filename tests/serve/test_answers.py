@@ -229,6 +229,7 @@ def test_a_run_can_be_looked_up_by_its_key_alone(served: Served) -> None:
     assert served.client.get(f"/v1/runs/{served_as}").status_code == 401
 
 
+@pytest.mark.slow
 def test_a_streams_run_can_be_looked_up_while_it_goes_on(tmp_path: Path) -> None:
     slow = scripted(pace=1.0, ttft_s=1.0, itl_s=0.2)
     with serving(tmp_path, slow) as served:

@@ -174,6 +174,7 @@ HEAVY: dict[str, tuple[str, Any, str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HEAVY)
 def test_a_body_that_would_take_long(served: Served, case: str) -> None:
     path, body, code, words = HEAVY[case]

@@ -63,6 +63,7 @@ def connect(served: Served, receive_bytes: int | None = None) -> socket.socket:
     return client
 
 
+@pytest.mark.slow
 def test_a_client_that_never_reads_is_left_and_its_run_settled(tmp_path: Path) -> None:
     long = scripted(words=[" " + "w" * 400] * 30_000, itl_s=0.0)
     with serving(tmp_path, long, bounds=Bounds(send_timeout_s=0.5)) as served:
@@ -75,6 +76,7 @@ def test_a_client_that_never_reads_is_left_and_its_run_settled(tmp_path: Path) -
         assert statuses <= {"ok", "interrupted"}
 
 
+@pytest.mark.slow
 def test_a_client_that_leaves_while_it_waits_starts_nothing(tmp_path: Path) -> None:
     held = Held()
     with serving(tmp_path, held, bounds=Bounds(at_once=1)) as served, ThreadPoolExecutor(1) as pool:
@@ -200,6 +202,7 @@ def test_one_key_with_many_requests_does_not_hold_up_another(tmp_path: Path) -> 
         assert sorted(Counter(it.result().status_code for it in many).values()) == [1, 59]
 
 
+@pytest.mark.slow
 def test_over_the_queue(tmp_path: Path) -> None:
     held = Held()
     with serving(tmp_path, held, bounds=Bounds(at_once=1, waiting=1)) as served, ThreadPoolExecutor(8) as pool:
@@ -283,6 +286,7 @@ def test_a_ledger_of_a_newer_version_is_told(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 def test_when_all_is_stopped_each_client_is_told_and_none_that_waited_begins(tmp_path: Path, stream: bool) -> None:
     slow = scripted(words=[" w"] * 2000, pace=1.0, ttft_s=0.05, itl_s=0.01)

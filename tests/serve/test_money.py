@@ -45,6 +45,7 @@ def test_a_key_that_is_used_up_is_refused_with_the_numbers(tmp_path: Path) -> No
         assert "$0.2000 spent" in error["message"]
 
 
+@pytest.mark.slow
 def test_what_only_other_requests_hold_comes_back(tmp_path: Path) -> None:
     held = Held()
     with serving(tmp_path, held, rates=TEN_CENTS, usd=Decimal("0.15")) as served:
@@ -140,6 +141,7 @@ def _settled(served: Served) -> Any:
     raise AssertionError("the run was not settled")
 
 
+@pytest.mark.slow
 def test_a_budget_that_ends_in_mid_answer_cuts_it(tmp_path: Path) -> None:
     # Set aside is what most answers take; this one takes more than the key has.
     short, long = Script.of_text([" w"] * 2), Script.of_text([" w"] * 40)
@@ -166,6 +168,7 @@ class TwoAnswers(ScriptedEngine):
         return stream
 
 
+@pytest.mark.slow
 def test_of_several_answers_each_ends_once_where_a_budget_cuts_them(tmp_path: Path) -> None:
     engine = TwoAnswers("tiny", [*[Script.of_text([" w"] * 2)] * 20, Script.of_text([" w"] * 40)])
     with serving(tmp_path, engine, rates=TEN_CENTS, usd=Decimal("1.00"), hold="p95") as served:
@@ -231,6 +234,7 @@ def test_a_run_whose_client_has_a_row_here_is_summed_once(tmp_path: Path) -> Non
         assert standing.spent_usd == Decimal("0.20")
 
 
+@pytest.mark.slow
 def test_a_run_of_the_server_itself_is_no_clients_row(tmp_path: Path) -> None:
     held = Held()
     with serving(tmp_path, held, rates=TEN_CENTS, usd=Decimal(1)) as served, ThreadPoolExecutor(1) as pool:
@@ -268,6 +272,7 @@ def test_nothing_runs_that_cannot_be_recorded(tmp_path: Path, usd: Decimal | Non
         assert [row.status for row in served.rows()] == ["ok"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("usd", [None, Decimal(1)])
 def test_while_the_ledger_is_locked_everybody_is_soon_told_to_come_back(tmp_path: Path, usd: Decimal | None) -> None:
     """More requests than the ledger has connections: none waits for the waiting of the others."""

@@ -117,6 +117,7 @@ def asking(server: Process, secret: str) -> tuple[threading.Thread, list[str]]:
     return thread, texts
 
 
+@pytest.mark.slow
 def test_sigterm_lets_what_runs_end(tmp_path: Path) -> None:
     secret = key_in(tmp_path)
     with process(tmp_path) as server:
@@ -133,6 +134,7 @@ def test_sigterm_lets_what_runs_end(tmp_path: Path) -> None:
     assert (row.status, row.reading.usage.output_tokens) == ("ok", 400)
 
 
+@pytest.mark.slow
 def test_what_outlasts_the_drain_is_stopped_and_its_client_told_what_it_cost(tmp_path: Path) -> None:
     secret = key_in(tmp_path)
     with process(tmp_path, "--drain", "1", "--gpu-hour", "1") as server:
@@ -147,6 +149,7 @@ def test_what_outlasts_the_drain_is_stopped_and_its_client_told_what_it_cost(tmp
     assert last["usage"]["completion_tokens"] == row.reading.usage.output_tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_waits_no_longer_and_tells_the_clients(tmp_path: Path, number: signal.Signals) -> None:
     secret = key_in(tmp_path)
@@ -165,6 +168,7 @@ def test_a_second_signal_waits_no_longer_and_tells_the_clients(tmp_path: Path, n
     assert last["usage"]["completion_tokens"] == row.reading.usage.output_tokens
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come_holds_up_no_end(tmp_path: Path) -> None:
     secret = key_in(tmp_path)
     with process(tmp_path, "--drain", "60") as server:
@@ -180,6 +184,7 @@ def test_a_body_that_does_not_come_holds_up_no_end(tmp_path: Path) -> None:
         assert "Traceback" not in log
 
 
+@pytest.mark.slow
 def test_a_connection_without_a_request_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_module, "_KEEP_ALIVE_S", 0.5)
 

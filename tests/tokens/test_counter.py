@@ -104,6 +104,7 @@ def test_so_it_is_with_the_default_models_tokenizer(
     follow(smollm_backend, text, edits, piece_chars)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_long_prompt_is_counted_through_a_session_of_typing(smollm_backend: Tokenizer) -> None:
     chance = random.Random(1)

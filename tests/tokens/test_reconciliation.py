@@ -49,6 +49,7 @@ def test_where_all_agree_there_is_nothing_to_tell() -> None:
     assert disagreement([]) is None
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_sidebar_and_the_doctor_tell(make_session: Make, model_home: Path, sqlite_url: str) -> None:
     session = make_session(home=str(model_home))

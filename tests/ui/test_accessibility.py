@@ -141,6 +141,7 @@ def test_axe_finds_nothing_in_any_state_and_theme(lab: Lab, open_notebook: Open,
     notebook.wait_run(5)
 
 
+@pytest.mark.slow
 def test_all_of_it_is_reached_and_done_by_keyboard(lab: Lab, open_notebook: Open) -> None:
     notebook = open_notebook(lab.notebook("keys.ipynb", [SCRIPTED, BUSY, BUSY.replace("Hi", "Ho")]))
     page, panel = notebook.page, notebook.panel
@@ -193,6 +194,7 @@ def test_all_of_it_is_reached_and_done_by_keyboard(lab: Lab, open_notebook: Open
     panel.locator("tr[data-cell-id='cell-1'][data-pinned]").wait_for()
 
 
+@pytest.mark.slow
 def test_a_saved_notebook_without_its_kernel_has_no_findings_either(lab: Lab, open_notebook: Open, shots: Path) -> None:
     rows = [
         told("counted", input_source="estimated", finish_reason="length"),

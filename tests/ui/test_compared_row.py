@@ -36,6 +36,7 @@ def cells(items: int, tokens: int, score: str = "contains(a)") -> list[str]:
     return [f"{DATA.replace('ITEMS', str(items))}\n{HELD}", COMPARE.format(tokens=tokens, score=score)]
 
 
+@pytest.mark.slow
 def test_a_comparison_is_one_live_row_that_opens(lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path) -> None:
     notebook = open_notebook(lab.notebook("compared.ipynb", cells(8, 2, "held")))
     page, panel = notebook.page, notebook.panel

@@ -25,6 +25,7 @@ CELLS = [
 ]
 
 
+@pytest.mark.slow
 def test_run_all_is_forecast_before_it_runs(lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path) -> None:
     notebook = open_notebook(lab.notebook("forecast.ipynb", CELLS))
     panel = notebook.panel

@@ -26,6 +26,7 @@ COPIED = """async wanted => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_row_opens_on_its_runs_and_their_tokens(
     lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path
 ) -> None:

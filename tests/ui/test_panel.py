@@ -37,6 +37,7 @@ def test_empty_states_are_mended_by_their_buttons(lab: Lab, open_notebook: Open,
     assert cells.nth(1).locator(".cm-content").inner_text().startswith("%%generate")
 
 
+@pytest.mark.slow
 def test_sums_by_model_and_files_are_the_ledgers(
     lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path, tmp_path: Path
 ) -> None:
@@ -86,6 +87,7 @@ WIDE = [
 ]
 
 
+@pytest.mark.slow
 def test_at_250_pixels_nothing_scrolls_sideways(lab: Lab, open_notebook: Open, shots: Path) -> None:
     notebook = open_notebook(written(lab.root, "wide.ipynb", WIDE))
     notebook.row("dear").wait("ok")
@@ -94,6 +96,7 @@ def test_at_250_pixels_nothing_scrolls_sideways(lab: Lab, open_notebook: Open, s
         assert notebook.sticking_out() == []
 
 
+@pytest.mark.slow
 def test_it_speaks_chinese_without_a_language_pack(lab: Lab, browser: Browser, shots: Path) -> None:
     setting = lab.root.parent / "settings" / "@jupyterlab" / "translation-extension" / "plugin.jupyterlab-settings"
     setting.parent.mkdir(parents=True, exist_ok=True)

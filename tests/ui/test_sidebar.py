@@ -61,6 +61,7 @@ def test_the_quickstarts_first_generation(lab: Lab, open_notebook: Open, ui_ledg
     assert notebook.panel.locator("[data-model-state='ready']").inner_text().startswith("●\nsmollm2")
 
 
+@pytest.mark.slow
 def test_an_interrupted_cell_says_so(lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path) -> None:
     notebook = open_notebook(lab.notebook("interrupt.ipynb", [LOAD, LONG]))
     notebook.run(0)
@@ -94,6 +95,7 @@ def test_the_stop_button_stops_one_run(lab: Lab, open_notebook: Open, ui_ledger:
     assert exported(ui_ledger, row.run_id)["output_tokens"] < SLOW_TOKENS
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_ended_rows_and_interrupts_running_ones(
     lab: Lab, open_notebook: Open, ui_ledger: Ledger
 ) -> None:
@@ -124,6 +126,7 @@ def test_a_restart_keeps_ended_rows_and_interrupts_running_ones(
     assert (running.run_id, running.locator.get_attribute("data-status")) == (killed, "interrupted")
 
 
+@pytest.mark.slow
 def test_a_reload_in_mid_generation_goes_on(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
     notebook = open_notebook(lab.notebook("reload.ipynb", [LOAD, LONG]))
     notebook.run(0)
@@ -243,6 +246,7 @@ def wait_budget(notebook: Notebook, level: str, now: int) -> str:
     return " ".join(line.inner_text().split())
 
 
+@pytest.mark.slow
 def test_a_budget_fills_up_warns_and_refuses(lab: Lab, open_notebook: Open, shots: Path) -> None:
     notebook = open_notebook(lab.notebook("budget.ipynb", SPENDING))
     notebook.run(0)
@@ -287,6 +291,7 @@ def test_a_budget_fills_up_warns_and_refuses(lab: Lab, open_notebook: Open, shot
     panel.locator("[data-budget='month']").wait_for(state="detached")
 
 
+@pytest.mark.slow
 def test_a_run_that_a_budget_stops_says_so(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
     script = {"pieces": ["word "] * 20, "ttft_s": 0.05, "itl_s": 0.05, "pace": 1}
     (lab.root / "slower.json").write_text(json.dumps(script), encoding="utf-8")
@@ -308,6 +313,7 @@ def test_a_run_that_a_budget_stops_says_so(lab: Lab, open_notebook: Open, ui_led
     wait_budget(notebook, "used-up", 100)
 
 
+@pytest.mark.slow
 def test_numbers_are_told_from_those_of_an_earlier_text(lab: Lab, open_notebook: Open) -> None:
     notebook = open_notebook(lab.notebook("edited.ipynb", [LOAD, "%%generate --max-tokens 8\nHi."]))
     notebook.run(0)
@@ -335,6 +341,7 @@ def test_numbers_are_told_from_those_of_an_earlier_text(lab: Lab, open_notebook:
     notebook.panel.locator("[data-cell-id='cell-1']").wait_for(state="detached")
 
 
+@pytest.mark.slow
 def test_rows_follow_their_cells_and_a_budget_its_notebook(
     lab: Lab, open_notebook: Open, ui_ledger: Ledger, shots: Path
 ) -> None:

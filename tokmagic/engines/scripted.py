@@ -7,6 +7,7 @@ ids, how they are stamped, when it fails. With ``pace`` it also takes the time i
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import threading
@@ -92,8 +93,9 @@ class ScriptedEngine:
     def __init__(self, name: str, scripts: Sequence[Script]) -> None:
         self._name = name
         self._scripts = tuple(scripts)
+        # No lock: a child that is forked while another thread held it would wait for it for ever.
+        self._numbers = itertools.count()
         self._next = 0
-        self._lock = threading.Lock()
 
     @classmethod
     def from_source(cls, name: str, source: str) -> ScriptedEngine:
@@ -126,10 +128,9 @@ class ScriptedEngine:
         progress("ready", 1.0)
 
     def stream(self, prompt: Prompt) -> ScriptedStream:
-        with self._lock:
-            script = self._peek()
-            self._next += 1
-        return ScriptedStream(script, prompt.sampling.max_tokens)
+        number = next(self._numbers)
+        self._next = number + 1
+        return ScriptedStream(self._scripts[number % len(self._scripts)], prompt.sampling.max_tokens)
 
     def close(self) -> None:
         """Nothing is held."""

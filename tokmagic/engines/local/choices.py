@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -58,7 +59,7 @@ def kept(home: Path, measured: Choose) -> Choose:
         entries = _read(file)
         if known := _known(entries.get(key)):  # by another process meanwhile
             return known
-        entries[key] = {"wide_from": found.wide_from, "in_parts": sorted(found.in_parts), "native_to": found.native_to}
+        entries[key] = {**asdict(found), "in_parts": sorted(found.in_parts)}
         with suppress(OSError):
             atomic_write(file, json.dumps(entries, indent=1) + "\n")
         return found
@@ -68,11 +69,11 @@ def kept(home: Path, measured: Choose) -> Choose:
 
 def _known(entry: Any) -> Arithmetic | None:
     try:
-        wide_from, in_parts, native_to = entry["wide_from"], frozenset(entry["in_parts"]), entry["native_to"]
+        found = Arithmetic(**{**entry, "in_parts": frozenset(entry["in_parts"])})
     except (TypeError, KeyError):
         return None
-    numbers = [native_to, *in_parts, *([] if wide_from is None else [wide_from])]
-    return Arithmetic(wide_from, in_parts, native_to) if all(type(it) is int for it in numbers) else None
+    numbers = [found.native_to, *found.in_parts, *([] if found.wide_from is None else [found.wide_from])]
+    return found if all(type(it) is int for it in numbers) else None
 
 
 def _machine() -> list[Any]:
@@ -124,12 +125,12 @@ def for_transformers(matrices: Sequence[Matrix], dtype: torch.dtype) -> Arithmet
 def _native_to(matrices: Sequence[Matrix], dtype: torch.dtype) -> int:
     """Up to how many rows torch's own kernels are done sooner than oneDNN's.
 
-    With the weights of several layers in turn, as a step reads them: oneDNN's loses where they come from memory.
+    With the weights of several layers in turn: oneDNN's loses where they come from memory.
     """
     if not matrices or not can_be_native():
         return 0
-    weights_bytes = list(accumulate(it.weight.nbytes for it in matrices))
-    tried = matrices[: 1 + sum(it < _READ_BYTES for it in weights_bytes)]
+    read_bytes = list(accumulate(it.weight.nbytes for it in matrices))
+    tried = matrices[: 1 + sum(it < _READ_BYTES for it in read_bytes)]
     for rows in _FEW:
         given = [torch.ones(rows, it.weight.shape[1], dtype=dtype) for it in tried]
 

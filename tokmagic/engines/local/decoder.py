@@ -8,7 +8,7 @@ before it is used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from tokmagic.engines.local.attention import Attention, Segment
 from tokmagic.engines.local.choices import Choose
 from tokmagic.engines.local.int8 import Int8, Int8Linear
 from tokmagic.engines.local.kv import KVCaches
+from tokmagic.engines.local.memory import free_ram
 from tokmagic.engines.local.passes import alone
 from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix
 
@@ -30,6 +31,10 @@ _TABLE = 1024
 _TRIAL = (3, 1, 4, 1, 5)
 # Of the greatest logit: a hundred times what 32 bits leave open after some hundred sums of a thousand numbers.
 _TOLERANCE = 1e-4
+# The part of the memory that is free which a second copy of the weights may take.
+_FOR_SPEED = 0.25
+# A number of rows that a batch has.
+_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,14 @@ class _Layer:
     before_mlp: Tensor
     gate_up: Matrix
     down: Matrix
+
+    @property
+    def matrices(self) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+        return self.qkv, self.out, self.gate_up, self.down
+
+    def doubled(self, *, wide: bool) -> _Layer:
+        qkv, out, gate_up, down = (it.doubled(wide=wide) for it in self.matrices)
+        return replace(self, qkv=qkv, out=out, gate_up=gate_up, down=down)
 
 
 class Decoder:
@@ -80,6 +93,31 @@ class Decoder:
         """Compute as ``choose`` finds fastest from now on; what is rounded where is no longer as in transformers."""
         self.arithmetic = choose([layer.gate_up for layer in self._layers], self._dtype)
         self._groups = True
+        self._double()
+
+    def _double(self) -> None:
+        """Keep the weights in a second form where memory is plenty: in 32 bits, or as oneDNN reads them.
+
+        A pass of several rows is sooner by it and computes the same, so that this may hang on the memory.
+        """
+        wide = self.arithmetic.is_wide(_BATCH)
+        wanted = sum(it.weight.numel() * (4 if wide else it.weight.element_size()) for it in self._matrices)
+        free = free_ram()
+        if free is None or wanted > free * _FOR_SPEED:
+            return
+        # The shapes of one layer are those of all.
+        if all(it.agrees(it.doubled(wide=wide), wide=wide) for it in (self._head, *self._layers[0].matrices)):
+            self._head = self._head.doubled(wide=wide)
+            self._layers = [it.doubled(wide=wide) for it in self._layers]
+
+    @property
+    def _matrices(self) -> list[Matrix]:
+        return [self._head, *(it for layer in self._layers for it in layer.matrices)]
+
+    @property
+    def second_bytes(self) -> int:
+        """What weights take that are kept a second time."""
+        return sum(it.second_bytes for it in self._matrices)
 
     @property
     def widest(self) -> Matrix:

@@ -62,11 +62,11 @@ def available_if_used(device: str) -> int | None:
     return available_bytes(torch.device(device)) if _cuda_is_used() else None
 
 
-def held(device: torch.device, model: torch.nn.Module) -> Held:
-    """What a model and torch hold of a device's memory."""
+def held(device: torch.device, model: torch.nn.Module, twice_bytes: int = 0) -> Held:
+    """What a model and torch hold of a device's memory; ``twice_bytes`` of its weights are there a second time."""
     # Weights that layers share are one tensor in memory.
     tensors = {it.data_ptr(): it.nbytes for it in (*model.parameters(), *model.buffers())}
-    weights_bytes = sum(tensors.values())
+    weights_bytes = sum(tensors.values()) + twice_bytes
     if device.type != "cuda":
         return Held(weights_bytes)
     return Held(weights_bytes, torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device))

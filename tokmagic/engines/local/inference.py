@@ -78,7 +78,7 @@ class Inference:
 
     def held(self) -> Held:
         """What the weights and torch hold of the device's memory."""
-        return held(self._device, self._model)
+        return held(self._device, self._model, 0 if self._decoder is None else self._decoder.second_bytes)
 
     @property
     def is_shared_with_children(self) -> bool:

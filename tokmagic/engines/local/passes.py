@@ -43,9 +43,14 @@ def waited_ns() -> int:
     return int(getattr(_here, "waited_ns", 0))
 
 
+def has_onednn() -> bool:
+    """Whether oneDNN multiplies at this moment."""
+    return bool(_onednn.enabled)
+
+
 def can_be_native() -> bool:
     """Whether oneDNN is in use, and may be switched off."""
-    return bool(_onednn.enabled) and not _backends.flags_frozen()
+    return has_onednn() and not _backends.flags_frozen()
 
 
 @contextmanager

@@ -11,10 +11,13 @@ import threading
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from tokmagic.engines.local.passes import has_onednn
 
 PIECE = 2 * 1024 * 1024
 """Numbers of a widened piece: 8 MB, which a processor's last cache holds."""
@@ -22,6 +25,9 @@ ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 """Numbers of rows at which the ways are tried."""
 # Parts of the weights that threads multiply side by side: given one product of few rows, the libraries divide badly.
 _PARTS = 4
+# The number of rows for which oneDNN lays weights out, and those with which a second form is tried.
+_PACKED_FOR = 16
+_TRIED_ROWS = (1, 2, 5, 8, 16, 41)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +70,42 @@ AS_TRANSFORMERS = Arithmetic()
 
 
 class Matrix:
-    """Weights [out, in], with their bias [out] if they have one."""
+    """Weights [out, in], with their bias [out] if they have one.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    ``second``: the same weights in the form that several rows are multiplied with soonest.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, second: Tensor | None = None) -> None:
         self.weight = weight
         self.bias = bias
+        self._second = second
+        self._is_packed = second is not None and second.is_mkldnn
+
+    def doubled(self, *, wide: bool) -> Matrix:
+        """The same matrix with its weights a second time: in 32 bits, or in the order in which oneDNN reads them.
+
+        Itself where there is no such form here.
+        """
+        second = _in_32_bits(self.weight) if wide else _packed(self.weight)
+        return self if second is None else Matrix(self.weight, self.bias, second)
+
+    def agrees(self, other: Matrix, *, wide: bool) -> bool:
+        """Whether the products with another one of the same shape are the same, to the bit, as far as is tried."""
+        drawn = torch.Generator().manual_seed(0)  # not the one that answers are drawn with
+        given = [torch.randn(rows, self.weight.shape[1], generator=drawn) for rows in _TRIED_ROWS]
+        ways = [(it, in_parts) for it in given for in_parts in (True, False)]
+        try:
+            if wide:
+                return all(torch.equal(self.wide(it, in_parts=way), other.wide(it, in_parts=way)) for it, way in ways)
+            given = [it.to(self.weight.dtype) for it in given]
+            return all(torch.equal(self.product(it), other.product(it)) for it in given)
+        except RuntimeError:  # not for this kind of processor
+            return False
+
+    @property
+    def second_bytes(self) -> int:
+        """What weights take that are there a second time."""
+        return 0 if self._second is None else self._second.numel() * self._second.element_size()
 
     def joined(self, parts: Sequence[Matrix]) -> Matrix:
         """One matrix of several like this one, of which all have a bias or none."""
@@ -80,6 +117,9 @@ class Matrix:
 
     def product(self, given: Tensor) -> Tensor:
         """Return the products [rows, out] of ``given`` [rows, in] as torch's linear layer computes them."""
+        if self._is_packed and has_onednn():
+            product: Tensor = torch.ops.mkldnn._linear_pointwise(given, self._second, self.bias, "none", [], "")
+            return product
         return functional.linear(given, self.weight, self.bias)
 
     def wide(self, given: Tensor, *, in_parts: bool) -> Tensor:
@@ -87,6 +127,11 @@ class Matrix:
         out, width = self.weight.shape
         result = self._scaled((self._in_parts if in_parts else self._from_left)(given, max(1, PIECE // width), out))
         return result if self.bias is None else result + self.bias.float()
+
+    def _wide_part(self, begin: int, end: int) -> Tensor:
+        """These outputs' weights in 32 bits."""
+        kept = self.weight if self._second is None or self._is_packed else self._second
+        return widened(kept[begin:end])
 
     def _scaled(self, result: Tensor) -> Tensor:
         """What is left to do where the weights stand for others."""
@@ -99,8 +144,7 @@ class Matrix:
         if self.weight.dtype == torch.float32:
             piece = out
         for begin in range(0, out, piece):
-            part = self.weight[begin : begin + piece]
-            torch.mm(widened(part), right, out=result[begin : begin + piece])
+            torch.mm(self._wide_part(begin, begin + piece), right, out=result[begin : begin + piece])
         return result.t()
 
     def _in_parts(self, given: Tensor, piece: int, out: int) -> Tensor:
@@ -108,7 +152,7 @@ class Matrix:
         result = torch.empty(rows, out)
         whole = max(1, piece // _PARTS) * _PARTS
         for begin in range(0, out, whole):
-            wide = widened(self.weight[begin : begin + whole])
+            wide = self._wide_part(begin, begin + whole)
             into = result[:, begin : begin + whole]
             if len(wide) % _PARTS:
                 torch.mm(given, wide.t(), out=into)
@@ -116,6 +160,20 @@ class Matrix:
             parts = wide.view(_PARTS, -1, width).transpose(1, 2)
             into.view(rows, _PARTS, -1).copy_(torch.bmm(given.expand(_PARTS, rows, width), parts).transpose(0, 1))
         return result
+
+
+def _in_32_bits(weight: Tensor) -> Tensor | None:
+    return None if weight.dtype == torch.float32 else weight.float()
+
+
+def _packed(weight: Tensor) -> Tensor | None:
+    """Weights [out, in] as oneDNN reads them, in memory of their own; None where there is no such order here."""
+    ops: Any = torch.ops.mkldnn
+    try:
+        packed: Tensor = ops._reorder_linear_weight(weight, _PACKED_FOR)
+    except (AttributeError, RuntimeError):  # another build of torch, or another processor
+        return None
+    return packed if packed.is_mkldnn else None
 
 
 def linear(model: nn.Module) -> list[Matrix]:

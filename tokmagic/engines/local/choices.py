@@ -104,9 +104,9 @@ def for_own_passes(matrices: Sequence[Matrix], dtype: torch.dtype) -> Arithmetic
     for rows in ROWS:
         given = torch.ones(rows, width)
         from_left, in_parts, as_transformers = _seconds(
-            partial(matrix.wide, given, in_parts=False),
-            partial(matrix.wide, given, in_parts=True),
-            partial(matrix.product, given.to(dtype)),
+            partial(_pass, partial(matrix.wide, given, in_parts=False)),
+            partial(_pass, partial(matrix.wide, given, in_parts=True)),
+            partial(_pass, partial(matrix.product, given.to(dtype))),
         )
         if dtype != torch.float32:
             # It has to pay for all more rows, too: prompts have hundreds.
@@ -134,15 +134,19 @@ def _native_to(matrices: Sequence[Matrix], dtype: torch.dtype) -> int:
     for rows in _FEW:
         given = [torch.ones(rows, it.weight.shape[1], dtype=dtype) for it in tried]
 
-        def products(native: bool, given: Sequence[torch.Tensor] = given) -> None:
-            with alone(native=native):
-                for matrix, some in zip(tried, given, strict=True):
-                    matrix.product(some)
+        def products(given: Sequence[torch.Tensor] = given) -> None:
+            for matrix, some in zip(tried, given, strict=True):
+                matrix.product(some)
 
-        by_onednn, by_torch = _seconds(partial(products, False), partial(products, True))
+        by_onednn, by_torch = _seconds(partial(_pass, products), partial(_pass, products, native=True))
         if _SOONER * by_torch > by_onednn:
             return rows - 1
     return _FEW[-1]
+
+
+def _pass(work: Callable[[], object], *, native: bool = False) -> None:
+    with alone(native=native):  # or another model's pass could have switched oneDNN off
+        work()
 
 
 def _seconds(*ways: Callable[[], object]) -> list[float]:

@@ -106,7 +106,7 @@ class Decoder:
         if free is None or wanted > free * _FOR_SPEED:
             return
         # The shapes of one layer are those of all.
-        if all(it.agrees(it.doubled(wide=wide), wide=wide) for it in (self._head, *self._layers[0].matrices)):
+        if all(it.can_be_doubled(wide=wide) for it in (self._head, *self._layers[0].matrices)):
             self._head = self._head.doubled(wide=wide)
             self._layers = [it.doubled(wide=wide) for it in self._layers]
 

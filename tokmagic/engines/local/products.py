@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokmagic.engines.local.passes import has_onednn
+from tokmagic.engines.local.passes import alone, has_onednn
 
 PIECE = 2 * 1024 * 1024
 """Numbers of a widened piece: 8 MB, which a processor's last cache holds."""
@@ -89,16 +89,20 @@ class Matrix:
         second = _in_32_bits(self.weight) if wide else _packed(self.weight)
         return self if second is None else Matrix(self.weight, self.bias, second)
 
-    def agrees(self, other: Matrix, *, wide: bool) -> bool:
-        """Whether the products with another one of the same shape are the same, to the bit, as far as is tried."""
+    def can_be_doubled(self, *, wide: bool) -> bool:
+        """Whether there is such a form here, with the same products, to the bit, as far as is tried."""
+        other = self.doubled(wide=wide)
+        if other is self:
+            return False
         drawn = torch.Generator().manual_seed(0)  # not the one that answers are drawn with
         given = [torch.randn(rows, self.weight.shape[1], generator=drawn) for rows in _TRIED_ROWS]
         ways = [(it, in_parts) for it in given for in_parts in (True, False)]
         try:
-            if wide:
-                return all(torch.equal(self.wide(it, in_parts=way), other.wide(it, in_parts=way)) for it, way in ways)
-            given = [it.to(self.weight.dtype) for it in given]
-            return all(torch.equal(self.product(it), other.product(it)) for it in given)
+            with alone():
+                if wide:
+                    return all(torch.equal(self.wide(it, in_parts=by), other.wide(it, in_parts=by)) for it, by in ways)
+                given = [it.to(self.weight.dtype) for it in given]
+                return all(torch.equal(self.product(it), other.product(it)) for it in given)
         except RuntimeError:  # not for this kind of processor
             return False
 

@@ -124,6 +124,7 @@ def test_go_to_cell_open_and_keys_reach_rows_far_away(lab: Lab, open_notebook: O
         assert page.evaluate(FOCUSED) == f"Runs of cell {cell}"
         page.keyboard.press("Tab")
         assert page.evaluate(FOCUSED).startswith(f"Go to cell {cell}:")
+        panel.locator(f"tr[data-cell-id='cell-{cell}']").wait_for(state="attached")  # Tab reaches what is drawn
         page.keyboard.press("Tab")
 
 

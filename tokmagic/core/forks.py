@@ -53,8 +53,9 @@ class _Blocks:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.ended = threading.Condition(self.lock)
+        self.changed = threading.Condition(self.lock)
         self.threads: dict[object, int] = {}
+        self.forking: set[int] = set()
 
 
 _blocks = _Blocks()
@@ -63,26 +64,33 @@ _blocks = _Blocks()
 @contextmanager
 def whole() -> Iterator[None]:
     """A block that no fork cuts in two: one waits until it has ended on every other thread."""
-    block, blocks = object(), _blocks
+    block, blocks, me = object(), _blocks, threading.get_ident()
     try:
         with blocks.lock:
-            blocks.threads[block] = threading.get_ident()
+            # What is within a block that a fork waits for goes on. All else has to wait, or there would be no moment
+            # for the fork where threads go from one block to the next.
+            if blocks.forking and me not in blocks.forking and me not in blocks.threads.values():
+                blocks.changed.wait_for(lambda: not blocks.forking, _LONGEST_S)
+            blocks.threads[block] = me
         yield
     finally:
         with blocks.lock:
             blocks.threads.pop(block, None)
-            blocks.ended.notify_all()
+            blocks.changed.notify_all()
 
 
 def _wait() -> None:
     blocks, me = _blocks, threading.get_ident()
     with uninterrupted(later_s=_LATER_S):
-        blocks.lock.acquire()  # so that no other block begins
-        blocks.ended.wait_for(lambda: all(thread == me for thread in blocks.threads.values()), _LONGEST_S)
+        blocks.lock.acquire()
+        blocks.forking.add(me)  # so that no other block begins
+        blocks.changed.wait_for(lambda: all(thread == me for thread in blocks.threads.values()), _LONGEST_S)
         _call(_before)
 
 
 def _go_on() -> None:
+    _blocks.forking.discard(threading.get_ident())
+    _blocks.changed.notify_all()
     _blocks.lock.release()
 
 

@@ -150,7 +150,7 @@ class SqliteBackend(Backend):
 
     def prepare(self) -> None:
         # Only now: a file that turned out to be somebody else's keeps its journal as it was.
-        with closing(self.engine.raw_connection()) as raw:
+        with whole(), closing(self.engine.raw_connection()) as raw:
             raw.cursor().execute("PRAGMA journal_mode=WAL")
 
     def _renew(self) -> None:
@@ -210,11 +210,13 @@ class SqliteBackend(Backend):
         return f"cannot be used: {reason}; set TOKMAGIC_LEDGER to another file"
 
     def close(self) -> None:
-        with suppress(TimeoutError), self._line.turn():  # else it is written to, just now
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-        super().close()
+        # Closing takes a lock of SQLite's own, too, which a child that is forked meanwhile would wait for for ever.
+        with whole():
+            with suppress(TimeoutError), self._line.turn():  # else it is written to, just now
+                if self._connection is not None:
+                    self._connection.close()
+                    self._connection = None
+            super().close()
 
 
 class PostgresBackend(Backend):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from tokmagic.core.forks import whole
 from tokmagic.errors import LedgerError, NewerLedgerError
 from tokmagic.ledgers.backend import Backend, mapped
 
@@ -21,8 +22,9 @@ def migrate(backend: Backend) -> None:
     with mapped(backend), backend.reading() as connection:
         if _revision(backend, connection) == _REVISIONS[-1]:
             return
-    from alembic import command
-    from alembic.config import Config
+    with whole():  # a child would wait for an import that a thread of its parent had begun
+        from alembic import command
+        from alembic.config import Config
 
     with mapped(backend):
         backend.prepare()

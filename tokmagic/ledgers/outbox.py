@@ -25,10 +25,8 @@ def kept_in(home: Path, url: str) -> Path:
     """The file for what is kept for a server's ledger: by its host, port and database, whoever logs in there."""
     try:
         given = make_url(url)
-    except (
-        ArgumentError,
-        ValueError,
-    ):  # no address: whoever opens it is told, and its runs are kept until it is mended
+    except (ArgumentError, ValueError):
+        # No address: whoever opens it is told, and its runs are kept until it is mended.
         place: tuple[object, ...] = (url,)
     else:
         host, port = (given.query.get(name, "") for name in ("host", "port"))

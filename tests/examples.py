@@ -1,10 +1,12 @@
-"""How many examples a property is tried on: all of them in ``make test-long``, some in ``make test``."""
+"""How many examples a property or a table is tried on: all of them in ``make test-long``, some in ``make test``."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import settings
 
 THOROUGH = os.environ.get("TOKMAGIC_TEST_THOROUGH") == "1"
@@ -19,3 +21,8 @@ def some(count: int) -> int:
 def examples(count: int, **more: Any) -> settings:
     """Hypothesis's settings for a property that is tried on ``count`` examples where the tests are thorough."""
     return settings(max_examples=some(count), **more)
+
+
+def first(quick: int, values: Iterable[Any]) -> list[Any]:
+    """``values`` for ``parametrize``: ``make test`` takes the first ``quick`` of them, ``make test-long`` the rest."""
+    return [it if number < quick else pytest.param(it, marks=pytest.mark.slow) for number, it in enumerate(values)]

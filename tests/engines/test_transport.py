@@ -18,6 +18,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
+import httpx2
 import pytest
 import trustme
 
@@ -138,6 +139,36 @@ def test_a_certificate_of_ones_own_is_trusted_on_this_machine(
         session.models.add("secure", ModelSpec("org/m", api_base=secure.url))
         assert session.generate(ASK, "secure").status == "ok"
     assert proxy.asked == []
+
+
+def test_certificates_are_read_once_and_again_when_they_change(
+    make_session: Callable[..., Session], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other, authority, file = trustme.CA(), trustme.CA(), tmp_path / "authority.pem"
+    reads: list[int] = []
+    read = httpx2.create_ssl_context
+    monkeypatch.setattr(httpx2, "create_ssl_context", lambda: reads.append(1) or read())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def asked(times: int) -> list[str]:
+        with serve(streams(ANSWER), context) as secure:
+            sessions = [make_session() for _ in range(times)]
+            for session in sessions:
+                session.models.add("secure", ModelSpec("org/m", api_base=secure.url))
+            return [str(session.generate(ASK, "secure", cache=False).error) for session in sessions]
+
+    other.cert_pem.write_to_path(file)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    assert all("its certificate cannot be trusted" in it for it in asked(2))
+    authority.cert_pem.write_to_path(file)
+    os.utime(file, ns=(1, 1))  # within one tick of the clock
+    assert asked(3) == ["None"] * 3
+    assert len(reads) == 2
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    (said,) = asked(1)
+    assert "the environment's proxy or certificates cannot be used" in said
+    assert "SSL_CERT_FILE" in said
 
 
 # How much is taken in

@@ -59,7 +59,12 @@ def statuses(session: Session) -> list[str]:
     ],
 )
 def test_runs_beside_each_other_are_read_in_lumps_unless_they_are_watched(
-    session: Session, monkeypatch: pytest.MonkeyPatch, budget: str | None, hold: str, in_lumps: bool
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    budget: str | None,
+    hold: str,
+    in_lumps: bool,
 ) -> None:
     """A thread that is woken for each token holds up the engine's own, which all of them wait for."""
     relaxed: list[int] = []
@@ -69,6 +74,11 @@ def test_runs_beside_each_other_are_read_in_lumps_unless_they_are_watched(
             relaxed.append(1)
 
     monkeypatch.setattr(scripted, "ScriptedStream", Stream)
+    script = tmp_path / "quick.json"
+    script.write_text(json.dumps({"pieces": PIECES}), encoding="utf-8")
+    session.models.add("quick", ModelSpec(f"scripted:{script}"))
+    session.models.use("quick")
+    session.prices.set("quick", DOLLAR_A_TOKEN)
     session.settings.hold = hold  # type: ignore[assignment]
     for _ in range(30):  # so that the usual length of an answer is known
         tokmagic.generate("A question", cache=False, max_tokens=50)

@@ -20,6 +20,7 @@ import httpx2
 
 from tokmagic.core.forks import in_child, whole
 from tokmagic.core.version import __version__
+from tokmagic.engines.endpoint import certificates
 from tokmagic.engines.endpoint.answers import error_text
 from tokmagic.engines.endpoint.compressed import decompressed
 from tokmagic.engines.endpoint.limits import Limits
@@ -73,7 +74,8 @@ class Connection:
         try:
             # A proxy does not stand between this machine and itself; certificates of one's own hold there, too.
             proxied = not target.loopback
-            verify = True if proxied or target.url.startswith("http:") else httpx2.create_ssl_context()
+            plain = not proxied and target.url.startswith("http:")
+            verify = certificates.nobody() if plain else certificates.trusted()
             self._client = httpx2.Client(timeout=timeout, limits=limits, trust_env=proxied, verify=verify)
         except (ValueError, httpx2.InvalidURL, OSError, ImportError) as error:
             raise AttemptError(

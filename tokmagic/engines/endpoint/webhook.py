@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from tokmagic.core.version import __version__
+from tokmagic.engines.endpoint import certificates
 from tokmagic.engines.endpoint.addresses import is_this_machine
 from tokmagic.errors import EndpointError
 
@@ -21,7 +22,8 @@ def post(url: str, value: Mapping[str, Any]) -> None:
     try:
         host = urlsplit(url).hostname or host
         # A proxy does not stand between this machine and itself. A redirect is not followed: nobody chose its target.
-        with httpx2.Client(timeout=_TIMEOUT_S, trust_env=not is_this_machine(host)) as client:
+        proxied = not is_this_machine(host)
+        with httpx2.Client(timeout=_TIMEOUT_S, trust_env=proxied, verify=certificates.trusted()) as client:
             response = client.post(url, json=value, headers={"User-Agent": f"tokmagic/{__version__}"})
     except httpx2.TimeoutException:
         raise EndpointError(f"{host} did not answer within {_TIMEOUT_S:g} s") from None

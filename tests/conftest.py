@@ -257,12 +257,20 @@ def _outside(server: AbstractContextManager[Any]) -> Iterator[Any]:
 LONGEST = ("browser", "transformers_serve", "smollm_session")
 """Fixtures that take long to start, and whose tests begin first."""
 
+_OF_TORCH = (
+    "engines/test_choices engines/test_conversion engines/test_decoder engines/test_fit engines/test_int8 "
+    "engines/test_local_ engines/test_model_files engines/test_passes engines/test_roof engines/test_threads "
+    "prices/test_bills project/test_compatibility cli/test_commands runs/test_budgets. runs/test_cache_identity "
+    "runs/test_details runs/test_forecast tokens/test_tokenizer. tokens/test_vocabularies"
+)
+
 TOGETHER = {
+    **{f"tests/{begin}": "torch" for begin in _OF_TORCH.split()},
     "tests/ui/": "browser",
     "tests/engines/test_outside_": "servers",
     "tests/project/test_others.py": "servers",
 }
-"""Files, by how their names begin, that ask the same browser or the same servers of others: one worker starts these."""
+"""Files, by how their names begin, that use the same model, browser or servers of others: one worker starts these."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

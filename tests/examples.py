@@ -25,4 +25,5 @@ def examples(count: int, **more: Any) -> settings:
 
 def first(quick: int, values: Iterable[Any]) -> list[Any]:
     """``values`` for ``parametrize``: ``make test`` takes the first ``quick`` of them, ``make test-long`` the rest."""
-    return [it if number < quick else pytest.param(it, marks=pytest.mark.slow) for number, it in enumerate(values)]
+    rows = [it if isinstance(it, tuple) else (it,) for it in values]
+    return [pytest.param(*row, marks=pytest.mark.slow if at >= quick else ()) for at, row in enumerate(rows)]

@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.ui, pytest.mark.model]
 Open = Callable[..., Notebook]
 
 
+@pytest.mark.slow
 def test_empty_states_are_mended_by_their_buttons(lab: Lab, open_notebook: Open, shots: Path) -> None:
     notebook = open_notebook(lab.notebook("empty.ipynb", ["x = 1"]))
     panel = notebook.panel

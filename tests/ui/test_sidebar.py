@@ -83,6 +83,7 @@ def test_an_interrupted_cell_says_so(lab: Lab, open_notebook: Open, ui_ledger: L
     assert row.raw("cost") == saved["cost_usd"]
 
 
+@pytest.mark.slow
 def test_the_stop_button_stops_one_run(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
     notebook = open_notebook(lab.notebook("stop.ipynb", [LOAD, LONG]))
     notebook.run(0)

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from types import MethodType
 
 from tokmagic.core.interrupts import uninterrupted
@@ -22,9 +23,10 @@ _LATER_S = 0.05
 """When an interrupt comes that came meanwhile: Python drops what a function raises that it calls before a fork."""
 
 Hook = Callable[[], None]
-_Hooks = list[Callable[[], Hook | None]]
-_before: _Hooks = []
-_in_child: _Hooks = []
+_Hooks = dict[int, Hook]
+_before: _Hooks = {}
+_in_child: _Hooks = {}
+_numbers = count()
 
 
 def before_fork(hook: Hook) -> None:
@@ -38,14 +40,19 @@ def in_child(hook: Hook) -> None:
 
 
 def _add(hooks: _Hooks, hook: Hook) -> None:
-    hooks[:] = [it for it in hooks if it() is not None]
-    hooks.append(weakref.WeakMethod(hook) if isinstance(hook, MethodType) else lambda: hook)
+    number = next(_numbers)
+    if isinstance(hook, MethodType):
+        function = hook.__func__
+        # Not a WeakMethod: its callback may be called when it is gone itself, at the end of a process.
+        owner = weakref.ref(hook.__self__, lambda _: hooks.pop(number, None))
+        hooks[number] = lambda: None if (it := owner()) is None else function(it)
+    else:
+        hooks[number] = hook
 
 
 def _call(hooks: _Hooks) -> None:
-    for reference in list(hooks):
-        if (hook := reference()) is not None:
-            hook()
+    for hook in list(hooks.values()):
+        hook()
 
 
 class _Blocks:

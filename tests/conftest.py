@@ -261,7 +261,8 @@ _OF_TORCH = (
     "engines/test_choices engines/test_conversion engines/test_decoder engines/test_fit engines/test_int8 "
     "engines/test_local_ engines/test_model_files engines/test_passes engines/test_roof engines/test_threads "
     "prices/test_bills project/test_compatibility cli/test_commands runs/test_budgets. runs/test_cache_identity "
-    "runs/test_details runs/test_forecast tokens/test_tokenizer. tokens/test_vocabularies"
+    "runs/test_details runs/test_forecast tokens/test_tokenizer. tokens/test_vocabularies tokens/test_chat_template "
+    "magics/test_tokens bench/test_plan"
 )
 
 TOGETHER = {

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.examples import first
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 # Four threads that go from one block to the next: there is hardly a moment at which none is in one.
@@ -74,7 +76,7 @@ print(ends)
 """
 
 
-@pytest.mark.parametrize(("script", "said"), [(BUSY, "{0} 0"), (CLOSING, "{0}")], ids=["blocks", "ledgers"])
+@pytest.mark.parametrize(("script", "said"), first(1, [(BUSY, "{0} 0"), (CLOSING, "{0}")]), ids=["blocks", "ledgers"])
 def test_children_of_a_busy_process_begin_and_go_on(script: str, said: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=120

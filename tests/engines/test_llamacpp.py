@@ -195,6 +195,7 @@ def test_a_limit_that_leaves_one_token_is_greedy(engine: Engine, greedy: dict[st
     assert ids_of(run(engine, ask(STORY, temperature=1.5, seed=1, **greedy))) == expected
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_answers_again(engine: Engine) -> None:
     prompt = ask(STORY, temperature=1.0, seed=7, n=3)
     first, again = run(engine, prompt), run(engine, prompt)
@@ -302,6 +303,7 @@ def test_a_long_answer_waits_for_room_and_comes(engine: Engine) -> None:
     assert len(ids_of(first.result())) == 12
 
 
+@pytest.mark.slow
 def test_an_interrupt_counts_what_came_and_the_others_go_on(engine: Engine) -> None:
     stream = engine.stream(replace(ask(STORY, max_tokens=1500), ignore_eos=True))
     with ThreadPoolExecutor(1) as pool:

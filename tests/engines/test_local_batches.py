@@ -248,6 +248,7 @@ def test_unloading_waits_for_what_runs_and_what_comes_later_is_told(session: Ses
     assert text_of(list(session.load("smollm2").stream(ask("Hi", max_tokens=3))))
 
 
+@pytest.mark.slow
 def test_a_prompt_that_is_handed_in_as_its_model_is_unloaded_ends(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:

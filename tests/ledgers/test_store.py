@@ -345,6 +345,7 @@ def process(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             child.kill()
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_at_once_lose_no_run(ledger_url: str) -> None:
     with process(WRITER, ledger_url, "a") as first, process(WRITER, ledger_url, "b") as second:
         for child in (first, second):

@@ -38,6 +38,7 @@ def started(desk: Desk, **more: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_notebook_that_papermill_ran_gives_the_same_in_a_new_kernel(
     empty: Desk, reproduce_in_kernel: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,8 +85,8 @@ print(ends, {{row.status for row in rows}}, len(rows) == len({{row.run_id for ro
 @pytest.mark.parametrize(
     ("model", "threads", "hard"),
     [
-        ("scripted", 3, True),
         ("scripted", 3, False),
+        pytest.param("scripted", 3, True, marks=pytest.mark.slow),
         pytest.param("smollm2", 0, True, marks=(pytest.mark.model, pytest.mark.slow)),
         pytest.param("smollm2", 3, False, marks=(pytest.mark.model, pytest.mark.slow)),
     ],

@@ -29,6 +29,7 @@ def tokens_of(make_session: Callable[..., Session], tiny_home: Path) -> Callable
     return lambda text: engine.count(Prompt((Message("user", text),)))
 
 
+@pytest.mark.slow
 def test_the_count_follows_what_is_typed_and_is_the_runs(
     lab: Lab, open_notebook: Open, tokens_of: Callable[[str], int], shots: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -83,3 +83,43 @@ def test_children_of_a_busy_process_begin_and_go_on(script: str, said: str, tmp_
     )
     assert done.stderr == ""
     assert done.stdout.strip() == said
+
+
+MADE = """
+import os, sys, threading
+from tokmagic.core.forks import in_child
+
+sys.setswitchinterval(1e-6)
+marks = []
+
+class Thing:
+    def __init__(self):
+        in_child(self.mark)
+
+    def mark(self):
+        marks.append(self)
+
+kept = []
+
+def make():
+    for _ in range(100):
+        kept.append(Thing())
+        Thing()
+
+threads = [threading.Thread(target=make) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+child = os.fork()
+if not child:
+    os._exit(0 if set(marks) == set(kept) and len(marks) == 400 else 1)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_each_of_what_threads_make_at_once_begins_anew_in_a_child() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", MADE], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert (done.stdout.strip(), done.stderr) == ("0", "")

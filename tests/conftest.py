@@ -257,6 +257,7 @@ def _outside(server: AbstractContextManager[Any]) -> Iterator[Any]:
 LONGEST = ("browser", "transformers_serve", "smollm_session")
 """Fixtures that take long to start, and whose tests begin first."""
 
+# In these torch or transformers is imported into the worker, which takes seconds.
 _OF_TORCH = (
     "engines/test_choices engines/test_conversion engines/test_decoder engines/test_fit engines/test_int8 "
     "engines/test_local_ engines/test_model_files engines/test_passes engines/test_roof engines/test_threads "

@@ -169,6 +169,10 @@ def test_certificates_are_read_once_and_again_when_they_change(
     (said,) = asked(1)
     assert "the environment's proxy or certificates cannot be used" in said
     assert "SSL_CERT_FILE" in said
+    with serve(streams(ANSWER)) as plain:
+        session = make_session()
+        session.models.add("plain", ModelSpec("org/m", api_base=plain.url))
+        assert session.generate(ASK, "plain", cache=False).status == "ok", "nobody speaks TLS there"
 
 
 # How much is taken in

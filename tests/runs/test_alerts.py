@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -271,6 +272,14 @@ def test_nothing_waits_for_a_webhook_and_an_unreachable_ledger_stops_no_later_al
     answering.set()
     sender.close()
     assert told(hook) == [("key", "total", 50)]
+
+
+def test_a_plain_webhook_on_this_machine_needs_no_certificates(
+    hook: Endpoint, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    webhook.post(hook.url, {"text": "Hi"})
+    assert len(hook.asked) == 1
 
 
 def test_a_session_alerts_where_a_webhook_is_set(make_session: Callable[..., Session], hook: Endpoint) -> None:

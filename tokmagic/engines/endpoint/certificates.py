@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,16 +16,21 @@ _NAMED_BY = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _Named = tuple[tuple[str | None, int], ...]
 
 
-def trusted() -> ssl.SSLContext:
-    """The certificates of this machine, or those that SSL_CERT_FILE and SSL_CERT_DIR name; read again as they change.
+def trusted(url: str, *, proxied: bool) -> ssl.SSLContext:
+    """Whom a connection to ``url`` trusts: nobody where nothing speaks TLS, neither it nor a proxy before it.
 
-    Raises OSError and ssl.SSLError where what they name cannot be read.
+    Else the certificates of this machine, or those that SSL_CERT_FILE and SSL_CERT_DIR name, which are read again when
+    they change. Raises OSError, ssl.SSLError too, where what they name cannot be read.
     """
+    if url.startswith("http:") and not proxied:
+        return _nobody()
     return _read(tuple((path, _changed_ns(path)) for path in map(os.environ.get, _NAMED_BY)))
 
 
 def _changed_ns(path: str | None) -> int:
-    return Path(path).stat().st_mtime_ns if path and Path(path).exists() else 0
+    with suppress(OSError):  # whoever reads it says so
+        return Path(path).stat().st_mtime_ns if path else 0
+    return 0
 
 
 @lru_cache(maxsize=1)
@@ -33,6 +39,5 @@ def _read(_named: _Named) -> ssl.SSLContext:
 
 
 @lru_cache(maxsize=1)
-def nobody() -> ssl.SSLContext:
-    """None at all, for what never speaks TLS: this takes no time, and fails where TLS were spoken after all."""
+def _nobody() -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -74,8 +74,7 @@ class Connection:
         try:
             # A proxy does not stand between this machine and itself; certificates of one's own hold there, too.
             proxied = not target.loopback
-            plain = not proxied and target.url.startswith("http:")
-            verify = certificates.nobody() if plain else certificates.trusted()
+            verify = certificates.trusted(target.url, proxied=proxied)
             self._client = httpx2.Client(timeout=timeout, limits=limits, trust_env=proxied, verify=verify)
         except (ValueError, httpx2.InvalidURL, OSError, ImportError) as error:
             raise AttemptError(

@@ -23,7 +23,8 @@ def post(url: str, value: Mapping[str, Any]) -> None:
         host = urlsplit(url).hostname or host
         # A proxy does not stand between this machine and itself. A redirect is not followed: nobody chose its target.
         proxied = not is_this_machine(host)
-        with httpx2.Client(timeout=_TIMEOUT_S, trust_env=proxied, verify=certificates.trusted()) as client:
+        verify = certificates.trusted(url, proxied=proxied)
+        with httpx2.Client(timeout=_TIMEOUT_S, trust_env=proxied, verify=verify) as client:
             response = client.post(url, json=value, headers={"User-Agent": f"tokmagic/{__version__}"})
     except httpx2.TimeoutException:
         raise EndpointError(f"{host} did not answer within {_TIMEOUT_S:g} s") from None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 
 from tests.pool.pools import Pool, chat, pool, said, script, wait_for
@@ -73,6 +74,13 @@ def test_at_its_start_it_says_what_it_charges(served: Pool) -> None:
     assert lines == [
         f"{model(served, number)}: $1.00 in, $2.00 out per 1M tokens (command line)\n" for number in (0, 1)
     ]
+
+
+def test_its_processes_give_way_to_no_other_program(served: Pool) -> None:
+    """Ray would run its workers at niceness 15: starved by whatever else the machine does."""
+    names = ("gateway", "model-0", "model-1")
+    found = {name: {it.nice() for it in served.processes(name)} for name in names}
+    assert found == {name: {psutil.Process(served.child.pid).nice()} for name in names}
 
 
 def test_a_run_can_be_found_by_a_header_of_its_answer(served: Pool) -> None:

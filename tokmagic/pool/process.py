@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -30,6 +31,15 @@ _GRACE_S = 30
 _REACH_S = 10
 _ATTEMPTS = 5
 """Ray gives its own processes 15 s to start, and ends where a busy machine takes longer."""
+_ENVIRONMENT = MappingProxyType(
+    {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray runs its workers, and so the gateway and the replicas, at niceness 15: three busy programs on two cores
+        # would leave them so little that a start fails and an answer takes minutes.
+        "RAY_worker_niceness": "0",
+    }
+)
+"""What Ray reads when a cluster starts, unless the user has set it."""
 _log = logging.getLogger("tokmagic.pool")
 
 
@@ -69,7 +79,8 @@ def serve(
 @contextmanager
 def _cluster(address: str | None, progress: Progress) -> Iterator[None]:
     """A Ray cluster. What this process starts ends with it, even if it is killed."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     progress("starting Ray" if address is None else f"joining the cluster at {address}", None)
     if address is not None:
         _reach(address)

@@ -47,6 +47,8 @@ class Served:
     secret: str
     client: httpx2.Client
     ended: list[RunRecord] = field(default_factory=list)
+    waited: dict[str, float] = field(default_factory=dict)
+    """By run id, how long each had waited until its engine was asked, in seconds."""
 
     @property
     def ledger(self) -> Ledger:
@@ -147,9 +149,11 @@ def serving(
         prices.set(engine.info.name, rates or RATES)
     metrics = Metrics()
     rows: list[RunRecord] = []
+    waited: dict[str, float] = {}
 
     def ended(record: RunRecord, waited_s: float) -> None:
         metrics.ended(record, waited_s)
+        waited[record.run_id] = waited_s
         rows.append(record)
 
     gateway = Gateway(
@@ -177,7 +181,7 @@ def serving(
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with httpx2.Client(base_url=url, timeout=60, trust_env=False) as client:
         try:
-            yield Served(url, gateway, key, secret, client, rows)
+            yield Served(url, gateway, key, secret, client, rows, waited)
         finally:
             server.should_exit = True
             thread.join(timeout=60)

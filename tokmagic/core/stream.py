@@ -110,8 +110,8 @@ class Token:
 class ServerTimes:
     """What a server says of its own times, in seconds: until it began, for the prompt, between two tokens.
 
-    A shared engine also tells how long a request waited for its turn (``waited_s``), which is part of ``queue_s``, the
-    percentiles of its ITL, and what it measured from that turn on: ``ttft_s`` and ``latency_s``.
+    A shared engine also tells how long a request waited there until the engine was asked (``waited_s``), which is part
+    of ``queue_s``, the percentiles of its ITL, and what it measured from then on: ``ttft_s`` and ``latency_s``.
     """
 
     queue_s: float | None = None

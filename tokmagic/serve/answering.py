@@ -16,8 +16,9 @@ from tokmagic.errors import BudgetError
 from tokmagic.runs.generation import Generation
 from tokmagic.serve import spans
 from tokmagic.serve.asking import Asked
+from tokmagic.serve.calls import Call, Caller
 from tokmagic.serve.failures import ApiError, api_error
-from tokmagic.serve.gateway import Call, Caller, Gateway
+from tokmagic.serve.gateway import Gateway
 from tokmagic.serve.writers import Writer, error_with_usage, sse
 
 _log = logging.getLogger("tokmagic.serve")
@@ -106,13 +107,11 @@ class Answering:
     async def _run(self, send: Send) -> None:
         gateway, asked = self._gateway, self._asked
         name = gateway.engine(asked.model).info.name
-        asked_at = time.monotonic()
         key_id = self._caller.key.key_id
         await gateway.turns.enter(key_id)
         began_at = time.monotonic()
-        waited_s = began_at - asked_at
         try:
-            call = gateway.begin(asked, self._caller, waited_s)
+            call = gateway.begin(asked, self._caller)
         except BaseException:
             gateway.turns.leave(key_id, None)
             raise
@@ -121,19 +120,19 @@ class Answering:
         try:
             writer = self._make_writer(asked, name, call.run_id)
             if asked.stream:
-                await self._stream(send, call, writer, waited_s)
+                await self._stream(send, call, writer)
             else:
                 generation = await asyncio.shield(call.settled)
-                self._raise_early(generation, waited_s)
-                response = JSONResponse(writer.whole(generation, waited_s), headers=_named(call.run_id))
+                self._raise_early(generation, call.waited_s)
+                response = JSONResponse(writer.whole(generation, call.waited_s), headers=_named(call.run_id))
                 await response({"type": "http"}, _nothing_more, send)
         finally:
             call.stop()
 
-    async def _stream(self, send: Send, call: Call, writer: Writer, waited_s: float) -> None:
+    async def _stream(self, send: Send, call: Call, writer: Writer) -> None:
         item = await call.next()
         if item is None:
-            self._raise_early(await asyncio.shield(call.settled), waited_s)
+            self._raise_early(await asyncio.shield(call.settled), call.waited_s)
         named = [(name.encode(), run_id.encode()) for name, run_id in _named(call.run_id).items()]
         self._began = True
         await send({"type": "http.response.start", "status": 200, "headers": [*_STREAM_HEADERS, *named]})
@@ -143,9 +142,9 @@ class Answering:
         generation = await asyncio.shield(call.settled)
         error = generation.error
         if error is None or isinstance(error, BudgetError):
-            await _send_all(send, writer.ending(generation, waited_s))
+            await _send_all(send, writer.ending(generation, call.waited_s))
         else:
-            await _send_all(send, writer.failing(api_error(error), generation, waited_s))
+            await _send_all(send, writer.failing(api_error(error), generation, call.waited_s))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _raise_early(self, generation: Generation, waited_s: float) -> None:
@@ -186,10 +185,10 @@ def _named(run_id: str) -> dict[str, str]:
     return {"x-request-id": run_id, "x-tokmagic-server-run-id": run_id}
 
 
-def caller_of(request: Request, key: Key) -> Caller:
+def caller_of(request: Request, key: Key, arrived_ns: int) -> Caller:
     """Who asks. Raises ApiError for a run id that is none."""
     given = request.headers.get("x-tokmagic-run-id")
     if given is not None:
         run_id_of(given, "X-Tokmagic-Run-Id")
     carried = {name: value for name in spans.CARRIED if (value := request.headers.get(name)) is not None}
-    return Caller(key, given, carried)
+    return Caller(key, arrived_ns, given, carried)

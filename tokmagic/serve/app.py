@@ -71,6 +71,7 @@ class _Endpoints:
         """Ask for a key first, and give errors their shape."""
 
         async def answer(request: Request) -> Any:
+            request.state.arrived_ns = time.perf_counter_ns()
             try:
                 key = await run_in_threadpool(self._gateway.key, _secret(request))
                 return await endpoint(request, key)
@@ -92,13 +93,17 @@ class _Endpoints:
             asked = await self._read(read, request)
             if self._gateway.stopping:
                 raise stopping()
-            return Answering(self._gateway, caller_of(request, key), asked, writer, self._metrics.rejected)
+            caller = caller_of(request, key, request.state.arrived_ns)
+            return Answering(self._gateway, caller, asked, writer, self._metrics.rejected)
 
         return answer
 
     async def _read(self, read: Callable[[bytes], _Read], request: Request) -> _Read:
         """What a body says. A large one is read on another thread: the tokens of others are not to wait for it."""
+        began_ns = time.perf_counter_ns()
         raw = await _body(request, self._gateway)
+        # How long a client takes to send its body is no wait for this server.
+        request.state.arrived_ns += time.perf_counter_ns() - began_ns
         return read(raw) if len(raw) <= _SMALL_BYTES else await self._gateway.apart(read, raw)
 
     async def health(self, _request: Request) -> Response:

@@ -33,7 +33,8 @@ def usage(of: Usage) -> dict[str, Any] | None:
 def billed(record: RunRecord, waited_s: float | None) -> dict[str, Any]:
     """The counts of an ended run with ``usage.tokmagic``: what it cost and how long it took, in USD and seconds.
 
-    ``waited_s`` is how long it waited for its turn before the engine was asked; rows do not keep it.
+    ``waited_s`` is how long the request waited until the engine was asked, for its key's check, its turn and its hold;
+    rows do not keep it.
     """
     return (usage(record.reading.usage) or {}) | {"tokmagic": _extension(record, waited_s)}
 

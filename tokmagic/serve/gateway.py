@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import TypeVar, cast
@@ -23,7 +22,6 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.keys import Key
 from tokmagic.core.money import Rates
 from tokmagic.core.record import RunRecord
-from tokmagic.core.stream import Event, Usage
 from tokmagic.engines.base import Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import TokmagicError
@@ -38,6 +36,7 @@ from tokmagic.runs.records import new_record
 from tokmagic.runs.run import Run, RunContext
 from tokmagic.serve import spans
 from tokmagic.serve.asking import Asked
+from tokmagic.serve.calls import Call, Caller
 from tokmagic.serve.failures import ApiError, stopping, unknown_model
 from tokmagic.serve.turns import Turns
 
@@ -68,84 +67,6 @@ class Bounds:
     """How long the ledger is waited for while others write there: a client can try again sooner than it gives up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks: by which key, with which id of a row of its own, and in which trace (headers)."""
-
-    key: Key
-    client_run_id: str | None = None
-    carried: Mapping[str, str] = field(default_factory=dict)
-
-
-Item = tuple[Event, Usage]
-
-
-class Call:
-    """One request at the engine: its events as they come, then the Generation. It belongs to one event loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, run_id: str, model: str, user: str | None) -> None:
-        self.run_id = run_id
-        self.model = model
-        self.user = user
-        self.settled: asyncio.Future[Generation] = loop.create_future()
-        self._loop = loop
-        self._items: asyncio.Queue[Item | None] = asyncio.Queue()
-        self._run: Run | None = None
-        self._stopped = False
-        self._lock = threading.Lock()
-
-    async def next(self) -> Item | None:
-        """Return the next event with the counts after it; None after the last."""
-        return await self._items.get()
-
-    @property
-    def held_usd(self) -> Decimal:
-        """What it holds of budgets."""
-        run = self._run
-        return run.held_usd if run is not None and not self.settled.done() else Decimal(0)
-
-    def stop(self) -> None:
-        """Stop generating: what was generated is counted, and the row is settled. Any thread."""
-        with self._lock:
-            self._stopped = True
-            run = self._run
-        if run is not None:
-            run.stop()
-
-    # What the thread that works on it calls
-
-    def began(self, run: Run) -> None:
-        """The budgets let it in."""
-        with self._lock:
-            self._run = run
-            stopped = self._stopped
-        if stopped:
-            run.stop()
-
-    def heard(self, event: Event, usage: Usage) -> None:
-        """An event came."""
-        self._tell(self._items.put_nowait, (event, usage))
-
-    def ended(self, work: Future[Generation]) -> None:
-        """The row is settled, or no run could begin."""
-        self._tell(self._end, work)
-
-    def _end(self, work: Future[Generation]) -> None:
-        self._items.put_nowait(None)
-        if self.settled.done():
-            return
-        error = work.exception()
-        if error is None:
-            self.settled.set_result(work.result())
-        else:
-            self.settled.set_exception(error)
-            self.settled.exception()  # whoever asked may have gone
-
-    def _tell(self, what: Callable[..., object], *told: object) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody listens any more
-            self._loop.call_soon_threadsafe(what, *told)
-
-
 class Gateway:
     """Models behind keys. Made once in a process; :meth:`load` before the first request."""
 
@@ -161,7 +82,7 @@ class Gateway:
     ) -> None:
         """``served`` are names of models, the settings' own by default; ``ended`` is told of settled rows.
 
-        It is also told how long each had waited for its turn, in seconds.
+        It is also told how long each had waited until the engine was asked, in seconds.
         """
         self.settings = settings
         self.bounds = bounds or Bounds()
@@ -250,19 +171,19 @@ class Gateway:
             raise ApiError(404, f"this key has no run {run_id}", param="run_id", code="run_not_found")
         return row
 
-    def begin(self, asked: Asked, caller: Caller, waited_s: float) -> Call:
+    def begin(self, asked: Asked, caller: Caller) -> Call:
         """Work on a request that has its turn; returns at once. Raises ApiError once all was stopped."""
         if self._stopped:  # it has waited, and its turn came because those before it were stopped
             raise stopping()
         model = self.engine(asked.model).info.name
-        call = Call(asyncio.get_running_loop(), uuid.uuid4().hex, model, caller.key.user)
+        call = Call(asyncio.get_running_loop(), uuid.uuid4().hex, model, caller)
         self._calls.add(call)
-        work = self._pool.submit(self._work, call, asked, caller, waited_s)
+        work = self._pool.submit(self._work, call, asked, caller)
         work.add_done_callback(call.ended)
         call.settled.add_done_callback(lambda _settled: self._calls.discard(call))
         return call
 
-    def _work(self, call: Call, asked: Asked, caller: Caller, waited_s: float) -> Generation:
+    def _work(self, call: Call, asked: Asked, caller: Caller) -> Generation:
         try:
             generation = self._generate(call, asked, caller)
         except TokmagicError:
@@ -271,7 +192,7 @@ class Gateway:
             _log.exception("a request failed", extra={"run_id": call.run_id})
             raise
         if self._told_ended is not None:
-            self._told_ended(generation.record, waited_s)
+            self._told_ended(generation.record, call.waited_s)
         spans.ended(generation.record, caller.carried)
         self._alerts.after(generation.record)
         return generation

@@ -86,7 +86,7 @@ class Metrics:
         self._held.set_function(lambda: float(gateway.held_usd))
 
     def ended(self, record: RunRecord, waited_s: float) -> None:
-        """A row was settled; it had waited so many seconds for its turn. Any thread."""
+        """A row was settled; it had waited so many seconds until the engine was asked. Any thread."""
         model, reading, counts = record.info.name, record.reading, record.reading.usage
         self._ended.labels(model, record.status).inc()
         if record.status == "refused":

@@ -106,7 +106,7 @@ def _times(told: Mapping[str, Any]) -> ServerTimes:
     names = ("queue_s", "itl_mean_s", "itl_p50_s", "itl_p95_s", "waited_s", "ttft_s", "latency_s")
     times = {name: _number(told.get(name), _LONGEST_S) for name in names}
     queue_s, waited_s, ttft_s = times["queue_s"], times["waited_s"], times["ttft_s"]
-    # From the turn on it counts the rest; a client has waited for both.
+    # It counts the rest from when its engine was asked; a client has waited for both.
     prefill_s = None if ttft_s is None or queue_s is None else max(0.0, ttft_s - queue_s)
     if queue_s is not None or waited_s is not None:
         times["queue_s"] = (queue_s or 0.0) + (waited_s or 0.0)

@@ -88,6 +88,7 @@ def test_a_choice_is_made_once_for_a_machine_and_weights_of_a_shape(tmp_path: Pa
         '{"KEY": null}',
         '{"KEY": {"wide_from": 2}}',
         '{"KEY": {"wide_from": "2", "in_parts": [], "native_to": 0}}',
+        '{"KEY": {"wide_from": 2, "in_parts": [], "native_to": 0, "onednn": 1}}',
     ],
 )
 def test_what_cannot_be_read_is_measured_anew(tmp_path: Path, text: str) -> None:
@@ -172,18 +173,18 @@ def loaded(home: Path) -> str | None:
     return found
 
 
-def choosing(wide_from: int | None) -> Any:
+def choosing(wide_from: int | None, *, onednn: bool = False) -> Any:
     """Chooses 32 bits, or what transformers computes."""
     from tokmagic.engines.local.products import Arithmetic
 
-    return lambda _matrices, _dtype: Arithmetic(wide_from)
+    return lambda _matrices, _dtype: Arithmetic(wide_from, onednn=onednn)
 
 
-def doubled(matrix: Any, *, wide: bool) -> Any:
+def doubled(matrix: Any, way: str | None) -> Any:
     """The matrix with a second form of its weights; the test is skipped where this processor knows none."""
-    if not matrix.can_be_doubled(wide=wide):
-        pytest.skip("there is no second form of weights in bf16 for this processor")
-    return matrix.doubled(wide=wide)
+    if not matrix.can_be_doubled(way):
+        pytest.skip("there is no such second form of weights for this processor")
+    return matrix.doubled(way)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -197,26 +198,26 @@ def test_packed_weights_give_the_same_products(rows: int, bias: bool) -> None:
 
     weight, given = torch.randn(700, 96).bfloat16(), torch.randn(rows, 96).bfloat16()
     added = torch.randn(700).bfloat16() if bias else None
-    packed = doubled(Matrix(weight, added), wide=False)
+    packed = doubled(Matrix(weight, added), None)
     assert packed.second_bytes == weight.nbytes
     for native in (False, True):
         with alone(native=native):
             assert torch.equal(packed.product(given), functional.linear(given, weight, added))
 
 
-@pytest.mark.parametrize("in_parts", [True, False])
-@pytest.mark.parametrize("rows", [1, 3, 16, 200])
+@pytest.mark.parametrize("way", ["left", "parts", "onednn"])
+@pytest.mark.parametrize("rows", [2, 3, 16, 200])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_widened_weights_that_are_kept_give_the_same_products(rows: int, dtype: str, in_parts: bool) -> None:
+def test_widened_weights_that_are_kept_give_the_same_products(rows: int, dtype: str, way: Any) -> None:
     import torch
 
     from tokmagic.engines.local.products import Matrix
 
     matrix = Matrix(torch.randn(5000, 700).to(getattr(torch, dtype)), torch.randn(5000))  # more than one piece
-    kept = doubled(matrix, wide=True)
+    kept = doubled(matrix, way)
     assert (matrix.second_bytes, kept.second_bytes) == (0, 2 * matrix.weight.nbytes)
     given = torch.randn(rows, 700)
-    assert torch.equal(kept.wide(given, in_parts=in_parts), matrix.wide(given, in_parts=in_parts))
+    assert torch.equal(kept.wide(given, way), matrix.wide(given, way))
     row = given[:1].to(matrix.weight.dtype)
     bias = matrix.bias.to(row.dtype)
     assert torch.equal(Matrix(kept.weight, bias).product(row), Matrix(matrix.weight, bias).product(row))
@@ -228,18 +229,19 @@ def test_other_weights_have_no_second_form() -> None:
     from tokmagic.engines.local.int8 import Int8
     from tokmagic.engines.local.products import Matrix
 
-    for matrix, wide in (
-        *((Int8.of(torch.randn(32, 32)), wide) for wide in (False, True)),
-        (Matrix(torch.ones(8, 8, dtype=torch.int32)), False),
-        (Matrix(torch.ones(8, 8)), True),
+    ways: tuple[Any, ...] = (None, "left", "parts", "onednn")
+    for matrix, way in (
+        *((Int8.of(torch.randn(32, 32)), way) for way in ways),
+        (Matrix(torch.ones(8, 8, dtype=torch.int32)), None),
+        *((Matrix(torch.ones(8, 8)), way) for way in ways[1:]),
     ):
-        assert matrix.doubled(wide=wide) is matrix
-        assert not matrix.can_be_doubled(wide=wide)
+        assert matrix.doubled(way) is matrix
+        assert not matrix.can_be_doubled(way)
 
 
-@pytest.mark.parametrize("wide_from", [None, 2])
+@pytest.mark.parametrize(("wide_from", "onednn"), [(None, False), (2, False), (2, True)])
 def test_a_second_form_is_kept_where_memory_is_plenty_and_answers_are_the_same(
-    wide_from: int | None, monkeypatch: pytest.MonkeyPatch
+    wide_from: int | None, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
@@ -247,7 +249,7 @@ def test_a_second_form_is_kept_where_memory_is_plenty_and_answers_are_the_same(
     from tokmagic.engines.local.products import Matrix
 
     wide = wide_from is not None
-    doubled(Matrix(torch.randn(32, 32).bfloat16()), wide=wide)
+    doubled(Matrix(torch.randn(32, 32).bfloat16()), "onednn" if onednn else "left" if wide else None)
     model = built("Llama", "bfloat16")
     ids = torch.randint(0, 300, (80,)).tolist()
     bytes_each = 4 if wide else 2
@@ -255,7 +257,7 @@ def test_a_second_form_is_kept_where_memory_is_plenty_and_answers_are_the_same(
     found = []
     for free, expected in ((4 * second_bytes, second_bytes), (4 * second_bytes - 4, 0), (None, 0)):
         monkeypatch.setattr(module, "free_ram", lambda free=free: free)
-        own = module.decoder(model, choosing(wide_from))
+        own = module.decoder(model, choosing(wide_from, onednn=onednn))
         assert own is not None
         assert own.second_bytes == expected
         found.append(torch.stack(logits_here(own, ids, 60)))

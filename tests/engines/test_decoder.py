@@ -296,6 +296,7 @@ def test_a_wide_product_is_the_products_of_rows_in_32_bits(dtype: str, bias: boo
     added = torch.randn(5000).to(weight.dtype) if bias else None
     given = torch.randn(rows, 700)
     expected = functional.linear(given, weight.float(), None if added is None else added.float())
-    for in_parts in (True, False):
-        found = Matrix(weight, added).wide(given, in_parts=in_parts)
+    by_onednn = ("onednn",) if hasattr(torch.ops.mkldnn, "_linear_pointwise") else ()
+    for way in ("left", "parts", *by_onednn):
+        found = Matrix(weight, added).wide(given, way)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)

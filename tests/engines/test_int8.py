@@ -66,8 +66,8 @@ def test_products_are_those_of_the_rounded_weights(width: int, rows: int, dtype:
     found = matrix.product(given)
     assert found.dtype == given.dtype
     torch.testing.assert_close(found.double(), wanted, **near)
-    for in_parts in (True, False):
-        wide = matrix.wide(given.float(), in_parts=in_parts)
+    for way in ("left", "parts"):
+        wide = matrix.wide(given.float(), way)
         torch.testing.assert_close(wide.double(), wanted, rtol=1e-5, atol=1e-3)
 
 

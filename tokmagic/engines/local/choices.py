@@ -16,13 +16,14 @@ from dataclasses import asdict
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from tokmagic.core.files import atomic_write
 from tokmagic.engines.local.passes import alone, can_be_native
-from tokmagic.engines.local.products import PIECE, ROWS, Arithmetic, Matrix
+from tokmagic.engines.local.products import PIECE, ROWS, Arithmetic, Matrix, Way
 from tokmagic.engines.local.threads import threads
 
 Choose = Callable[[Sequence[Matrix], torch.dtype], Arithmetic]
@@ -30,11 +31,17 @@ Choose = Callable[[Sequence[Matrix], torch.dtype], Arithmetic]
 
 _FILE = "arithmetic.json"
 # How it is measured: with another number what was kept is measured anew.
-_VERSION = 1
+_VERSION = 2
 # Numbers of rows at which torch's own kernels are tried beside oneDNN's, and how much sooner they have to be done.
 _FEW = (1, 2, 3, 4)
 _SOONER = 1.2
-# Of weights that are read in turn for that: more than a processor keeps in its caches.
+# Numbers of rows, of batches and prompts, at which oneDNN is tried for widened weights, and which share of the other
+# ways' time it may take on average.
+_MANY = (8, 16, 64)
+# Of so many layers, a piece of each: in 32 bits they are 64 MB.
+_PIECES = 8
+_PAYS = 0.95
+# Of weights that are read in turn, to try torch's own kernels: more than a processor keeps in its caches.
 _READ_BYTES = 128 * 2**20
 _TRIES = 3
 # The time that the processor spent on it: what else runs here does not count. Windows counts it in steps of 16 ms.
@@ -73,7 +80,7 @@ def _known(entry: Any) -> Arithmetic | None:
     except (TypeError, KeyError):
         return None
     numbers = [found.native_to, *found.in_parts, *([] if found.wide_from is None else [found.wide_from])]
-    return found if all(type(it) is int for it in numbers) else None
+    return found if all(type(it) is int for it in numbers) and type(found.onednn) is bool else None
 
 
 def _machine() -> list[Any]:
@@ -93,19 +100,20 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def for_own_passes(matrices: Sequence[Matrix], dtype: torch.dtype) -> Arithmetic:
-    """Try out on this machine which of all ways are fastest; some 200 ms.
+    """Try out on this machine which of all ways are fastest; some 500 ms, and twice 64 MB meanwhile.
 
     The rows are in ``dtype``. In 32 bits nothing is widened; several rows are computed the same way.
     """
     width = matrices[0].weight.shape[1]
-    matrix = matrices[0].part(0, max(1, PIECE // width))
+    pieces = [it.part(0, max(1, PIECE // width)) for it in matrices[:_PIECES]]
+    matrix = pieces[0]
     wide_from = 2 if dtype == torch.float32 else None
     divided = set()
     for rows in ROWS:
         given = torch.ones(rows, width)
         from_left, in_parts, as_transformers = _seconds(
-            partial(_pass, partial(matrix.wide, given, in_parts=False)),
-            partial(_pass, partial(matrix.wide, given, in_parts=True)),
+            partial(_pass, partial(matrix.wide, given, "left")),
+            partial(_pass, partial(matrix.wide, given, "parts")),
             partial(_pass, partial(matrix.product, given.to(dtype))),
         )
         if dtype != torch.float32:
@@ -114,7 +122,35 @@ def for_own_passes(matrices: Sequence[Matrix], dtype: torch.dtype) -> Arithmetic
             wide_from = (wide_from or rows) if pays else None
         if in_parts < from_left:
             divided.add(rows)
-    return Arithmetic(wide_from, frozenset() if wide_from is None else frozenset(divided), _native_to(matrices, dtype))
+    native_to = _native_to(matrices, dtype)
+    if wide_from is not None and dtype != torch.float32 and _is_onednn_sooner(pieces):
+        return Arithmetic(wide_from, frozenset(), native_to, onednn=True)
+    return Arithmetic(wide_from, frozenset() if wide_from is None else frozenset(divided), native_to)
+
+
+def _is_onednn_sooner(pieces: Sequence[Matrix]) -> bool:
+    """Whether oneDNN multiplies widened weights sooner than the other ways do, each with weights in its own form.
+
+    With several layers' in turn, as in a pass: of weights that a cache holds oneDNN has no advantage.
+    """
+    if not pieces[0].can_be_doubled("onednn"):
+        return False
+    packed, wide = [it.doubled("onednn") for it in pieces], [it.doubled("left") for it in pieces]
+
+    def products(forms: Sequence[Matrix], given: torch.Tensor, way: Way) -> None:
+        for form in forms:
+            form.wide(given, way)
+
+    shares = []
+    for rows in _MANY:
+        given = torch.ones(rows, pieces[0].weight.shape[1])
+        by_onednn, *others = _seconds(
+            partial(_pass, partial(products, packed, given, "onednn")),
+            partial(_pass, partial(products, wide, given, "left")),
+            partial(_pass, partial(products, wide, given, "parts")),
+        )
+        shares.append(by_onednn / min(others))
+    return fmean(shares) < _PAYS
 
 
 def for_transformers(matrices: Sequence[Matrix], dtype: torch.dtype) -> Arithmetic:

@@ -21,7 +21,7 @@ from tokmagic.engines.local.int8 import Int8, Int8Linear
 from tokmagic.engines.local.kv import KVCaches
 from tokmagic.engines.local.memory import free_ram
 from tokmagic.engines.local.passes import alone
-from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix
+from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix, Way
 
 # Exactly these: a class that derives from one may compute something else.
 _FAMILY = {"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"}
@@ -52,8 +52,8 @@ class _Layer:
     def matrices(self) -> tuple[Matrix, Matrix, Matrix, Matrix]:
         return self.qkv, self.out, self.gate_up, self.down
 
-    def doubled(self, *, wide: bool) -> _Layer:
-        qkv, out, gate_up, down = (it.doubled(wide=wide) for it in self.matrices)
+    def doubled(self, way: Way | None) -> _Layer:
+        qkv, out, gate_up, down = (it.doubled(way) for it in self.matrices)
         return replace(self, qkv=qkv, out=out, gate_up=gate_up, down=down)
 
 
@@ -100,15 +100,15 @@ class Decoder:
 
         A pass of several rows is sooner by it and computes the same, so that this may hang on the memory.
         """
-        wide = self.arithmetic.is_wide(_BATCH)
-        wanted = sum(it.weight.numel() * (4 if wide else it.weight.element_size()) for it in self._matrices)
+        way = self.arithmetic.way(_BATCH) if self.arithmetic.is_wide(_BATCH) else None
+        wanted = sum(it.weight.numel() * (4 if way else it.weight.element_size()) for it in self._matrices)
         free = free_ram()
         if free is None or wanted > free * _FOR_SPEED:
             return
         # The shapes of one layer are those of all.
-        if all(it.can_be_doubled(wide=wide) for it in (self._head, *self._layers[0].matrices)):
-            self._head = self._head.doubled(wide=wide)
-            self._layers = [it.doubled(wide=wide) for it in self._layers]
+        if all(it.can_be_doubled(way) for it in (self._head, *self._layers[0].matrices)):
+            self._head = self._head.doubled(way)
+            self._layers = [it.doubled(way) for it in self._layers]
 
     @property
     def _matrices(self) -> list[Matrix]:
@@ -152,21 +152,21 @@ class Decoder:
 
     def _wide_layers(self, attention: Attention, hidden: Tensor) -> Tensor:
         """The same in 32 bits, but for keys, values and what attends to them."""
-        dtype, in_parts = hidden.dtype, self.arithmetic.parts(len(hidden))
+        dtype, way = hidden.dtype, self.arithmetic.way(len(hidden))
         cos, sin = (it.float() for it in self._rotations(attention.positions))
         hidden = hidden.float()
         for index, layer in enumerate(self._layers):
-            projected = layer.qkv.wide(self._normed(hidden, layer.before_attention), in_parts=in_parts)
+            projected = layer.qkv.wide(self._normed(hidden, layer.before_attention), way)
             query, key, value = self._turned(layer, projected.contiguous(), cos, sin)
             attended = attention.attend(index, query.to(dtype, memory_format=torch.contiguous_format), key, value)
-            hidden = hidden + layer.out.wide(attended.float(), in_parts=in_parts)
-            gate, up = layer.gate_up.wide(self._normed(hidden, layer.before_mlp), in_parts=in_parts).chunk(2, -1)
-            hidden = hidden + layer.down.wide(self._act(gate) * up, in_parts=in_parts)
+            hidden = hidden + layer.out.wide(attended.float(), way)
+            gate, up = layer.gate_up.wide(self._normed(hidden, layer.before_mlp), way).chunk(2, -1)
+            hidden = hidden + layer.down.wide(self._act(gate) * up, way)
         last = _last(hidden, attention)
         # Of a prompt it is one row, for which 32 bits would not pay.
         if not self.arithmetic.is_wide(len(last)):
             return self._head.product(self._normed(last, self._last_norm).to(dtype))
-        logits = self._head.wide(self._normed(last, self._last_norm), in_parts=self.arithmetic.parts(len(last)))
+        logits = self._head.wide(self._normed(last, self._last_norm), self.arithmetic.way(len(last)))
         # Each run reads its own row, which would else lie apart number by number.
         return logits.contiguous()
 

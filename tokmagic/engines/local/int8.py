@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tokmagic.engines.local.products import PIECE, Matrix, joined_bias, widened
+from tokmagic.engines.local.products import PIECE, Matrix, Way, joined_bias, widened
 from tokmagic.errors import ModelError
 
 # With more rows torch's product of 8-bit weights takes longer than widening them to 16 bits and multiplying those.
@@ -59,7 +59,7 @@ class Int8(Matrix):
     def product(self, given: Tensor) -> Tensor:
         """Return the products [rows, out] of ``given`` [rows, in], in its dtype."""
         if given.dtype != torch.bfloat16:
-            return self.wide(given.float(), in_parts=False).to(given.dtype)
+            return self.wide(given.float(), "left").to(given.dtype)
         if len(given) <= _few(given.shape[1]):
             result = torch._weight_int8pack_mm(given, self.weight, self.scale)
         else:
@@ -71,9 +71,9 @@ class Int8(Matrix):
             result = torch.cat(parts, 1).mul_(self.scale)
         return result if self.bias is None else result.add_(self.bias)
 
-    def doubled(self, *, wide: bool) -> Int8:
+    def doubled(self, way: Way | None) -> Int8:
         """Itself: it is there for its size."""
-        del wide
+        del way
         return self
 
     def _scaled(self, result: Tensor) -> Tensor:

@@ -11,13 +11,16 @@ import threading
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tokmagic.engines.local.passes import alone, has_onednn
+
+Way = Literal["left", "parts", "onednn"]
+"""How widened weights are multiplied: from the left, part by part side by side, or by oneDNN."""
 
 PIECE = 2 * 1024 * 1024
 """Numbers of a widened piece: 8 MB, which a processor's last cache holds."""
@@ -35,8 +38,9 @@ class Arithmetic:
     """How products with several rows are computed.
 
     From ``wide_from`` rows on a pass computes in 32 bits, with weights widened for each product. With fewer rows, and
-    with None always, torch's linear layers compute in the weights' dtype, as in transformers. ``in_parts`` are numbers
-    of rows at which widened weights are multiplied part by part; between two that were tried the greater one counts.
+    with None always, torch's linear layers compute in the weights' dtype, as in transformers. With ``onednn`` widened
+    weights are multiplied by oneDNN. Else ``in_parts`` are numbers of rows at which they are multiplied part by part;
+    between two that were tried the greater one counts.
     With up to ``native_to`` rows torch's own kernels multiply: those of oneDNN, which it would call, may take twice as
     long for a row.
     """
@@ -44,15 +48,18 @@ class Arithmetic:
     wide_from: int | None = None
     in_parts: frozenset[int] = frozenset()
     native_to: int = 0
+    onednn: bool = False
 
     def is_wide(self, rows: int) -> bool:
         """Whether a pass of so many rows computes in 32 bits."""
         return self.wide_from is not None and rows >= self.wide_from
 
-    def parts(self, rows: int) -> bool:
-        """Whether so many rows are multiplied with the weights part by part."""
+    def way(self, rows: int) -> Way:
+        """How so many rows are multiplied with widened weights."""
+        if self.onednn:
+            return "onednn"
         at = bisect_left(ROWS, rows)
-        return at < len(ROWS) and ROWS[at] in self.in_parts
+        return "parts" if at < len(ROWS) and ROWS[at] in self.in_parts else "left"
 
     @property
     def told(self) -> str | None:
@@ -81,26 +88,30 @@ class Matrix:
         self._second = second
         self._is_packed = second is not None and second.is_mkldnn
 
-    def doubled(self, *, wide: bool) -> Matrix:
+    def doubled(self, way: Way | None) -> Matrix:
         """The same matrix with its weights a second time: in 32 bits, or in the order in which oneDNN reads them.
 
-        Itself where there is no such form here.
+        ``way`` is how widened weights are multiplied; None where none are widened. Itself where there is no such form.
         """
-        second = _in_32_bits(self.weight) if wide else _packed(self.weight)
+        second = self.weight if way is None else _in_32_bits(self.weight)
+        if second is not None and way in (None, "onednn"):
+            second = _packed(second)
         return self if second is None else Matrix(self.weight, self.bias, second)
 
-    def can_be_doubled(self, *, wide: bool) -> bool:
+    def can_be_doubled(self, way: Way | None) -> bool:
         """Whether there is such a form here, with the same products, to the bit, as far as is tried."""
-        other = self.doubled(wide=wide)
+        other = self.doubled(way)
         if other is self:
             return False
         drawn = torch.Generator().manual_seed(0)  # not the one that answers are drawn with
         given = [torch.randn(rows, self.weight.shape[1], generator=drawn) for rows in _TRIED_ROWS]
-        ways = [(it, in_parts) for it in given for in_parts in (True, False)]
+        # A pass has one of the first two by its number of rows. By oneDNN a single row is another product.
+        ways: tuple[Way, ...] = ("onednn",) if way == "onednn" else ("left", "parts")
+        tried = [(it, by) for it in given for by in ways if len(it) > 1 or by != "onednn"]
         try:
             with alone():
-                if wide:
-                    return all(torch.equal(self.wide(it, in_parts=by), other.wide(it, in_parts=by)) for it, by in ways)
+                if way is not None:
+                    return all(torch.equal(self.wide(it, by), other.wide(it, by)) for it, by in tried)
                 given = [it.to(self.weight.dtype) for it in given]
                 return all(torch.equal(self.product(it), other.product(it)) for it in given)
         except RuntimeError:  # not for this kind of processor
@@ -121,15 +132,16 @@ class Matrix:
 
     def product(self, given: Tensor) -> Tensor:
         """Return the products [rows, out] of ``given`` [rows, in] as torch's linear layer computes them."""
-        if self._is_packed and has_onednn():
-            product: Tensor = torch.ops.mkldnn._linear_pointwise(given, self._second, self.bias, "none", [], "")
-            return product
+        second = self._second
+        if second is not None and self._is_packed and second.dtype == given.dtype and has_onednn():
+            return _by_onednn(given, second, self.bias)
         return functional.linear(given, self.weight, self.bias)
 
-    def wide(self, given: Tensor, *, in_parts: bool) -> Tensor:
+    def wide(self, given: Tensor, way: Way) -> Tensor:
         """Return the products [rows, out] of ``given`` [rows, in], all in 32 bits; not always contiguous."""
         out, width = self.weight.shape
-        result = self._scaled((self._in_parts if in_parts else self._from_left)(given, max(1, PIECE // width), out))
+        multiply = {"left": self._from_left, "parts": self._in_parts, "onednn": self._with_onednn}[way]
+        result = self._scaled(multiply(given, max(1, PIECE // width), out))
         return result if self.bias is None else result + self.bias.float()
 
     def _wide_part(self, begin: int, end: int) -> Tensor:
@@ -164,6 +176,20 @@ class Matrix:
             parts = wide.view(_PARTS, -1, width).transpose(1, 2)
             into.view(rows, _PARTS, -1).copy_(torch.bmm(given.expand(_PARTS, rows, width), parts).transpose(0, 1))
         return result
+
+    def _with_onednn(self, given: Tensor, piece: int, out: int) -> Tensor:
+        if self._is_packed and self._second is not None:
+            return _by_onednn(given, self._second)
+        result = torch.empty(given.shape[0], out)
+        for begin in range(0, out, piece):
+            result[:, begin : begin + piece] = _by_onednn(given, self._wide_part(begin, begin + piece))
+        return result
+
+
+def _by_onednn(given: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return what oneDNN computes, whether or not torch's linear layers use it at this moment."""
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(given, weight, bias, "none", [], "")
+    return product
 
 
 def _in_32_bits(weight: Tensor) -> Tensor | None:

@@ -52,6 +52,18 @@ def test_an_answer_is_whole_for_who_renders_no_updates(
 
 
 @pytest.mark.parametrize(
+    ("cell_id", "opened"),
+    [("cell-1", ["tokmagic.data"]), ("vscode-notebook-cell:/home/ada/one.ipynb#W0sZmlsZQ%3D%3D", []), (None, [])],
+    ids=["JupyterLab", "VS Code", "nbclient"],
+)
+def test_a_comm_is_opened_where_a_sidebar_may_be(cell_id: str | None, opened: list[str], tmp_path: Path) -> None:
+    with running_kernel(**environment(tmp_path, TOKMAGIC_MODEL="scripted")) as kernel:
+        rans = [kernel.run(source, cell_id=cell_id) for source in ("%load_ext tokmagic", ASK)]
+    messages = [message for ran in rans for message in ran.messages if message["msg_type"] == "comm_open"]
+    assert [message["content"]["target_name"] for message in messages] == opened
+
+
+@pytest.mark.parametrize(
     ("command", "expected"),
     [
         ("python /opt/bin/papermill in.ipynb out.ipynb -p x 1", "/home/ada/in.ipynb"),

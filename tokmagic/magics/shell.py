@@ -129,7 +129,8 @@ class Shell:
 
     def _begin(self) -> None:
         self.import_lock.begin()
-        if self._named_cell():
+        # VS Code names a cell by an address. It has no sidebar, and logs an error for a comm that it does not know.
+        if (cell_id := self._named_cell()) and ":" not in cell_id:
             self.channel.announce()
 
     def close(self) -> None:

@@ -209,7 +209,7 @@ image-tools:
 		echo "the image's tests need root, podman, buildah, runc, netavark, aardvark-dns, iptables and mmdebstrap (Debian: apt-get install)" >&2; \
 	fi
 
-peers: $(foreach PEER,litellm aiperf clients transformers tokenizers mlx notebook collaboration ray jupyterhub marimo,$(PEERS)/$(PEER)/.installed) ## install the programs of others that tests work with
+peers: $(foreach PEER,litellm aiperf clients transformers tokenizers mlx notebook collaboration ray jupyterhub marimo vscode,$(PEERS)/$(PEER)/.installed) ## install the programs of others that tests work with
 
 # It sees the project's environment, too, since it starts JupyterLab; the hub's proxy is a node program.
 $(PEERS)/jupyterhub/.installed: tests/peers/jupyterhub.txt $(INSTALLED)
@@ -240,6 +240,12 @@ $(foreach PEER,$(WITHOUT_DEPENDENCIES),$(PEERS)/$(PEER)/.installed): $(PEERS)/%/
 		$(BIN)/python -m venv --clear $(@D) && \
 		$(BIN)/python $(PURELIB) > "$$($(@D)/bin/python $(PURELIB))/project.pth" && \
 		$(@D)/bin/python -m pip install -qq --no-deps -r $<)
+	@touch $@
+
+# The bundle in which VS Code's Jupyter extension has ipywidgets, and what it loads beside that. Bundles need nothing else.
+$(PEERS)/vscode/.installed: tests/peers/vscode.txt
+	$(call quietly,Fetching the widgets of VS Code into $(@D) …,\
+		rm -rf $(@D) && mkdir -p $(@D) && npm pack --pack-destination $(@D) $$(grep -v '#' $<))
 	@touch $@
 
 lock: ## pin what is installed now, as constraints.txt

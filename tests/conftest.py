@@ -229,14 +229,21 @@ def aiperf() -> Iterator[Any]:
 @contextmanager
 def peer_python(name: str) -> Iterator[Path]:
     """The Python of an environment of others; where it is not installed the test is skipped, except in CI."""
+    with peer_folder(name) as folder:
+        yield folder / "bin" / "python"
+
+
+@contextmanager
+def peer_folder(name: str) -> Iterator[Path]:
+    """What others made that ``make peers`` fetched; where it is not there the test is skipped, except in CI."""
     from tests.peers import servers
 
     @contextmanager
     def installed() -> Iterator[Path]:
-        yield servers.interpreter(name)
+        yield servers.environment_of(name)
 
-    with _outside(installed()) as python:
-        yield python
+    with _outside(installed()) as folder:
+        yield folder
 
 
 @contextmanager

@@ -202,10 +202,15 @@ def _running(
 
 def interpreter(name: str) -> Path:
     """The Python of a peer's environment. Raises NotInstalledError."""
+    return environment_of(name) / "bin" / "python"
+
+
+def environment_of(name: str) -> Path:
+    """The folder that a peer was installed into. Raises NotInstalledError."""
     environment = ENVIRONMENTS / name
     if not (environment / ".installed").exists():
         raise NotInstalledError(f"{name} is not installed for the tests; run `make peers`")
-    return environment / "bin" / "python"
+    return environment
 
 
 def _free_port() -> int:

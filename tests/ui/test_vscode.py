@@ -77,6 +77,7 @@ NOTICE = """it => {
     notice.className = "tm-Notice";
     notice.textContent = "A notice.";
 }"""
+WIDTH = "it => it.getBoundingClientRect().width"
 GROUND = "it => getComputedStyle(it).backgroundColor"
 
 
@@ -216,6 +217,7 @@ def test_a_panel_where_vs_code_renders_it(editor: Editor, tmp_path: Path, shots:
     assert editor.run(1, BESIDE) == "ok"
     expect(panel).to_have_count(1, timeout=WAIT_MS)
     page.get_by_text("Beside it.").wait_for()
+    assert panel.evaluate(WIDTH) == 560
     assert_can_be_read(editor, shots, "beside")
     white = page.locator(".cell-output-ipywidget-background:has(.tm-Inline)").first
     assert white.evaluate(GROUND) == "rgb(255, 255, 255)"

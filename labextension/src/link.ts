@@ -15,6 +15,9 @@ import { GroupedTotals } from './totals';
 /** How long a kernel may take to say that it heard a stop. */
 const HEARD_MS = 2000;
 
+/** How long nothing may be heard of a run: a kernel tells of one every second. */
+const SILENT_MS = 10_000;
+
 /** What anywidget gives a view of its model. */
 export interface WidgetModel {
   get(name: string): unknown;
@@ -39,6 +42,7 @@ export class Link {
       this._inbox.receive(first, true);
     }
     this._hello();
+    this._await();
   }
 
   /** Emitted after every change. */
@@ -73,7 +77,9 @@ export class Link {
   }
 
   stop(runId: string): void {
-    this._send(stop(runId));
+    if (!this._send(stop(runId))) {
+      return;
+    }
     // A hello is answered; a stop is not, and a run that was stopped may take a while to end.
     this._hello();
     clearTimeout(this._patience);
@@ -100,9 +106,10 @@ export class Link {
   /** Say goodbye: nobody looks here any more. */
   readonly close = (): void => {
     if (!this._isClosed) {
-      this._send({ type: 'goodbye' });
       this._isClosed = true;
+      this._send({ type: 'goodbye' });
       clearTimeout(this._patience);
+      clearTimeout(this._silence);
       this._model.off('msg:custom', this._onMessage);
       this._model.off('comm_live_update', this._onLive);
       Signal.clearData(this);
@@ -140,17 +147,40 @@ export class Link {
     // What another page on this notebook was told of its own questions.
     if (own || answerTo(data) === null) {
       this._inbox.receive(data, own);
+      this._await();
     }
   };
 
   /** The kernel went away, or came back. */
   private readonly _onLive = (): void => {
+    this._lose();
+    this._hello();
+  };
+
+  /** Nobody hears this panel any more, as far as is known, and nothing runs that it shows. */
+  private _lose(): void {
+    if (this._isClosed || this.readings.connection === 'disconnected') {
+      return;
+    }
+    clearTimeout(this._patience);
+    clearTimeout(this._silence);
+    this._isUnheard = false;
+    this.readings.setConnection('disconnected');
     this.details.reset();
     this.totals.reset();
     this.readings.interruptRunning();
-    this.readings.setConnection('disconnected');
-    this._hello();
-  };
+  }
+
+  /** While something runs, ask after each silence: VS Code tells no widget that its kernel was started anew. */
+  private _await(): void {
+    clearTimeout(this._silence);
+    if (this.readings.running.length > 0) {
+      this._silence = setTimeout(() => {
+        this._hello();
+        this._await();
+      }, SILENT_MS);
+    }
+  }
 
   private _follow(): void {
     if (this.readings.connection === 'ready') {
@@ -176,6 +206,7 @@ export class Link {
       return !this._isClosed;
     } catch {
       // The widget's comm is closed.
+      this._lose();
       return false;
     }
   }
@@ -190,6 +221,7 @@ export class Link {
   /** Which of the pages this is that are open on the notebook. */
   private readonly _page = Math.random().toString(36).slice(2);
   private _patience: ReturnType<typeof setTimeout> | undefined;
+  private _silence: ReturnType<typeof setTimeout> | undefined;
   private readonly _pins = new Set<string>();
 }
 

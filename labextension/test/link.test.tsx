@@ -173,6 +173,35 @@ describe('a panel in an output', () => {
     expect(shown(link).textContent).not.toContain('lost its kernel');
   });
 
+  it('finds that its kernel is gone where it is not told, as in VS Code', () => {
+    model.isClosed = true;
+    const { runId } = link.rows()[0]!.row;
+    vi.useFakeTimers();
+    link.stop(runId);
+    expect(link.rows()[0]!.row.status).toBe('interrupted');
+    expect(shown(link).textContent).toContain('lost its kernel');
+    vi.advanceTimersByTime(5000);
+    expect(shown(link).textContent).not.toContain('only when its cell');
+    link.close();
+  });
+
+  it('asks after a silence while something runs', () => {
+    vi.useFakeTimers();
+    const silent = new Link(model);
+    const before = model.sent.length;
+    vi.advanceTimersByTime(9000);
+    model.says(snapshot({ seq: 50 }));
+    vi.advanceTimersByTime(9000);
+    expect(model.sent).toHaveLength(before);
+    vi.advanceTimersByTime(2000);
+    expect(model.last).toMatchObject({ type: 'hello' });
+    model.isClosed = true;
+    vi.advanceTimersByTime(10_000);
+    expect(shown(silent).textContent).toContain('lost its kernel');
+    expect(vi.getTimerCount()).toBe(0);
+    silent.close();
+  });
+
   it('says goodbye once, and leaves no listener behind', () => {
     const { page } = model.last;
     expect(model.listeners).toBe(2);

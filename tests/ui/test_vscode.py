@@ -223,3 +223,11 @@ def test_a_panel_where_vs_code_renders_it(editor: Editor, tmp_path: Path, shots:
     assert white.evaluate(GROUND) == "rgb(255, 255, 255)"
     assert editor.errors == []
     assert page.evaluate("failures") == []
+
+    # VS Code tells no widget that the kernel was started anew: the panel finds it out when it has something to say.
+    editor.start(5, LONG)
+    editor.row(5, "running").wait_for()
+    page.evaluate("() => vscode.restarted()")
+    panel.get_by_role("button", name="Stop the run of cell").click()
+    panel.get_by_text("This panel has lost its kernel").wait_for()
+    editor.row(5, "interrupted").wait_for()

@@ -14,19 +14,31 @@ class Connection extends KernelConnection {
 
 /** Have requirejs find widgets where an nbextension's entry says, as the extension reads it from the file's text. */
 async function locate(moduleName) {
-  const text = await (await fetch(`nbextensions/${moduleName}/extension.js`)).text();
+  const text = await (
+    await fetch(`nbextensions/${moduleName}/extension.js`)
+  ).text();
   const config = text.slice(text.indexOf('requirejs?.config({'));
-  const [, path] = new RegExp(`${moduleName}['"]?:\\s*['"]([^'"]+)`).exec(config);
-  window.requirejs.config({ paths: { [moduleName]: new URL(path, location).href } });
+  const [, path] = new RegExp(`${moduleName}['"]?:\\s*['"]([^'"]+)`).exec(
+    config
+  );
+  window.requirejs.config({
+    paths: { [moduleName]: new URL(path, location).href }
+  });
 }
 
 /** Take up a kernel, and show the widgets that its cells show. */
 async function connect(token, model) {
-  const { activate } = await import(/* webpackIgnore: true */ new URL('ipywidgets.js', location).href);
+  const { activate } = await import(
+    /* webpackIgnore: true */ new URL('ipywidgets.js', location).href
+  );
   activate();
   window.vscIPyWidgets8.load();
   const baseUrl = new URL('/', location).href;
-  const serverSettings = ServerConnection.makeSettings({ baseUrl, token, appendToken: true });
+  const serverSettings = ServerConnection.makeSettings({
+    baseUrl,
+    token,
+    appendToken: true
+  });
   const kernel = new Connection({ model, serverSettings, handleComms: true });
   const failures = [];
   const loader = {
@@ -35,19 +47,31 @@ async function connect(token, model) {
     successHandler: () => undefined,
     errorHandler: (...said) => failures.push(said.map(String).join(' '))
   };
-  const manager = new window.vscIPyWidgets.WidgetManager(kernel, null, loader, () => undefined);
+  const manager = new window.vscIPyWidgets.WidgetManager(
+    kernel,
+    null,
+    loader,
+    () => undefined
+  );
   kernel.iopubMessage.connect((_, { content }) => {
     const view = content.data?.[VIEW];
     if (view) {
       void show(manager, view).catch(error => failures.push(String(error)));
     }
   });
-  window.kernel = kernel;
-  window.failures = failures;
+  // A kernel that was started anew gets a connection and a manager of its own; widgets of the old one hear of neither.
+  const restarted = () => {
+    manager.dispose();
+    kernel.dispose();
+  };
+  Object.assign(window, { kernel, failures });
+  Object.assign(window.vscode, { restarted });
 }
 
 async function show(manager, { model_id }) {
-  const cell = document.querySelector('#container').appendChild(document.createElement('div'));
+  const cell = document
+    .querySelector('#container')
+    .appendChild(document.createElement('div'));
   cell.innerHTML =
     '<div class="output_container"><div class="output"><div class="cell-output-ipywidget-background">' +
     '<div class="cell-output-ipywidget-background"><div class="cell-output"></div></div></div></div></div>';
@@ -59,7 +83,9 @@ async function show(manager, { model_id }) {
 
 /** Run a cell; resolves to its reply, which comes at its end. */
 function run(code, cellId) {
-  return window.kernel.requestExecute({ code }, false, { cellId }).done.then(({ content }) => content.status);
+  return window.kernel
+    .requestExecute({ code }, false, { cellId })
+    .done.then(({ content }) => content.status);
 }
 
 window.vscode = { connect, run };

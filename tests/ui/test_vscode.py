@@ -64,7 +64,7 @@ THEMES = {
         "charts-green": "#89d185",
     },
 }
-"""VS Code's Light Modern, Dark High Contrast and Dark Modern, by the class of the page's body."""
+"""Colours like those of VS Code's Light Modern, Dark High Contrast and Dark Modern, by the class of the page's body."""
 WEAR = """([name, theme]) => {
     document.body.className = name;
     const { style } = document.documentElement;

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 
 from tests.serve.gateways import Held, Served, events, scripted, serving
+from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import Selection, Sum
+from tokmagic.engines.registry import open_engine, shared_spec
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.serve.gateway import Bounds
 
@@ -194,6 +196,26 @@ def test_an_engine_that_fails_in_mid_stream_is_told_with_what_it_cost(tmp_path: 
         assert failed.json()["usage"]["tokmagic"]["cost_usd"] == "0.04"
         assert failed.headers["x-request-id"] == served.rows()[-1].run_id
         assert [row.status for row in served.rows()] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_the_budget_of_an_engine_behind_it_refuses_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: bool, path: str
+) -> None:
+    """Streamed too, where the answer has begun by then: without the error it would pass for an empty one."""
+    (tmp_path / "behind").mkdir()
+    with serving(tmp_path / "behind", rates=TEN_CENTS, usd=Decimal("0.05")) as behind:
+        monkeypatch.setenv("TOKMAGIC_ENGINE_KEY", behind.secret)
+        engine = open_engine("tiny", shared_spec("tiny", behind.url), TokMagic(home=str(tmp_path), attempts=1))
+        with serving(tmp_path, engine) as served:
+            asked = {"/v1/responses": {"input": "Count.", "max_output_tokens": 5}}.get(path, CHAT)
+            answer = served.post(path, asked | {"model": "tiny", "stream": stream})
+            told = events(answer.text)[-1] if stream else answer.json()
+            assert answer.status_code == (200 if stream else 402)
+            assert "$0.0500 left" in told["error"]["message"]
+            assert told["error"]["code"] == "insufficient_quota"
+            assert [row.status for row in (*served.rows(), *behind.rows())] == ["refused", "refused"]
 
 
 def test_a_run_without_a_price_does_not_slip_past_a_cap(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ class Answering:
             item = await call.next()
         generation = await asyncio.shield(call.settled)
         error = generation.error
-        if error is None or isinstance(error, BudgetError):
+        if error is None or _was_cut(generation):
             await _send_all(send, writer.ending(generation, call.waited_s))
         else:
             await _send_all(send, writer.failing(api_error(error), generation, call.waited_s))
@@ -152,9 +152,13 @@ class Answering:
 
         Never the error itself: one that is a KeyboardInterrupt would end the event loop, and with it all requests.
         """
-        cut = isinstance(generation.error, BudgetError) and generation.finish_reason == "budget"
-        if generation.error is not None and not cut:
+        if generation.error is not None and not _was_cut(generation):
             raise _NoAnswer(generation, waited_s)
+
+
+def _was_cut(generation: Generation) -> bool:
+    """Whether a budget cut it short. One that did not let it in, as that of an engine behind this one, left nothing."""
+    return isinstance(generation.error, BudgetError) and generation.finish_reason == "budget"
 
 
 async def _send_all(send: Send, pieces: Iterable[bytes]) -> None:

@@ -721,6 +721,37 @@ def test_a_run_that_is_stopped_costs_here_what_it_costs_there(
     assert here.env["server_run_id"] == there.run_id
 
 
+@pytest.mark.parametrize("rates", [TEN_CENTS, Rates(device_hour=Decimal(36), source="test")], ids=["tokens", "device"])
+def test_an_answer_that_was_whole_when_it_was_stopped_costs_what_it_costs_there(
+    tmp_path: Path, rates: Rates, at: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it cost is sent when the server's row is settled, which a busy ledger may put off."""
+    with elsewhere(tmp_path, rates=rates) as served:
+        session, recorder = at(served), served.gateway._recorder
+        settling, go_on, settle = threading.Event(), threading.Event(), recorder.settle
+
+        def late(*given: Any, **more: Any) -> bool:
+            settling.set()
+            go_on.wait(30)
+            return settle(*given, **more)
+
+        monkeypatch.setattr(recorder, "settle", late)
+
+        class Watcher:
+            def token(self, text: str) -> None:
+                if "five" in text:
+                    assert settling.wait(30)
+                    time.sleep(0.2)  # by now the answer's end has been sent, too
+                    session.stop(session.changes().rows[-1].run_id)
+                    go_on.set()
+
+        record = session.generate(ASK, watcher=Watcher()).record
+        (there,) = served.rows()
+    assert there.status == "ok"
+    assert record.reading.cost.usd == there.reading.cost.usd is not None
+    assert record.env["server_run_id"] == there.run_id
+
+
 def test_a_server_that_no_longer_answers_leaves_a_lower_bound(
     tmp_path: Path, at: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:

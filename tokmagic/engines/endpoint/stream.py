@@ -218,7 +218,8 @@ class EndpointStream:
         # Where nothing was asked of the model nothing is billed.
         usage = Usage.measured(0, 0, 0)
         told = self._beside.metered if self._told_metered is not None else None
-        if told is None and self._settled is not None and not whole and (reached or tally.begun):
+        if told is None and self._settled is not None and (reached or tally.begun):
+            # Of a whole answer, too: it is sent before its row is settled, and what it cost only then.
             told = self._settled()
         if told is not None and told.usage is not None:
             usage = told.usage

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from decimal import Decimal
@@ -19,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.serve.gateways import RATES, WORDS, Served, scripted, serving
+from tests.serve.gateways import RATES, WORDS, Held, Served, scripted, serving
 from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Rates, Tier
 from tokmagic.core.prompt import Message, Prompt, Sampling
@@ -750,6 +751,33 @@ def test_an_answer_that_was_whole_when_it_was_stopped_costs_what_it_costs_there(
     assert there.status == "ok"
     assert record.reading.cost.usd == there.reading.cost.usd is not None
     assert record.env["server_run_id"] == there.run_id
+
+
+@pytest.mark.parametrize("rates", [RATES, Rates(device_hour=Decimal(36), source="test")], ids=["tokens", "device"])
+def test_a_run_that_is_stopped_while_it_waits_for_its_turn_costs_nothing_that_is_known(
+    tmp_path: Path, rates: Rates, at: Callable[..., Session]
+) -> None:
+    """The server has no row of it, and has read no token of its prompt."""
+    held = Held()
+    with elsewhere(tmp_path, held, rates=rates, bounds=Bounds(at_once=1)) as served, ThreadPoolExecutor(2) as pool:
+        session, turns = at(served), served.gateway.turns
+        session.load("tiny")
+        before = pool.submit(served.post, "/v1/completions", {"prompt": "Count."})
+        _until(lambda: turns.running)
+
+        def stop() -> None:
+            _until(lambda: turns.waiting)
+            session.stop(session.changes().rows[-1].run_id)
+
+        pool.submit(stop)
+        stopped = session.generate(ASK)
+        _until(lambda: not turns.waiting)
+        held.go_on.set()
+        assert before.result().status_code == 200
+        assert [row.client_run_id for row in served.rows()] == [None]
+    assert stopped.status == "interrupted"
+    assert (stopped.cost.usd, stopped.cost.bound) == (0, "at_least")
+    assert (stopped.usage.input_tokens, stopped.usage.output_tokens) == (0, 0)
 
 
 def test_a_server_that_no_longer_answers_leaves_a_lower_bound(

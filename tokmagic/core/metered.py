@@ -41,3 +41,7 @@ class Metered:
     energy_source: Source | None = None
     energy_bound: Bound | None = None
     info: Mapping[str, str | None] = field(default_factory=lambda: MappingProxyType({}))
+
+
+UNRECORDED = Metered()
+"""A run of which the server has no row: none that it began, since each has one."""

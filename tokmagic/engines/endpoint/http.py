@@ -45,7 +45,7 @@ class AttemptError(EndpointError):
     """One attempt failed. ``again``: another may succeed, after ``wait_s`` seconds if the server says so.
 
     ``reached``: the server may have begun to work, so it may bill something. ``over_budget``: a budget of a shared
-    engine's did not let the run in.
+    engine's did not let the run in. ``code`` is a shared engine's word for what went wrong.
     """
 
     def __init__(
@@ -56,12 +56,14 @@ class AttemptError(EndpointError):
         wait_s: float | None = None,
         reached: bool = False,
         over_budget: bool = False,
+        code: str = "",
     ) -> None:
         super().__init__(text)
         self.again = again
         self.wait_s = wait_s
         self.reached = reached
         self.over_budget = over_budget
+        self.code = code
 
 
 class Connection:
@@ -271,7 +273,7 @@ def _turned_away(
         text = f"{name} fails ({because})"
     else:
         text = f"{name} refuses the request ({because})"
-    return AttemptError(text, again=again, wait_s=wait_s, reached=reached, over_budget=over_budget)
+    return AttemptError(text, again=again, wait_s=wait_s, reached=reached, over_budget=over_budget, code=code)
 
 
 def _said(response: httpx2.Response) -> tuple[str, str]:

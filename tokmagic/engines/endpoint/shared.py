@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 from tokmagic.core.config import TokMagic
 from tokmagic.core.forks import in_child
-from tokmagic.core.metered import Metered
+from tokmagic.core.metered import UNRECORDED, Metered
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import SHARED, EngineState, ModelSpec, Progress, ServedModel, Share
-from tokmagic.engines.endpoint.asking import ask
+from tokmagic.engines.endpoint.asking import Refused, ask
 from tokmagic.engines.endpoint.counting import Counter
 from tokmagic.engines.endpoint.engine import EndpointEngine
 from tokmagic.engines.endpoint.http import Connections
@@ -41,6 +41,8 @@ _HURRY_S = 2.0
 # How long the row of a run that broke off is waited for: its engine ends after a forward pass.
 _SETTLE_S = 5.0
 _LOOK_S = 0.05
+# How long a row that is not there is looked for: one that is about to be written comes sooner.
+_UNSEEN_S = 0.5
 _API = "/v1"
 _LARGEST = 10**15
 
@@ -139,12 +141,23 @@ class SharedEngine(EndpointEngine):
         return EndpointStream(self._connections, request, self._tally(prompt), submitted_ns, self._heard, settled)
 
     def _settled(self, run_id: str) -> Metered | None:
-        """What the server recorded of a run that broke off, once it has settled its row; None where it does not say."""
-        until = time.monotonic() + _SETTLE_S
+        """What the server recorded of a run that broke off, once it has settled its row; None where it does not say.
+
+        UNRECORDED where it has none, as of a request that was left while it waited for its turn.
+        """
+        began = time.monotonic()
+        until = began + _SETTLE_S
         while (left_s := until - time.monotonic()) > 0:
             try:
                 given = self._ask(f"{_API}/runs/{run_id}", wait_s=left_s)
-            except TokmagicError:  # it is gone, or has no such run: what was seen has to do
+            except Refused as error:
+                if error.code != "run_not_found":
+                    return None
+                if time.monotonic() - began >= _UNSEEN_S:
+                    return UNRECORDED
+                time.sleep(_LOOK_S)
+                continue
+            except TokmagicError:  # it is gone: what was seen has to do
                 return None
             if not isinstance(given, Mapping):
                 return None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from tokmagic.core.metered import Metered
+from tokmagic.core.metered import UNRECORDED, Metered
 from tokmagic.core.stream import Event, Finished, FinishReason, Started, Token, Usage
 from tokmagic.engines.endpoint.answers import Answer, Piece
 from tokmagic.engines.endpoint.beside import NOTHING
@@ -217,13 +217,11 @@ class EndpointStream:
         early = answered and not self._complete and not end.said
         # Where nothing was asked of the model nothing is billed.
         usage = Usage.measured(0, 0, 0)
-        told = self._beside.metered if self._told_metered is not None else None
-        if told is None and self._settled is not None and (reached or tally.begun):
-            # Of a whole answer, too: it is sent before its row is settled, and what it cost only then.
-            told = self._settled()
+        told = self._recorded(asked=reached or tally.begun)
+        nowhere, told = told is UNRECORDED and not tally.begun, None if told is UNRECORDED else told
         if told is not None and told.usage is not None:
             usage = told.usage
-        elif reached or tally.begun:
+        elif tally.begun or (reached and not nowhere):
             usage = tally.final(whole=(whole or self._complete) and not early)
             tally.judge(usage, local)
         tails = tuple(choice.stop.push(choice.text.end()) + choice.stop.flush() for choice in self._choices)
@@ -234,6 +232,7 @@ class EndpointStream:
             reasons,
             usage,
             tails,
+            device_s=0.0 if nowhere else None,
             attempts=max(1, self._reader.attempts),
             error=redacted(error, self._request.key),
             cut=cut,
@@ -249,6 +248,14 @@ class EndpointStream:
         # Last: counting may be interrupted, and is then asked for again.
         self._done = True
         return finished
+
+    def _recorded(self, *, asked: bool) -> Metered | None:
+        """What a shared engine recorded of the run: as it told it, else as it says when it is asked.
+
+        It is asked about a whole answer, too: that is sent before its row is settled, and what it cost only then.
+        """
+        told = self._beside.metered if self._told_metered is not None else None
+        return self._settled() if told is None and self._settled is not None and asked else told
 
     def _as_metered(self, finished: Finished, told: Metered) -> Finished:
         """With what the server recorded, which it told when nothing more could come."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from dataclasses import replace
 from decimal import Decimal
@@ -118,6 +119,34 @@ def test_each_of_several_completions_has_offsets_of_its_own(tmp_path: Path) -> N
             (it["index"], it["logprobs"]["text_offset"]) for chunk in chunks for it in chunk["choices"] if it["text"]
         ]
         assert told == [(0, [0]), (1, [0]), (0, [3]), (1, [4])]
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "Count:"})])
+def test_a_log_probability_that_json_cannot_say_costs_nobody_the_answer(
+    tmp_path: Path, path: str, body: dict[str, Any]
+) -> None:
+    given = (-0.5, -math.inf, math.nan)
+    tokens = [Token(1 + at, WORDS[at], at, logprobs=(Logprob(WORDS[at], it),)) for at, it in enumerate(given)]
+    asked = Usage.measured(12, reasoning_tokens=0)
+    finished = Finished(9, ("stop",), replace(asked, output_tokens=3), device_s=1e-9)
+    engine = ScriptedEngine("tiny", [Script((Started(0, asked, 0), *tokens, finished))])
+    with serving(tmp_path, engine) as served:
+        asks = body | {"logprobs": True if path.startswith("/v1/chat") else 0}
+        answer = served.post(path, asks)
+        assert answer.status_code == 200, answer.text
+        chunks = served.stream(path, asks | {"stream": True})[:-1]
+    streamed = [choice["logprobs"] for chunk in chunks for choice in chunk["choices"] if choice["logprobs"]]
+    for told in (_logprobs([answer.json()["choices"][0]["logprobs"]]), _logprobs(streamed)):
+        assert told == [-0.5, -9999.0, None]
+
+
+def _logprobs(of: list[dict[str, Any]]) -> list[float | None]:
+    """The numbers of a chat's or a completion's log probabilities."""
+    return [
+        number
+        for it in of
+        for number in it.get("token_logprobs") or [token["logprob"] for token in it.get("content", ())]
+    ]
 
 
 def test_a_response(served: Served) -> None:

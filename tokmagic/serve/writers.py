@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,8 @@ from tokmagic.serve.failures import ApiError
 DONE = b"data: [DONE]\n\n"
 # Why an answer has not ended by itself: its run was.
 _CUT = (None, "error", "interrupted")
+_LEAST_LOGPROB = -9999.0
+"""OpenAI's word for as good as impossible."""
 
 
 def sse(data: Any, event: str | None = None) -> bytes:
@@ -175,7 +178,7 @@ class ChatWriter(_Chunked):
             "content": [
                 {
                     "token": it.text,
-                    "logprob": it.logprob,
+                    "logprob": _sendable(it.logprob),
                     "bytes": list(it.text.encode("utf-8", "replace")),
                     "top_logprobs": [],
                 }
@@ -183,6 +186,11 @@ class ChatWriter(_Chunked):
             ],
             "refusal": None,
         }
+
+
+def _sendable(logprob: float) -> float | None:
+    """JSON has no infinity, and no word for what is no number, as scores under an extreme penalty are."""
+    return max(_LEAST_LOGPROB, logprob) if logprob < math.inf else None
 
 
 def _reasoning(text: str) -> dict[str, str]:
@@ -216,7 +224,7 @@ class CompletionWriter(_Chunked):
             self._offsets[index] += len(it.text)
         return {
             "tokens": [it.text for it in logprobs],
-            "token_logprobs": [it.logprob for it in logprobs],
+            "token_logprobs": [_sendable(it.logprob) for it in logprobs],
             "top_logprobs": None,
             "text_offset": offsets,
         }

@@ -149,6 +149,18 @@ def _logprobs(of: list[dict[str, Any]]) -> list[float | None]:
     ]
 
 
+def test_a_response_tells_what_was_written_to_a_cache_and_no_sum_of_what_is_not_known(tmp_path: Path) -> None:
+    reported: dict[str, Any] = {"input_source": "reported", "output_source": "reported"}
+    asked = Usage(input_tokens=100, output_tokens=0, cached_input_tokens=10, cache_write_input_tokens=50, **reported)
+    known = Script((Started(0, asked), Finished(9, ("stop",), replace(asked, output_tokens=2))))
+    unknown = Script((Started(0, Usage()), Finished(9, ("stop",), Usage(output_tokens=2))))
+    with serving(tmp_path, ScriptedEngine("tiny", [known, unknown])) as served:
+        told, of_unknown = (served.post("/v1/responses", {"input": "Count."}).json()["usage"] for _ in range(2))
+    assert told["input_tokens_details"] == {"cached_tokens": 10, "cache_write_tokens": 50}
+    assert told["total_tokens"] == 102
+    assert (of_unknown["input_tokens"], of_unknown["output_tokens"], of_unknown["total_tokens"]) == (None, 2, None)
+
+
 def test_a_response(served: Served) -> None:
     body = {"model": "tiny", "input": "Count.", "instructions": "Be brief."}
     answer = served.post("/v1/responses", body).json()

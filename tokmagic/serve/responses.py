@@ -170,9 +170,12 @@ def _usage(generation: Generation, waited_s: float) -> dict[str, Any]:
     told = figures.billed(generation.record, waited_s)
     return {
         "input_tokens": counts.input_tokens,
-        "input_tokens_details": {"cached_tokens": counts.cached_input_tokens or 0, "cache_write_tokens": 0},
+        "input_tokens_details": {
+            "cached_tokens": counts.cached_input_tokens or 0,
+            "cache_write_tokens": counts.cache_write_input_tokens or 0,
+        },
         "output_tokens": counts.output_tokens,
         "output_tokens_details": {"reasoning_tokens": counts.reasoning_tokens or 0},
-        "total_tokens": (counts.input_tokens or 0) + (counts.output_tokens or 0),
+        "total_tokens": (figures.usage(counts) or {}).get("total_tokens"),
         "tokmagic": told["tokmagic"],
     }

@@ -256,6 +256,19 @@ def test_a_run_whose_client_has_a_row_here_is_summed_once(tmp_path: Path) -> Non
         assert standing.spent_usd == Decimal("0.20")
 
 
+def test_of_several_attempts_the_last_that_was_let_in_is_looked_up(tmp_path: Path) -> None:
+    """It is asked for what it cost by a client whose next attempt a budget refused."""
+    engine = ScriptedEngine("tiny", [Script.of_text([" a", " b"], error="the device is gone")])
+    with serving(tmp_path, engine, rates=TEN_CENTS, usd=Decimal("0.12")) as served:
+        asks = uuid.uuid4().hex
+        answers = [served.post("/v1/chat/completions", CHAT, x_tokmagic_run_id=asks) for _ in range(2)]
+        assert [it.status_code for it in answers] == [500, 402]
+        told = served.get(f"/v1/runs/{asks}").json()
+        assert (told["status"], told["usage"]["tokmagic"]["cost_usd"]) == ("failed", "0.04")
+        refused = served.rows()[-1]
+        assert served.get(f"/v1/runs/{refused.run_id}").json()["status"] == "refused"
+
+
 @pytest.mark.slow
 def test_a_run_of_the_server_itself_is_no_clients_row(tmp_path: Path) -> None:
     held = Held()

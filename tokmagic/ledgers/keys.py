@@ -117,12 +117,15 @@ class Keys:
             return found
 
     def run(self, key_id: str, run_id: str) -> RunRecord | None:
-        """Return the run of a key with this id, else the latest of which its client's row has it; None for none."""
-        its_own = runs.c.run_id == run_id
+        """Return the run of a key with this id, else the latest of which its client's row has it; None for none.
+
+        One that was refused is returned where there is no other: an earlier attempt is what there is a bill of.
+        """
+        its_own, refused = runs.c.run_id == run_id, runs.c.status == "refused"
         query = (
             sa.select(runs)
             .where(runs.c.key == key_id, sa.or_(its_own, runs.c.client_run_id == run_id))
-            .order_by(its_own.desc(), runs.c.id.desc())
+            .order_by(its_own.desc(), refused, runs.c.id.desc())
             .limit(1)
         )
         with self._ledger.reading() as connection:

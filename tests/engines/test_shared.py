@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.serve.gateways import RATES, WORDS, Held, Served, scripted, serving
+from tests.serve.test_money import TwoAnswers
 from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Rates, Tier
 from tokmagic.core.prompt import Message, Prompt, Sampling
@@ -677,6 +678,19 @@ def test_an_answer_that_the_keys_budget_cuts_short_says_so(tmp_path: Path, at: C
     assert (cut.usage.output_tokens, cut.cost.usd, cut.cost.bound) == (10, Decimal("0.2"), "exact")
     assert cut.text == " w" * 10
     assert session.ledger().runs()[-1].error == str(cut.error)
+
+
+def test_of_several_answers_those_are_cut_by_the_keys_budget_that_had_not_ended(
+    tmp_path: Path, at: Callable[..., Session]
+) -> None:
+    engine = TwoAnswers("tiny", [*[Script.of_text([" w"] * 2)] * 5, Script.of_text([" w"] * 40)])
+    with elsewhere(tmp_path, engine, rates=TEN_CENTS, usd=Decimal("0.40"), hold="p95") as served:
+        session = at(served, cache=False)
+        for _ in range(5):
+            assert session.generate(replace(ASK, sampling=Sampling(max_tokens=2))).status == "ok"
+        cut = session.generate(replace(ASK, sampling=Sampling(max_tokens=40, n=2, seed=1)))
+    assert (cut.status, cut.finish_reason) == ("interrupted", "budget")
+    assert [choice.finish_reason for choice in cut.choices] == ["stop", "budget"]
 
 
 def test_a_failure_in_mid_stream_is_billed_as_far_as_the_server_says(

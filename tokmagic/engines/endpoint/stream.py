@@ -261,10 +261,9 @@ class EndpointStream:
         """With what the server recorded, which it told when nothing more could come."""
         if self._told_metered is not None:
             self._told_metered(told)
-        budget: FinishReason = "budget"
         return replace(
             finished,
-            reasons=finished.reasons if told.stopped is None else (budget,) * len(finished.reasons),
+            reasons=finished.reasons if told.stopped is None else tuple(map(_cut_by_budget, finished.reasons)),
             # An earlier attempt has a bill of its own, and so has what the server could not count.
             cut=self._reader.reached_before or (finished.cut and told.usage is None),
             device_s=told.device_s,
@@ -294,3 +293,8 @@ class EndpointStream:
             if self._tally.spoke(number):
                 found.append(Shown("".join(choice.answer) + tail, reason, choice.logprobs, past))
         return found
+
+
+def _cut_by_budget(reason: FinishReason) -> FinishReason:
+    """What a reason means where a budget cut the answers short: one that had ended by itself then was not cut."""
+    return reason if reason in ("stop", "content_filter") else "budget"

@@ -28,6 +28,7 @@ from tokmagic.core.record import Selection
 from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import NewerLedgerError
 from tokmagic.ledgers import Ledger
+from tokmagic.serve import gateway
 from tokmagic.serve.app import build
 from tokmagic.serve.gateway import Bounds
 from tokmagic.serve.metrics import Metrics
@@ -90,6 +91,25 @@ def test_a_client_that_leaves_while_it_waits_starts_nothing(tmp_path: Path) -> N
         assert first.result().status_code == 200
         assert until(lambda: served.gateway.turns.running == 0)
         assert len(served.rows()) == 1
+
+
+def test_a_key_that_is_revoked_while_its_request_waits_begins_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "_FRESH_S", 0.0)
+    held = Held()
+    with serving(tmp_path, held, bounds=Bounds(at_once=1)) as served, ThreadPoolExecutor(2) as pool:
+        running = pool.submit(served.post, "/v1/chat/completions", CHAT)
+        assert until(lambda: bool(served.rows()))
+        waiting = pool.submit(served.post, "/v1/chat/completions", CHAT)
+        assert until(lambda: served.gateway.turns.waiting == 1)
+        served.ledger.keys.revoke(served.key.key_id)
+        held.go_on.set()
+        assert running.result().status_code == 200  # what is being answered goes on
+        refused = waiting.result()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        assert [row.status for row in served.rows()] == ["ok"]
+        assert until(lambda: served.gateway.turns.running == 0)
 
 
 def test_a_client_that_leaves_before_the_first_token_is_settled(tmp_path: Path) -> None:

@@ -75,6 +75,12 @@ class Keys:
             row = connection.execute(sa.select(keys).where(*valid)).mappings().one_or_none()
         return None if row is None else _from_row(row)
 
+    def is_valid(self, key_id: str) -> bool:
+        """Whether there is a key with this id that was not revoked."""
+        with self._ledger.reading() as connection:
+            valid = sa.select(keys.c.id).where(keys.c.id == key_id, keys.c.revoked_at.is_(None))
+            return connection.execute(valid).first() is not None
+
     def all(self) -> list[Key]:
         """Return all keys, revoked ones too, in the order in which they were made."""
         with self._ledger.reading() as connection:

@@ -68,6 +68,16 @@ def unknown_model(name: str, known: list[str]) -> ApiError:
     )
 
 
+def invalid_key() -> ApiError:
+    """The key holds no more, or never did."""
+    return ApiError(
+        401,
+        "this key is unknown or was revoked; tokmagic key add makes another one",
+        kind="authentication_error",
+        code="invalid_api_key",
+    )
+
+
 def stopping() -> ApiError:
     """The server takes no more requests."""
     return ApiError(503, "the server is stopping", kind="server_error", code="stopping", retry_after_s=5)

@@ -37,7 +37,7 @@ from tokmagic.runs.run import Run, RunContext
 from tokmagic.serve import spans
 from tokmagic.serve.asking import Asked
 from tokmagic.serve.calls import Call, Caller
-from tokmagic.serve.failures import ApiError, stopping, unknown_model
+from tokmagic.serve.failures import ApiError, invalid_key, stopping, unknown_model
 from tokmagic.serve.turns import Turns
 
 _log = logging.getLogger("tokmagic.serve")
@@ -45,6 +45,8 @@ LEAST_ROOM = 1
 """Output tokens that are asked for where the prompt leaves no room: the engine then says that it does not fit."""
 
 _APART = 4
+# How long ago a key may have been checked when its request gets its turn: most get theirs at once.
+_FRESH_S = 1.0
 _Given = TypeVar("_Given")
 _Found = TypeVar("_Found")
 
@@ -130,12 +132,7 @@ class Gateway:
             )
         key = self.ledger().keys.find(secret)
         if key is None:
-            raise ApiError(
-                401,
-                "this key is unknown or was revoked; tokmagic key add makes another one",
-                kind="authentication_error",
-                code="invalid_api_key",
-            )
+            raise invalid_key()
         return key
 
     def engine(self, model: str | None) -> Engine:
@@ -186,7 +183,7 @@ class Gateway:
     def _work(self, call: Call, asked: Asked, caller: Caller) -> Generation:
         try:
             generation = self._generate(call, asked, caller)
-        except TokmagicError:
+        except (TokmagicError, ApiError):
             raise
         except Exception:
             _log.exception("a request failed", extra={"run_id": call.run_id})
@@ -204,6 +201,8 @@ class Gateway:
             engine = self.models.load(engine.info.name, _silent, keep_others=True)
         prompt = asked.with_limit(self._most(engine, asked))
         ledger = self.ledger()
+        if call.waited_s > _FRESH_S and not ledger.keys.is_valid(key.key_id):  # revoked as it waited for its turn
+            raise invalid_key()
         record = replace(
             new_record(engine.info, prompt, self.prices.rates(engine.info), session=self.session_id, user=key.user),
             run_id=call.run_id,

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from tests.serve.gateways import RATES, WORDS, Held, Served, scripted, serving
 from tests.serve.test_money import TwoAnswers
+from tokmagic.bench.load import Load, Request
 from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Rates, Tier
 from tokmagic.core.prompt import Message, Prompt, Sampling
@@ -765,6 +766,30 @@ def test_an_answer_that_was_whole_when_it_was_stopped_costs_what_it_costs_there(
     assert there.status == "ok"
     assert record.reading.cost.usd == there.reading.cost.usd is not None
     assert record.env["server_run_id"] == there.run_id
+
+
+def test_requests_of_one_row_that_are_stopped_cost_each_what_it_cost_there(
+    tmp_path: Path, at: Callable[..., Session]
+) -> None:
+    """A bench's requests name the same row: each is looked up by itself, and the one that waits has none."""
+    given: dict[str, Any] = {"ttft_s": 0.02, "itl_s": 0.02, "pace": 1.0}
+    scripts = [Script.of_text([" w"] * 2000, input_tokens=tokens, **given) for tokens in (10, 1_000, 100_000)]
+    ended: list[Request] = []
+    with elsewhere(tmp_path, ScriptedEngine("tiny", scripts), bounds=Bounds(at_once=3)) as served:
+        engine = at(served, attempts=1).load("tiny")
+        load = Load(engine, RATES, lambda request: ended.append(request) is None, "0123456789abcdef" * 2)
+        with ThreadPoolExecutor(1) as pool:
+            done = pool.submit(load.run, iter([replace(ASK, sampling=Sampling(max_tokens=2000))] * 4), 4)
+            _until(lambda: served.gateway.turns.waiting)
+            time.sleep(0.5)  # those that run answer by now
+            load.stop()
+            done.result()
+        _until(lambda: len(served.ended) == 3)
+        assert len(served.rows()) == 3
+    here = sorted((it.reading.cost.usd or 0, it.reading.usage.input_tokens or 0) for it in ended)
+    there = sorted((it.reading.cost.usd or 0, it.reading.usage.input_tokens or 0) for it in served.ended)
+    assert here == [(0, 0), *there]
+    assert {it.outcome for it in ended} == {"stopped"}
 
 
 @pytest.mark.parametrize("rates", [RATES, Rates(device_hour=Decimal(36), source="test")], ids=["tokens", "device"])

@@ -92,7 +92,8 @@ class Load:
         """The stream of a request that was sent; None once all was stopped. Raises TokmagicError."""
         if self._stopped.is_set():  # while this thread waited for its prompt
             return None
-        stream = submit(self._engine, prompt, self._run_id) if self._run_id else self._engine.stream(prompt)
+        engine, run_id = self._engine, self._run_id
+        stream = submit(engine, prompt, run_id, alone=False) if run_id else engine.stream(prompt)
         with self._lock:
             self._streams.add(stream)
             came_late = self._stopped.is_set()

@@ -141,14 +141,20 @@ class Measured(Protocol):
 class Traced(Protocol):
     """An engine whose server is told to which run a request belongs, so that a run that both record counts once."""
 
-    def stream_for(self, prompt: Prompt, run_id: str) -> Stream:
-        """Submit ``prompt`` for the run of this id; as ``Engine.stream`` otherwise."""
+    def stream_for(self, prompt: Prompt, run_id: str, *, alone: bool = True) -> Stream:
+        """Submit ``prompt`` for the run of this id; as ``Engine.stream`` otherwise.
+
+        ``alone``: no other request is sent for that run.
+        """
         ...
 
 
-def submit(engine: Engine, prompt: Prompt, run_id: str) -> Stream:
-    """Submit a run's prompt, with the run's id where the engine takes it. Raises PromptError and ModelError."""
-    return engine.stream_for(prompt, run_id) if isinstance(engine, Traced) else engine.stream(prompt)
+def submit(engine: Engine, prompt: Prompt, run_id: str, *, alone: bool = True) -> Stream:
+    """Submit a run's prompt, with the run's id where the engine takes it. Raises PromptError and ModelError.
+
+    ``alone``: it is the run's only one.
+    """
+    return engine.stream_for(prompt, run_id, alone=alone) if isinstance(engine, Traced) else engine.stream(prompt)
 
 
 @runtime_checkable

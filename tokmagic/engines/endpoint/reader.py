@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import random
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ _LONGEST_WAIT_S = 60.0
 _MOST_WAITING = 1024
 """Arrivals that may wait for the run's own thread: what is not read yet stays in the network."""
 _PAUSE_S = 0.005
+SERVER_RUN_ID_HEADER = "x-tokmagic-server-run-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Reader:
     def __init__(self, connections: Connections, request: Request, arrivals: Arrivals) -> None:
         self.attempts = 0
         self.name = connections.target.shown
+        self.server_run_id: str | None = None
+        """A shared engine's id of the newest attempt, told before its answer."""
         self._connections = connections
         self._request = request
         self._arrivals = arrivals
@@ -170,7 +174,9 @@ class Reader:
             connection.hang_up()
         good = False
         try:
+            self.server_run_id = None
             with connection.send(request.path, request.body, request.key, request.headers) as response:
+                self.server_run_id = _run_id(response.headers.get(SERVER_RUN_ID_HEADER))
                 answer, streamed = opened(response, request.limits)
                 if streamed:
                     self._events(answer)
@@ -225,6 +231,10 @@ class Reader:
             self._arrivals.put(answer)
         if answer.error is not None:
             raise EndpointError(f"it reports: {answer.error}")
+
+
+def _run_id(given: str | None) -> str | None:
+    return given if given is not None and re.fullmatch(r"[0-9a-f]{32}", given) else None
 
 
 def _backoff_s(attempt: int) -> float:

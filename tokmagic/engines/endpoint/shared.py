@@ -124,11 +124,11 @@ class SharedEngine(EndpointEngine):
     def stream(self, prompt: Prompt) -> EndpointStream:
         return self._submit(prompt)
 
-    def stream_for(self, prompt: Prompt, run_id: str) -> EndpointStream:
+    def stream_for(self, prompt: Prompt, run_id: str, *, alone: bool = True) -> EndpointStream:
         """Submit ``prompt`` and tell the server the run's id, so that the run is counted once."""
-        return self._submit(prompt, run_id)
+        return self._submit(prompt, run_id, alone=alone)
 
-    def _submit(self, prompt: Prompt, run_id: str | None = None) -> EndpointStream:
+    def _submit(self, prompt: Prompt, run_id: str | None = None, *, alone: bool = True) -> EndpointStream:
         submitted_ns = time.perf_counter_ns()
         # The counts beside one of several answers are of all of them, which no other server's are.
         server = replace(SERVERS[SHARED], continuous_usage=prompt.sampling.n == 1)
@@ -137,14 +137,18 @@ class SharedEngine(EndpointEngine):
         if run_id is None:
             return EndpointStream(self._connections, request, self._tally(prompt), submitted_ns, self._heard)
         request = replace(request, headers={RUN_ID_HEADER: run_id})
-        settled = partial(self._settled, run_id)
+        settled = partial(self._settled, run_id if alone else None)
         return EndpointStream(self._connections, request, self._tally(prompt), submitted_ns, self._heard, settled)
 
-    def _settled(self, run_id: str) -> Metered | None:
+    def _settled(self, run_id: str | None, server_run_id: str | None) -> Metered | None:
         """What the server recorded of a run that broke off, once it has settled its row; None where it does not say.
 
-        UNRECORDED where it has none, as of a request that was left while it waited for its turn.
+        UNRECORDED where it has none, as of a request that was left while it waited for its turn. It is asked by its own
+        id of the run where it has told that, else by ours; of several requests for one run that would be any of them.
         """
+        run_id = server_run_id or run_id
+        if run_id is None:  # it tells its id when it begins
+            return UNRECORDED
         began = time.monotonic()
         until = began + _SETTLE_S
         while (left_s := until - time.monotonic()) > 0:

@@ -53,11 +53,12 @@ class EndpointStream:
         tally: Tally,
         submitted_ns: int,
         metered: Callable[[Metered], None] | None = None,
-        settled: Callable[[], Metered | None] | None = None,
+        settled: Callable[[str | None], Metered | None] | None = None,
     ) -> None:
         """``metered`` is told what a shared engine recorded of the run; of any other server that is not asked.
 
-        ``settled`` asks it for that where the answer broke off before it said so, and waits until it has settled it.
+        ``settled`` asks it for that where the answer broke off before it said so, and waits until it has settled it; it
+        is given the engine's own id of the run, if that was told.
         """
         self._tally = tally
         self._settled = settled
@@ -255,7 +256,9 @@ class EndpointStream:
         It is asked about a whole answer, too: that is sent before its row is settled, and what it cost only then.
         """
         told = self._beside.metered if self._told_metered is not None else None
-        return self._settled() if told is None and self._settled is not None and asked else told
+        if told is None and self._settled is not None and asked:
+            return self._settled(self._reader.server_run_id)
+        return told
 
     def _as_metered(self, finished: Finished, told: Metered) -> Finished:
         """With what the server recorded, which it told when nothing more could come."""

@@ -227,6 +227,19 @@ def test_a_run_without_a_price_does_not_slip_past_a_cap(tmp_path: Path) -> None:
         assert served.post("/v1/chat/completions", CHAT, secret=uncapped).status_code == 200
 
 
+def test_the_first_runs_of_a_model_that_is_paid_by_its_devices_time_are_let_in_and_watched(tmp_path: Path) -> None:
+    """Their price is known; how long a token takes is known from the first run on, which somebody has to make."""
+    by_hour = Rates(device_hour=Decimal(3600), source="test")  # a dollar a second
+    long = scripted(words=[" w"] * 100, ttft_s=0.1, itl_s=0.01)
+    with serving(tmp_path, long, rates=by_hour, usd=Decimal("0.5")) as served:
+        status, told = ask(served, CHAT | {"max_tokens": 100})
+        assert (status, told["choices"][0]["finish_reason"]) == (200, "length")
+        assert "a budget is used up" in told["usage"]["tokmagic"]["stopped"]
+        (row,) = served.rows()
+        assert (row.finish_reason, row.reading.cost.usd) == ("budget", Decimal("0.5"))
+        assert ask(served)[0] == 402
+
+
 def test_each_key_sees_only_its_own_budget(tmp_path: Path) -> None:
     with serving(tmp_path, rates=TEN_CENTS, usd=Decimal("0.10")) as served:
         _, other = served.ledger.keys.add("other", "bob", "research", Decimal("0.10"))

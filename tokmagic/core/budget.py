@@ -85,12 +85,14 @@ class Standing:
 class Hold:
     """The most that a run can use: set aside before it starts. ``usd`` None: its price is not known.
 
-    ``estimated``: not a bound, so the run is watched while it streams.
+    ``estimated``: not a bound, so the run is watched while it streams. ``by_time``: its price is known, by the device's
+    time, but not how much of that it takes, as of a model's first run: it is counted as it runs.
     """
 
     tokens: int
     usd: Decimal | None = None
     estimated: bool = False
+    by_time: bool = False
 
 
 class Used(NamedTuple):

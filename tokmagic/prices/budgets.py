@@ -79,7 +79,7 @@ def _usd_refusal(it: Standing, hold: Hold) -> str | None:
     if left is None:
         return None
     if hold.usd is None:
-        if budget.strict:
+        if budget.strict and not hold.by_time:
             name, cap = title(budget), numbers.usd(budget.usd)
             if budget.key is not None:
                 return f"the price of this run is unknown, so {name} of {cap} cannot count it; ask who serves the model"

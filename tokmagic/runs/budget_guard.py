@@ -269,7 +269,8 @@ def _without_ledger(error: LedgerError, held: Sequence[Budget], hold: Hold) -> A
 
 def _hold(record: RunRecord, input_tokens: int, most: int, itl_s: float | None, *, estimated: bool) -> Hold:
     usd, guessed = bound_usd(record.rates, input_tokens, most, itl_s)
-    return Hold(input_tokens + most, usd, guessed or estimated)
+    # Without a figure it is a guess only where there is a device's rate.
+    return Hold(input_tokens + most, usd, guessed or estimated, by_time=usd is None and guessed)
 
 
 def input_tokens(engine: Engine, prompt: Prompt) -> tuple[int, bool]:

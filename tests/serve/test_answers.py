@@ -252,6 +252,19 @@ def test_the_metrics_have_vllms_names(served: Served) -> None:
     assert served.key.name not in text
 
 
+def test_the_share_of_cache_hits_is_of_those_that_are_known(tmp_path: Path) -> None:
+    scripts = []
+    for cached in (40, None):
+        usage = replace(Usage.measured(100, 1), cached_input_tokens=cached)
+        scripts.append(Script((Started(0, usage), Token(1, "One", 1), Finished(2, ("stop",), usage))))
+    with serving(tmp_path, ScriptedEngine("tiny", scripts)) as served:
+        for _ in scripts:
+            served.post("/v1/chat/completions", CHAT)
+        text = served.get("/metrics").text
+    for name, tokens in (("prefix_cache_queries", 100), ("prefix_cache_hits", 40), ("prompt_tokens", 200)):
+        assert f'vllm:{name}_total{{model_name="tiny"}} {tokens}.0' in text
+
+
 def test_a_run_can_be_looked_up_by_its_key_alone(served: Served) -> None:
     run_id = uuid.uuid4().hex
     answer = served.post("/v1/chat/completions", CHAT, x_tokmagic_run_id=run_id)

@@ -93,7 +93,9 @@ class Metrics:
             return
         self._prompt.labels(model).inc(counts.input_tokens or 0)
         self._generated.labels(model).inc(counts.output_tokens or 0)
-        self._prefix_queries.labels(model).inc(counts.input_tokens or 0)
+        # Where a server does not say what it had, the share of hits is of the others: unknown is not none.
+        known = counts.cached_input_tokens is not None
+        self._prefix_queries.labels(model).inc((counts.input_tokens or 0) if known else 0)
         self._prefix_hits.labels(model).inc(counts.cached_input_tokens or 0)
         if record.status == "ok":
             self._success.labels(model, figures.finish_reason(record.finish_reason)).inc()

@@ -15,6 +15,7 @@ from tests.bench.rig import DOLLARS, HOURLY, Limited, Paced, chunked, plan, with
 from tokmagic.bench.costs import prices
 from tokmagic.bench.roofs import decode, prefill
 from tokmagic.bench.running import TAG, Forecast, bench, counter_of
+from tokmagic.core.budget import Budget
 from tokmagic.core.money import Rates
 from tokmagic.core.record import EngineInfo
 from tokmagic.engines.scripted import Script
@@ -358,6 +359,20 @@ def test_a_days_budget_lets_no_level_in_that_does_not_fit(make_session: Make) ->
     assert len(engine.asked) == 2
     with pytest.raises(BudgetError, match="the day's budget"):
         bench(session, "m", plan(levels=(8,), requests=8))
+
+
+def test_a_strict_budget_lets_a_device_in_whose_price_is_known(
+    make_session: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long a token takes there is what the bench is to find out."""
+    monkeypatch.setenv("LOGNAME", "ada")
+    session = make_session()
+    session.ledger().set_budget(Budget("day", Decimal(1), strict=True, user="ada"))
+    with_model(session, Paced("m", lambda _number: words(4)), HOURLY)
+    assert bench(session, "m", plan(requests=2)).failure is None
+    session.prices.set("m", Rates())
+    with pytest.raises(BudgetError, match="the price of this run is unknown"):
+        bench(session, "m", plan(requests=2))
 
 
 def test_a_bench_that_cannot_be_recorded_runs(make_session: Make, tmp_path: Path) -> None:

@@ -203,7 +203,8 @@ class _Running:
             cap = Budget("cell", self._max_usd - self._spent_usd, origin="--max-cost")
         told = {"concurrency": max(1, level), "requests": len(prompts), "prompt_tokens": self._found.plan.prompt_tokens}
         lump = self._session.lump(self._engine, prompts[0], params=told, tags=(TAG,), cap=cap)
-        lump.begin(Hold(expected.tokens, expected.usd, expected.estimated))
+        by_time = expected.usd is None and expected.device_hour is not None
+        lump.begin(Hold(expected.tokens, expected.usd, expected.estimated, by_time))
         phase = _Phase(self, prompts, level)
         before_j, began = self._energy(), datetime.now(UTC)
         interrupt = FirstInterrupt()

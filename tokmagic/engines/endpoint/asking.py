@@ -17,12 +17,8 @@ _ATTEMPTS = 2
 """A connection that was kept may have been closed by the server meanwhile."""
 
 
-class Refused(EndpointError):
-    """The server does not give what was asked for; ``code`` is its word for why."""
-
-    def __init__(self, text: str, code: str) -> None:
-        super().__init__(text)
-        self.code = code
+class NoSuchRunError(EndpointError):
+    """A shared engine has no row of the run."""
 
 
 def ask(
@@ -30,8 +26,7 @@ def ask(
 ) -> object:
     """Get what is at ``path``, or post JSON there, and return the JSON of the answer.
 
-    It takes ``connect_s`` and ``wait_s`` seconds at most, each attempt. Raises EndpointError, Refused where the server
-    answers that it cannot.
+    It takes ``connect_s`` and ``wait_s`` seconds at most, each attempt. Raises EndpointError, NoSuchRunError.
     """
     for left in reversed(range(_ATTEMPTS)):
         connection, late = connections.take(connect_s, _LONGEST_S), threading.Event()
@@ -47,7 +42,8 @@ def ask(
             if late.is_set():
                 raise EndpointError(f"{connections.target.shown} did not answer within {wait_s:g} s") from None
             if not error.again or error.wait_s is not None or not left:
-                raise Refused(redacted(str(error), key) or "", error.code) from None
+                kind = NoSuchRunError if error.code == "run_not_found" else EndpointError
+                raise kind(redacted(str(error), key)) from None
         except EndpointError as error:
             raise EndpointError(f"{connections.target.shown}: {redacted(str(error), key)}") from None
         finally:

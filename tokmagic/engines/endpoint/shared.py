@@ -21,7 +21,7 @@ from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import SHARED, EngineState, ModelSpec, Progress, ServedModel, Share
-from tokmagic.engines.endpoint.asking import Refused, ask
+from tokmagic.engines.endpoint.asking import NoSuchRunError, ask
 from tokmagic.engines.endpoint.counting import Counter
 from tokmagic.engines.endpoint.engine import EndpointEngine
 from tokmagic.engines.endpoint.http import Connections
@@ -154,9 +154,7 @@ class SharedEngine(EndpointEngine):
         while (left_s := until - time.monotonic()) > 0:
             try:
                 given = self._ask(f"{_API}/runs/{run_id}", wait_s=left_s)
-            except Refused as error:
-                if error.code != "run_not_found":
-                    return None
+            except NoSuchRunError:
                 if time.monotonic() - began >= _UNSEEN_S:
                     return UNRECORDED
                 time.sleep(_LOOK_S)

@@ -124,6 +124,39 @@ def test_days_are_the_local_ones(books: Ledger, monkeypatch: pytest.MonkeyPatch)
         time.tzset()
 
 
+MIDNIGHT = budgets.today(NOW + timedelta(days=1))
+MONTHS_END = budgets.this_month(NOW + timedelta(days=20))
+
+
+@pytest.mark.parametrize(("scope", "ends"), [("day", MIDNIGHT), ("month", MONTHS_END)])
+@pytest.mark.parametrize(("before", "since", "refused"), [("0.95", "0", True), ("0", "0.95", False)])
+def test_a_run_is_held_to_the_period_in_which_it_began(
+    books: Ledger, scope: Scope, ends: datetime, before: str, since: str, refused: bool
+) -> None:
+    budget = Budget(scope, Decimal(1), user="ada")
+    books.set_budget(budget)
+    books.settle(run("before", user="ada", started_at=ends - timedelta(seconds=9), cost=before))
+    books.settle(run("since", user="ada", started_at=ends + timedelta(seconds=1), cost=since))
+    now = ends + timedelta(seconds=2)
+    # It began before the end, and waited at the door until after it.
+    late = mine("late", started_at=ends - timedelta(seconds=1))
+    told = books.admit(late, ASK, DIME, books.budgets("ada", None), now).refused
+    assert (told is not None) == refused
+    if told is not None:
+        assert "has $0.0500 left ($0.9500 spent, $0 held by active runs)" in told
+    # One that began then is counted with those since.
+    assert (books.admit(mine("new", started_at=now), ASK, DIME, [budget], now).refused is None) == refused
+
+
+def test_a_hold_grows_as_far_as_the_day_allows_in_which_the_run_began(books: Ledger) -> None:
+    books.set_budget(replace(DAY, usd=Decimal(1)))
+    books.settle(run("before", user="ada", started_at=MIDNIGHT - timedelta(seconds=9), cost="0.8"))
+    late = mine("late", started_at=MIDNIGHT - timedelta(seconds=1))
+    assert books.admit(late, ASK, DIME, books.budgets("ada", None), MIDNIGHT - timedelta(seconds=1)).refused is None
+    granted = books.extend(late, Hold(10, Decimal(1)), (), MIDNIGHT + timedelta(seconds=1))
+    assert granted.usd == Decimal("0.2"), "it is counted in the day before, whose cap is 1"
+
+
 def test_tokens_are_capped_too(books: Ledger) -> None:
     books.set_budget(Budget("day", None, 25, user="ada"))
     assert admit(books, "a", Hold(tokens=20)) is None

@@ -7,13 +7,15 @@ running one's hold, so there is nothing that could disagree with them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 
 from tokmagic.core.budget import Budget, Standing
+from tokmagic.core.days import start_of_day
 from tokmagic.core.fields import utc_text
 from tokmagic.core.money import CERTAIN, Uncertainty
 from tokmagic.ledgers import keys, summaries
@@ -88,21 +90,31 @@ def drop(connection: sa.Connection, budget: Budget) -> int:
 
 
 def standing(
-    connection: sa.Connection, budget: Budget, user: str | None, now: datetime, *, but: str | None = None
+    connection: sa.Connection,
+    budget: Budget,
+    user: str | None,
+    now: datetime,
+    *,
+    began: datetime | None = None,
+    but: str | None = None,
 ) -> Standing:
-    """How a budget stands for a user's runs; ``but`` leaves one run's hold out."""
+    """How a budget stands for a user's runs; ``but`` leaves one run's hold out.
+
+    It is that of the day or month of ``now``; for a run that ``began`` in an earlier one it is that one's.
+    """
     if budget.scope == "cell":
         return Standing(budget)  # it bounds each run by itself
     # First what runs: one that ends between the two looks is counted twice rather than not at all.
     # All that run, and then whose they are: they are few, while a user's runs are many.
     running = connection.execute(sa.select(*_HELD).where(LIVE, runs.c.owner.is_not(None))).all()
-    counted = [row for row in running if row.run_id != but and _counts(row, budget, user, now)]
+    window = _window(budget, now, began)
+    counted = [row for row in running if row.run_id != but and _counts(row, budget, user, window)]
     # What was replayed from the cache used no tokens.
     metered = sa.func.coalesce(runs.c.input_tokens, 0) + sa.func.coalesce(runs.c.output_tokens, 0)
     used = sa.case((runs.c.status != "cached", metered), else_=0)
     # Answered from an index alone: a month may have very many runs, and every admission asks.
     ended = sa.select(*money_sum(runs.c.cost_pico), sa.func.sum(used), sa.func.sum(summaries.UNPRICED)).where(
-        *_counted(budget, user, now)
+        *_counted(budget, user, window)
     )
     spent_high, spent_low, spent_tokens, unpriced_runs = connection.execute(ended).one()
     # One that has used more than its hold counts with what it has used.
@@ -118,12 +130,21 @@ def standing(
     )
 
 
-def uncertainty(connection: sa.Connection, budget: Budget, user: str | None, now: datetime) -> Uncertainty:
-    """How sure is what :func:`standing` says was spent: apart from it, since no index answers this alone."""
+def with_uncertainty(
+    connection: sa.Connection, standings: Sequence[Standing], user: str | None, now: datetime, began: datetime | None
+) -> list[Standing]:
+    """What :func:`standing` says with how sure it is: apart from it, since no index answers this alone."""
+    return [replace(it, uncertainty=_uncertainty(connection, it.budget, user, now, began)) for it in standings]
+
+
+def _uncertainty(
+    connection: sa.Connection, budget: Budget, user: str | None, now: datetime, began: datetime | None
+) -> Uncertainty:
     if budget.scope == "cell" or (budget.usd is None and budget.key is None):
         return CERTAIN
     columns = [sa.func.sum(it) for it in summaries.uncertainty_terms(runs)]
-    return summaries.uncertainty_of(connection.execute(sa.select(*columns).where(*_counted(budget, user, now))).one())
+    counted = _counted(budget, user, _window(budget, now, began))
+    return summaries.uncertainty_of(connection.execute(sa.select(*columns).where(*counted)).one())
 
 
 _HELD = (
@@ -133,37 +154,58 @@ _HELD = (
 )
 
 
-def _counts(row: Any, budget: Budget, user: str | None, now: datetime) -> bool:
+_Window = tuple[str, str | None]
+"""From when on runs count and, for a period that is over, until when."""
+
+
+def _counts(row: Any, budget: Budget, user: str | None, window: _Window | None) -> bool:
     """What :func:`_counted` asks of ended runs, asked of one that goes on."""
     if budget.key is not None:
         if row.key != budget.key:
             return False
     elif row.duplicate or row.user != user:
         return False
-    if budget.scope == "key":
-        return True
     if budget.scope == "notebook":
         notebook = budget.notebook or ""
         return bool(storable(notebook) == row.notebook or notebook == f"{SESSION}{row.session}")
-    return bool(row.started_at >= _start(budget, now))
+    if window is None:
+        return True
+    start, end = window
+    return bool(row.started_at >= start and (end is None or row.started_at < end))
 
 
-def _counted(budget: Budget, user: str | None, now: datetime) -> list[Any]:
+def _counted(budget: Budget, user: str | None, window: _Window | None) -> list[Any]:
+    since: list[Any] = []
+    if window is not None:
+        start, end = window
+        since = [runs.c.started_at >= start] + ([] if end is None else [runs.c.started_at < end])
     if budget.key is not None:
-        since = [] if budget.scope == "key" else [runs.c.started_at >= _start(budget, now)]
         return [runs.c.key == budget.key, *since, ENDED]
     session = (budget.notebook or "").removeprefix(SESSION)
+    where: list[Any] = [runs.c.notebook == storable(session)]
     if budget.scope != "notebook":
-        where = runs.c.started_at >= _start(budget, now)
+        where = since
     elif session != budget.notebook:
-        where = runs.c.session == session
-    else:
-        where = runs.c.notebook == storable(session)
-    return [_same(runs.c.user, user), where, ENDED, ONCE]
+        where = [runs.c.session == session]
+    return [_same(runs.c.user, user), *where, ENDED, ONCE]
 
 
-def _start(budget: Budget, now: datetime) -> str:
-    return utc_text(today(now) if budget.scope == "day" else this_month(now))
+def _window(budget: Budget, now: datetime, began: datetime | None) -> _Window | None:
+    """When a run must have begun to count; None for a budget without a period.
+
+    A run counts in the period in which it began, so that one's cap holds for it, also when it is over. The present
+    period has no end: where a clock is set back it forgets nothing.
+    """
+    if budget.scope not in ("day", "month"):
+        return None
+    starts, days = (today, 1) if budget.scope == "day" else (this_month, 32)
+    start = utc_text(starts(now))
+    if began is None or utc_text(began) >= start:
+        return start, None
+    its = starts(began)
+    following = its.date() + timedelta(days=days)
+    end = start_of_day(following if budget.scope == "day" else following.replace(day=1))
+    return utc_text(its), utc_text(end)
 
 
 def _same(column: Any, value: str | None) -> Any:

@@ -95,19 +95,17 @@ class Ledger:
         """
         user, held, owner = record.user, budgets.binding(held, duplicate=record.duplicate), self._owner()
         with self._deciding(record) as connection:
-            before = [budgets.standing(connection, budget, user, now) for budget in held]
+            before = [budgets.standing(connection, it, user, now, began=record.started_at) for it in held]
             refused = refusal(before, hold)
             if refused is None:
                 self._begin(connection.exec_driver_sql, owner, record, prompt, hold)
         if refused is not None:
             # Told anew, with marks: only who is refused waits for these, and the ledger is free meanwhile.
-            told = refusal(self.with_uncertainty(before, user, now), hold)
+            told = refusal(self.with_uncertainty(before, user, now, record.started_at), hold)
             return Admission(told, tuple(before), passing(before, hold))
         usd, tokens = hold.usd or Decimal(0), hold.tokens
-        return Admission(
-            None,
-            tuple(replace(it, held_usd=it.held_usd + usd, held_tokens=it.held_tokens + tokens) for it in before),
-        )
+        after = (replace(it, held_usd=it.held_usd + usd, held_tokens=it.held_tokens + tokens) for it in before)
+        return Admission(None, tuple(after))
 
     def extend(self, record: RunRecord, wanted: Hold, own: Sequence[Budget], now: datetime) -> Hold:
         """Raise a running run's hold to what is ``wanted``, or to what its budgets have left; return what it holds now.
@@ -115,7 +113,7 @@ class Ledger:
         ``own`` are budgets that stand in no ledger: of settings and of the run itself. The others are read anew, since
         a person may have raised one meanwhile.
         """
-        user = record.user
+        user, began = record.user, record.started_at
         with self._deciding(record) as connection:
             # Asked of the row: since the run began the notebook may have been renamed, or its client's row delivered.
             asked = sa.select(runs.c.notebook, runs.c.duplicate).where(runs.c.run_id == record.run_id)
@@ -124,7 +122,7 @@ class Ledger:
             duplicate = record.duplicate if kept is None else bool(kept.duplicate)
             here = budgets.read(connection, user, notebook, record.key, duplicate=duplicate)
             held = [*here, *budgets.binding(own, duplicate=duplicate)]
-            others = [budgets.standing(connection, budget, user, now, but=record.run_id) for budget in held]
+            others = [budgets.standing(connection, it, user, now, began=began, but=record.run_id) for it in held]
             granted = within(others, wanted)
             row = {"hold_pico": to_picodollars(granted.usd), "hold_tokens": granted.tokens}
             connection.execute(_UPDATE_RUN, {"its_run_id": record.run_id, **row})
@@ -150,17 +148,21 @@ class Ledger:
         with self.reading() as connection:
             return budgets.read(connection, user, notebook, key, duplicate=duplicate)
 
-    def standings(self, held: Sequence[Budget], user: str | None, now: datetime) -> list[Standing]:
-        """How budgets stand for a user's runs; holds of processes that died are released first."""
+    def standings(
+        self, held: Sequence[Budget], user: str | None, now: datetime, began: datetime | None = None
+    ) -> list[Standing]:
+        """How budgets stand for a user's runs, or stood when one ``began``; holds of the dead are released first."""
         if held:
             self.reap()
         with self.reading() as connection:
-            return [budgets.standing(connection, budget, user, now) for budget in held]
+            return [budgets.standing(connection, budget, user, now, began=began) for budget in held]
 
-    def with_uncertainty(self, standings: Sequence[Standing], user: str | None, now: datetime) -> list[Standing]:
+    def with_uncertainty(
+        self, standings: Sequence[Standing], user: str | None, now: datetime, began: datetime | None = None
+    ) -> list[Standing]:
         """The same with how sure what was spent is, for who is told of it: too slow to be asked at each admission."""
         with self.reading() as connection:
-            return [replace(it, uncertainty=budgets.uncertainty(connection, it.budget, user, now)) for it in standings]
+            return budgets.with_uncertainty(connection, standings, user, now, began)
 
     def take_alert(self, budget: Budget, user: str | None, period: str, percent: int) -> bool:
         """Whether nobody has sent this alert of a user's budget yet; it is the caller's to send then, and only his."""
@@ -198,8 +200,7 @@ class Ledger:
             if not self.store_text:
                 return
             text = None if answer is None else storable(answer)
-            changed = connection.execute(_UPDATE_TEXT, {"its_run_id": record.run_id, "answer": text})
-            if changed.rowcount == 0:
+            if connection.execute(_UPDATE_TEXT, {"its_run_id": record.run_id, "answer": text}).rowcount == 0:
                 connection.execute(_INSERT_TEXT, {"run_id": record.run_id, "prompt": chat_text(prompt), "answer": text})
 
     def reap(self) -> int:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,10 @@ import pytest
 
 from tests.ledgers.test_store import run
 from tests.servers import Asked, Endpoint, Wire, serve
-from tokmagic.core.budget import Budget, Hold
+from tokmagic.core.budget import Budget, Hold, Scope
+from tokmagic.core.days import start_of_day
 from tokmagic.core.keys import Key
-from tokmagic.core.money import Rates
+from tokmagic.core.money import Cost, Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import RunRecord
 from tokmagic.engines.endpoint import webhook
@@ -153,16 +154,66 @@ def test_a_raised_cap_alerts_anew(books: Ledger, hook: Endpoint) -> None:
     ]
 
 
-def test_a_new_period_alerts_anew_and_forgets_the_earlier_one(books: Ledger) -> None:
+def test_a_new_period_alerts_anew_and_the_one_before_is_told_once_all_the_same(books: Ledger) -> None:
     budget = Budget("day", Decimal(1))
     takes = [("2026-11-23", 50), ("2026-11-23", 80), ("2026-11-23", 50), ("2026-11-24", 50), ("2026-11-24", 50)]
     assert [books.take_alert(budget, "ada", *it) for it in takes] == [True, True, False, True, False]
     assert books.take_alert(budget, "bob", "2026-11-24", 50)
     assert books.take_alert(replace(budget, key="k"), "ada", "2026-11-24", 50)
     assert not books.take_alert(replace(budget, key="k"), "bob", "2026-11-24", 50), "a key's is nobody's alone"
+    # Elsewhere it is still the day before, or a run of that day has ended only now.
+    assert not books.take_alert(budget, "ada", "2026-11-23", 50)
+
+
+def test_alerts_of_long_ago_are_forgotten(books: Ledger) -> None:
+    budget = Budget("day", Decimal(1))
+    assert books.take_alert(budget, "ada", "2026-08-23", 50)
+    assert books.take_alert(replace(budget, scope="key", key="k"), None, "total", 50)
+    with books.writing() as connection:
+        connection.exec_driver_sql("UPDATE alerts SET taken_at = '2025-08-23T09:00:00.000000Z'")
+    assert books.take_alert(budget, "ada", "2026-11-23", 50)
+    assert not books.take_alert(replace(budget, scope="key", key="k"), None, "total", 50)
     with books.reading() as connection:
         kept = connection.exec_driver_sql("SELECT period FROM alerts").scalars().all()
-    assert set(kept) == {"2026-11-24"}
+    assert set(kept) == {"2026-11-23", "total"}
+
+
+@pytest.mark.parametrize("scope", ["day", "month"])
+def test_a_run_that_ended_in_another_period_alerts_for_its_own(
+    books: Ledger, hook: Endpoint, monkeypatch: pytest.MonkeyPatch, scope: Scope
+) -> None:
+    ends = start_of_day(date(2026, 12, 1))
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:
+            late = ends + timedelta(seconds=5)
+            return late.astimezone(tz) if tz else late.replace(tzinfo=None)
+
+    monkeypatch.setattr(alerts, "datetime", Clock)
+    books.set_budget(Budget(scope, Decimal(1), user="ada"))
+    sender = Alerts(lambda: books, lambda: hook.url)
+    before = run(cost="0.8", user="ada", started_at=ends - timedelta(seconds=5))
+    since = run(cost="0.5", user="ada", started_at=ends + timedelta(seconds=1))
+    books.settle(before)
+    books.settle(since)
+    for record in (before, since, before):
+        sender.after(record)
+    sender.close()
+    after(Alerts(lambda: books, lambda: hook.url), before)
+    old, new = ("2026-11-30", "2026-12-01") if scope == "day" else ("2026-11", "2026-12")
+    assert sorted(told(hook)) == [(scope, old, 50), (scope, old, 80), (scope, new, 50)]
+    assert [it.body["spent_usd"] for it in hook.asked if it.body["period"] == old] == ["0.8", "0.8"]
+
+
+def test_what_is_spent_is_told_as_sure_as_it_is(books: Ledger, hook: Endpoint) -> None:
+    books.set_budget(Budget("day", Decimal(1), user="ada"))
+    record = run(user="ada", started_at=datetime.now(UTC))
+    cut = replace(record, reading=replace(record.reading, cost=Cost(Decimal("0.6"), "reported", "at_least")))
+    books.settle(cut)
+    after(Alerts(lambda: books, lambda: hook.url), cut)
+    (alert,) = (it.body for it in hook.asked)
+    assert alert["text"].endswith(f"is spent (ada, {DAY}): ≥$0.6000 of $1.00")
 
 
 def _send(url: str, hook_url: str, begin: Any) -> None:

@@ -34,7 +34,7 @@ _AGAIN_S = (1.0, 5.0)
 _LAST_WAIT_S = 15.0
 _MOST_TOLD = 10_000
 
-_Whose = tuple[str | None, str | None, bool]
+_Whose = tuple[str | None, str | None, bool, datetime]
 
 
 class Alerts:
@@ -61,8 +61,8 @@ class Alerts:
     def after(self, record: RunRecord) -> None:
         """Look, soon and elsewhere, whether a settled run brought a budget over a threshold. Returns at once."""
         with self._lock:
-            # Of many runs with the same budgets the last one will do.
-            self._due[record.user, record.key, record.duplicate] = record
+            # Of many runs with the same budgets, of the same day, the last one will do.
+            self._due[record.user, record.key, record.duplicate, today(record.started_at)] = record
             if self._thread is None:
                 self._closing.clear()
                 self._thread = threading.Thread(target=self._work, name="tokmagic-alerts", daemon=True)
@@ -91,12 +91,13 @@ class Alerts:
             self._closing.wait(_PAUSE_S)
 
     def _look(self, record: RunRecord) -> None:
-        ledger, now = self._ledger(), datetime.now()
+        ledger, now, began = self._ledger(), datetime.now(), record.started_at
         kept = ledger.budgets(record.user, None, record.key, duplicate=record.duplicate)
         own = [] if record.duplicate else self._own()
         held = [budget for budget in (*kept, *own) if budget.scope in ("key", "day", "month")]
-        for it in ledger.standings(held, record.user, now):
-            period = _period(it.budget, now)
+        for it in ledger.standings(held, record.user, now, began):
+            # It counts in the one in which it began, which may be over.
+            period = _period(it.budget, min(began, now.astimezone()))
             for percent in PERCENTS:
                 told = (it.budget, record.user, period, percent)
                 if not _reached(it, percent) or told in self._told:
@@ -107,7 +108,8 @@ class Alerts:
                     self._told.clear()
                 self._told.add(told)
                 if mine:
-                    self._send(_alert(ledger, it, record, period, percent))
+                    (sure,) = ledger.with_uncertainty([it], record.user, now, began)
+                    self._send(_alert(ledger, sure, record, period, percent))
 
     def _send(self, alert: dict[str, Any]) -> None:
         LOG.warning("%s", alert["text"])
@@ -136,7 +138,7 @@ def _reached(it: Standing, percent: int) -> bool:
 
 
 def _period(budget: Budget, now: datetime) -> str:
-    """The local day or month that a budget counts now; ``total`` for one that counts all."""
+    """The local day or month that a budget counts at ``now``; ``total`` for one that counts all."""
     if budget.scope == "key":
         return "total"
     return f"{today(now):%Y-%m-%d}" if budget.scope == "day" else f"{this_month(now):%Y-%m}"

@@ -52,7 +52,7 @@ def key_of(record: RunRecord, by: str) -> Any:
 def added(records: list[RunRecord], by: str) -> list[RunRecord]:
     """Those of some runs that are in the sums of a grouping: a duplicate only in those of its key and team."""
     if by in ("key", "team"):
-        return [record for record in records if getattr(record, by) is not None]
+        return [record for record in records if record.key is not None]
     return [record for record in records if not record.duplicate]
 
 

@@ -223,6 +223,18 @@ def test_keys_and_teams_have_all_of_their_runs_and_no_others(ledger: Ledger) -> 
     assert [row[:2] for row in repriced(ledger, EVERYTHING, book, "user").rows] == [row[:2] for row in users.rows]
 
 
+def test_a_key_without_a_team_is_on_the_bill_of_teams(ledger: Ledger) -> None:
+    shared(ledger)
+    ledger.settle(run("nobody's", cost="3", key="1" * 12))
+    keys, teams = (table(ledger, EVERYTHING, by) for by in ("key", "team"))
+    lines = [("=search", "3", "$0.3000"), ("-2", "1", "$7.00"), ("—", "1", "$3.00"), ("total", "5", "$10.30")]
+    assert [(row[0], row[1], row[4]) for row in teams.rows] == lines
+    assert teams.rows[-1][1:] == keys.rows[-1][1:], "both are of all that a shared engine ran"
+    book = PriceBook()
+    book.set("smollm2", Rates(Decimal(10_000), Decimal(20_000)))
+    assert [row[:2] for row in repriced(ledger, EVERYTHING, book, "team").rows] == [line[:2] for line in lines]
+
+
 def test_a_bill_is_exact_adds_up_and_computes_nothing(ledger: Ledger) -> None:
     shared(ledger)
     for by in GROUPS:

@@ -14,7 +14,7 @@ Part = Literal["usd", "tokens", "user", "team"]
 """What a key may be without: a cap in USD, one in tokens, a user, a team."""
 SCOPE_OF: dict[Period, Scope] = {"total": "key", "month": "month", "day": "day"}
 OF_KEYS = ("key", "team")
-"""What only runs with a key have. Grouped by it these alone are added up, duplicates with them."""
+"""What only runs with a key have. Grouped by it all of these are added up, with a team or not, and duplicates too."""
 
 
 @dataclass(frozen=True, slots=True)

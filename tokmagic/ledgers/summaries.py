@@ -121,7 +121,7 @@ def _rows(
 ) -> Iterator[tuple[tuple[Any, ...], Sequence[Any]]]:
     """The keys of groups, each with its sums."""
     keys = _time_keys(connection, where) if by == "day" else _KEYS[by]
-    counted = keys[0].is_not(None) if by in OF_KEYS else ONCE
+    counted = runs.c.key.is_not(None) if by in OF_KEYS else ONCE
     these = sa.select(*keys, *sums).where(counted, *which, *conditions(where))
     width = len(keys)
     for row in connection.execute(these.group_by(*keys).order_by(sa.func.min(runs.c.id))).all():

@@ -263,7 +263,7 @@ def repriced(ledger: Ledger, where: Selection, book: PriceBook, by: str = "model
     # As in the table's sums.
     of_keys = by in OF_KEYS
     for record in ledger.stream(replace(where, once=not of_keys)):
-        if record.status in ("running", "refused") or (of_keys and key(record) == (None,)):
+        if record.status in ("running", "refused") or (of_keys and record.key is None):
             continue
         then, now = record.reading.cost, at_rates(record, rates(record.info))
         total.add(then, now)

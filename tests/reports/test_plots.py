@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.reports.test_tables import GUESSED, LEAST, START, known, run
+from tests.reports.test_tables import GUESSED, LEAST, MARKS, START, Known, known, run
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import UsageError
 from tokmagic.formatting import numbers
@@ -38,7 +38,7 @@ def test_a_chart_brings_its_picture_and_its_numbers_along() -> None:
     assert right["encoding"]["x"]["title"] == "latency (s)"
     points = left["data"]["values"]
     assert [point["sum_usd"] for point in points] == pytest.approx([0.001, 0.003, 0.006])
-    assert bundle["text/plain"] == "3 runs, $0.0060 in all"
+    assert bundle["text/plain"] == "3 runs, ≥$0.0060 in all (1 run without a price is not in it)"
 
 
 def test_a_chart_says_how_sure_its_sum_is() -> None:
@@ -46,6 +46,15 @@ def test_a_chart_says_how_sure_its_sum_is() -> None:
     assert repr(made) == "2 runs, ~≥$2.00 in all"
     assert made.spec["hconcat"][0]["title"]["subtitle"] == "~≥$2.00 in all"
     assert made.spec["hconcat"][1]["title"]["subtitle"] == ""
+
+
+@pytest.mark.parametrize(("costs", "shown"), [it for it in MARKS if "$" in it[1]])
+def test_a_charts_sum_is_as_sure_as_the_tables(costs: list[Known], shown: str) -> None:
+    owing_none = [run("r", status="refused"), run("g", status="running", cost="7")]
+    made = plot([*known(*costs), *owing_none])
+    assert repr(made).partition(", ")[2].partition(" ")[0] == shown
+    subtitle = made.spec["hconcat"][0]["title"]["subtitle"]
+    assert subtitle.partition(" ")[0] == (shown if not shown.startswith("$") else ""), "a line has no marks"
 
 
 def test_nothing_to_draw_is_told() -> None:

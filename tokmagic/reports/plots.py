@@ -52,12 +52,16 @@ def plot(records: Iterable[RunRecord]) -> Plot:
     The chart holds at most a few thousand points, however many runs there are: beyond that runs are drawn together.
     """
     altair, _ = drawing("%cost plot")
-    points = priced(records)
+    points, unpriced = priced(records)
     if not points:
         raise UsageError("no run here has a price to draw; set one with %price and run a cell")
-    chart = (_over_time(altair, points) | _against_latency(altair, points)).configure(background="white")
-    together = " (runs near each other are drawn together)" if len(points) > MOST else ""
-    return rendered(chart, f"{numbers.counted(len(points), 'run')}, {_total(points)} in all{together}")
+    chart = (_over_time(altair, points, unpriced) | _against_latency(altair, points)).configure(background="white")
+    notes = ["runs near each other are drawn together"] if len(points) > MOST else []
+    if unpriced:
+        are = "is" if unpriced == 1 else "are"
+        notes.append(f"{numbers.counted(unpriced, 'run')} without a price {are} not in it")
+    beside = f" ({'; '.join(notes)})" if notes else ""
+    return rendered(chart, f"{numbers.counted(len(points), 'run')}, {_total(points, unpriced)} in all{beside}")
 
 
 def drawing(what: str) -> tuple[Any, Any]:
@@ -98,15 +102,15 @@ def check_picture(path: Path) -> None:
         raise UsageError(f"{path} is neither .svg nor .png; name the picture with one of these endings")
 
 
-def _total(points: list[Point]) -> str:
-    return numbers.usd_marked(total_usd(points), total_precision(points))
+def _total(points: list[Point], unpriced: int) -> str:
+    return numbers.usd_marked(total_usd(points), total_precision(points, unpriced))
 
 
-def _over_time(altair: Any, points: list[Point]) -> Any:
+def _over_time(altair: Any, points: list[Point], unpriced: int) -> Any:
     drawn = over_time(points)
     notes = [f"{len(points):,} runs in {len(drawn):,} spans of time"] if len(drawn) < len(points) else []
     # A line has no marks of its own, so the title says what its end is worth.
-    notes += [f"{_total(points)} in all"] if total_precision(points) != Precision() else []
+    notes += [f"{_total(points, unpriced)} in all"] if total_precision(points, unpriced) != Precision() else []
     note = "; ".join(notes)
     return (
         altair.Chart(altair.Data(values=drawn), title=altair.Title("Cost over time", subtitle=note))
@@ -152,22 +156,29 @@ class Point(NamedTuple):
     uncertainty: Uncertainty = CERTAIN
 
 
-def priced(records: Iterable[RunRecord]) -> list[Point]:
-    """The runs that have a price, in their order."""
-    return [
-        Point(
-            record.started_at,
-            record.info.name,
-            record.reading.cost.usd,
-            # A replayed answer has no latency of its own.
-            None if record.status == "cached" else record.reading.latency_s,
-            record.reading.usage.input_tokens,
-            record.reading.usage.output_tokens,
-            Uncertainty.of(record.reading.cost),
+def priced(records: Iterable[RunRecord]) -> tuple[list[Point], int]:
+    """The ended runs that have a price, in their order, and of how many others it is missing."""
+    points, unpriced = list[Point](), 0
+    for record in records:
+        if record.status in ("running", "refused"):  # as in the tables' sums
+            continue
+        usd = record.reading.cost.usd
+        if usd is None:
+            unpriced += 1
+            continue
+        points.append(
+            Point(
+                record.started_at,
+                record.info.name,
+                usd,
+                # A replayed answer has no latency of its own.
+                None if record.status == "cached" else record.reading.latency_s,
+                record.reading.usage.input_tokens,
+                record.reading.usage.output_tokens,
+                Uncertainty.of(record.reading.cost),
+            )
         )
-        for record in records
-        if record.reading.cost.usd is not None
-    ]
+    return points, unpriced
 
 
 def total_usd(points: Iterable[Point]) -> Decimal:
@@ -176,9 +187,9 @@ def total_usd(points: Iterable[Point]) -> Decimal:
         return sum((point.usd for point in points), Decimal(0))
 
 
-def total_precision(points: Iterable[Point]) -> Precision:
-    """Whether the sum is only an estimate, and what it bounds."""
-    return sum((point.uncertainty for point in points), CERTAIN).precision(0)
+def total_precision(points: Iterable[Point], unpriced: int) -> Precision:
+    """Whether the sum is only an estimate, and what it bounds, where so many runs are missing from it."""
+    return sum((point.uncertainty for point in points), CERTAIN).precision(unpriced)
 
 
 def over_time(points: list[Point]) -> list[dict[str, Any]]:

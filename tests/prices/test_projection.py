@@ -73,7 +73,12 @@ def test_runs_at_other_rates_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "often", "-1/day", "0/day", "nan/day", "inf/day", "1e6/fortnight", "1e16/day", "1/2/day"]
+    "text",
+    [
+        *("", "often", "-1/day", "0/day", "nan/day", "inf/day", "1e6/fortnight", "1e16/day", "1/2/day"),
+        # A comma that may be meant for a point.
+        *("0,5/day", "1,5/day", "12,34/day", "1,0000/day", "1000,000/day", "0,500/day", "1,000,00/day", "1e1,000"),
+    ],
 )
 def test_calls_that_are_none_are_told_in_one_line(text: str) -> None:
     with pytest.raises(UsageError, match="--calls is ") as raised:
@@ -86,6 +91,9 @@ def test_calls_that_are_none_are_told_in_one_line(text: str) -> None:
     [
         ("1e6/day", 10**6),
         ("1,000,000/day", 10**6),
+        ("12,500.5/day", Fraction(25_001, 2)),
+        ("1,000e3/day", 10**6),
+        ("1_0/day", 10),
         ("24/hour", 576),
         ("7/week", 1),
         ("1/month", Fraction(1, 30)),

@@ -22,6 +22,8 @@ MONTH_DAYS = 30
 
 _PER_DAY = {"hour": Fraction(24), "day": Fraction(1), "week": Fraction(1, 7), "month": Fraction(1, MONTH_DAYS)}
 _PICODOLLAR = Decimal("1E-12")
+# Many people write a comma for the point: 0,5 must not be read as 5.
+_THOUSANDS = re.compile(r"[1-9]\d{0,2}(,\d{3})+(?![\d,])[^,]*$", re.ASCII)
 # 97.5th percentiles of Student's t for 1 … 30 degrees of freedom, as every table has them.
 _T = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -173,6 +175,8 @@ def _charged(rates: Rates) -> Rates:
 def calls_a_day(text: str, what: str = "--calls") -> Fraction:
     """Read ``1e6/day``, ``50000/hour``, ``2/week``; ``what`` is the option's name. Raises UsageError."""
     number, _, unit = text.strip().partition("/")
+    if "," in number and not _THOUSANDS.match(number):
+        raise UsageError(f"{what} is {text!r}; a comma separates thousands here, write a fraction with a point")
     unit = unit.strip().lower() or "day"
     known = ", ".join(f"/{name}" for name in _PER_DAY)
     try:

@@ -62,6 +62,13 @@ def test_a_run_of_several_answers_tells_their_mean(ledger: Ledger) -> None:
     assert ledger.output_tokens_p95(INFO) == 11
 
 
+def test_a_row_of_many_requests_tells_their_mean(ledger: Ledger) -> None:
+    answered(ledger, 100 * 16, params={"requests": 100, "concurrency": 8})
+    assert ledger.output_tokens_p95(INFO) == 16
+    answered(ledger, 100 * 3 * 16, params={"requests": 100, "n": 3})
+    assert ledger.output_tokens_p95(INFO) == 16
+
+
 @pytest.fixture
 def session(make_session: Make, tmp_path: Path) -> Session:
     """A model m that answers a prompt of 10 tokens with 60; a token costs a dollar either way. Usual are 40."""

@@ -23,11 +23,16 @@ def token_time_s(connection: sa.Connection, info: EngineInfo) -> float | None:
 def output_tokens(connection: sa.Connection, info: EngineInfo) -> int | None:
     """The 95th percentile of an answer's tokens in this model's latest complete runs; None where there is none.
 
-    Of a run with several answers their mean. A run that was cut off does not tell how long its answer would be.
+    Of a run with several answers, or requests, their mean. A run that was cut off does not tell how long its answer
+    would be.
     """
     whole = (runs.c.model_id == info.model_id, runs.c.status == "ok", runs.c.output_tokens > 0)
     found = connection.execute(_latest(runs.c.output_tokens, runs.c.params).where(*whole)).all()
-    return _p95([-(-tokens // (json_value(params).get("n") or 1)) for tokens, params in found])
+    return _p95([-(-tokens // _answers(json_value(params))) for tokens, params in found])
+
+
+def _answers(params: dict[str, Any]) -> int:
+    return (params.get("n") or 1) * (params.get("requests") or 1)
 
 
 def _latest(*columns: Any) -> sa.Select[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.prices.test_bills import GPU, NOW, D, record, usage
-from tokmagic.core.money import Cost, Rates
+from tokmagic.core.money import Cost, Rates, Tier
 from tokmagic.core.record import EngineInfo, Reading, Selection
 from tokmagic.formatting import numbers
 from tokmagic.ledgers import Ledger
@@ -79,3 +79,32 @@ def test_what_was_cut_off_may_cost_more_at_todays_prices_too(
         ledger.settle(replace(made, run_id=run_id))
     assert [numbers.cost(reprice(kept, book)) for kept in ledger.runs()] == [whole, cut]
     assert [row[3] for row in repriced(ledger, Selection(), book, "run").rows[:2]] == [whole, cut]
+
+
+@pytest.mark.parametrize(
+    ("requests", "attempts", "each", "expected"),
+    [
+        (100, 100, 3_000, "0.3100"),  # 300,000 tokens together, and none of them above 200,000
+        (100, 100, 200_000, "20.0100"),
+        (100, 100, 200_001, "40.0202"),
+        (100, 1, 300_000, "0.6002"),  # the first was the last
+        (2, 3, 150_000, "0.3002"),  # one was tried twice
+    ],
+)
+def test_a_row_of_many_requests_is_repriced_at_the_tier_of_each(
+    ledger: Ledger, requests: int, attempts: int, each: int, expected: str
+) -> None:
+    rates = Rates(input=D(1), output=D(10), tiers=(Tier(200_000, D(2), D(20)),))
+    sent = min(requests, attempts)
+    counts, one = usage(each * sent, 10 * sent), bill(usage(each, 10), None, rates)
+    assert one.usd is not None
+    cost = replace(one, usd=one.usd * sent, token_usd=one.usd * sent)
+    made = record(Reading(counts, cost, attempts=attempts), rates)
+    ledger.settle(replace(made, params={"requests": requests, "concurrency": 8}))
+    book = PriceBook()
+    book.set("m", rates)
+    (line, _) = repriced(ledger, Selection(), book, "model").as_dicts()
+    assert (line["cost_usd"], line["today_usd"], line["difference_usd"]) == (
+        *(f"{D(expected).normalize():f}",) * 2,
+        "0",
+    )

@@ -176,6 +176,11 @@ class RunRecord:
         return self.status == "refused" or (self.status == "running" and priced)
 
     @property
+    def requests(self) -> int:
+        """Of how many requests, alike in length, the counts are the sums: of one, unless it is the row of a bench."""
+        return int(self.params.get("requests") or 1)
+
+    @property
     def seed(self) -> int | None:
         """The seed that was asked for."""
         return self.params.get("seed")

@@ -68,15 +68,27 @@ def reprice(record: RunRecord, book: PriceBook, at: datetime | None = None) -> C
 def at_rates(record: RunRecord, rates: Rates) -> Cost:
     """The same at rates that were looked up before, for many runs of one model."""
     reading, frozen = record.reading, record.reading.cost
+    rates, then = _of_each(rates, record), _of_each(record.rates, record)
     if record.status == "cached":
         return replay(bill(reading.usage, reading.device_s, rates))
     cut = False
     if frozen.bound == "at_least" or frozen.source == "estimated":  # few, and there can be a million runs
         # Its server may have billed more than was counted, which a row tells only by the marks of its cost. Where the
         # rates of then leave the same marks anyway it cannot tell, and the run is taken for one that was cut off.
-        marked = bill(reading.usage, reading.device_s, record.rates, cut=True)
+        marked = bill(reading.usage, reading.device_s, then, cut=True)
         cut = (frozen.source, frozen.bound) == (marked.source, marked.bound)
     return bill(reading.usage, reading.device_s, rates, cut=cut)
+
+
+def _of_each(rates: Rates, record: RunRecord) -> Rates:
+    """Rates for the sums of a row: of many requests each reaches the tier of its own input, not of all of them."""
+    tokens = record.reading.usage.input_tokens
+    if not rates.tiers or record.requests == 1 or tokens is None:
+        return rates
+    # Where it was broken off not all were sent, and each of those took an attempt at least.
+    tier = _tier(rates, -(-tokens // max(1, min(record.requests, record.reading.attempts))))
+    names = ("input", "output", "cached", "cache_write", "cache_write_1h")
+    return replace(rates, tiers=(), **{name: getattr(tier, name) for name in names})
 
 
 def _anomaly(usage: Usage, device_s: float | None) -> str | None:

@@ -24,7 +24,7 @@ from tokmagic.core.days import start_of_day
 from tokmagic.core.keys import Key
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
-from tokmagic.core.record import RunRecord
+from tokmagic.core.record import Reading, RunRecord
 from tokmagic.engines.endpoint import webhook
 from tokmagic.errors import UsageError
 from tokmagic.ledgers import Ledger
@@ -344,6 +344,17 @@ def test_a_session_alerts_where_a_webhook_is_set(make_session: Callable[..., Ses
         session.close()
     assert told(hook) == [("day", DAY, 50), ("day", DAY, 80), ("day", DAY, 100)]
     assert hook.last.body["cap_usd"] == "20"
+
+
+def test_a_benchs_row_alerts_as_a_run_does(make_session: Callable[..., Session], hook: Endpoint) -> None:
+    for address in (hook.url, ""):
+        session = make_session(model="scripted", alert_webhook=address, budget_day="1")
+        session.user = f"user{len(address)}"
+        lump = session.lump(session.load(), Prompt((Message("user", "Hi"),)), params={"requests": 9}, tags=("bench",))
+        lump.begin(Hold(1, Decimal("0.9")))
+        lump.settle("ok", Reading(cost=Cost(Decimal("0.9"), "measured")))
+        session.close()
+    assert told(hook) == [("day", DAY, 50), ("day", DAY, 80)]
 
 
 def test_an_address_that_is_none_is_told_before_anything_runs(

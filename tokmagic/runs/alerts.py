@@ -41,12 +41,21 @@ class Alerts:
     """The alerts of a process: ``after`` each run it is looked whether any is due. For any thread."""
 
     def __init__(
-        self, ledger: Callable[[], Ledger], webhook: Callable[[], str], own: Callable[[], Sequence[Budget]] = tuple
+        self,
+        ledger: Callable[[], Ledger],
+        webhook: Callable[[], str],
+        own: Callable[[], Sequence[Budget]] = tuple,
+        *,
+        logs: bool = True,
     ) -> None:
-        """``webhook`` gives the address to post to, or an empty text; ``own`` gives budgets that stand in no ledger."""
+        """``webhook`` gives the address to post to, or an empty text; ``own`` gives budgets that stand in no ledger.
+
+        Without ``logs`` nothing is looked for where there is no address.
+        """
         self._ledger = ledger
         self._webhook = webhook
         self._own = own
+        self._logs = logs
         self._begin_anew()
         in_child(self._begin_anew)
 
@@ -60,6 +69,8 @@ class Alerts:
 
     def after(self, record: RunRecord) -> None:
         """Look, soon and elsewhere, whether a settled run brought a budget over a threshold. Returns at once."""
+        if not self._logs and not self._webhook():
+            return
         with self._lock:
             # Of many runs with the same budgets, of the same day, the last one will do.
             self._due[record.user, record.key, record.duplicate, today(record.started_at)] = record

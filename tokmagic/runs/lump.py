@@ -16,8 +16,12 @@ from tokmagic.runs.recorder import Recorder
 class Lump:
     """One row for requests whose own rows nobody would read: what they use together, never their texts."""
 
-    def __init__(self, record: RunRecord, guard: BudgetGuard, recorder: Recorder) -> None:
+    def __init__(
+        self, record: RunRecord, guard: BudgetGuard, recorder: Recorder, ended: Callable[[RunRecord], None]
+    ) -> None:
+        """``ended`` is told of the settled row."""
         self.record = record
+        self._ended = ended
         self._guard = guard
         self._recorder = recorder
         self._begun = False
@@ -43,3 +47,4 @@ class Lump:
         self.record = ended
         with uninterrupted():
             self._recorder.settle(ended, (), "", begun=self._begun)
+            self._ended(ended)

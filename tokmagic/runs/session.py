@@ -92,7 +92,7 @@ class Session:
         self._recorder = Recorder(self.settings)
         self._limits = BudgetsHere(self.settings, self.ledger, lambda: self.user, lambda: self.budget_notebook)
         self.cache = Cache(self.settings, self.ledger)
-        self.alerts = Alerts(self.ledger, lambda: self.settings.alert_webhook, self._limits.own)
+        self.alerts = Alerts(self.ledger, lambda: self.settings.alert_webhook, self._limits.own, logs=False)
         """Of budgets that are used up. Here a run looks for some only where a webhook is set: its person is warned."""
         self._prices_warnings, self._place_warnings = Teller(BudgetWarning), Teller(BudgetWarning)
         self._last_run: str | None = None
@@ -198,7 +198,8 @@ class Session:
         self._check()
         record = self._new_record(engine.info, prompt, tags, None)
         record = replace(record, params={**record.params, **params})
-        return Lump(record, self._limits.guard(self._limits.held(own), own, of_run), self._recorder)
+        guard = self._limits.guard(self._limits.held(own), own, of_run)
+        return Lump(record, guard, self._recorder, self.alerts.after)
 
     def _check(self) -> None:
         self.prices.check()
@@ -384,8 +385,7 @@ class Session:
 
     def _on_end(self, record: RunRecord) -> None:
         self._head.ended(self.ledger, record)
-        if self.settings.alert_webhook:
-            self.alerts.after(record)
+        self.alerts.after(record)
         self._last_run = record.run_id
         self._sums.follow(record)
         self.channel.touch()

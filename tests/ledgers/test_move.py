@@ -144,3 +144,18 @@ def test_a_run_that_ends_when_its_turn_has_passed_is_copied_too(source: Ledger, 
     moved = move(source, target, told)
     assert sorted(it.run_id for it in target.runs()) == ["a", "b", "d", "e", "f"]
     assert (moved.runs, moved.present, moved.running) == (5, 0, 1)
+
+
+def test_an_alert_that_was_sent_is_not_sent_again_from_where_its_budget_was_moved_to(
+    source: Ledger, target: Ledger
+) -> None:
+    month, of_key = Budget("month", Decimal(20), user="ada"), Budget("key", Decimal(5), key="k")
+    for percent in (50, 80):
+        assert source.take_alert(month, "ada", "2026-11", percent)
+    assert source.take_alert(of_key, None, "total", 50)
+    assert target.take_alert(month, "ada", "2026-11", 50)
+    for _ in range(2):
+        move(source, target)
+        assert not source.take_alert(month, "ada", "2026-11", 80)
+    takes = [(month, "2026-11", 50), (month, "2026-11", 80), (of_key, "total", 50), (month, "2026-11", 100)]
+    assert [target.take_alert(budget, "ada", *its) for budget, *its in takes] == [False, False, False, True]

@@ -13,7 +13,7 @@ from tokmagic.core.budget import Budget
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers import budgets as budget_rows
 from tokmagic.ledgers import duplicates
-from tokmagic.ledgers.schema import ENDED, LIVE, answers, keys, runs, texts
+from tokmagic.ledgers.schema import ENDED, LIVE, alerts, answers, keys, runs, texts
 from tokmagic.ledgers.store import Ledger
 
 _AT_ONCE = 500
@@ -63,6 +63,7 @@ def move(source: Ledger, target: Ledger, told: Callable[[int], None] = lambda _d
     if target.store_text:
         remembered = sum(map(target.take_answers, _portions(source, answers, answers.c.key, _ANSWERS_AT_ONCE)))
     left = _copy_budgets(source, target)
+    _copy_alerts(source, target)
     keys_copied, keys_left = _copy_keys(source, target)
     left_running = len(running - seen)
     return Moved(
@@ -130,6 +131,18 @@ def _copy_budgets(source: Ledger, target: Ledger) -> int:
             if _place(budget) not in there:
                 budget_rows.add(connection, budget)
     return sum(there.get(_place(budget), budget) != budget for budget in found)
+
+
+def _copy_alerts(source: Ledger, target: Ledger) -> None:
+    """Copy which alerts were sent, so that none of a budget is sent once more from there."""
+    its = (alerts.c.budget, alerts.c.period, alerts.c.percent)
+    with source.reading() as connection:
+        found = [dict(row) for row in connection.execute(sa.select(alerts)).mappings()]
+    with target.writing() as connection:
+        known = {tuple(row) for row in connection.execute(sa.select(*its))}
+        new = [row for row in found if tuple(row[column.name] for column in its) not in known]
+        if new:
+            connection.execute(alerts.insert(), new)
 
 
 def _copy_keys(source: Ledger, target: Ledger) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from tests.ledgers.test_store import run
 from tokmagic.core.budget import Budget, Hold, Scope, Standing
 from tokmagic.core.money import Bound, Cost, Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
-from tokmagic.core.record import EngineInfo, RunRecord
+from tokmagic.core.record import EngineInfo, RunRecord, Selection
 from tokmagic.core.stream import Source
 from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import BudgetError
@@ -122,6 +122,27 @@ def test_days_are_the_local_ones(books: Ledger, monkeypatch: pytest.MonkeyPatch)
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_run_that_was_taken_for_dead_is_in_the_sums_while_it_goes_on(
+    books: Ledger, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def used(cost: str, **changes: Any) -> RunRecord:
+        return replace(run("a", user="ada", started_at=NOW, cost=cost), **changes)
+
+    books.set_budget(DAY)
+    assert admit(books, "a") is None
+    # The server was started anew, say, and has forgotten whose locks were held.
+    with closing(Ledger(database_url)) as other:
+        monkeypatch.setattr(other._liveness, "is_dead", lambda _owner, _connection: True)
+        books.progress(used("0.02", status="running"))
+        assert other.reap() == 1
+    books.progress(used("0.03", status="running"))
+    stood = stands(books)
+    assert (stood.spent_usd, stood.held_usd) == (Decimal("0.02"), 0), "what was known then, neither twice nor never"
+    assert books.totals(Selection()).cost_usd == Decimal("0.02")
+    books.settle(used("0.04"))
+    assert (stands(books).spent_usd, books.totals(Selection()).cost_usd) == (Decimal("0.04"), Decimal("0.04"))
 
 
 MIDNIGHT = budgets.today(NOW + timedelta(days=1))

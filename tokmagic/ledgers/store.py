@@ -23,6 +23,7 @@ from tokmagic.ledgers.migrating import migrate
 from tokmagic.ledgers.notebooks import Notebooks
 from tokmagic.ledgers.schema import (
     ENDED,
+    LIVE,
     RELEASED,
     Insert,
     chat_of,
@@ -34,7 +35,6 @@ from tokmagic.ledgers.schema import (
     to_record,
     to_row,
 )
-from tokmagic.ledgers.summaries import conditions
 from tokmagic.prices import to_picodollars
 from tokmagic.prices.budgets import passing, refusal, within
 from tokmagic.tokens.reconciliation import Compared
@@ -181,9 +181,9 @@ class Ledger:
             return typical.output_tokens(connection, info)
 
     def progress(self, record: RunRecord) -> None:
-        """Write a running run's counts so far, so that a killed process loses at most the last moments."""
+        """Write what a run that goes on has used, in case its process dies; one taken for dead stays ended."""
         with self.writing() as connection:
-            connection.execute(_UPDATE_RUN, row_update(record))
+            connection.execute(_UPDATE_RUN.where(LIVE), row_update(record))
 
     def settle(self, record: RunRecord, prompt: Sequence[Message] = (), answer: str | None = None) -> None:
         """Write a run's end. Where its beginning could not be written the whole row is written now."""
@@ -214,7 +214,7 @@ class Ledger:
     def runs(self, where: Selection = ALL, *, limit: int | None = None) -> list[RunRecord]:
         """Return runs in the order in which they started, the newest ``limit`` of them."""
         self.reap()
-        query = sa.select(runs).where(*conditions(where)).order_by(runs.c.id.desc()).limit(limit)
+        query = sa.select(runs).where(*summaries.conditions(where)).order_by(runs.c.id.desc()).limit(limit)
         return self._records(query)[::-1]
 
     def run(self, run_id: str) -> RunRecord | None:
@@ -240,7 +240,9 @@ class Ledger:
         self.reap()
         # Their keys once: asked for in portions the whole selection would be sorted anew for each of them.
         with self.reading() as connection:
-            keys = list(connection.scalars(sa.select(runs.c.id).where(*conditions(where)).order_by(runs.c.id)))
+            keys = list(
+                connection.scalars(sa.select(runs.c.id).where(*summaries.conditions(where)).order_by(runs.c.id))
+            )
         for start in range(0, len(keys), _PORTION):
             portion = keys[start : start + _PORTION]
             yield from self._records(sa.select(runs).where(runs.c.id.in_(portion)).order_by(runs.c.id))
@@ -280,7 +282,7 @@ class Ledger:
     def totals(self, where: Selection) -> Sum:
         """Return the sums over runs that are no longer running; one that client and server recorded counts once."""
         with self.reading() as connection:
-            return summaries.add_up(connection, ENDED, *conditions(where))
+            return summaries.add_up(connection, ENDED, *summaries.conditions(where))
 
     def texts(self, run_id: str) -> tuple[list[Message], str | None] | None:
         """Return a run's prompt and answer, or ``None`` where they were not kept."""

@@ -125,6 +125,11 @@ def test_a_projection_is_exact_to_a_picodollar(costs: list[Decimal], calls: int)
     assert found.day_usd.least <= found.day_usd.mean <= found.day_usd.most
 
 
+@pytest.mark.parametrize(("halves", "picodollars"), [(1, 1), (3, 2), (5, 3), (4, 2)])
+def test_half_a_picodollar_is_rounded_up(halves: int, picodollars: int) -> None:
+    assert usd(Fraction(halves, 2 * 10**12)) == Decimal(picodollars) / 10**12
+
+
 def test_who_says_so_changes_no_price() -> None:
     rates = Rates(Decimal("1.5"), Decimal("1.5"), source="%price", version="2026-11-24")
     alike = replace(rates, source="your file", version=None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from decimal import Decimal, InvalidOperation, localcontext
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation, localcontext
 from fractions import Fraction
 from math import sqrt
 from statistics import NormalDist, median, variance
@@ -193,7 +193,7 @@ def calls_a_day(text: str, what: str = "--calls") -> Fraction:
 def usd(amount: Fraction) -> Decimal:
     """An exact fraction as a decimal, rounded half up to a picodollar where it has no end."""
     with localcontext(prec=60):
-        return (Decimal(amount.numerator) / amount.denominator).quantize(_PICODOLLAR)
+        return (Decimal(amount.numerator) / amount.denominator).quantize(_PICODOLLAR, ROUND_HALF_UP)
 
 
 def _dollars(spread: Spread, precision: Precision) -> tuple[str, ...]:

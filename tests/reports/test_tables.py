@@ -22,6 +22,7 @@ from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
 from tokmagic.ledgers import Ledger
 from tokmagic.prices import PriceBook
+from tokmagic.prices.projection import project
 from tokmagic.reports import GROUPS, cell_runs, repriced, table, waste, waste_line
 from tokmagic.reports.csv_lines import csv_lines
 
@@ -497,6 +498,24 @@ def test_an_id_that_is_only_a_place_is_another_cell_in_another_kernel(ledger: Le
         cell: "".join(it.run_id for it in cell_runs(ledger, where, cell)) for cell in ("1", "2", "3", "cell 4", "x")
     }
     assert found == {"1": "1", "2": "23", "3": "4", "cell 4": "56", "x": "56"}
+
+
+def test_a_benchs_row_is_no_call_to_project_from(ledger: Ledger) -> None:
+    bench = [replace(run(f"b{n}", cost="7", session="s"), params={"requests": 100}) for n in range(3)]
+    filled(ledger, [run("1", cost="0.01", session="s"), *bench])
+    for cell in (None, "1"):
+        (call,) = cell_runs(ledger, EVERYTHING, cell)
+        assert call.run_id == "1"
+        made = project([call], "1e6/day").table()
+        assert made.rows[3][:3] == ("a day", "$10,000.00", "$10,000.00")
+    with pytest.raises(UsageError, match="no complete run to project from"):
+        cell_runs(ledger, Selection(user="nobody"))
+
+
+def test_where_a_bench_ran_alone_there_is_nothing_to_project_from(ledger: Ledger) -> None:
+    filled(ledger, [replace(run("b", cost="7"), params={"requests": 100})])
+    with pytest.raises(UsageError, match="no complete run to project from; run a cell first"):
+        cell_runs(ledger, EVERYTHING)
 
 
 def test_a_cell_that_is_none_is_told(ledger: Ledger) -> None:

@@ -82,21 +82,30 @@ def shown(name: str, by: str) -> str:
 def cell_runs(ledger: Ledger, where: Selection, cell: str | None = None) -> list[RunRecord]:
     """The selected complete runs of one cell, oldest first; running, failed and replayed ones are not complete.
 
+    The row of a bench is none of them: it is no call, but many.
+
     ``cell`` is its number in :func:`table`, or its id; None: the cell whose complete run is the latest. Raises
     UsageError where there is none.
     """
     if cell is None:
-        latest = ledger.runs(replace(where, status="ok", once=True), limit=1)
-        if not latest:
-            raise UsageError("there is no complete run to project from; run a cell first")
-        notebook, session, cell_id = _KEYS["cell"](latest[0])
+        notebook, session, cell_id = _KEYS["cell"](_latest_call(ledger, where))
     else:
         notebook, session, cell_id = _found(ledger, where, cell)
     # As in the table's numbers.
     home = _home(notebook, session, cell_id)
     place = {"session": session} if home == session else {"notebook": notebook}
     found = ledger.stream(replace(where, status="ok", cell_id=cell_id, once=True, **place))
-    return [run for run in found if run.cell_id == cell_id and run.notebook == notebook]
+    return [run for run in found if run.cell_id == cell_id and run.notebook == notebook and run.requests == 1]
+
+
+def _latest_call(ledger: Ledger, where: Selection) -> RunRecord:
+    """The latest complete run of a cell. Raises UsageError for none."""
+    for most in (1, 100, None):  # nearly always it is the very latest
+        found = ledger.runs(replace(where, status="ok", once=True), limit=most)
+        for run in reversed(found):
+            if run.requests == 1:
+                return run
+    raise UsageError("there is no complete run to project from; run a cell first")
 
 
 def _found(ledger: Ledger, where: Selection, cell: str) -> tuple[Any, ...]:

@@ -15,9 +15,11 @@ from tests.bench.rig import DOLLARS, HOURLY, Limited, Paced, chunked, plan, with
 from tokmagic.bench.costs import prices
 from tokmagic.bench.roofs import decode, prefill
 from tokmagic.bench.running import TAG, Forecast, bench, counter_of
+from tokmagic.bench.showing import costs
 from tokmagic.core.budget import Budget
-from tokmagic.core.money import Rates
+from tokmagic.core.money import Bound, Rates
 from tokmagic.core.record import EngineInfo
+from tokmagic.core.stream import Source
 from tokmagic.engines.scripted import Script
 from tokmagic.errors import BudgetError, ModelError, UsageError
 from tokmagic.runs.session import Session
@@ -160,6 +162,23 @@ def test_token_rates_are_the_bill(session: Session) -> None:
     price = prices(found.levels[0], found.rates)
     # 12 in at $1 and 4 out at $2, a million times over 4 and over 16 tokens.
     assert (price.billed.output, price.billed.total, price.at) == (Decimal(5), Decimal("1.25"), {})
+
+
+def test_what_a_million_costs_is_as_sure_as_the_bill(session: Session) -> None:
+    with_model(session, Paced("m", lambda _number: words(4)))
+    found = bench(session, "m", plan())
+    (level,) = found.levels
+
+    def billed(bound: Bound, source: Source = "reported") -> tuple[str, ...]:
+        first, *others = level.requests
+        cost = replace(first.reading.cost, bound=bound, source=source)
+        unsure = replace(first, reading=replace(first.reading, cost=cost))
+        return costs(replace(found, levels=[replace(level, requests=(unsure, *others))])).rows[0][1:]
+
+    assert billed("exact")[1:] == ("$5.00", "$1.25")
+    assert [it[0] for it in billed("at_most")] == ["≤"] * 3, "what its server reads from a cache is not known"
+    assert [it[0] for it in billed("at_least")] == ["≥"] * 3
+    assert [it[0] for it in billed("exact", "estimated")] == ["~"] * 3
 
 
 def test_an_unknown_price_stays_unknown(session: Session) -> None:

@@ -8,6 +8,7 @@ from tokmagic.bench import roofs
 from tokmagic.bench.costs import UTILISATIONS, prices
 from tokmagic.bench.figures import Level, Spread
 from tokmagic.bench.running import Bench, Forecast
+from tokmagic.core.money import Uncertainty
 from tokmagic.core.record import EngineInfo
 from tokmagic.engines.roof import Roof
 from tokmagic.formatting import numbers
@@ -129,8 +130,8 @@ def costs(bench: Bench) -> Table:
     columns += ["energy", "J/token"] if joules else []
     rows = []
     for level, it in found:
-        row = [f"{level.concurrency:,}", numbers.cost(level.cost)]
-        row += [numbers.usd(it.billed.output), numbers.usd(it.billed.total)] if billed else []
+        row, sure = [f"{level.concurrency:,}", numbers.cost(level.cost)], Uncertainty.of(level.cost).precision(0)
+        row += [numbers.usd_marked(usd, sure) for usd in (it.billed.output, it.billed.total)] if billed else []
         row += [numbers.usd(it.at[share].output if it.at else None) for share in shares]
         row += [numbers.usd(it.at[share].total if it.at else None) for share in shares]
         rows.append((*row, *(_energy(level) if joules else ())))

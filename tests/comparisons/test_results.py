@@ -22,6 +22,7 @@ from tokmagic.comparisons.outcome import Answer, Outcome
 from tokmagic.comparisons.results import Comparison
 from tokmagic.comparisons.verdicts import verdict
 from tokmagic.core.config import TokMagic
+from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Sampling
 from tokmagic.errors import ModelError, UsageError
 from tokmagic.runs.session import Session
@@ -263,6 +264,13 @@ def test_runs_without_a_price_are_compared_by_the_rest(make_desk: Make) -> None:
     assert "cost" not in found.levels.columns
     assert "12 runs had no price; set one with %price" in found.notes()
     assert "p" in found.differences.columns
+    assert found.to_json()["spent_usd"] is None, "not known, which is not 0"
+
+
+def test_what_is_free_costs_nothing_and_that_is_known(make_desk: Make) -> None:
+    desk = make_desk(small=uneven)
+    desk.session.prices.set("small", Rates(Decimal(0), Decimal(0), source="%price"))
+    assert desk.compare(score="contains(a)", over=items(6)).to_json()["spent_usd"] == "0"
 
 
 def many(count: int) -> Comparison:

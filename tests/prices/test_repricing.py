@@ -15,6 +15,7 @@ from tokmagic.ledgers import Ledger
 from tokmagic.prices import (
     PriceBook,
     bill,
+    devices,
     reprice,
 )
 from tokmagic.prices.hosted import hosted_rates
@@ -108,3 +109,20 @@ def test_a_row_of_many_requests_is_repriced_at_the_tier_of_each(
         *(f"{D(expected).normalize():f}",) * 2,
         "0",
     )
+
+
+def test_a_run_on_a_cpu_is_repriced_with_the_cpus_that_it_had(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, counts, book = EngineInfo("m", "org/m", "local", device="cpu"), usage(100, 10), PriceBook()
+    for run_id, there in (("large", 64), ("small", 2)):
+        monkeypatch.setattr(devices, "cpus", lambda there=there: there)
+        rates = book.rates(cpu, NOW)
+        made = record(Reading(counts, bill(counts, 3600.0, rates), device_s=3600.0), rates, info=cpu)
+        ledger.settle(replace(made, run_id=run_id))
+    # This is asked on the smaller machine, at the same price of a CPU.
+    lines = repriced(ledger, Selection(), book, "run").as_dicts()
+    assert [(line["cost_usd"], line["today_usd"]) for line in lines[:2]] == [("2.6112", "2.6112"), ("0.0816", "0.0816")]
+    beside = replace(rates, input=D(1), output=D(1), source=f"%price; device {rates.source} (2026-06)")
+    kept = record(Reading(counts, bill(counts, 36.0, beside), device_s=36.0), beside, info=cpu)
+    assert reprice(kept, book).usd == D("0.000816"), "its device's rate stood beside it"
+    unknown = record(Reading(counts, device_s=36.0), Rates(D(1), D(1), source="%price"), info=cpu)
+    assert reprice(unknown, book).usd == D("0.000816"), "of how many is not known: of as many as here"

@@ -10,6 +10,7 @@ from tokmagic.core.money import Bound, Cost, Rates, Tier
 from tokmagic.core.record import RunRecord
 from tokmagic.core.stream import Source, Usage, weakest
 from tokmagic.prices.book import PriceBook
+from tokmagic.prices.devices import with_its_cpus
 from tokmagic.prices.money import EXACT, MILLION, PICODOLLARS
 
 _HOUR_NS = Decimal(3_600_000_000_000)
@@ -68,7 +69,8 @@ def reprice(record: RunRecord, book: PriceBook, at: datetime | None = None) -> C
 def at_rates(record: RunRecord, rates: Rates) -> Cost:
     """The same at rates that were looked up before, for many runs of one model."""
     reading, frozen = record.reading, record.reading.cost
-    rates, then = _of_each(rates, record), _of_each(record.rates, record)
+    rates = with_its_cpus(_of_each(rates, record), record.rates)
+    then = _of_each(record.rates, record)
     if record.status == "cached":
         return replay(bill(reading.usage, reading.device_s, rates))
     cut = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from importlib.resources import files
@@ -15,6 +16,8 @@ from tokmagic.core.money import Rates
 from tokmagic.core.record import EngineInfo
 
 _BRANDS = frozenset({"NVIDIA", "TESLA", "GEFORCE"})
+
+_CPUS = re.compile(r"list price: (\d+) vCPU, ")
 
 DeviceKey = frozenset[str]
 
@@ -39,12 +42,28 @@ def list_rates(device: DeviceKey) -> Rates:
     A CPU counts with all virtual CPUs that this process may use.
     """
     if device == device_key("cpu"):
-        cpu, count = _table()["cpu"], cpus()
-        return _rates(Decimal(cpu["usd"]) * count, f"{count} vCPU, {cpu['source']}", cpu["date"])
+        return _of_cpus(cpus())
     for gpu in _table()["gpu"]:
         if device in [device_key(name) for name in gpu["names"]]:
             return _rates(Decimal(gpu["usd"]), gpu["source"], gpu["date"])
     return Rates()
+
+
+def with_its_cpus(rates: Rates, then: Rates) -> Rates:
+    """A CPU's list price with as many virtual CPUs as it had for a run with the rates ``then``.
+
+    Whoever asks what that run would cost today may do so on a machine that has others.
+    """
+    had = _CPUS.search(then.source)
+    if rates.device_hour is None or had is None or _CPUS.match(rates.source) is None:
+        return rates
+    listed = _of_cpus(int(had[1]))
+    return replace(rates, device_hour=listed.device_hour, source=listed.source, version=listed.version)
+
+
+def _of_cpus(count: int) -> Rates:
+    cpu = _table()["cpu"]
+    return _rates(Decimal(cpu["usd"]) * count, f"{count} vCPU, {cpu['source']}", cpu["date"])
 
 
 def _rates(usd: Decimal, what: str, date: str) -> Rates:

@@ -96,15 +96,14 @@ class Ledger:
         user, held, owner = record.user, budgets.binding(held, duplicate=record.duplicate), self._owner()
         with self._deciding(record) as connection:
             before = [budgets.standing(connection, it, user, now, began=record.started_at) for it in held]
-            refused = refusal(before, hold)
-            if refused is None:
+            if (refused := refusal(before, hold)) is None:
                 self._begin(connection.exec_driver_sql, owner, record, prompt, hold)
         if refused is not None:
             # Told anew, with marks: only who is refused waits for these, and the ledger is free meanwhile.
             told = refusal(self.with_uncertainty(before, user, now, record.started_at), hold)
             return Admission(told, tuple(before), passing(before, hold))
         usd, tokens = hold.usd or Decimal(0), hold.tokens
-        after = (replace(it, held_usd=it.held_usd + usd, held_tokens=it.held_tokens + tokens) for it in before)
+        after = [replace(it, held_usd=it.held_usd + usd, held_tokens=it.held_tokens + tokens) for it in before]
         return Admission(None, tuple(after))
 
     def extend(self, record: RunRecord, wanted: Hold, own: Sequence[Budget], now: datetime) -> Hold:
@@ -240,9 +239,8 @@ class Ledger:
         self.reap()
         # Their keys once: asked for in portions the whole selection would be sorted anew for each of them.
         with self.reading() as connection:
-            keys = list(
-                connection.scalars(sa.select(runs.c.id).where(*summaries.conditions(where)).order_by(runs.c.id))
-            )
+            these = sa.select(runs.c.id).where(*summaries.conditions(where))
+            keys = list(connection.scalars(these.order_by(runs.c.id)))
         for start in range(0, len(keys), _PORTION):
             portion = keys[start : start + _PORTION]
             yield from self._records(sa.select(runs).where(runs.c.id.in_(portion)).order_by(runs.c.id))

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tokmagic
@@ -453,6 +454,17 @@ def test_a_judge_compares_with_the_baseline_and_costs_apart(make_desk: Make) -> 
     again = desk.compare(score="judge(big)", over=items(5))
     assert desk.asked == 20
     assert again.values("score")[1].sum() == 4
+
+
+def test_a_judge_is_asked_nothing_of_an_item_that_the_baseline_cannot_be_asked(make_desk: Make) -> None:
+    desk = make_desk(small=right, big=lambda _text, _number: "A")
+    over = [{"q": " "}, {"q": "q1"}, {"q": "q2"}]
+    found = desk.compare({"bare": "{{ q }}", "asked": "say {{ q }}"}, over, score="judge(big)")
+    assert len(desk.engines["big"].asked) == 4
+    assert np.isnan(found.values("score")).ravel().tolist() == [True, False, False] * 2
+    assert "1 run of bare failed, the first: PromptError: variant bare, item 1: the prompt is empty for this item" in (
+        found.notes()
+    )
 
 
 def test_a_judge_that_answers_nonsense_marks_the_pair(make_desk: Make) -> None:

@@ -353,13 +353,13 @@ class Running:
 
     def _judge(self, judge: Judge, opened: Open) -> None:
         """Let the judge compare each arm with the baseline, as its first and as its second answer."""
-        baseline = opened.answers.get(0)
+        baseline, asks = opened.answers.get(0), list[Ask]()
         if baseline is not None and baseline.text is not None:
             baseline.score = 0.5
             self.tally.scored(baseline)
-        # The task is what the baseline was asked, without its instructions where the system message holds them.
-        task = self._plan.prompt(0, opened.block.item).messages[-1].content
-        asks = list(judging(judge, task, opened, partial(self._replied, judge, opened)))
+            # The task is what the baseline was asked, without its instructions where the system message holds them.
+            task = self._plan.prompt(0, opened.block.item).messages[-1].content
+            asks = list(judging(judge, task, opened, partial(self._replied, judge, opened)))
         opened.waits_for = opened.replies_due = len(asks)
         # Before later blocks: where the budget ends it, what was paid for is judged first.
         for ask in reversed(asks):

@@ -456,6 +456,22 @@ def test_a_judge_compares_with_the_baseline_and_costs_apart(make_desk: Make) -> 
     assert again.values("score")[1].sum() == 4
 
 
+def test_another_judge_of_the_same_name_judges_anew(make_desk: Make) -> None:
+    def judged(revision: str, better: str) -> tuple[int, float]:
+        def answers(text: str, _number: int) -> str:
+            return "A" if f"<answer A>\n{better}" in text else "B"
+
+        desk = make_desk(small=lambda text, _number: text.split()[0], big=answers)
+        desk.session.models.add("big", ModelSpec("scripted", revision=revision))
+        desk.session.models._engines["big"] = desk.engines["big"]
+        found = desk.compare(score="judge(big)", over=items(3))
+        return desk.asked, float(found.values("score")[1].mean())
+
+    assert judged("one", "reasoned") == (12, 1.0)
+    assert judged("one", "terse") == (0, 1.0), "what is finished is not asked again"
+    assert judged("other", "terse") == (6, 0.0), "the answers stay, another judge is asked"
+
+
 def test_a_judge_is_asked_nothing_of_an_item_that_the_baseline_cannot_be_asked(make_desk: Make) -> None:
     desk = make_desk(small=right, big=lambda _text, _number: "A")
     over = [{"q": " "}, {"q": "q1"}, {"q": "q2"}]

@@ -24,8 +24,14 @@ class Ask:
 
     prompt: Prompt
     model: str
-    tag: str
+    tags: tuple[str, ...]
+    """Of which variant, or of which judge, it is."""
     then: Callable[[Came], None]
+
+    @property
+    def judges(self) -> bool:
+        """Whether it is the judge's."""
+        return self.tags[-1] == JUDGE_TAG
 
 
 @dataclass(slots=True)
@@ -63,11 +69,11 @@ def judging(judge: Judge, task: str, opened: Open, then: Callable[[Answer, int, 
             continue
         opened.replies[arm] = [None, None]
         for place, (first, second) in enumerate(((answer.text, baseline.text), (baseline.text, answer.text))):
-            yield Ask(Prompt(judge.ask(task, first, second)), judge.model, JUDGE_TAG, partial(then, answer, place))
+            yield Ask(Prompt(judge.ask(task, first, second)), judge.model, judge.tags, partial(then, answer, place))
 
 
 def why(ask: Ask, error: BudgetError) -> str:
     """Why a run ended it all. Only what helps is advised: the judge's limit is not the comparison's max_tokens."""
-    if ask.tag != JUDGE_TAG:
+    if not ask.judges:
         return str(error)
     return f"the judge {ask.model}: {str(error).replace(LOWER_OR_RAISE, RAISE_OR_CHEAPER)}"

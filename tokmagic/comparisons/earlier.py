@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Key(NamedTuple):
     """What two runs have in common that may stand for each other: variant (or judge), model, and prompt."""
 
-    tag: str
+    tags: tuple[str, ...]
     model: str
     prompt_sha256: str
 
@@ -51,7 +51,7 @@ class Earlier:
 
     def finished(self, tag: str, model: str) -> int:
         """How many finished runs of a variant at a model are still to be taken."""
-        return sum(len(rows) for key, rows in self._finished.items() if key[:2] == (tag, model))
+        return sum(len(rows) for key, rows in self._finished.items() if key[:2] == ((tag,), model))
 
     def take(self, key: Key) -> tuple[RunRecord, str | None] | None:
         """A finished run and its answer, the answer None where texts are not kept; None: there is none (any more)."""
@@ -65,8 +65,9 @@ class Earlier:
 
 
 def _key(row: RunRecord) -> Key:
-    # The last tag is ours, whatever others a caller gave.
-    return Key(row.tags[-1], row.info.name, row.prompt_sha256)
+    # The last tag is ours, and of a judge's the last two, whatever others a caller gave.
+    ours = 2 if row.tags[-1] == JUDGE_TAG else 1
+    return Key(row.tags[-ours:], row.info.name, row.prompt_sha256)
 
 
 def _check_unchanged(rows: Iterable[RunRecord], plan: Plan) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Literal
 
+from tokmagic.core.compared import JUDGE_TAG
 from tokmagic.core.prompt import Message
 from tokmagic.errors import UsageError
 
@@ -26,6 +28,14 @@ class Judge:
 
     model: str
     question: str
+    identity: str = ""
+    """What the model's name stands for: another model of the same name is another judge."""
+
+    @property
+    def tags(self) -> tuple[str, str]:
+        """The last tags of its runs."""
+        digest = hashlib.sha256(self.identity.encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{JUDGE_TAG}:{digest[:12]}", JUDGE_TAG
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -53,7 +54,8 @@ def compared(
     planned = plan.make(variants, items, names, identities=identities, **options)
     scored = None if score is None else scores.read(score)
     if isinstance(scored, Judge):
-        scored = judge(_resolved(session, scored.model), scored.question)
+        named = judge(_resolved(session, scored.model), scored.question)
+        scored = replace(named, identity=_identity(session, named.model))
     elif isinstance(scored, scores.Score) and scored.column is not None:
         items.check(scored.column, f"the score {scored.name}")
     if pilot is not None and (isinstance(pilot, bool) or not isinstance(pilot, int) or pilot < 1):

@@ -22,7 +22,7 @@ from tokmagic.comparisons.plan import Block, Plan
 from tokmagic.comparisons.ratings import Human
 from tokmagic.comparisons.scores import Score
 from tokmagic.comparisons.tally import NOWHERE, Here, Stand, Tally
-from tokmagic.core.compared import JUDGE_TAG, SAVINGS
+from tokmagic.core.compared import SAVINGS
 from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, TokmagicError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.prompts.template import sha256
@@ -185,11 +185,11 @@ class Running:
         outcome = self._outcome
         if outcome.ended is not None or ask.model in outcome.given_up or self._runs.others.stopped:
             raise NotRunError
-        tags = (*self._tags, ask.tag)
+        tags = (*self._tags, *ask.tags)
         generation = self._session.generate(ask.prompt, ask.model, tags=tags, cache=False, others=self._runs.others)
         if isinstance(generation.error, BudgetError):
             outcome.ended = outcome.ended or why(ask, generation.error)  # at once, so that none behind is let in
-        if generation.error is None and ask.tag != JUDGE_TAG:
+        if generation.error is None and not ask.judges:
             self._finished.append(generation.run_id)
         return generation
 
@@ -207,7 +207,7 @@ class Running:
             ask.then(error)
             return
         outcome.spent_usd += generation.cost.usd or 0
-        self.tally.spent(generation.record, judge=ask.tag == JUDGE_TAG)
+        self.tally.spent(generation.record, judge=ask.judges)
         failure = generation.error
         if isinstance(failure, KeyboardInterrupt):
             raise failure
@@ -218,9 +218,9 @@ class Running:
 
     def _want(self, ask: Ask, *, first: bool = False) -> None:
         """Give out a finished run of the ledger, else have it run; ``first``: before those that wait already."""
-        found = self._earlier.take(Key(ask.tag, ask.model, sha256(ask.prompt)))
+        found = self._earlier.take(Key(ask.tags, ask.model, sha256(ask.prompt)))
         if found is not None:
-            if ask.tag != JUDGE_TAG:
+            if not ask.judges:
                 self._finished.append(found[0].run_id)
             missing = found[1] is None and self._score is not None
             ask.then(without_text() if missing else Got(*found))
@@ -273,7 +273,7 @@ class Running:
             except TokmagicError as error:
                 then(error)
                 continue
-            self._want(Ask(prompt, it.model, it.variant.tag, then))
+            self._want(Ask(prompt, it.model, (it.variant.tag,), then))
 
     def _answered(self, opened: Open, answer: Answer, came: Came) -> None:
         if isinstance(came, UsageError):

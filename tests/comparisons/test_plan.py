@@ -69,6 +69,24 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path, name: str, conten
         inputs.read(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("one", "same"),
+    [
+        ({0, 8}, {8, 0}),
+        ({"either": [frozenset((0, 8))]}, {"either": [frozenset((8, 0))]}),
+        ({1: "a", "b": 2}, {"b": 2, 1: "a"}),
+        ({(1, 2): {0, 8}}, {(1, 2): {8, 0}}),
+        (lambda answer: answer, lambda answer: answer),
+        ([object()], [object()]),
+    ],
+)
+def test_the_same_items_are_known_again_in_another_process(one: object, same: object) -> None:
+    """Sets come in any order there, and what has no text of its own stands at another address."""
+    digests = {inputs.read([{"q": "q", "a": it}]).sha256 for it in (one, same)}
+    assert len(digests) == 1
+    assert digests != {inputs.read([{"q": "q", "a": "other"}]).sha256}
+
+
 DATASETS = ROOT / "tests" / "fixtures" / "datasets"
 """Written by datasets 5.2.0: ten rows in three shards, and two splits, one of them shuffled."""
 

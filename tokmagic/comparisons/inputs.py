@@ -8,6 +8,7 @@ import io
 import json
 import math
 import random
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from tokmagic.errors import UsageError
 
 Item = Mapping[str, Any]
 _KNOWN = "a list of dicts, a DataFrame, a .csv, .jsonl or .parquet file, or the folder of a Hugging Face data set"
+_ADDRESS = re.compile(r" at 0x[0-9A-Fa-f]+")
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 
 
@@ -36,7 +38,8 @@ class Items:
     @property
     def sha256(self) -> str:
         """The hex digest of all that stands in them."""
-        text = json.dumps([dict(row) for row in self.rows], ensure_ascii=False, sort_keys=True, default=str)
+        rows = [_lasting(row) for row in self.rows]
+        text = json.dumps(rows, ensure_ascii=False, sort_keys=True, default=_told)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def sample(self, count: int, seed: int) -> Items:
@@ -91,6 +94,26 @@ def _plain(value: Any) -> Any:
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         value = value.tolist()
     return [_plain(it) for it in value] if isinstance(value, list) else value
+
+
+def _lasting(value: Any) -> Any:
+    """A value as JSON takes it, the same in every process: a set has no order of its own, nor have keys of any kind."""
+    if isinstance(value, Mapping):
+        if all(isinstance(name, str) for name in value):
+            return {name: _lasting(it) for name, it in value.items()}
+        return sorted(_written([name, it]) for name, it in value.items())
+    if isinstance(value, set | frozenset):
+        return sorted(map(_written, value))
+    return [_lasting(it) for it in value] if isinstance(value, list | tuple) else value
+
+
+def _written(value: Any) -> str:
+    return json.dumps(_lasting(value), ensure_ascii=False, sort_keys=True, default=_told)
+
+
+def _told(value: Any) -> str:
+    """What is no JSON, such as a function, without the address at which this process has it."""
+    return _ADDRESS.sub("", str(value))
 
 
 def _empty(value: object) -> bool:

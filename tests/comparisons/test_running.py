@@ -20,6 +20,7 @@ import pytest
 
 import tokmagic
 from tests.comparisons.desk import VARIANTS, Desk, items, right, write_csv
+from tokmagic.comparisons.inputs import Items
 from tokmagic.comparisons.results import Comparison
 from tokmagic.comparisons.running import GIVEN_UP
 from tokmagic.comparisons.tally import Stand
@@ -211,6 +212,15 @@ def test_interrupted_by_the_clock_and_resumed_each_run_is_there_once(make_desk: 
     assert interrupts >= 15, "Python itself loses one that comes while it drops a weak reference"
     last = make_desk()
     check_whole(last.compare(score="exact(a)", repeat=20), last)
+
+
+def test_items_are_not_digested_again_for_each_finished_run(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest, asked = Items.sha256.fget, list[int]()  # type: ignore[attr-defined]
+    monkeypatch.setattr(Items, "sha256", property(lambda self: asked.append(len(self.rows)) or digest(self)))
+    for _ in range(2):
+        desk.compare(over=items(12))
+        desk.compare(over=items(2))
+    assert asked.count(12) == asked.count(2)
 
 
 def test_a_longer_comparison_is_another_one(desk: Desk) -> None:

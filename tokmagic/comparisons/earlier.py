@@ -31,8 +31,8 @@ class Earlier:
         """Raises UsageError where the file was changed before an earlier beginning was finished, and LedgerError."""
         self._ledger = ledger
         self._finished: dict[Key, deque[RunRecord]] = defaultdict(deque)
-        rows = ledger.runs(Selection(tags=(plan.question_tag,)))
-        mine = [row for row in rows if plan.data_tag in row.tags]
+        rows, data = ledger.runs(Selection(tags=(plan.question_tag,))), plan.data_tag
+        mine = [row for row in rows if data in row.tags]
         if plan.items.source and not mine:
             _check_unchanged(rows, plan)
         self.spent = Sum.of(mine)

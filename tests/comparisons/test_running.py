@@ -21,11 +21,12 @@ import pytest
 import tokmagic
 from tests.comparisons.desk import VARIANTS, Desk, items, right, write_csv
 from tokmagic.comparisons.inputs import Items
+from tokmagic.comparisons.outcome import Answer
 from tokmagic.comparisons.results import Comparison
 from tokmagic.comparisons.running import GIVEN_UP
 from tokmagic.comparisons.tally import Stand
 from tokmagic.core.prompt import Sampling
-from tokmagic.core.record import Selection
+from tokmagic.core.record import RunRecord, Selection
 from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, UsageError
 from tokmagic.runs import api
@@ -47,6 +48,10 @@ def check_whole(found: Comparison, desk: Desk) -> None:
     assert {row.run_id for row in desk.rows if row.status == "ok"} == set(ids)
     assert found.spent_usd == sum((row.reading.cost.usd or 0 for row in desk.rows), Decimal(0))
     assert found.complete
+
+
+def by_id(desk: Desk, answer: Answer) -> list[RunRecord]:
+    return [row for row in desk.rows if row.run_id == answer.run_id]
 
 
 def test_every_variant_meets_every_item_once(desk: Desk) -> None:
@@ -221,6 +226,25 @@ def test_items_are_not_digested_again_for_each_finished_run(desk: Desk, monkeypa
         desk.compare(over=items(12))
         desk.compare(over=items(2))
     assert asked.count(12) == asked.count(2)
+
+
+@pytest.mark.parametrize(
+    "also",
+    [
+        {"baseline": "reasoned"},
+        {"variants": dict(reversed(VARIANTS.items()))},
+        {"sampling": Sampling(max_tokens=20, temperature=0.0)},
+    ],
+)
+def test_what_is_the_same_comparison_is_not_paid_for_again(desk: Desk, also: dict[str, Any]) -> None:
+    """As docs/compare.md says: the same variants, models, items, repeats, sampling options and seed."""
+    given: dict[str, Any] = {"score": "exact(a)", "over": items(4), "sampling": Sampling(max_tokens=20, temperature=0)}
+    desk.compare(**given)
+    found = desk.compare(**{**given, **also})
+    check_whole(found, desk)
+    assert desk.asked == 8
+    assert {it.text.split()[0] for it in found.answers if it.text} == {"a0", "a1", "a2", "a3"}
+    assert all(run.tags[-1] == found.plan.arms[it.arm].variant.tag for it in found.answers for run in by_id(desk, it))
 
 
 def test_a_longer_comparison_is_another_one(desk: Desk) -> None:

@@ -103,9 +103,14 @@ class Plan:
 
     @property
     def question_tag(self) -> str:
-        """The same for everything but what stands in the items."""
-        arms = [[arm.variant.name, arm.variant.text, arm.model, arm.identity] for arm in self.arms]
-        return f"{QUESTION}{_digest([arms, self.repeat, self.seed, asdict(self.sampling), self.items.source])}"
+        """The same for everything but what stands in the items, whichever arm is the baseline."""
+        arms = sorted([arm.variant.name, arm.variant.text, arm.model, arm.identity] for arm in self.arms)
+        # Python's 0 is the 0.0 of an option line.
+        sampling = {
+            name: int(it) if isinstance(it, float) and it.is_integer() else it
+            for name, it in asdict(self.sampling).items()
+        }
+        return f"{QUESTION}{_digest([arms, self.repeat, self.seed, sampling, self.items.source])}"
 
     @property
     def data_tag(self) -> str:

@@ -177,6 +177,16 @@ def test_a_comparison_shown_again_is_checked_once(
     assert check("check", "nb.ipynb", "--compare").stdout.startswith("nb.ipynb: cell 1 (c2): reasoned is worse")
 
 
+def test_the_same_runs_with_another_score_are_checked_too(
+    make: Callable[..., Comparison], formatter: Any, check: Command, tmp_path: Path
+) -> None:
+    """Scores are of the same answers, so the comparison's id does not tell them apart."""
+    first, other = make(score=lambda _answer: True), make()
+    assert first.to_json()["id"] == other.to_json()["id"]
+    write(tmp_path, cell(first, formatter=formatter), cell(other, id="c2", formatter=formatter))
+    assert check("check", "nb.ipynb", "--compare").stdout.startswith("nb.ipynb: cell 2 (c2): reasoned is worse")
+
+
 def test_a_file_of_the_command_is_checked_too(make: Callable[..., Comparison], check: Command, tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text(json.dumps(make().to_json()), encoding="utf-8")
     assert check("check", "c.json", "--compare").stdout.startswith("c.json: reasoned is worse than terse in score")

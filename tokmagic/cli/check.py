@@ -102,7 +102,7 @@ def _of_notebook(data: bytes, path: str, gate: Gate) -> Iterator[str]:
     notebook.refuse_conflict()
     if not any(cell.compares or cell.comparisons for cell in notebook.cells):
         yield "there is nothing to check: no cell holds a comparison"
-    seen: set[tuple[str, ...]] = set()
+    seen: set[tuple[object, ...]] = set()
     for cell in notebook.cells:
         if cell.compares and not cell.comparisons:
             yield f"{cell.name} has no comparison in its output; run it without --quiet, with metadata on"
@@ -115,6 +115,6 @@ def _of_notebook(data: bytes, path: str, gate: Gate) -> Iterator[str]:
             own = cell.compares or it.cell_id == cell.id
             if own and it.source_sha256 is not None and it.source_sha256 != cell.source_sha256:
                 yield f"{cell.name} was changed after it ran; run it again"
-            elif it.ids not in seen:
+            elif it.told not in seen:
                 yield from (f"{cell.name}: {problem}" for problem in gates.problems(it, gate))
-            seen.add(it.ids)
+            seen.add(it.told)

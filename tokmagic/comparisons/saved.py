@@ -107,6 +107,12 @@ class Saved:
     unscored: Mapping[str, int] = field(default_factory=dict)
     """How many answers have no score, by variant."""
 
+    @property
+    def told(self) -> tuple[object, ...]:
+        """All that is checked: with another score or another baseline the same comparison tells something else."""
+        unscored = tuple(sorted(self.unscored.items()))
+        return self.ids, self.baseline, self.complete, self.passes, self.differences, unscored
+
 
 def read(given: Any) -> Saved:
     """Read what :func:`to_json` wrote, as an object or as JSON text. Raises ValueError in one line."""

@@ -265,6 +265,21 @@ def test_parts_without_which_there_is_no_prompt_are_not_tried(make_desk: Make) -
     assert [it.part.label for it in made.savings(budget="1", variant="a").ablations] == ["“Again.”"]
 
 
+def test_an_item_of_which_there_is_no_prompt_is_no_obstacle(make_desk: Make) -> None:
+    variants = {"a": "--- system\nBe.\n--- user\n{{ q }}", "b": "{{ q }}"}
+    over = [{"q": " ", "a": "none"}, *items(3)]
+    made = make_desk().compare(variants, over, score="exact(a)")
+    assert [it.part.label for it in made.savings(budget="1", variant="a").ablations] == ["the system message"]
+    none = make_desk().compare(variants, over[:1], score="exact(a)")
+    assert "it has no part that could go" in repr(none.savings(budget="1", variant="a"))
+
+
+@pytest.mark.parametrize("most", [0, -1, True, 1.5])
+def test_how_many_parts_are_tried_is_a_whole_number(found: Comparison, most: Any) -> None:
+    with pytest.raises(UsageError, match=f"most is {most!r}; give a whole number of parts, at least 1"):
+        found.savings(budget="1", most=most)
+
+
 # Which variant
 
 

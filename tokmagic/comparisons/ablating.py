@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokmagic.comparisons.inputs import Item
 from tokmagic.comparisons.intervals import item_means
 from tokmagic.comparisons.parts import Part, parts
 from tokmagic.comparisons.plan import Arm, Plan, Variant
@@ -20,6 +21,7 @@ from tokmagic.comparisons.savings import (
     shorter_limit,
     winner,
 )
+from tokmagic.core.prompt import Prompt
 from tokmagic.errors import PromptError, TokmagicError, UsageError
 from tokmagic.explain.readers import reader_for
 
@@ -42,6 +44,8 @@ def savings(
     most: int,
 ) -> Savings:
     """As :meth:`Comparison.savings` says."""
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise UsageError(f"most is {most!r}; give a whole number of parts, at least 1")
     number = _arm(found, variant)
     arm = found.plan.arms[number]
     seen = _caching(found, session, number), _limit(found, session, number)
@@ -80,19 +84,28 @@ def _variants(arm: Arm, left_out: list[Part]) -> list[tuple[str, str]]:
 
 def _candidates(plan: Plan, arm: Arm) -> list[Part]:
     """The parts without which there is still another prompt for an item."""
-    item, text = plan.items.rows[0], arm.variant.text
-    whole = arm.variant.prompt(item, plan.sampling)
-    found, texts = [], {text}
+    text = arm.variant.text
+    # Of some items, such as empty ones, a template makes no prompt at all.
+    wholes = ((item, _made(arm.variant, item, plan)) for item in plan.items.rows)
+    first = next(((item, made) for item, made in wholes if made is not None), None)
+    if first is None:
+        return []
+    (item, whole), found, texts = first, list[Part](), {text}
     for part in parts(text):
         rest = part.left_out_of(text)
-        try:
-            made = Variant("", rest).prompt(item, plan.sampling)
-        except PromptError:
-            continue
-        if rest not in texts and made.messages != whole.messages:
+        made = _made(Variant("", rest), item, plan)
+        if made is not None and rest not in texts and made.messages != whole.messages:
             texts.add(rest)
             found.append(part)
     return found
+
+
+def _made(variant: Variant, item: Item, plan: Plan) -> Prompt | None:
+    """A variant's prompt for an item; None where there is none."""
+    try:
+        return variant.prompt(item, plan.sampling)
+    except PromptError:
+        return None
 
 
 def _caching(found: Comparison, session: Session, number: int) -> Saving:

@@ -82,6 +82,12 @@ def test_what_cannot_be_scored_is_marked(score: Any, problem: str) -> None:
     assert (found.value, found.problem) == (None, problem)
 
 
+@pytest.mark.parametrize("wanted", ["nan", "NaN", "inf", math.inf, "1e999"])
+def test_a_column_without_a_finite_number_is_an_error_and_no_failure(wanted: object) -> None:
+    found = apply(read("numeric(a)"), "7", {"a": wanted})
+    assert (found.value, found.problem) == (None, f"ValueError: {wanted!r} is no number that an answer can give")
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [

@@ -125,7 +125,10 @@ def numeric(column: str, tolerance: float = 1e-9, *, relative: float = 0.0) -> S
 def _wanted(given: Any) -> float:
     """A column's number, which may be written as one in an answer."""
     text = given.strip() if isinstance(given, str) else ""
-    return _number(text) if _NUMBER.fullmatch(text) else float(given)
+    wanted = _number(text) if _NUMBER.fullmatch(text) else float(given)
+    if not math.isfinite(wanted):
+        raise ValueError(f"{given!r:.60} is no number that an answer can give")
+    return wanted
 
 
 def _number(text: str) -> float:

@@ -52,7 +52,12 @@ def _change(session: Session, options: argparse.Namespace) -> None:
             )
         session.notebook_was(options.was)
         return
+    if "off" in (options.scope, options.usd) and options.tokens is not None:
+        raise UsageError("off removes a budget, --tokens sets one; give one of them")
     if options.scope == "off":
+        if options.usd is not None:  # meant is the one, gone would be all
+            one = options.usd if options.usd in SCOPES else "day"
+            raise UsageError(f"%budget off removes all your budgets; to remove one: %budget {one} off")
         for scope in SCOPES:
             ledger.drop_budget(_named(session, scope, everyone=options.everyone))
         return

@@ -21,6 +21,7 @@ from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import EngineInfo, PastRun, Reading, source_sha256
 from tokmagic.core.stream import Usage
 from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.scripted import ScriptedEngine
 from tokmagic.errors import UsageError
 from tokmagic.runs.drafts.likely import Likely, LikelySum, Span, likely
 from tokmagic.runs.session import Session
@@ -264,6 +265,31 @@ def test_what_the_cache_has_costs_nothing_and_so_does_what_it_will_have(session:
     cells = ask(session, source, other, other, f"{source} ")["cells"]
     assert [it["fate"] for it in cells] == ["cached", "runs", "cached", "runs"]
     assert cells[0]["likely_usd"] == "0"
+
+
+def test_a_conversation_goes_on_with_what_the_cells_above_add_to_it(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said before is input, too, and only a run tells the answers among it."""
+    monkeypatch.setattr(
+        ScriptedEngine, "count", lambda _self, prompt: sum(len(it.content.split()) for it in prompt.messages)
+    )
+    options = "--chat talk --seed 1 --max-tokens 5"
+    anew, on, apart = (f"%%generate {it}" for it in (f"{options} --reset", options, "--chat other --max-tokens 5"))
+    sources = f"{anew}\nOne two three.", f"{on}\nFour.", f"{on}\nFive six.", f"{apart}\nSeven."
+    unsure = "cells above it go on with its conversation, and only a run tells what is answered there"
+
+    def told() -> list[tuple[int, str, str | None]]:
+        return [(it["input_tokens"], it["input_source"], it["reason"]) for it in ask(session, *sources)["cells"]]
+
+    wanted = [(3, "counted", None), (4, "estimated", unsure), (6, "estimated", unsure), (1, "counted", None)]
+    assert told() == wanted
+    session.chats["talk"] = [Message("user", "what was said " * 50), Message("assistant", "before")]
+    assert told() == wanted, "the first of them begins it anew"
+    (alone,) = ask(session, sources[1])["cells"]
+    assert (alone["input_tokens"], alone["input_source"]) == (152, "counted")
+    (_, behind) = ask(session, "%%generate --model $which --chat talk\nHi.", sources[1])["cells"]
+    assert (behind["input_source"], behind["reason"]) == ("estimated", unsure)
 
 
 def test_what_is_not_known_is_said(session: Session) -> None:

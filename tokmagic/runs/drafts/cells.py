@@ -56,6 +56,8 @@ class Asked:
     """Whether the cache is asked; None leaves it to the run."""
     refresh: bool = False
     dry_run: bool = False
+    adds_to: str | None = None
+    """The conversation that its answer is added to, begun anew or not."""
 
 
 def read(source: str) -> Asked | None:
@@ -86,6 +88,7 @@ def read(source: str) -> Asked | None:
         cache=(True if options.cache else False if options.no_cache else None) if runs else None,
         refresh=runs and options.refresh,
         dry_run=runs and options.dry_run,
+        adds_to=options.chat if runs else None,
     )
 
 

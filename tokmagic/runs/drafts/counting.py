@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,13 +35,23 @@ class CountMethod:
     reason: str | None = None
 
 
-def prompt_of(session: Session, asked: Asked) -> tuple[Prompt, str | None]:
-    """The prompt as far as it is known, and why that is not all of it. Raises PromptError."""
+def said_in(session: Session, asked: Asked) -> Sequence[Message]:
+    """The conversation that a cell continues, as it stands now."""
+    return session.chats.get(asked.chat, ()) if asked.chat else ()
+
+
+def prompt_of(session: Session, asked: Asked, said: Sequence[Message] | None = None) -> tuple[Prompt, str | None]:
+    """The prompt as far as it is known, and why that is not all of it. Raises PromptError.
+
+    ``said`` is what is known of the conversation that it continues, where cells above it go on with that first.
+    """
     messages, exact = fill(asked.body, session.variables(), literal=asked.literal)
     doubt = asked.doubt
     if not exact:
         doubt = doubt or "the template holds more than {{ name }} of a string or number, which only a run fills in"
-    history = session.chats.get(asked.chat, ()) if asked.chat else ()
+    if said is not None:
+        doubt = doubt or "cells above it go on with its conversation, and only a run tells what is answered there"
+    history = said if said is not None else said_in(session, asked)
     sampling = asked.sampling or Sampling()
     try:
         prompt = build(messages, sampling, system=asked.system, history=history, completion=asked.completion)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tokmagic.core.budget import Standing
 from tokmagic.core.money import Rates, plain
-from tokmagic.core.prompt import Prompt
+from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import EngineInfo, Histories, PastRun, source_sha256
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import ModelSpec
@@ -25,7 +25,7 @@ from tokmagic.prompts.options import check_sampling
 from tokmagic.runs.cache import repeatable
 from tokmagic.runs.channel import VERSION
 from tokmagic.runs.drafts.cells import Asked, read
-from tokmagic.runs.drafts.counting import CountMethod, CountMethods, prompt_of
+from tokmagic.runs.drafts.counting import CountMethod, CountMethods, prompt_of, said_in
 from tokmagic.runs.drafts.likely import Likely, LikelySum, likely, likely_executions, perhaps_cached
 from tokmagic.runs.drafts.pricing import MOST_RUNS, Pricing, bounds
 from tokmagic.runs.drafts.wire import likely_wire
@@ -83,6 +83,8 @@ class _Look:
     unread: dict[str, ModelSpec] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     """The keys of answers that the cells further up will have given."""
+    chats: dict[str, Sequence[Message]] = field(default_factory=dict)
+    """What is known of the conversations that the cells further up will have begun or gone on with."""
     priced: dict[str, tuple[EngineInfo, Rates]] = field(default_factory=dict)
 
 
@@ -138,6 +140,9 @@ class ForecastService:
             return Foreseen(cell.cell_id, "unknown", reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
     def _prompt(self, cell: Written, asked: Asked, look: _Look) -> Foreseen:
+        said = look.chats.get(asked.chat) if asked.chat else None
+        if asked.adds_to is not None:
+            look.chats[asked.adds_to] = said if said is not None else said_in(self._session, asked)
         if not asked.model_known:
             raise UsageError(asked.doubt or "the model is not known before the cell runs")
         models = self._session.models
@@ -151,7 +156,7 @@ class ForecastService:
         model_id = priced[0].model_id if priced else models.info(name).model_id if spec is not None else None
         history = look.histories.get(cell.cell_id, [])
         past = [it for it in history if it.model_id == model_id and not it.replayed]
-        prompt, tokens, source, doubt = self._counted(asked, method, past)
+        prompt, tokens, source, doubt = self._counted(asked, method, past, look, said)
         found = Foreseen(
             cell.cell_id,
             "runs",
@@ -182,16 +187,23 @@ class ForecastService:
         return replace(found, cost=cost)
 
     def _counted(
-        self, asked: Asked, method: CountMethod | None, past: Sequence[PastRun]
+        self,
+        asked: Asked,
+        method: CountMethod | None,
+        past: Sequence[PastRun],
+        look: _Look,
+        said: Sequence[Message] | None,
     ) -> tuple[Prompt | None, int, Source, str | None]:
         """The prompt, None unless it is all known; its tokens, and why they are only estimated. Raises PromptError."""
         before = past[0].input_tokens if past else None
         try:
-            prompt, doubt = prompt_of(self._session, asked)
+            prompt, doubt = prompt_of(self._session, asked, said)
         except PromptError as error:
             if before is None:
                 raise
             return None, before, "estimated", str(error)
+        if asked.adds_to is not None:
+            look.chats[asked.adds_to] = prompt.messages
         tokens, source = _count(prompt, method)
         if doubt is None:
             return prompt, tokens, source, None

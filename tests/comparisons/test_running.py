@@ -25,6 +25,7 @@ from tokmagic.comparisons.outcome import Answer
 from tokmagic.comparisons.results import Comparison
 from tokmagic.comparisons.running import GIVEN_UP
 from tokmagic.comparisons.tally import Stand
+from tokmagic.core.budget import Budget
 from tokmagic.core.prompt import Sampling
 from tokmagic.core.record import RunRecord, Selection
 from tokmagic.engines.base import ModelSpec
@@ -309,6 +310,25 @@ def test_a_budget_too_small_for_one_pair_is_refused(desk: Desk) -> None:
     assert desk.asked == 1
     with pytest.raises(BudgetError, match="budget"):
         desk.compare(budget="-1")
+
+
+def test_a_prompt_that_is_too_long_to_pass_unasked_is_told_with_what_helps(desk: Desk) -> None:
+    """A comparison has no --yes."""
+    session = desk.session
+    session.ledger().set_budget(Budget("cell", tokens=2, notebook=session.budget_notebook, user=session.user))
+    with pytest.raises(BudgetError, match=r"nobody can be asked; raise that with %budget cell --tokens N$"):
+        desk.compare(over=[{"q": "a long question"}])
+    assert desk.asked == 0
+
+
+@pytest.mark.parametrize("progress", [True, 5])
+def test_progress_that_cannot_be_told_is_refused_before_anything_runs(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, progress: Any
+) -> None:
+    monkeypatch.setattr(api, "_session", desk.session)
+    with pytest.raises(UsageError, match=f"progress is {progress}; give a function"):
+        tokmagic.compare(VARIANTS, items(2), model="small", progress=progress)
+    assert desk.asked == 0
 
 
 def test_what_is_spent_at_once_counts(desk: Desk) -> None:

@@ -86,6 +86,8 @@ def compare_in(
 ) -> Comparison:
     """As :func:`compare`, in a session: for the magic and the command, whose options nobody has looked at yet."""
     packages.check()
+    if progress is not None and not callable(progress):
+        raise UsageError(f"progress is {progress!r}; give a function, which is told how far it is")
     from tokmagic.comparisons.preparing import compared  # start-up: numpy and scipy, for a name that is only looked up
 
     return compared(

@@ -16,6 +16,7 @@ from tokmagic.core.compared import JUDGE_TAG
 from tokmagic.core.prompt import Prompt
 from tokmagic.errors import BudgetError
 from tokmagic.prices.budgets import LOWER_OR_RAISE
+from tokmagic.runs.budget_guard import CONFIRMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,5 @@ def judging(judge: Judge, task: str, opened: Open, then: Callable[[Answer, int, 
 
 def why(ask: Ask, error: BudgetError) -> str:
     """Why a run ended it all. Only what helps is advised: the judge's limit is not the comparison's max_tokens."""
-    if not ask.judges:
-        return str(error)
-    return f"the judge {ask.model}: {str(error).replace(LOWER_OR_RAISE, RAISE_OR_CHEAPER)}"
+    says = str(error).replace(CONFIRMS, "raise that with %budget cell --tokens N")
+    return f"the judge {ask.model}: {says.replace(LOWER_OR_RAISE, RAISE_OR_CHEAPER)}" if ask.judges else says

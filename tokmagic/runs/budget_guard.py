@@ -38,6 +38,10 @@ class BudgetWarning(UserWarning):
     """A budget is nearly used up, or cannot count a run."""
 
 
+CONFIRMS = "--yes confirms it"
+"""What helps a single run whose prompt is longer than passes unasked."""
+
+
 @dataclass(slots=True)
 class _Limit:
     """What a run may use of ``usd`` or ``tokens`` until more is asked for; ``final``: there is no more."""
@@ -235,7 +239,7 @@ class BudgetGuard:
         text = f"the prompt has {size}, more than the {min(limits):,} allowed without confirmation"
         answer = self._confirm(f"{text}. Run it?") if self._confirm is not None else None
         if answer is None:
-            raise BudgetError(f"{text}, and nobody can be asked; --yes confirms it")
+            raise BudgetError(f"{text}, and nobody can be asked; {CONFIRMS}")
         if not answer:
             raise BudgetError(f"{text}, and it was not confirmed; nothing was run")
 

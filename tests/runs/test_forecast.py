@@ -18,7 +18,7 @@ from tests.ledgers.test_store import run
 from tokmagic.core.budget import Budget
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
-from tokmagic.core.record import EngineInfo, PastRun, Reading, source_sha256
+from tokmagic.core.record import EngineInfo, PastRun, Reading, Status, source_sha256
 from tokmagic.core.stream import Usage
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.scripted import ScriptedEngine
@@ -168,7 +168,12 @@ PYTHON = "answer = tokmagic.generate('Name three rivers.')"
 
 
 def python_runs(
-    session: Session, execution: str, *costs: str, source: str = PYTHON, tags: tuple[str, ...] = ()
+    session: Session,
+    execution: str,
+    *costs: str,
+    source: str = PYTHON,
+    tags: tuple[str, ...] = (),
+    status: Status = "ok",
 ) -> None:
     """Put an execution of a Python cell into the ledger that ran prompts for so much each."""
     info = EngineInfo("scripted", "scripted", "scripted")
@@ -178,7 +183,7 @@ def python_runs(
             Usage(input_tokens=12, output_tokens=5, input_source="measured", output_source="measured"),
             Cost(D(cost), "measured"),
         )
-        record = run(cell_id="c0", session=session.session_id, reading=reading)
+        record = run(cell_id="c0", session=session.session_id, reading=reading, status=status)
         session.ledger().settle(replace(record, info=info, env=env, tags=tags))
 
 
@@ -211,6 +216,17 @@ def test_an_execution_of_which_runs_are_left_out_tells_no_cost(session: Session)
     assert (found["likely_usd"], found["likely_runs"]) == ("0.15", 1), "of the older one only five were looked at"
     python_runs(session, "c", *["0.01"] * 25)
     assert ask(session, PYTHON)["cells"][0]["fate"] == "unknown"
+
+
+def test_an_execution_that_was_interrupted_tells_no_cost(session: Session) -> None:
+    """What it ran before is a part of what the next one will cost."""
+    python_runs(session, "a", "0.01", "0.01")
+    python_runs(session, "a", "0.005", status="interrupted")
+    (found,) = ask(session, PYTHON)["cells"]
+    assert (found["fate"], found["likely_usd"]) == ("unknown", None)
+    python_runs(session, "b", *["0.01"] * 5)
+    (found,) = ask(session, PYTHON)["cells"]
+    assert (found["likely_usd"], found["likely_runs"]) == ("0.05", 1)
 
 
 def test_a_comparison_in_code_is_not_forecast_from_what_its_first_execution_cost(session: Session) -> None:

@@ -372,6 +372,8 @@ class PastRun(NamedTuple):
     cost_usd: Decimal | None = None
     """What it cost then."""
     replayed: bool = False
+    cut_short: bool = False
+    """Whether another run of its execution was interrupted, so that the execution tells no whole cost."""
 
 
 Histories = dict[str, list[PastRun]]

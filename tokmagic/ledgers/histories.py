@@ -24,13 +24,21 @@ def read(connection: sa.Connection, where: Selection, each: int) -> Histories:
     columns = (runs.c.id, runs.c.status, runs.c.model_id, *tokens, runs.c.device_s, runs.c.cost_pico, runs.c.env)
     numbered = (
         sa.select(runs.c.cell_id, *columns, order.label("place"))
-        .where(runs.c.cell_id.is_not(None), runs.c.status.in_(("ok", "cached")), ~_OF_COMPARISON, *conditions(where))
+        .where(
+            runs.c.cell_id.is_not(None),
+            runs.c.status.in_(("ok", "cached", "interrupted")),
+            ~_OF_COMPARISON,
+            *conditions(where),
+        )
         .subquery()
     )
     query = sa.select(numbered).where(numbered.c.place <= each).order_by(numbered.c.cell_id, numbered.c.id.desc())
+    rows = [(row, json_value(row.env)) for row in connection.execute(query)]
+    cut_short = {(row.cell_id, of.get("execution")) for row, of in rows if row.status == "interrupted"}
     found: Histories = {}
-    for row in connection.execute(query):
-        of = json_value(row.env)
+    for row, of in rows:
+        if row.status == "interrupted":
+            continue
         past = PastRun(
             row.model_id,
             row.input_tokens,
@@ -40,6 +48,7 @@ def read(connection: sa.Connection, where: Selection, each: int) -> Histories:
             of.get("execution"),
             from_picodollars(row.cost_pico),
             row.status == "cached",
+            "execution" in of and (row.cell_id, of["execution"]) in cut_short,
         )
         found.setdefault(row.cell_id, []).append(past)
     return found

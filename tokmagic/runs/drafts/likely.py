@@ -76,7 +76,7 @@ def likely_executions(past: Sequence[PastRun], source_sha256: str, most: int) ->
     for run in past:
         if run.execution in partly:
             break
-        if run.source_sha256 == source_sha256:
+        if run.source_sha256 == source_sha256 and not run.cut_short:
             if run.execution is None or run.cost_usd is None:
                 return None
             costs[run.execution] = costs.get(run.execution, Decimal(0)) + run.cost_usd

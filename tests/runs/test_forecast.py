@@ -276,7 +276,13 @@ def test_what_the_cache_has_costs_nothing_and_so_does_what_it_will_have(session:
     source = "%%generate --max-tokens 5 --seed 1\nTell me."
     cells = ask(session, source, source, source.replace("--seed 1", "--seed 1 --no-cache"))["cells"]
     assert [it["fate"] for it in cells] == ["runs", "cached", "runs"], "the first one's answer is kept for the second"
+    renewed = (
+        source.replace("--seed 1", "--temperature 1 --refresh"),
+        source.replace("--seed 1", "--temperature 1 --cache"),
+    )
+    assert [it["fate"] for it in ask(session, *renewed, renewed[0])["cells"]] == ["runs", "cached", "runs"]
     session.generate(Prompt((Message("user", "Tell me."),), Sampling(max_tokens=5, seed=1)))
+    assert ask(session, source.replace("--seed 1", "--seed 1 --refresh"))["cells"][0]["fate"] == "runs"
     other = source.replace("Tell", "Ask")
     cells = ask(session, source, other, other, f"{source} ")["cells"]
     assert [it["fate"] for it in cells] == ["cached", "runs", "cached", "runs"]

@@ -215,11 +215,13 @@ class ForecastService:
         if asked.sampling is None or name not in self._session.models.opened():
             return False
         check_sampling(prompt.sampling)
-        place = self._session.cache.place(self._session.models.engine(name), prompt, asked.cache, refresh=asked.refresh)
+        # One that is renewed is generated, and the cells below find it.
+        wanted = True if asked.refresh else asked.cache
+        place = self._session.cache.place(self._session.models.engine(name), prompt, wanted, refresh=False)
         there = place.find() is not None or (place.key != "" and place.key in seen)
         if place.key:
             seen.add(place.key)
-        return there
+        return there and not asked.refresh
 
     def _may_be_cached(self, asked: Asked) -> bool:
         wanted = asked.cache

@@ -20,7 +20,7 @@ import tokmagic
 from tests.servers import Asked, Wire, chunk, serve
 from tokmagic.core.budget import Budget
 from tokmagic.core.money import Rates
-from tokmagic.core.prompt import Prompt
+from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import Sum
 from tokmagic.engines import scripted
 from tokmagic.engines.base import ModelSpec
@@ -342,6 +342,18 @@ def test_a_wrong_prompt_among_them_keeps_all_from_running(session: Session) -> N
     with pytest.raises(UsageError, match="not a prompt"):
         tokmagic.generate_many(["One?", 5, "Two?"])  # type: ignore[list-item]
     assert session.ledger().runs() == []
+
+
+def test_stop_texts_of_a_prompt_may_be_a_list_and_are_no_letters_of_a_text(session: Session) -> None:
+    def prompts(stop: Any) -> list[Prompt]:
+        return [Prompt((Message("user", "Hi"),), Sampling(temperature=0, stop=stop))] * 2
+
+    many = tokmagic.generate_many(prompts(["three"]))
+    assert [(it.status, it.record.params["stop"]) for it in many] == [("ok", ("three",)), ("cached", ("three",))]
+    for stop in ("END", None):
+        for call in (tokmagic.generate_many, lambda asked: tokmagic.generate(asked[0])):
+            with pytest.raises(UsageError, match=f"--stop is {stop!r}; give a tuple of strings"):
+                call(prompts(stop))
 
 
 def test_no_prompts_are_no_runs(session: Session) -> None:

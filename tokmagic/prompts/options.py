@@ -222,6 +222,8 @@ def check_sampling(sampling: Sampling) -> Sampling:
             _check_number(it, value)
     if not isinstance(sampling.logprobs, bool):
         raise UsageError(f"logprobs is {sampling.logprobs!r}; give True or False")
+    if not isinstance(sampling.stop, tuple | list):  # of a text each letter would be one
+        raise UsageError(f"--stop is {sampling.stop!r}; give a tuple of strings")
     if any(not isinstance(text, str) for text in sampling.stop):
         raise UsageError(f"--stop is {sampling.stop!r}; give strings")
     if any(not text for text in sampling.stop):

@@ -200,7 +200,9 @@ def _asked(
         raise UsageError("a Prompt has its own sampling and system message; give a string to set them here")
     if not isinstance(prompt.messages, tuple) or any(not _is_message(message) for message in prompt.messages):
         raise UsageError(f"{prompt.messages!r} are not messages; give a tuple of Message(role, text)")
-    return prompt
+    stop: object = prompt.sampling.stop
+    # Prompts are told apart by their hash, which a list has not.
+    return replace(prompt, sampling=replace(prompt.sampling, stop=tuple(stop))) if isinstance(stop, list) else prompt
 
 
 def count(text: str | Sequence[Mapping[str, str] | Message], model: str | None = None) -> int:

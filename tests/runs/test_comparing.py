@@ -132,6 +132,14 @@ def test_after_a_restart_it_is_put_together_from_the_ledger(make_session: Callab
     assert (row.status, row.done, row.note) == ("ok", 4, None)
 
 
+def test_how_many_runs_the_only_part_should_have_is_not_known(make_session: Callable[..., Session]) -> None:
+    """The other variants never ran, so they have no runs in the ledger."""
+    session = make_session()
+    settle(session, run("1", "variant:terse@aa", tags=(TAGS[0], "data:ba9876543210/20")))
+    (row,) = of_ledger(session)
+    assert (row.runs, [(it.runs, it.done) for it in row.parts]) == (20, [(None, 1)])
+
+
 def test_what_savings_ran_is_shown_as_what_they_are_of(make_session: Callable[..., Session]) -> None:
     session, own = make_session(), ("compare:77", "data:00/2", f"savings:{TAGS[0]}")
     settle(session, run("1", "variant:terse@aa"), run("2", "variant:without 1@cc", tags=own))

@@ -298,7 +298,8 @@ def _restored(record: RunRecord, groups: Sequence[Group]) -> ComparisonRow:
     judged = [it.sum for it in mine if variant_name(it.tags[-1]) is None]
     each = of.runs // max(1, len(parts))
     # A part that never ran is not known to the ledger, so what each should have is known where they add up alone.
-    wanted = each if each * len(parts) == of.runs else None
+    # One alone is always without another, since there is nothing to compare with then.
+    wanted = each if len(parts) > 1 and each * len(parts) == of.runs else None
     settled = tuple(_settled(it, wanted) for it in parts.values())
     complete = sum(it.done for it in settled) >= of.runs
     note = told(sum(it.failed for it in settled), sum(it.refused for it in settled))

@@ -43,6 +43,8 @@ def run(at: Shell, line: str, cell: str | None) -> Generation | Table:
 
 
 def _prompt(at: Shell, options: argparse.Namespace, cell: str) -> Prompt:
+    if options.chat == "":  # a variable that is empty: what is said would belong to no conversation
+        raise UsageError("--chat is empty; name the conversation")
     if options.reset and not options.chat:
         raise UsageError("--reset starts a conversation again; name it with --chat NAME")
     history = [] if options.reset else at.session.chats.get(options.chat, [])

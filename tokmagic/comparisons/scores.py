@@ -117,7 +117,8 @@ def numeric(column: str, tolerance: float = 1e-9, *, relative: float = 0.0) -> S
 
     def of(answer: str, item: Item) -> bool:
         wanted, found = _wanted(item[column]), _NUMBER.findall(answer)
-        return bool(found) and math.isclose(_number(found[-1]), wanted, rel_tol=relative, abs_tol=tolerance)
+        # math.isclose takes its share of the larger of the two, and the wrong answer may be that.
+        return bool(found) and abs(_number(found[-1]) - wanted) <= max(tolerance, relative * abs(wanted))
 
     return Score(f"numeric({column})", of, column)
 

@@ -25,7 +25,9 @@ from tokmagic.errors import UsageError, nearest
 Item = Mapping[str, Any]
 _FENCE = re.compile(r"\A```[\w-]*\s*\n(.*?)\n?```\s*\Z", re.DOTALL)
 # What joins two numbers, as in a range or a date, is no sign of the second.
-_NUMBER = re.compile(r"(?:(?<!\w)[-+−])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+# A comma groups digits only where three follow the last one (1,250 or 1,00,000): in (3,4) are two numbers.
+_DIGITS = r"(?:\d{1,3}(?:,\d{2,3}){0,9},\d{3}(?!\d)|\d+)"
+_NUMBER = re.compile(rf"(?:(?<!\w)[-+−])?(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)

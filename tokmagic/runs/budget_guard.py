@@ -239,7 +239,7 @@ class BudgetGuard:
         text = f"the prompt has {size}, more than the {min(limits):,} allowed without confirmation"
         answer = self._confirm(f"{text}. Run it?") if self._confirm is not None else None
         if answer is None:
-            raise BudgetError(f"{text}, and nobody can be asked; {CONFIRMS}")
+            raise BudgetError(f"{text}, and nobody can be asked; --yes confirms it")
         if not answer:
             raise BudgetError(f"{text}, and it was not confirmed; nothing was run")
 

@@ -398,13 +398,14 @@ def test_doctor_says_what_works(tokmagic: Command, monkeypatch: pytest.MonkeyPat
 @pytest.mark.model
 def test_pull_twice_fetches_once(tokmagic: Command, model_home: Path) -> None:
     (weights,) = (model_home / "models").glob("*/model.safetensors")
-    before = weights.stat()
+    before, there = weights.stat(), set(weights.parent.parent.iterdir())
     first, second = tokmagic("pull", TOKMAGIC_HOME=str(model_home)), tokmagic("pull", TOKMAGIC_HOME=str(model_home))
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
     assert first.stdout.startswith(f"HuggingFaceTB/SmolLM2-135M-Instruct is in {weights.parent}")
     assert (weights.stat().st_ino, weights.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert sorted(path.suffix for path in weights.parent.parent.iterdir()) == ["", ".lock"]
+    # Another process that has just pulled it, such as another test's, may still have its scratch folder there.
+    assert set(weights.parent.parent.iterdir()) <= there
 
 
 @pytest.mark.model

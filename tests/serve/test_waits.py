@@ -19,7 +19,7 @@ from tests.serve.gateways import Held, Served, serving
 from tokmagic.serve.gateway import Bounds
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 5}
-PAUSE_S = 0.4
+PAUSE_S = 0.25
 
 
 def ask(served: Served) -> dict[str, Any]:
@@ -78,6 +78,7 @@ def test_all_that_a_request_waits_for_is_told(held_up: Any, tmp_path: Path) -> N
         assert float(total.rsplit(" ", 1)[-1]) >= PAUSE_S
 
 
+@pytest.mark.slow
 def test_how_long_a_client_takes_to_send_its_body_is_none_of_it(tmp_path: Path) -> None:
     pause_s = 1.0
     body = json.dumps(CHAT).encode()

@@ -18,6 +18,8 @@ from tokmagic.runs.whereabouts import notebook_of
 
 ASK = "%%generate\nHi"
 CONSOLE = {"allow_stdin": True}
+VS_CODES = "vscode-notebook-cell:/home/ada/one.ipynb#W0sZmlsZQ%3D%3D"
+"""A cell as VS Code names it."""
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_an_answer_is_whole_for_who_renders_no_updates(
 
 @pytest.mark.parametrize(
     ("cell_id", "opened"),
-    first(1, [("vscode-notebook-cell:/home/ada/one.ipynb#W0sZmlsZQ%3D%3D", []), ("cell-1", ["tokmagic.data"]), (None, [])]),
+    first(1, [(VS_CODES, []), ("cell-1", ["tokmagic.data"]), (None, [])]),
     ids=["VS Code", "JupyterLab", "nbclient"],
 )
 def test_a_comm_is_opened_where_a_sidebar_may_be(cell_id: str | None, opened: list[str], tmp_path: Path) -> None:

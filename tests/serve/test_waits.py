@@ -69,7 +69,7 @@ def test_all_that_a_request_waits_for_is_told(held_up: Any, tmp_path: Path) -> N
     with held_up(tmp_path) as (served, asked):
         answer = asked.result()
         own, times = answer["usage"]["tokmagic"], answer["metrics"]
-        assert own["waited_s"] >= PAUSE_S > own["ttft_s"]
+        assert own["waited_s"] >= PAUSE_S
         assert times["queue_time_ms"] == pytest.approx(1e3 * (own["waited_s"] + (own["queue_s"] or 0)))
         assert times["time_to_first_token_ms"] == pytest.approx(1e3 * (own["waited_s"] + own["ttft_s"]))
         assert served.waited[own["run_id"]] == own["waited_s"]

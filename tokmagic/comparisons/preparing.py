@@ -52,12 +52,7 @@ def compared(
         raise UsageError("no model is named; leave model out for the current one, or name at least one")
     identities = {name: _identity(session, name) for name in names}
     planned = plan.make(variants, items, names, identities=identities, **options)
-    scored = None if score is None else scores.read(score)
-    if isinstance(scored, Judge):
-        named = judge(_resolved(session, scored.model), scored.question)
-        scored = replace(named, identity=_identity(session, named.model))
-    elif isinstance(scored, scores.Score) and scored.column is not None:
-        items.check(scored.column, f"the score {scored.name}")
+    scored = _scored(session, score, items)
     if pilot is not None and (isinstance(pilot, bool) or not isinstance(pilot, int) or pilot < 1):
         raise UsageError(f"pilot is {pilot!r}; give a whole number of items, at least 1")
     limit = None if budget is None else amount(budget)
@@ -86,6 +81,17 @@ def compared(
         found.rating()  # takes in what was rated before
     else:
         found.rescored()
+    return found
+
+
+def _scored(session: Session, score: object, items: inputs.Items) -> scores.Score | Judge | Human | None:
+    """The score that is meant, a judge by the model that its name stands for. Raises UsageError."""
+    found = None if score is None else scores.read(score)
+    if isinstance(found, Judge):
+        named = judge(_resolved(session, found.model), found.question)
+        return replace(named, identity=_identity(session, named.model))
+    if isinstance(found, scores.Score) and found.column is not None:
+        items.check(found.column, f"the score {found.name}")
     return found
 
 

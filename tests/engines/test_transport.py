@@ -23,7 +23,7 @@ import pytest
 import trustme
 
 from tests.engines.endpoints import ASK, Ask, in_turn, status
-from tests.servers import ANSWER, Asked, Endpoint, Script, Wire, chunk, serve, streams, usage_chunk, whole
+from tests.servers import ANSWER, ROLE, Asked, Endpoint, Script, Wire, chunk, serve, streams, usage_chunk, whole
 from tokmagic.core.prompt import Sampling
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.endpoint import reader
@@ -371,3 +371,52 @@ def test_a_stop_between_two_attempts_begins_none_or_says_that_it_may_be_billed(
     assert generation.status == "interrupted"
     # What the first attempt came to is billed by nobody.
     assert (len(server.asked), generation.cost.usd, generation.cost.bound) == (1, Decimal(0), "exact")
+
+
+# In the middle of an answer it forks a child.
+PARENT = """
+import os, sys, time
+from tests.engines.endpoints import ASK
+from tokmagic.core.config import TokMagic
+from tokmagic.engines.base import ModelSpec
+from tokmagic.runs.session import Session
+
+class Forks:
+    child = 0
+
+    def token(self, _text):
+        if not self.child:
+            self.child = os.fork()
+            if self.child == 0:
+                time.sleep(120)
+                os._exit(0)
+            print(self.child, flush=True)
+
+session = Session(TokMagic(home=sys.argv[1]))
+session.models.add("m", ModelSpec("org/m", api_base=sys.argv[2]))
+session.generate(ASK, "m", watcher=Forks())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_server_sees_a_killed_client_go_while_its_child_lives(server: Endpoint, tmp_path: Path) -> None:
+    went = threading.Event()
+
+    def endless(_asked: Asked, wire: Wire) -> None:
+        wire.open_stream()
+        wire.event(ROLE)
+        wire.event(chunk("a"))
+        if wire.gone.wait(60):
+            went.set()
+
+    server.script = endless
+    command = [sys.executable, "-W", "ignore", "-c", PARENT, str(tmp_path), server.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            parent.kill()
+            assert went.wait(30)
+            os.kill(child, 0)  # it lives
+        finally:
+            os.kill(child, signal.SIGKILL)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from types import MethodType
@@ -37,6 +37,19 @@ def before_fork(hook: Hook) -> None:
 def in_child(hook: Hook) -> None:
     """Call a function in each forked child; a method while its object lives. It must not wait for anything."""
     _add(_in_child, hook)
+
+
+def leave(sockets: Iterable[int]) -> None:
+    """Let go, in a forked child, of sockets that are its parent's, by their file descriptors.
+
+    As long as the child has one open too, whoever is at its other end does not see the parent die: a database keeps
+    what was locked, a server goes on answering. The numbers stay taken, since what here still closes one of them must
+    not meet a file of the child's own.
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in sockets:
+        os.dup2(nowhere, number, inheritable=False)
+    os.close(nowhere)
 
 
 def _add(hooks: _Hooks, hook: Hook) -> None:

@@ -11,13 +11,14 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
+from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tokmagic.core.files import expanded
-from tokmagic.core.forks import before_fork, in_child, whole
+from tokmagic.core.forks import before_fork, in_child, leave, whole
 from tokmagic.core.interrupts import uninterrupted
 from tokmagic.errors import LedgerError, UsageError
 from tokmagic.ledgers.line import LOCKED, Line
@@ -243,10 +244,17 @@ class PostgresBackend(Backend):
             ) from error
         self.liveness = AdvisoryLocks(self.engine)
         self._line = Line(_WRITERS, patience_s)
+        self._connections: WeakSet[Any] = WeakSet()
+        sa.event.listen(self.engine, "connect", self._on_connect)
         in_child(self._renew)
 
+    def _on_connect(self, connection: Any, _record: Any) -> None:
+        self._connections.add(connection)
+
     def _renew(self) -> None:
-        # A child may neither use nor close its parent's connections.
+        # A child may not use its parent's connections, nor say good-bye on them, nor keep them open.
+        leave(it.fileno() for it in self._connections if not it.closed)
+        self._connections = WeakSet()
         self.engine.dispose(close=False)
         self._line.renew()
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
-from tokmagic.core.forks import in_child, let_forks_wait
+from tokmagic.core.forks import in_child, let_forks_wait, whole
 from tokmagic.core.interrupts import uninterrupted
 from tokmagic.core.record import REMOTE
 from tokmagic.ledgers.schema import LIVE, RELEASED, runs, to_record
@@ -118,7 +118,7 @@ class AdvisoryLocks:
 
     def owner(self) -> str:
         # An interrupt would close the connection, and with it this process would pass for dead while its runs go on.
-        with uninterrupted(), self._guard:
+        with uninterrupted(), whole(), self._guard:
             if not self._holds():
                 owner = uuid.uuid4().hex
                 # Never given back: a lock of the session lives as long as its connection.

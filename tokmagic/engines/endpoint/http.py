@@ -15,10 +15,11 @@ from contextlib import contextmanager, suppress
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import httpx2
 
-from tokmagic.core.forks import in_child, whole
+from tokmagic.core.forks import in_child, leave, whole
 from tokmagic.core.version import __version__
 from tokmagic.engines.endpoint import certificates
 from tokmagic.engines.endpoint.answers import error_text
@@ -128,6 +129,10 @@ class Connection:
                 # Closing the socket would leave the thread that reads from it waiting; shutting it down wakes it.
                 socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)
 
+    def fileno(self) -> int:
+        """The file descriptor of its socket; -1 where it has none that is open."""
+        return -1 if self._stream is None else int(self._stream.get_extra_info("socket").fileno())
+
     @property
     def has_unread(self) -> bool:
         """Whether bytes wait in its socket; any thread."""
@@ -150,13 +155,13 @@ class Connections:
         self.target = target
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
-        self._parents: list[Connection] = []
+        self._made: WeakSet[Connection] = WeakSet()
         in_child(self._renew)
 
     def _renew(self) -> None:
-        # A forked child shares its parent's sockets: it may neither use nor close them.
-        self._parents += self._idle
-        self._idle, self._lock = [], threading.Lock()
+        # A forked child may not use its parent's connections, nor keep them open.
+        leave(number for it in self._made if (number := it.fileno()) >= 0)
+        self._idle, self._lock, self._made = [], threading.Lock(), WeakSet()
 
     def take(self, connect_timeout_s: float, read_timeout_s: float) -> Connection:
         """Return a connection for one run. Raises AttemptError."""
@@ -164,7 +169,9 @@ class Connections:
             if self._idle:
                 return self._idle.pop()
         with whole():  # it imports what it needs
-            return Connection(self.target, connect_timeout_s, read_timeout_s)
+            connection = Connection(self.target, connect_timeout_s, read_timeout_s)
+            self._made.add(connection)
+            return connection
 
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next run, if it is still good."""

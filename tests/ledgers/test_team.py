@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +21,7 @@ from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import Selection, Status, Sum
 from tokmagic.errors import LedgerError
-from tokmagic.ledgers import Ledger
+from tokmagic.ledgers import Ledger, backend
 from tokmagic.ledgers.move import Moved, move
 from tokmagic.ledgers.outbox import kept_in
 from tokmagic.runs.recorder import LedgerWarning
@@ -191,6 +192,50 @@ def test_the_command_copies_it(
         assert moved.runs() == [FULL]
         assert moved.texts(FULL.run_id) is None
     assert main(["ledger", "move", "nonsense"]) == 1
+
+
+def test_what_a_url_says_of_its_connections_holds(postgres_url: str, tmp_path: Path) -> None:
+    """Ledgers in two schemas of a database that has other programs' tables, and times of one's own."""
+    urls = [f"{postgres_url}?options=-csearch_path%3D{name}&keepalives_idle=77" for name in ("ours", "theirs")]
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as admin:
+        for statement in ("CREATE TABLE other (id int)", "CREATE SCHEMA ours", "CREATE SCHEMA theirs"):
+            admin.execute(statement)
+        with closing(Ledger(urls[0])) as ours, closing(Ledger(urls[1])) as theirs:
+            ours.settle(run("a"))
+            assert (ids(ours.runs()), ids(theirs.runs())) == (["a"], [])
+            assert [row[0] for row in admin.execute("SELECT run_id FROM ours.runs")] == ["a"]
+            assert move(ours, theirs).runs == 1
+            with ours.reading() as connection:
+                dsn = connection.connection.dbapi_connection.info.dsn  # type: ignore[union-attr]
+                kept = connection.exec_driver_sql("SHOW tcp_keepalives_idle").scalar_one()
+    assert "keepalives_idle=77" in dsn.split()
+    assert kept == "60"
+    assert kept_in(tmp_path, urls[0]) != kept_in(tmp_path, urls[1])
+    with pytest.raises(LedgerError, match="is another program's database"):
+        Ledger(postgres_url)
+
+
+def test_a_server_that_leaves_a_connection_unanswered_is_not_tried_by_each_write(
+    make_session: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_AWAY_S", 600.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        session = make_session(ledger=f"postgresql://me@127.0.0.1:{port}/db?connect_timeout=2", model="scripted")
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                assert session.generate(ASK).status == "ok"
+        silent.settimeout(0)
+        assert len(list(iter(lambda: _came(silent), False))) == 1
+    assert any("connection timeout expired" in str(it.message) for it in seen)
+
+
+def _came(listener: socket.socket) -> bool:
+    with suppress(BlockingIOError):
+        listener.accept()[0].close()
+        return True
+    return False
 
 
 def test_each_users_day_is_capped_by_itself(postgres_url: str) -> None:

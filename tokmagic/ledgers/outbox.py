@@ -22,7 +22,7 @@ _PORT = 5432
 
 
 def kept_in(home: Path, url: str) -> Path:
-    """The file for what is kept for a server's ledger: by its host, port and database, whoever logs in there."""
+    """The file for what is kept for a server's ledger: by host, port, database and schema, whoever logs in there."""
     try:
         given = make_url(url)
     except (ArgumentError, ValueError):
@@ -31,6 +31,8 @@ def kept_in(home: Path, url: str) -> Path:
     else:
         host, port = (given.query.get(name, "") for name in ("host", "port"))
         place = (given.host or host, given.port or port or _PORT, given.database or given.username)
+        if options := given.query.get("options"):  # they may name a schema
+            place = (*place, options)
     return home / f"undelivered-{sha256(repr(tuple(map(str, place))).encode()).hexdigest()[:12]}.sqlite"
 
 

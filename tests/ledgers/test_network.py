@@ -20,15 +20,15 @@ from tests.ledgers.test_team import ASK
 from tests.postgres import new_database, running_postgres
 from tokmagic.core.config import TokMagic
 from tokmagic.errors import LedgerError
-from tokmagic.ledgers import backend
+from tokmagic.ledgers import backend, way
 from tokmagic.runs.session import Session
 
 def network(state):
     subprocess.run(["ip", "link", "set", "lo", state], check=True)
 
 warnings.simplefilter("ignore")
-backend.BUSY_S = backend._SILENT_S = 2.0
-backend._AWAY_S = 1.0
+backend.BUSY_S = way.SILENT_S = 2.0
+way.AWAY_S = 1.0
 network("up")
 with tempfile.TemporaryDirectory() as name, running_postgres(Path(name)) as address:
     session = Session(TokMagic(home=f"{name}/home", ledger=new_database(address), model="scripted"))

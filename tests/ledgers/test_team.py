@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -21,7 +23,7 @@ from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import Selection, Status, Sum
 from tokmagic.errors import LedgerError
-from tokmagic.ledgers import Ledger, backend
+from tokmagic.ledgers import Ledger, way
 from tokmagic.ledgers.move import Moved, move
 from tokmagic.ledgers.outbox import kept_in
 from tokmagic.runs.recorder import LedgerWarning
@@ -218,7 +220,7 @@ def test_what_a_url_says_of_its_connections_holds(postgres_url: str, tmp_path: P
 def test_a_server_that_leaves_a_connection_unanswered_is_not_tried_by_each_write(
     make_session: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend, "_AWAY_S", 600.0)
+    monkeypatch.setattr(way, "AWAY_S", 600.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         session = make_session(ledger=f"postgresql://me@127.0.0.1:{port}/db?connect_timeout=2", model="scripted")
@@ -229,6 +231,58 @@ def test_a_server_that_leaves_a_connection_unanswered_is_not_tried_by_each_write
         silent.settimeout(0)
         assert len(list(iter(lambda: _came(silent), False))) == 1
     assert any("connection timeout expired" in str(it.message) for it in seen)
+
+
+class Pooler:
+    """Between a client and a server: it leaves a connection's options out, or refuses them, as PgBouncer does."""
+
+    def __init__(self, port: int, *, refuses: bool) -> None:
+        self._server_port, self._refuses = port, refuses
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        with suppress(OSError):  # at its end
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        length, protocol = struct.unpack("!II", client.recv(8, socket.MSG_WAITALL))
+        words = client.recv(length - 8, socket.MSG_WAITALL).rstrip(b"\0").split(b"\0")
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        if given.pop(b"options", None) is not None and self._refuses:
+            said = b"SFATAL\0VFATAL\0C08P01\0Munsupported startup parameter: options\0\0"
+            client.sendall(b"E" + struct.pack("!I", len(said) + 4) + said)
+            client.close()
+            return
+        passed = b"".join(b"%b\0%b\0" % it for it in given.items()) + b"\0"
+        server = socket.create_connection(("127.0.0.1", self._server_port))
+        server.sendall(struct.pack("!II", len(passed) + 8, protocol) + passed)
+        threading.Thread(target=self._pass_on, args=(server, client), daemon=True).start()
+        self._pass_on(client, server)
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.mark.parametrize("refuses", [False, True], ids=["leaves them out", "refuses them"])
+def test_a_pooler_that_passes_no_options_on_is_named(postgres_url: str, refuses: bool) -> None:
+    address, _, database = postgres_url.rpartition("/")
+    with closing(Pooler(int(address.rpartition(":")[2]), refuses=refuses)) as pooler:
+        url = f"postgresql://postgres@127.0.0.1:{pooler.port}/{database}?sslmode=disable&gssencmode=disable"
+        with pytest.raises(LedgerError, match="is reached by way of a pooler, such as PgBouncer"):
+            Ledger(url)
+        if not refuses:  # who names connections otherwise is not asked
+            Ledger(f"{url}&application_name=mine").close()
 
 
 def _came(listener: socket.socket) -> bool:

@@ -6,24 +6,23 @@ import os
 import re
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
-from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from tokmagic.core.files import expanded
-from tokmagic.core.forks import before_fork, in_child, leave, whole
+from tokmagic.core.forks import before_fork, in_child, whole
 from tokmagic.core.interrupts import uninterrupted
 from tokmagic.errors import LedgerError, UsageError
 from tokmagic.ledgers.line import LOCKED, Line
 from tokmagic.ledgers.liveness import AdvisoryLocks, FileLocks, Liveness
+from tokmagic.ledgers.way import POOLED, Way
 
 BUSY_S = 10.0
 """How long to wait for other programs that write, where nobody says."""
@@ -31,18 +30,6 @@ BUSY_S = 10.0
 _ADMISSIONS = 0x746F6B6D
 # What one process has under way at once at a server; more would only wait there, each with a connection.
 _WRITERS = 4
-_SILENT_S = 10
-"""How long a server may leave unanswered that something reached it, before it passes for gone."""
-_SOON_S = 1.0
-"""What takes no longer has been refused, and may be tried again at once."""
-_ANSWERED = "FATAL"
-"""What a server says when it refuses a connection itself."""
-_AWAY_S = 15.0
-"""For so long a server is not tried again that has left a connection without an answer."""
-_away: dict[str, tuple[float, Exception]] = {}
-"""Of servers by their names: until when, and what came of the last connection."""
-_GONE_S = 60
-"""After how long a server asks whether a client that says nothing is there; it takes a minute to give up."""
 _PATH = re.compile(r"[^:]+:///([^?]*)")
 
 
@@ -240,13 +227,12 @@ class PostgresBackend(Backend):
         self.patience_s = patience_s
         if url.get_driver_name() == "psycopg2" and "+" not in url.drivername:
             url = url.set(drivername="postgresql+psycopg")
-        self.name = f"postgresql://{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
-        if theirs := _options(url):  # they may name a schema, in which another ledger is
-            self.name += f"?options={theirs}"
+        self._way = Way(url, patience_s)
+        self.name = self._way.name
         try:
             # Asked before use: a server that was started anew must not cost a run its row.
             self.engine = _create_engine(
-                url, self.name, connect_args=_arguments(url, patience_s), pool_pre_ping=True, pool_timeout=patience_s
+                url, self.name, connect_args=self._way.arguments, pool_pre_ping=True, pool_timeout=patience_s
             )
         except ModuleNotFoundError as error:
             raise LedgerError(
@@ -254,29 +240,12 @@ class PostgresBackend(Backend):
             ) from error
         self.liveness = AdvisoryLocks(self.engine)
         self._line = Line(_WRITERS, patience_s)
-        self._connections: WeakSet[Any] = WeakSet()
-        sa.event.listen(self.engine, "do_connect", self._connect)
+        sa.event.listen(self.engine, "do_connect", self._way.connect)
         in_child(self._renew)
-
-    def _connect(self, dialect: sa.Dialect, _record: Any, given: Any, named: Any) -> Any:
-        """A connection. A server that left one without an answer is spared the next ones, and so are the runs."""
-        (until_s, silence), began_s = _away.get(self.name, (0.0, None)), time.monotonic()
-        if silence is not None and began_s < until_s:
-            raise type(silence)(*silence.args)
-        try:
-            connection = dialect.connect(*given, **named)
-        except Exception as error:
-            ended_s = time.monotonic()
-            if ended_s - began_s >= _SOON_S and _ANSWERED not in str(error):
-                _away[self.name] = ended_s + _AWAY_S, error
-            raise
-        self._connections.add(connection)
-        return connection
 
     def _renew(self) -> None:
         # A child may not use its parent's connections, nor say good-bye on them, nor keep them open.
-        leave(it.fileno() for it in self._connections if not it.closed)
-        self._connections = WeakSet()
+        self._way.renew()
         self.engine.dispose(close=False)
         self._line.renew()
 
@@ -293,34 +262,13 @@ class PostgresBackend(Backend):
     def explain(self, reason: str) -> str:
         if "password authentication" in reason or "no password" in reason or "role" in reason:
             return "refuses this user or password; fix TOKMAGIC_LEDGER"
+        if "startup parameter" in reason:
+            return POOLED
         if "lock timeout" in reason or reason == LOCKED:
             return f"is locked by another program ({self.patience_s:g} s waited); end that program"
         if "read-only" in reason or "permission denied" in reason:
             return "does not allow this user to write; ask its owner for permission"
         return f"cannot be used: {reason}; check that the server runs, or set TOKMAGIC_LEDGER"
-
-
-def _arguments(url: sa.URL, patience_s: float) -> dict[str, Any]:
-    """What connections to a server are opened with, beside what their URL says."""
-    usual = {
-        "connect_timeout": max(1, round(patience_s)),
-        "application_name": "tokmagic",
-        # A network that is gone says nothing: without these a run would wait a quarter of an hour for its ledger.
-        "tcp_user_timeout": round(_SILENT_S * 1000),
-        "keepalives_idle": round(_SILENT_S / 2),
-        "keepalives_interval": 1,
-        "keepalives_count": round(_SILENT_S / 2),
-    }
-    # A machine that is gone says nothing either, and the server would keep for hours what its transaction has locked.
-    kept = f"-c tcp_keepalives_idle={_GONE_S} -c tcp_keepalives_interval=10 -c tcp_keepalives_count=6"
-    ours = f"-c lock_timeout={round(patience_s * 1000)} -c timezone=UTC"
-    options = " ".join((kept, _options(url), ours))  # what is said last holds
-    return {name: value for name, value in usual.items() if name not in url.query} | {"options": options}
-
-
-def _options(url: sa.URL) -> str:
-    given = url.query.get("options", "")
-    return given if isinstance(given, str) else " ".join(given)
 
 
 @contextmanager

@@ -233,6 +233,24 @@ def test_a_server_that_leaves_a_connection_unanswered_is_not_tried_by_each_write
     assert any("connection timeout expired" in str(it.message) for it in seen)
 
 
+def test_others_do_not_wait_for_a_process_that_stopped_in_the_middle_of_a_transaction(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Ledger(postgres_url)) as other:
+        monkeypatch.setattr(way, "STUCK_S", 0.2)
+        with closing(Ledger(postgres_url)) as stopped:
+
+            def stop_in_the_middle() -> None:
+                with stopped.writing() as connection:
+                    connection.exec_driver_sql("LOCK TABLE runs IN EXCLUSIVE MODE")
+                    other.settle(run("other"))
+
+            with pytest.raises(LedgerError):
+                stop_in_the_middle()
+            stopped.settle(run("later"))
+        assert ids(other.runs()) == ["other", "later"]
+
+
 class Pooler:
     """Between a client and a server: it leaves a connection's options out, or refuses them, as PgBouncer does."""
 

@@ -21,6 +21,8 @@ _ANSWERED = "FATAL"
 """What a server says when it refuses a connection itself."""
 _GONE_S = 60
 """After how long a server asks whether a client that says nothing is there; it takes a minute to give up."""
+STUCK_S = 60.0
+"""How long a transaction may do nothing: of a process that was stopped in the middle of one, others must not wait."""
 _NAME = "tokmagic"
 POOLED = (
     "is reached by way of a pooler, such as PgBouncer, that does not pass a connection's options on; "
@@ -57,6 +59,7 @@ class Way:
         # A machine that is gone says nothing either, and the server would keep for hours what its transaction has
         # locked.
         kept = f"-c tcp_keepalives_idle={_GONE_S} -c tcp_keepalives_interval=10 -c tcp_keepalives_count=6"
+        kept += f" -c idle_in_transaction_session_timeout={round(STUCK_S * 1000)}"
         ours = f"-c lock_timeout={round(patience_s * 1000)} -c timezone=UTC"
         self.arguments = {name: value for name, value in usual.items() if name not in url.query}
         self.arguments["options"] = f"-c application_name={_NAME} {kept} {theirs} {ours}"  # what is said last holds

@@ -42,6 +42,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in NAMES:
         monkeypatch.delenv(f"TOKMAGIC_{name.upper()}", raising=False)
     path = tmp_path / "config.toml"
+    path.touch()
     monkeypatch.setenv("TOKMAGIC_CONFIG", str(path))
     return path
 
@@ -213,6 +214,13 @@ def test_a_file_that_is_no_text_or_a_folder_is_named(file: Path) -> None:
         patch.setenv("TOKMAGIC_CONFIG", str(folder))
         with pytest.raises(UsageError, match=r"folder\.toml cannot be read"):
             _ = TokMagic().model
+
+
+def test_a_file_that_is_named_and_not_there_is_told(file: Path) -> None:
+    """Budgets may stand in it: nobody must take them for set."""
+    file.unlink()
+    with pytest.raises(UsageError, match=r"TOKMAGIC_CONFIG names .*config\.toml, which is not there"):
+        _ = TokMagic().budget_day
 
 
 @pytest.mark.parametrize(("line", "says"), [("model = ['a', 'b']", "give a string"), ("store_text = 3", "give true")])

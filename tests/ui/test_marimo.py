@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,7 +111,7 @@ def started(folder: Path) -> Iterator[str]:
     write(folder)
     variables = {
         "TOKMAGIC_HOME": str(folder / "home"),
-        "TOKMAGIC_CONFIG": str(folder / "config"),
+        "TOKMAGIC_CONFIG": os.devnull,
         "TOKMAGIC_LEDGER": f"sqlite:///{folder}/ledger.sqlite",
         "TOKMAGIC_PRICES": str(folder / "prices.toml"),
         "TOKMAGIC_MODEL": "scripted",

@@ -5,6 +5,7 @@ VS Code itself cannot be driven here: tests/peers/vscode says what the page does
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sysconfig
@@ -137,7 +138,7 @@ def editor(tmp_path: Path, browser: Browser) -> Iterator[Editor]:
     (tmp_path / "prices.toml").write_text(PRICES, encoding="utf-8")
     variables = {
         "TOKMAGIC_HOME": str(tmp_path / "home"),
-        "TOKMAGIC_CONFIG": str(tmp_path / "config"),
+        "TOKMAGIC_CONFIG": os.devnull,
         "TOKMAGIC_LEDGER": f"sqlite:///{tmp_path}/ledger.sqlite",
         "TOKMAGIC_PRICES": str(tmp_path / "prices.toml"),
         "TOKMAGIC_MODEL": "scripted",

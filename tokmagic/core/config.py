@@ -51,6 +51,8 @@ def _file_settings(path: Path) -> dict[str, Any]:
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if os.environ.get("TOKMAGIC_CONFIG"):  # budgets may stand in it
+            raise UsageError(f"TOKMAGIC_CONFIG names {path}, which is not there; write it, or unset it") from None
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}; fix or remove it") from error

@@ -456,3 +456,12 @@ def test_a_name_that_no_file_can_have_is_told_in_one_line(
 ) -> None:
     line = one_line(tokmagic(*words, text="Hi", **{"TOKMAGIC_MODEL": "scripted", **settings}), status)
     assert "nobody-of-this-name" in line or LONG in line
+
+
+def test_a_users_name_that_is_not_utf8_is_spelled_out(tokmagic: Command) -> None:
+    name, spelled = "caf\udce9", r"caf\udce9"
+    assert tokmagic("run", "-", "--model", "scripted", text="Hi", LOGNAME=name).returncode == 0
+    for words in (("--user", name), ("--user", name, "--waste"), ("--by", "user", "--user", spelled)):
+        assert tokmagic("report", *words).returncode == 0
+    assert tokmagic("report", "--by", "user", "--user", name).stdout.splitlines()[1].split()[:2] == [spelled, "1"]
+    assert tokmagic("report", "--model", name, "--json").returncode == 0

@@ -22,6 +22,7 @@ from tokmagic.core.money import Bound, Cost
 from tokmagic.core.prompt import spelled
 from tokmagic.core.record import EnergySum, EngineInfo, RunRecord, Selection, Status, Sum
 from tokmagic.ledgers import Ledger, store, summaries
+from tokmagic.ledgers.schema import storable
 from tokmagic.reports import table
 
 EVERYTHING = Selection()
@@ -197,6 +198,21 @@ def test_runs_are_selected_alike_for_sums_rows_and_streams(books: Ledger, where:
     assert [record.run_id for record in books.stream(where)] == [expected]
     assert books.totals(where).runs == 1
     assert table(books, where, "run").rows[0][0] == expected
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "n\0l"])
+def test_runs_are_selected_by_names_that_no_database_takes(books: Ledger, name: str) -> None:
+    """Such as a word of the command line that is not UTF-8."""
+    theirs = replace(run("theirs", model=name, cell_id=name), user=storable(name), session=name, notebook=name)
+    theirs = replace(theirs, info=replace(theirs.info, model_id=name), reading=replace(theirs.reading, itl_p95_s=0.5))
+    books.settle(theirs)
+    books.settle(run("other"))
+    for where in (
+        *(Selection(user=name), Selection(model=name), Selection(notebook=name)),
+        *(Selection(session=name), Selection(cell_id=name)),
+    ):
+        assert [record.run_id for record in books.runs(where)] == ["theirs"], where
+    assert (books.token_time_s(theirs.info), books.output_tokens_p95(theirs.info)) == (0.5, 4)
 
 
 def test_a_stream_reads_in_portions_and_misses_none(books: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

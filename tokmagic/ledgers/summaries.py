@@ -158,14 +158,14 @@ def compared(connection: sa.Connection, model_id: str) -> list[Compared]:
 def conditions(where: Selection) -> list[Any]:
     """What selects runs, as conditions of a query."""
     same = {
-        runs.c.notebook: None if where.notebook is None else storable(where.notebook),
+        runs.c.notebook: where.notebook,
         runs.c.session: where.session,
         runs.c.user: where.user,
         runs.c.model: where.model,
         runs.c.cell_id: where.cell_id,
         runs.c.status: where.status,
     }
-    found: list[Any] = [column == value for column, value in same.items() if value is not None]
+    found: list[Any] = [column == storable(value) for column, value in same.items() if value is not None]
     if where.since is not None:
         found.append(runs.c.started_at >= utc_text(where.since))
     if where.until is not None:

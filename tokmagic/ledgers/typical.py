@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 
 from tokmagic.core.record import EngineInfo
-from tokmagic.ledgers.schema import json_value, runs
+from tokmagic.ledgers.schema import json_value, runs, storable
 
 _LOOK_BACK = 2000
 _Figure = TypeVar("_Figure", int, float)
@@ -15,7 +15,7 @@ _Figure = TypeVar("_Figure", int, float)
 
 def token_time_s(connection: sa.Connection, info: EngineInfo) -> float | None:
     """The 95th percentile of the seconds a token took in this model's latest runs; None where none was measured."""
-    same = (runs.c.model_id == info.model_id, runs.c.device == info.device, runs.c.quant == info.quant)
+    same = (runs.c.model_id == storable(info.model_id), runs.c.device == info.device, runs.c.quant == info.quant)
     query = _latest(runs.c.itl_p95_s).where(*same, runs.c.itl_p95_s.is_not(None))
     return _p95(list(connection.execute(query).scalars()))
 
@@ -26,7 +26,7 @@ def output_tokens(connection: sa.Connection, info: EngineInfo) -> int | None:
     Of a run with several answers, or requests, their mean. A run that was cut off does not tell how long its answer
     would be.
     """
-    whole = (runs.c.model_id == info.model_id, runs.c.status == "ok", runs.c.output_tokens > 0)
+    whole = (runs.c.model_id == storable(info.model_id), runs.c.status == "ok", runs.c.output_tokens > 0)
     found = connection.execute(_latest(runs.c.output_tokens, runs.c.params).where(*whole)).all()
     return _p95([-(-tokens // _answers(json_value(params))) for tokens, params in found])
 

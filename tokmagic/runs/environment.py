@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from tokmagic.core.forks import whole
+from tokmagic.core.prompt import spelled
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.version import __version__
 from tokmagic.engines import gpu
@@ -77,6 +78,6 @@ def expected_device(info: EngineInfo, wanted: str | None) -> EngineInfo:
 def user_name() -> str | None:
     """Who runs this process, as the operating system says."""
     try:
-        return getpass.getuser()
+        return spelled(getpass.getuser())
     except (KeyError, OSError):  # a container's uid without a name
         return str(os.getuid())

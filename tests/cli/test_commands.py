@@ -147,6 +147,9 @@ def test_export_in_each_format(recorded: Command, tmp_path: Path) -> None:
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert (tmp_path / name).stat().st_size > 0
     assert (tmp_path / "runs.jsonl").read_text(encoding="utf-8") == recorded("export").stdout
+    assert recorded("export", "-o", "-", "--format", "csv").stdout == recorded("export", "--format", "csv").stdout
+    assert recorded("export", "-o", "runs").returncode == 0, "JSONL is the default"
+    assert (tmp_path / "runs").read_bytes() == (tmp_path / "runs.jsonl").read_bytes()
     assert recorded("export", "--notebook", "other.ipynb").stdout == ""
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
+import stat
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -130,6 +132,8 @@ def test_what_the_ledger_gives_back_is_exported_alike(ledger: Ledger, tmp_path: 
 def test_formats_and_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'jsonk' is unknown \(did you mean jsonl\?\); use jsonl, csv, parquet"):
         export_file([], tmp_path / "out.jsonk")
+    with pytest.raises(UsageError, match=r"out tells no format; end its name in .jsonl or .csv or .parquet"):
+        export_file([], tmp_path / "out")
     with pytest.raises(UsageError, match=r"parquet cannot be printed; name a file, such as runs.parquet"):
         "".join(export_lines([], "parquet"))
     for form in FORMATS:
@@ -154,6 +158,26 @@ def test_an_export_that_fails_leaves_the_earlier_file(tmp_path: Path) -> None:
         export_file(failing(), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_export_goes_where_a_link_leads_and_into_what_is_no_file(tmp_path: Path) -> None:
+    """As anything else that is written: a pipe, or /dev/null for who may do all, became a file."""
+    real, link, pipe = tmp_path / "real.jsonl", tmp_path / "link.jsonl", tmp_path / "pipe.csv"
+    link.symlink_to(real)
+    export_file([FULL], link)  # which leads nowhere yet
+    real.chmod(0o600)
+    export_file([run("x")], link)
+    assert (link.is_symlink(), json.loads(real.read_bytes())["run_id"]) == (True, "x")
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    os.mkfifo(pipe)
+    read = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (pipe, Path(f"/dev/fd/{os.open(pipe, os.O_WRONLY)}")):
+        export_file([FULL], path, "csv")
+        assert os.read(read, 1 << 16).decode() == "".join(export_lines([FULL], "csv"))
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    os.close(int(path.name))
+    os.close(read)
+    assert {it.name for it in tmp_path.iterdir()} == {"real.jsonl", "link.jsonl", "pipe.csv"}
 
 
 def test_parquet_keeps_numbers_as_numbers(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tokmagic.errors import UsageError
@@ -24,18 +25,28 @@ def sqlite_url(path: Path) -> str:
 
 
 def atomic_write(path: Path, text: str) -> None:
-    """Write a file, or leave an earlier one as it was. A link stays one, and so does who may read. Raises OSError.
+    """Write a file, or leave an earlier one as it was, as :func:`replacing` does. Raises OSError.
 
     A lone surrogate, which UTF-8 cannot write, becomes JSON's own escape.
     """
     data = text.encode("utf-8", "backslashreplace")
-    file = Path(os.path.realpath(path))
-    if file.exists() and not file.is_file():
-        file.write_bytes(data)  # such as /dev/null, and a folder is refused
+    with replacing(path) as file:
+        file.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The file to write in place of ``path``, which takes it at the block's end; where that fails it stays as it was.
+
+    A link stays one, and so does who may read. What is no file, such as /dev/null or a pipe, is written to itself.
+    """
+    if path.exists() and not path.is_file():
+        yield path  # a folder is refused
         return
+    file = Path(os.path.realpath(path))
     part = file.with_name(f".{file.name[:100]}.{os.getpid()}.part")
     try:
-        part.write_bytes(data)
+        yield part
         with suppress(FileNotFoundError):
             part.chmod(stat.S_IMODE(file.stat().st_mode))
         part.replace(file)

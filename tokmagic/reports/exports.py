@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tokmagic.core.fields import AS_JSON, FIELDS, Layout
+from tokmagic.core.files import replacing
 from tokmagic.core.money import Rates, rates_dict
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import UsageError, nearest
@@ -66,21 +66,18 @@ def export_file(records: Iterable[RunRecord], path: Path, form: str | None = Non
 
     An export that fails leaves an earlier file as it was.
     """
-    form = form or path.suffix.removeprefix(".")
+    if not (form := form or path.suffix.removeprefix(".")):
+        raise UsageError(f"{path} tells no format; end its name in {' or '.join(f'.{it}' for it in FORMATS)}")
     _check(form)
-    part = path.with_name(f"{path.name}.part")
     try:
-        if form == "parquet":
-            _write_parquet(records, part)
-        else:
-            with part.open("w", encoding="utf-8", newline="") as file:
-                file.writelines(export_lines(records, form))
-        part.replace(path)
+        with replacing(path) as part:
+            if form == "parquet":
+                _write_parquet(records, part)
+            else:
+                with part.open("w", encoding="utf-8", newline="") as file:
+                    file.writelines(export_lines(records, form))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def dataframe(records: Iterable[RunRecord]) -> Any:

@@ -258,7 +258,18 @@ def test_a_dry_run_says_what_the_magic_says(
     told = by_magic(session, "--dry-run --max-tokens 100 -n 2")
     assert tokmagic(*words, text="Hi {{ 'there' }}\n").stdout == f"{told}\n"
     (row,) = json.loads(tokmagic(*words, *PRICES, "--json", text="Hi").stdout)
-    assert (row["model"], row["in"], row["out"], row["most"]) == ("scripted", "12", "≤ 200", "$0.000122")
+    assert row == {
+        "model": "scripted",
+        "input_tokens": 12,
+        "input_source": "counted",
+        "most_output_tokens": 200,
+        "least_usd": "0.0000018",
+        "least_estimated": False,
+        "most_usd": "0.0001218",
+        "most_estimated": False,
+    }
+    (unpriced,) = json.loads(tokmagic(*words, "--json", text="Hi").stdout)
+    assert (unpriced["least_usd"], unpriced["most_usd"]) == (None, None)
     assert tokmagic("export").stdout == "", "nothing was run"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -270,7 +271,22 @@ def test_the_command_counts_for_several_models(
     assert found[str(bytes_)][0] == str(len(FOX))
     assert int(found[str(learned)][0]) < len(FOX)
     listed = count("count", "-m", str(bytes_), "-m", str(learned), "--json", text=FOX)
-    assert f'"tokens": "{len(FOX)}"' in listed.stdout
+    first, second = json.loads(listed.stdout)
+    assert first == {
+        "model": str(bytes_),
+        "tokens": len(FOX),
+        "tokens_source": "counted",
+        "difference": 0,
+        "characters_per_token": 1.0,
+        "cost_usd": None,
+        "calls_1000_usd": None,
+        "error": None,
+        "tokenizer": first["tokenizer"],
+    }
+    assert second["difference"] == second["tokens"] - len(FOX) < 0
+    assert second["characters_per_token"] == len(FOX) / second["tokens"], "unrounded"
+    long = json.loads(count("count", "-m", str(bytes_), "--json", text="x" * 1234).stdout)
+    assert long[0]["tokens"] == 1234
     wrong = count("count", "-m", "scripted,nobody", text=FOX)
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr.startswith("tokmagic: model 'nobody' is unknown")

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
+from typing import Any
 
-from tokmagic.core.money import Precision, Rates
+from tokmagic.core.money import Precision, Rates, plain
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.stream import Source
 from tokmagic.explain import boundaries
@@ -59,18 +60,39 @@ class TokenView:
     def counts(self) -> Table:
         """Counts side by side, compared with the first model's."""
         first = self.models[0].tokens
-        characters = sum(len(message.content) for message in self.prompt.messages)
         rows: list[tuple[str, ...]] = []
         for at, it in enumerate(self.models):
             difference = f"{it.tokens - first:+,} ({it.tokens / first - 1:+.1%})" if at and first else ""
-            # Characters over the messages' own tokens: what the chat's format adds is left out.
-            own = it.tokens - sum(part.tokens for part in it.parts or () if part.section == TEMPLATE)
-            per_token = f"{characters / own:.2f}" if own else numbers.UNKNOWN
+            per_token = numbers.UNKNOWN if (ratio := self._characters(it)) is None else f"{ratio:.2f}"
             tokens = numbers.tokens(it.tokens, it.trace.source)
             rows.append((it.model, tokens, difference, per_token, _usd(it), _usd(it, CALLS), it.tokenizer))
         rows += [(name, *[numbers.UNKNOWN] * 6) for name, _ in self.refused]
         columns = ("model", "tokens", "difference", "characters/token", "cost", f"{CALLS:,} calls", "tokenizer")
-        return Table(columns, tuple(rows), "\n".join(self._notes()), words=("tokenizer",))
+        return Table(columns, tuple(rows), "\n".join(self._notes()), words=("tokenizer",), exact=self._exact())
+
+    def _characters(self, it: Counted) -> float | None:
+        """Characters over the messages' own tokens: what the chat's format adds is left out."""
+        own = it.tokens - sum(part.tokens for part in it.parts or () if part.section == TEMPLATE)
+        return sum(len(message.content) for message in self.prompt.messages) / own if own else None
+
+    def _exact(self) -> tuple[dict[str, Any], ...]:
+        """The counts for programs."""
+        found: list[dict[str, Any]] = [
+            {
+                "model": it.model,
+                "tokens": it.tokens,
+                "tokens_source": it.trace.source,
+                "difference": it.tokens - self.models[0].tokens,
+                "characters_per_token": self._characters(it),
+                "cost_usd": plain(it.usd()),
+                f"calls_{CALLS}_usd": plain(it.usd(CALLS)),
+                "tokenizer": it.tokenizer,
+                "error": None,
+            }
+            for it in self.models
+        ]
+        found += [dict.fromkeys(found[0]) | {"model": name, "error": why} for name, why in self.refused]
+        return tuple(found)
 
     def anatomy(self) -> Table | None:
         """What each part of the prompt takes; None where no tokenizer tells."""

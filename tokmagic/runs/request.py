@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any
 
-from tokmagic.core.money import Rates
+from tokmagic.core.money import Rates, Uncertainty, plain
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import Engine, ModelSpec, Progress, Shared
@@ -100,7 +100,16 @@ def dry_run(session: Session, asked: Prompt, model: str | None) -> Table:
     counts = numbers.tokens(input_tokens, source), f"≤ {most:,}"
     row = (engine.info.name, *counts, numbers.cost(low), numbers.cost(high))
     note = "nothing was run" if high.usd is not None else "nothing was run; no token rates are set: %price"
-    return Table(("model", "in", "out", "least", "most"), (row,), note)
+    exact = {
+        "model": engine.info.name,
+        "input_tokens": input_tokens,
+        "input_source": source,
+        "most_output_tokens": most,
+    }
+    for name, it in (("least", low), ("most", high)):
+        precision = Uncertainty.of(it).precision(0)
+        exact |= {f"{name}_usd": plain(it.usd), f"{name}_estimated": precision.estimated}
+    return Table(("model", "in", "out", "least", "most"), (row,), note, exact=(exact,))
 
 
 def _counted(engine: Engine, asked: Prompt) -> tuple[int, Source]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import signal
 import threading
 import tracemalloc
@@ -23,7 +24,7 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import RunRecord, Selection, Sum
-from tokmagic.core.stream import Event, Token, Usage
+from tokmagic.core.stream import Event, Logprob, Token, Usage
 from tokmagic.engines.registry import Models
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.errors import GenerationInterrupted, ModelError, PromptError, UsageError
@@ -33,7 +34,7 @@ from tokmagic.runs import records as records_module
 from tokmagic.runs import run as execution
 from tokmagic.runs import session as session_module
 from tokmagic.runs.channel import Channel
-from tokmagic.runs.generation import Generation
+from tokmagic.runs.generation import Choice, Generation
 from tokmagic.runs.session import Session
 
 ASK = Prompt((Message("user", "Hi"),))
@@ -465,3 +466,10 @@ def test_wrong_arguments_give_one_clear_line(
         call()
     assert "\n" not in str(raised.value)
     assert session.ledger().runs() == []
+
+
+def test_a_log_probability_that_json_cannot_say_is_null(make_session: Make) -> None:
+    choice = Choice("Hi", (1, 2, 3), "stop", (Logprob("H", -0.5), Logprob("i", -math.inf), Logprob("", math.nan)))
+    told = replace(make_session(model="scripted").generate(ASK), choices=(choice,)).as_dict()
+    (pieces,) = json.loads(json.dumps(told, allow_nan=False))["logprobs"]
+    assert [(it["text"], it["logprob"]) for it in pieces] == [("H", -0.5), ("i", None), ("", None)]

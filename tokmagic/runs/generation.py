@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 from tokmagic.core.money import Cost, plain
@@ -32,6 +33,11 @@ class Choice:
 def answers_sha256(texts: Iterable[str]) -> str:
     """The hex digest of a run's answers: of the text of one, of several joined by NUL."""
     return hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _sayable(piece: Logprob) -> dict[str, Any]:
+    """JSON has no infinity, and no word for what is no number, as scores under an extreme penalty are."""
+    return piece._asdict() | {"logprob": piece.logprob if isfinite(piece.logprob) else None}
 
 
 @dataclass(slots=True)
@@ -117,7 +123,7 @@ class Generation:
     def as_dict(self) -> dict[str, Any]:
         """Text and numbers, JSON-ready, for ``tokmagic run --json``."""
         usage, reading = self.usage, self.reading
-        logprobs = [[piece._asdict() for piece in choice.logprobs] for choice in self.choices]
+        logprobs = [[_sayable(piece) for piece in choice.logprobs] for choice in self.choices]
         return {
             "run_id": self.run_id,
             "status": self.status,

@@ -143,6 +143,19 @@ HIT = one("0", status="cached", saved_usd="0.002")
             ],
         ),
         ([HIT], [HIT], "0%", []),
+        # Where only a lower bound is known now, nobody knows how much it grew.
+        (
+            [one("1"), one("1", id="b")],
+            [one("1", cost_bound="at_least"), one("1", id="b")],
+            "10%",
+            [
+                f"{it} may have grown by more: it may have cost more than the {cost} that is known; run it again"
+                for it, cost in (("cell 1 (a)", "$1"), ("the whole notebook", "$2"))
+            ],
+        ),
+        ([one("1", cost_bound="at_least")], [one("1", cost_bound="at_least")], "10%", []),
+        ([one("1", cost_bound="at_least")], [one("1")], "10%", []),
+        ([one("1")], [one("1", cost_bound="at_most")], "10%", []),
     ],
 )
 def test_what_grew_is_told(compare: Compare, before: Cells, now: Cells, increase: str, problems: list[str]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT
 from tests.notebooks.commands import Command
 from tests.notebooks.saved_notebooks import SETUP, TEXT, cell, one, row, write
+from tokmagic.core.record import COMPARISON_IN_OUTPUTS
 from tokmagic.notebooks.check.figures import Figures, read
 
 NOTHING = "there is nothing to check: no cell holds the numbers of a run"
@@ -145,6 +146,13 @@ def test_what_fails_is_told_cell_by_cell(
         assert "has no price" in done.problems()[0]
     else:
         assert (done.problems(), done.status) == (problems, int(bool(problems)))
+
+
+def test_a_comparison_is_told_to_be_in_no_sum(check: Command) -> None:
+    kept = {"output_type": "display_data", "data": {}, "metadata": {COMPARISON_IN_OUTPUTS: {"spent_usd": "40"}}}
+    write("nb.ipynb", one("0.1"), cell(id="b", source="%%compare -v v", outputs=[kept]))
+    done = check("nb.ipynb", "--max-cost", "0.1")
+    assert (done.status, done.out.splitlines()[-1]) == (0, "the comparison of cell 2 (b) is in no sum")
 
 
 def test_the_cells_are_listed(check: Command) -> None:

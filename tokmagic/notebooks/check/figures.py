@@ -89,10 +89,11 @@ class PromptCell(CellSnapshot):
 
 @dataclass(frozen=True, slots=True)
 class Notebook:
-    """A notebook's cells that run prompts, in order."""
+    """A notebook's cells that run prompts, in order. ``compared``: the names of those that compare variants of one."""
 
     name: str
     cells: tuple[PromptCell, ...]
+    compared: tuple[str, ...] = ()
 
     @property
     def measured(self) -> tuple[PromptCell, ...]:
@@ -125,7 +126,8 @@ def read(data: bytes, name: str) -> Notebook:
     for cell in cells:
         runs = cell.runs if all(run.ended_well for run in cell.runs) else ()
         found.append(PromptCell(cell.id, cell.number, runs, _missing(cell, owners), source_sha256=cell.source_sha256))
-    return Notebook(name, tuple(found))
+    compared = tuple(cell.name for cell in notebook.cells if cell.compares or cell.comparisons)
+    return Notebook(name, tuple(found), compared)
 
 
 def _refuse_duplicates(cells: Sequence[SavedCell], name: str) -> None:

@@ -120,7 +120,9 @@ def check(notebook: Notebook, wanted: Limits, against: Notebook | None = None, *
     without = len(notebook.cells) - len(notebook.measured)
     if without and notebook.measured:
         notes.append(f"{without} of its {counted(len(notebook.cells), 'prompt cell')} without numbers, in no sum")
-    if not wanted.any:
+    if wanted.any:
+        notes += [f"the comparison of {name} is in no sum" for name in notebook.compared]
+    else:
         # Numbers that stand there and are not the cell's own are told of, whatever is asked.
         notes += [f"{cell.name} {cell.missing}" for cell in notebook.cells if cell.missing and cell.runs]
     if any(cell.cached for version in (notebook, against) if version for cell in version.cells):
@@ -186,6 +188,11 @@ def _growth_beyond(cell: str | None, before: Figures, after: Figures, increase: 
         costs = " → ".join(_usd(side.cost_usd) for side in (before, after))
         counts = " → ".join(tokens(side.tokens) for side in (before, after))
         yield f"{cell or 'the whole notebook'} grew {by}{of} {limit}: {costs}, {counts} tokens"
+    elif it.of == "cost" and after.uncertainty.at_least_runs > before.uncertainty.at_least_runs:
+        yield (
+            f"{cell or 'the whole notebook'} may have grown by more: "
+            f"it may have cost more than the {_usd(after.cost_usd)} that is known; run it again"
+        )
 
 
 def percent(it: Growth) -> str:

@@ -20,6 +20,7 @@ import pytest
 from tests.ledgers.test_store import run
 from tests.servers import Asked, Endpoint, Wire, serve
 from tokmagic.core.budget import Budget, Hold, Scope
+from tokmagic.core.config import REPRODUCING
 from tokmagic.core.days import start_of_day
 from tokmagic.core.keys import Key
 from tokmagic.core.money import Cost, Rates
@@ -344,6 +345,21 @@ def test_a_session_alerts_where_a_webhook_is_set(make_session: Callable[..., Ses
         session.close()
     assert told(hook) == [("day", DAY, 50), ("day", DAY, 80), ("day", DAY, 100)]
     assert hook.last.body["cap_usd"] == "20"
+
+
+def test_a_reproduction_alerts_nobody(
+    make_session: Callable[..., Session], hook: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ledger is its own, and its --budget is no day's: an alert would tell a team what is not so."""
+    session = make_session(model="scripted", cache=False, alert_webhook=hook.url)
+    monkeypatch.setenv(REPRODUCING, session.settings.ledger)
+    session.settings.budget_day = "1000"
+    session.prices.set("scripted", Rates(Decimal(1_000_000), Decimal(1_000_000), source="%price"))
+    assert session.generate(Prompt((Message("user", "Hi"),), Sampling(max_tokens=900))).status == "ok"
+    session.settings.budget_day = "20"
+    assert session.generate(Prompt((Message("user", "Hi"),), Sampling(max_tokens=1))).status == "refused"
+    session.close()
+    assert told(hook) == []
 
 
 def test_a_benchs_row_alerts_as_a_run_does(make_session: Callable[..., Session], hook: Endpoint) -> None:

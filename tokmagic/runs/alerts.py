@@ -6,6 +6,7 @@ They are looked for when a run has been settled, on a thread of their own, so th
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -13,6 +14,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.budget import Budget, Standing
+from tokmagic.core.config import REPRODUCING
 from tokmagic.core.forks import in_child, whole
 from tokmagic.core.keys import Key
 from tokmagic.core.money import plain
@@ -69,7 +71,8 @@ class Alerts:
 
     def after(self, record: RunRecord) -> None:
         """Look, soon and elsewhere, whether a settled run brought a budget over a threshold. Returns at once."""
-        if not self._logs and not self._webhook():
+        # What a reproduction spends counts in nobody's day or month.
+        if os.environ.get(REPRODUCING) or not (self._logs or self._webhook()):
             return
         with self._lock:
             # Of many runs with the same budgets, of the same day, the last one will do.

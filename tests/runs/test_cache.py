@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,14 @@ OTHERS: dict[str, tuple[EngineInfo, Prompt]] = {
 @pytest.mark.parametrize("part", OTHERS)
 def test_each_part_of_the_question_makes_another_key(part: str) -> None:
     assert cache.key(*OTHERS[part]) != cache.key(SMOLLM, FULL)
+
+
+def test_where_the_template_names_the_date_each_day_is_another_question() -> None:
+    one, other = (replace(SMOLLM, dated=form) for form in ("%d %b %Y", "26 Jul 2024"))
+    today = replace(SMOLLM, dated=f"{datetime.now():%d %b %Y}")
+    assert len({cache.key(it, FULL) for it in (one, today, other, SMOLLM)}) == 3, "the date counts, not its form"
+    plain = replace(FULL, completion=True)
+    assert cache.key(one, plain) == cache.key(SMOLLM, plain), "which no template fills in"
 
 
 def test_the_key_knows_every_sampling_option() -> None:

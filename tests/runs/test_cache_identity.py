@@ -70,6 +70,26 @@ def test_how_a_model_is_loaded_is_part_of_what_it_is(model_home: Path) -> None:
 
 
 @pytest.mark.model
+@pytest.mark.parametrize(
+    ("template", "dated"),
+    [
+        ("{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}", "%d %b %Y"),
+        ('{{ strftime_now( "%Y" ) }}{{ strftime_now("%H:%M") }}{{ strftime_now("%Y") }}', "%H:%M\n%Y"),
+        ("{{ strftime_now(form) }}", "%c"),
+        ("{{ date_string }}, never strftime_now", None),
+    ],
+)
+def test_a_template_that_names_the_date_is_known_by_it(
+    folder: Path, tmp_path: Path, template: str, dated: str | None
+) -> None:
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    (folder / "chat_template.jinja").write_text(template)
+    known = local(folder, tmp_path).identity()
+    assert known is not None
+    assert known.dated == dated
+
+
+@pytest.mark.model
 def test_files_without_a_revision_are_known_by_themselves(folder: Path, tmp_path: Path) -> None:
     engine = local(folder, tmp_path)
     first = engine.identity()

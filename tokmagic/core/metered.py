@@ -11,7 +11,7 @@ from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import ServerTimes, Source, Usage
 
 KNOWN_BY_SERVER = (
-    *("model_id", "revision", "device", "device_name", "dtype", "quant", "arithmetic", "tokenizer_sha256"),
+    *("model_id", "revision", "device", "device_name", "dtype", "quant", "arithmetic", "tokenizer_sha256", "dated"),
 )
 """What of EngineInfo a shared engine tells and its client takes over, texts all of them."""
 

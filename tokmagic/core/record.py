@@ -90,6 +90,8 @@ class EngineInfo:
     """At which service tier a server says that it answered, such as ``priority``; a provider's price depends on it."""
     arithmetic: str | None = None
     """How products with several rows are computed, where that is not as transformers does: prompts and batches."""
+    dated: str | None = None
+    """What its chat template says of the present, as strftime has it: ``%d %b %Y``. No row keeps it."""
 
     @property
     def traits(self) -> EngineTraits:

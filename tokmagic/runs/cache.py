@@ -58,6 +58,9 @@ def key(identity: EngineInfo, prompt: Prompt) -> str:
         question["min_tokens"] = prompt.min_tokens
     if identity.arithmetic is not None:
         question["arithmetic"] = identity.arithmetic
+    if identity.dated is not None and not prompt.completion:
+        # Tomorrow the model is fed another prompt.
+        question["dated"] = datetime.now().strftime(identity.dated)
     text = json.dumps(question, ensure_ascii=False, separators=(",", ":"), sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

@@ -6,6 +6,7 @@ spellings of special tokens, and a few functions. docs/decisions/0019-a-tokenize
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 FILE = "chat_template.jinja"
 
 
+# What templates name the date with; they also ask whether there is such a function.
+_NOW = re.compile(r"\bstrftime_now\s*\(\s*(?:(['\"])(.*?)\1\s*\))?")
+
+
 class ChatTemplate(Protocol):
     """What makes one text of a chat's messages."""
 
@@ -31,6 +36,16 @@ class ChatTemplate(Protocol):
     def render(self, messages: Sequence[Message]) -> str:
         """Return the chat up to where the answer begins. Raises whatever the template's author meant it to."""
         ...
+
+
+def dated(source: Any) -> str | None:
+    """What a template says of the present, as strftime has it, each form once; None where it says nothing.
+
+    A form that is no literal may be any: then it is all that there is.
+    """
+    text = source.get("default") if isinstance(source, Mapping) else source
+    forms = {it[2] or "%c" for it in _NOW.finditer(text)} if isinstance(text, str) else set()
+    return "\n".join(sorted(forms)) or None
 
 
 def read(folder: TokenizerFolder, named: Mapping[str, str]) -> JinjaTemplate:

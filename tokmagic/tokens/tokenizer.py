@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.prompt import Message, Prompt, utf8
 from tokmagic.errors import PromptError
-from tokmagic.tokens import vocabularies
+from tokmagic.tokens import chat_template, vocabularies
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -116,6 +116,11 @@ class Tokenizer:
         """Digest of the vocabulary, its rules and the chat template: two models with the same one count alike."""
         template = json.dumps(self._template.source, sort_keys=True)
         return hashlib.sha256(f"{self._vocabulary.identity}\0{template}".encode()).hexdigest()
+
+    @cached_property
+    def dated(self) -> str | None:
+        """What the chat template says of the present, as strftime has it: another day makes another prompt."""
+        return chat_template.dated(self._template.source)
 
 
 # What English text comes to with the tokenizers of today, and what a template adds to a message.

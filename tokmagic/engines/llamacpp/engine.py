@@ -72,6 +72,7 @@ class LlamaCppEngine:
             quant=found.header.quant if found else self._spec.quant,
             context_tokens=found.header.context_tokens if found else None,
             tokenizer_sha256=tokenizer.sha256 if tokenizer is not None else None,
+            dated=tokenizer.dated if tokenizer is not None else None,
             greedy=not self._defaults.do_sample if self._state == "ready" else None,
         )
 
@@ -98,6 +99,7 @@ class LlamaCppEngine:
             device=self._device,
             quant=found.header.quant,
             tokenizer_sha256=tokenizer.sha256,
+            dated=tokenizer.dated,
         )
 
     def count(self, prompt: Prompt) -> int:

@@ -86,6 +86,7 @@ class LocalEngine:
             quant=self._spec.quant,
             context_tokens=inference.context_tokens if inference is not None else None,
             tokenizer_sha256=self._tokenizer.sha256 if self._tokenizer is not None else None,
+            dated=self._tokenizer.dated if self._tokenizer is not None else None,
             device_name=inference.device_name if inference is not None else None,
             greedy=inference.greedy if inference is not None else None,
             arithmetic=inference.arithmetic if inference is not None else None,
@@ -122,6 +123,7 @@ class LocalEngine:
             quant=self._spec.quant,
             tokenizer_sha256=tokenizer.sha256,
             arithmetic=asked_arithmetic(self._spec, device),
+            dated=tokenizer.dated,
         )
 
     def count(self, prompt: Prompt) -> int:

@@ -142,6 +142,15 @@ def test_what_is_left_out_is_counted() -> None:
     assert "; 2 with another model, other rates or no price left out; run the cell again" in note
 
 
+def test_runs_of_another_text_of_the_cell_are_told_of() -> None:
+    """Edited or not, they may be other inputs of the same prompt: who knows is the person, who has to be told."""
+    texts = ("old", "old", None, "new", "new")
+    runs = [replace(measured(1, 1, "1"), env={"source_sha256": it} if it else {}) for it in texts]
+    note = project(runs, "1/day").table().note
+    assert "from 5 runs (median 2 tokens) at the rates they ran with; 2 of them of another text of the cell" in note
+    assert "another text" not in project(runs[:3], "1/day").table().note
+
+
 def test_the_mean_has_an_interval_where_it_was_measured_more_than_once() -> None:
     assert project([measured(1, 1, "1")], "1/day").call_usd.margin is None
     # The standard deviation of 1, 2, 3 is 1, and Student's t for 2 degrees of freedom 4.303.

@@ -92,6 +92,8 @@ class Projection:
     """Whole runs of the cell that had another model, other rates or no price."""
     precision: Precision = field(default_factory=Precision)
     """Whether the costs are only estimates, and what they bound, as of the sum of the runs."""
+    edited: int = 0
+    """Of the runs, those of another text of the cell than the latest one's."""
 
     @property
     def day_usd(self) -> Spread:
@@ -129,6 +131,8 @@ class Projection:
         )
         if self.left_out:
             note += f"; {self.left_out} with another model, other rates or no price left out"
+        if self.edited:
+            note += f"; {self.edited} of them of another text of the cell than its latest"
         if self.runs == 1:
             note += "; run the cell again for the spread of its answers"
         else:
@@ -151,6 +155,7 @@ def project(records: Sequence[RunRecord], calls: str) -> Projection:
     priced = [record for record in same if record.reading.cost.usd is not None]
     if not priced:
         raise UsageError(f"the runs of {latest} have no price; set one with %price and run the cell again")
+    texts = [record.env.get("source_sha256") for record in priced]
     usage = [record.reading.usage for record in priced]
     given = [one.input_tokens or 0 for one in usage]
     made = [one.output_tokens or 0 for one in usage]
@@ -164,6 +169,7 @@ def project(records: Sequence[RunRecord], calls: str) -> Projection:
         median(one + other for one, other in zip(given, made, strict=True)),
         len(whole) - len(priced),
         sum((Uncertainty.of(record.reading.cost) for record in priced), CERTAIN).precision(0),
+        sum(None not in (text, texts[-1]) and text != texts[-1] for text in texts),
     )
 
 

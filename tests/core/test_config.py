@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from traitlets import TraitError
+from traitlets.config import Config
 
 from tokmagic.core.config import DEFAULT_MODEL, REPRODUCING, TokMagic, config_file, describe
 from tokmagic.errors import UsageError
@@ -135,6 +136,30 @@ def test_texts_are_kept_at_home_but_not_in_a_teams_database(file: Path, monkeypa
     assert TokMagic(ledger="postgresql://db/team").store_text is False
     monkeypatch.setenv("TOKMAGIC_STORE_TEXT", "on")
     assert TokMagic(ledger="postgresql://db/team").store_text is True
+
+
+def test_what_follows_from_another_setting_follows_it_later_too(file: Path, tmp_path: Path) -> None:
+    """As %config sets them in a kernel that has run prompts: a person's texts went into the team's database."""
+    for choose in (setattr, lambda it, name, value: it.update_config(Config({"TokMagic": {name: value}}))):
+        settings = TokMagic(home=str(tmp_path))
+        assert (settings.store_text, settings.ledger) == (True, f"sqlite:///{tmp_path}/ledger.sqlite")
+        choose(settings, "home", str(tmp_path / "other"))
+        assert settings.ledger == f"sqlite:///{tmp_path}/other/ledger.sqlite"
+        for ledger, kept in (("postgresql+psycopg://h/d", False), ("sqlite:////a", True), ("postgresql://h/d", False)):
+            choose(settings, "ledger", ledger)
+            assert settings.store_text is kept
+        choose(settings, "home", str(tmp_path))
+        assert settings.ledger == "postgresql://h/d", "which was chosen"
+        for kept in (False, True):
+            choose(settings, "store_text", kept)
+            for ledger in ("sqlite:////b", "postgresql://h/e"):
+                choose(settings, "ledger", ledger)
+                assert settings.store_text is kept, "which was chosen"
+        same = TokMagic(home=str(tmp_path))
+        assert same.store_text is True
+        choose(same, "store_text", True)
+        choose(same, "ledger", "postgresql://h/d")
+        assert same.store_text is True, "as it was chosen, though it was so before"
 
 
 def test_a_reproduction_has_a_ledger_of_its_own_whatever_is_chosen(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

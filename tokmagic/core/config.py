@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import platformdirs
-from traitlets import Bool, Enum, Float, Int, TraitError, TraitType, Unicode, default, validate
+from traitlets import Bool, Enum, Float, Int, TraitError, TraitType, Unicode, default, observe, validate
 from traitlets.config import Configurable
 
 from tokmagic.core.files import expanded, sqlite_url
@@ -165,9 +165,10 @@ def _read(name: str, settings: TokMagic) -> Any:
     default_value, reader = _DEFAULTS[name]
     variable = f"TOKMAGIC_{name.upper()}"
     value = os.environ.get(variable) or _file_settings(config_file()).get(name)
-    if value is None:
-        value = default_value(settings) if callable(default_value) else default_value
-    return reader(variable, value)
+    if value is not None:
+        return reader(variable, value)
+    settings.followed.add(name)
+    return reader(variable, default_value(settings) if callable(default_value) else default_value)
 
 
 def _make_settings(namespace: dict[str, Any]) -> None:
@@ -227,6 +228,30 @@ class TokMagic(Configurable):
 
     _make_settings(vars())
 
+    def __init__(self, **given: Any) -> None:
+        self.followed: set[str] = set()
+        """Settings that nobody chose: some follow from others, also from those that are chosen later."""
+        super().__init__(**given)
+
+    @observe("home")
+    def _moved(self, _change: Any) -> None:
+        self._follow("ledger")
+
+    @observe("ledger")
+    def _another_ledger(self, _change: Any) -> None:
+        # Else what was kept in a ledger of one's own would go into a team's database.
+        self._follow("store_text")
+
+    def _follow(self, name: str) -> None:
+        if name in self.followed and name not in self.config.get(type(self).__name__, ()):
+            setattr(self, name, _read(name, self))
+            self.followed.add(name)
+
+    @validate("store_text")
+    def _chosen(self, proposal: dict[str, Any]) -> bool:
+        self.followed.discard("store_text")
+        return bool(proposal["value"])
+
     @validate("home")
     def _expand(self, proposal: dict[str, Any]) -> str:
         if not proposal["value"]:
@@ -238,6 +263,7 @@ class TokMagic(Configurable):
 
     @validate("ledger")
     def _chosen_ledger(self, proposal: dict[str, Any]) -> str:
+        self.followed.discard("ledger")
         return _ledger_url("ledger", proposal["value"])
 
     @property

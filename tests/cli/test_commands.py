@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from tests.commands import Command, command_in, environment
 from tests.documented import PARSERS, options_of, verbs
 from tests.health.test_doctor import ON_CPU
+from tests.notebooks.saved_notebooks import one, write
 from tokmagic import __version__, health
 from tokmagic.core.record import RunRecord
 from tokmagic.ledgers import Ledger
@@ -160,6 +161,20 @@ def test_a_reader_that_goes_away_is_no_error(recorded: Command, tmp_path: Path) 
     done = subprocess.run([*COMMAND, "export"], stdout=write, stderr=subprocess.PIPE, text=True, env=env, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", ["--json", "--compare"])
+def test_a_limit_holds_also_where_the_reader_goes_away(tmp_path: Path, words: str) -> None:
+    """``tokmagic check … | head`` in CI, where pipefail asks for the status of each command."""
+    file = write(
+        str(tmp_path / "nb.ipynb"), *(one("1", id=f"c{number}") for number in range(200))
+    )  # more than a buffer
+    read, wrote = os.pipe()
+    os.close(read)
+    command = [*COMMAND, "check", file, file, "--max-cost", "0.1", *words.split()]
+    done = subprocess.run(command, stdout=wrote, stderr=subprocess.PIPE, env={**os.environ}, check=False)
+    os.close(wrote)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")

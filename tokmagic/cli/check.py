@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from tokmagic.cli.common import add_json, print_json
+from tokmagic.cli.common import add_json, print_json, tell
 from tokmagic.comparisons import gate as gates
 from tokmagic.comparisons import saved as comparison
 from tokmagic.comparisons.gate import Gate
@@ -65,9 +66,10 @@ def run(given: argparse.Namespace) -> int:
         found.append(check.as_dict(verdict))
         if not given.json:
             heading = [f"{path}:"] if len(given.notebook) > 1 else []
-            print(*heading, check.table(verdict), *(f"{path}: {it}" for it in verdict.problems), sep="\n", flush=True)
+            tell(*heading, check.table(verdict), *(f"{path}: {it}" for it in verdict.problems))
     if given.json:
-        print_json(found, indent=1)
+        with suppress(BrokenPipeError):
+            print_json(found, indent=1)
     return 0 if all(it["ok"] for it in found) else 1
 
 
@@ -80,7 +82,7 @@ def _compared(path: str, gate: Gate, *, quiet: bool) -> dict[str, Any]:
         problems = [str(error)]
     if not quiet:
         lines = [f"{path}: {it}" for it in problems] or [f"{path}: {_passed(gate)}"]
-        print(*lines, sep="\n", flush=True)
+        tell(*lines)
     return {"notebook": path, "ok": not problems, "compare": list(gate.metrics), "problems": problems}
 
 

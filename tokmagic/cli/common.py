@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,12 @@ def _month(text: str) -> tuple[datetime, datetime]:
 def print_json(value: Any, indent: int | None = None) -> None:
     """Print a value as JSON; a lone surrogate, which UTF-8 cannot write, becomes JSON's own escape."""
     print(json.dumps(value, ensure_ascii=False, indent=indent).encode("utf-8", "backslashreplace").decode())
+
+
+def tell(*lines: object) -> None:
+    """Print lines to a reader that may be gone (`| head`): what was found is told by the exit status all the same."""
+    with suppress(BrokenPipeError):
+        print(*lines, sep="\n", flush=True)
 
 
 def print_table(table: Table, given: argparse.Namespace) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 
 from tokmagic import health
-from tokmagic.cli.common import print_json
+from tokmagic.cli.common import print_json, tell
 from tokmagic.runs import api
 
 
@@ -22,9 +23,10 @@ def run(given: argparse.Namespace) -> int:
         found = [
             {"name": f.name, "ok": f.ok, "says": f.message, "mend": f.fix, "vital": f.vital} for f in diagnosis.findings
         ]
-        print_json({"can_generate": diagnosis.can_generate, "findings": found}, indent=1)
-    elif given.brief:
-        print(*diagnosis.problems(), sep="\n", end="\n" if any(diagnosis.problems()) else "")
-    else:
-        print(diagnosis.table())
+        with suppress(BrokenPipeError):  # | head
+            print_json({"can_generate": diagnosis.can_generate, "findings": found}, indent=1)
+    elif not given.brief:
+        tell(diagnosis.table())
+    elif problems := [*diagnosis.problems()]:
+        tell(*problems)
     return 0 if diagnosis.can_generate else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -137,6 +138,17 @@ OTHERS: dict[str, tuple[EngineInfo, Prompt]] = {
 @pytest.mark.parametrize("part", OTHERS)
 def test_each_part_of_the_question_makes_another_key(part: str) -> None:
     assert cache.key(*OTHERS[part]) != cache.key(SMOLLM, FULL)
+
+
+@pytest.mark.parametrize("part", ["info", "usage"])
+def test_an_answer_that_a_later_version_kept_is_read_without_what_it_says_more(part: str) -> None:
+    """A team's ledger is used by several versions at once."""
+    kept = answer(Choice("Hi", (), "stop"))
+    body = json.loads(cache.dump("k", kept).partition(" ")[2])
+    body[part]["of_later"] = 1
+    text = json.dumps(body)
+    digest = hashlib.sha256(("k\n" + text).encode()).hexdigest()
+    assert cache.parse("k", "r1", f"{digest} {text}") == kept
 
 
 def test_where_the_template_names_the_date_each_day_is_another_question() -> None:

@@ -117,7 +117,13 @@ def parse(key: str, run_id: str, kept: str) -> Answer | None:
         Choice(text, tuple(tokens), reason, tuple(Logprob(*it) for it in logprobs), thoughts)
         for (text, tokens, reason, logprobs), thoughts in zip(kept_choices, reasoning, strict=True)
     )
-    return Answer(run_id, EngineInfo(name="", **body["info"]), Usage(**body["usage"]), body["device_s"], choices)
+    info, usage = _known(EngineInfo, body["info"]), _known(Usage, body["usage"])
+    return Answer(run_id, EngineInfo(name="", **info), Usage(**usage), body["device_s"], choices)
+
+
+def _known(kind: type[EngineInfo] | type[Usage], given: dict[str, Any]) -> dict[str, Any]:
+    """What this version knows of the fields that another one wrote."""
+    return {name: given[name] for name in given.keys() & {it.name for it in fields(kind)}}
 
 
 def _digest(key: str, text: str) -> str:

@@ -197,6 +197,24 @@ def test_bytes_for_unknown_characters_come_out_whole(content: str, llama_like: T
     assert "\ufffd" in content or not any("\ufffd" in piece for piece in pieces)
 
 
+@pytest.mark.parametrize(
+    ("pieces", "shown", "tail"),
+    [
+        (["a", "<0x0A>", "<0xF0>", "<0x9F>", "▁", "a", "b"], "a\n\ufffd\ufffd ab", ""),
+        (["<0xC3>", "<0xA9>", "<0xF0>", "a", "<0x0A>", "<0x9F>", "b", "<0xC3>", "<0xA9>"], "é\ufffda\n\ufffdbé", ""),
+        (["a", "<0x0A>", "<0xF0>", "<0x9F>"], "a\n", "\ufffd\ufffd"),
+        (["<0x0A>", "<0xF0>"], "\n", "\ufffd"),
+    ],
+)
+def test_bytes_of_a_broken_off_character_cost_no_text_beside_them(
+    pieces: list[str], shown: str, tail: str, llama_like: Tokenizer
+) -> None:
+    assert llama_like.backend is not None
+    ids = [llama_like.backend.token_to_id(piece) for piece in pieces]
+    found, held = decoded(llama_like, tuple(ids))
+    assert ("".join(found), held) == (shown, tail)
+
+
 def test_a_template_with_a_beginning_of_sequence_gets_no_second_one(llama_like: Tokenizer) -> None:
     chat = prompt([{"role": "system", "content": "S"}, {"role": "user", "content": "ab"}])
     ids = llama_like.encode(chat)

@@ -145,6 +145,7 @@ class Decoder:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
         self._text = ""
+        self._shown = 0  # so many of the ids made the text
         self._stream: Any = None
         if tokenizer.backend is not None:
             from tokenizers.decoders import DecodeStream
@@ -164,7 +165,9 @@ class Decoder:
         if self._stream is None:
             piece = self._rest()
             piece = "" if piece.endswith("�") else piece
-        self._text += piece
+        if piece:
+            self._text += piece
+            self._shown = len(self._ids)
         return piece
 
     def flush(self) -> str:
@@ -175,4 +178,21 @@ class Decoder:
 
     def _rest(self) -> str:
         whole = self._tokenizer.decode(self._ids)
-        return whole[len(self._text) :] if whole.startswith(self._text) else ""
+        if not whole.startswith(self._text):
+            whole = self._begun_anew()
+        return whole[len(self._text) :]
+
+    def _begun_anew(self) -> str:
+        """Decode what is not shown yet after as many of the ids before it as leave its text alone.
+
+        Of bytes in a row, as Llama 2 spells the end of a line, a decoder may take all for incomplete as soon as one is:
+        those of characters that have been shown, too.
+        """
+        before, new = self._ids[: self._shown], self._ids[self._shown :]
+        while True:
+            self._text = self._tokenizer.decode(before)
+            whole = self._tokenizer.decode([*before, *new])
+            if whole.startswith(self._text):
+                self._ids, self._shown = [*before, *new], len(before)
+                return whole
+            del before[-1:]

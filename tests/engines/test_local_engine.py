@@ -212,6 +212,13 @@ def test_sampling_draws_as_the_model_does(engine: Engine, bare: Any, tokenizer: 
     assert ids_of(list(engine.stream(prompt))) == expected
 
 
+@pytest.mark.parametrize("options", [{"temperature": 2}, {"repetition_penalty": 2}, {"top_p": 1}, {"min_p": 1}])
+def test_a_whole_number_is_a_number(engine: Engine, options: dict[str, int]) -> None:
+    """Python's ``generate(temperature=2)``."""
+    whole, same = ask(STORY, **options, seed=3), ask(STORY, **{name: float(it) for name, it in options.items()}, seed=3)
+    assert ids_of(list(engine.stream(whole))) == ids_of(list(engine.stream(same)))
+
+
 def test_the_same_seed_gives_the_same_text_and_another_seed_another(engine: Engine) -> None:
     def draw(seed: int) -> str:
         return text_of(list(engine.stream(ask(STORY, temperature=1.0, seed=seed))))
@@ -311,6 +318,11 @@ def test_a_completion_is_fed_as_it_stands(engine: Engine, bare: Any, tokenizer: 
     events = list(engine.stream(prompt))
     assert finished(events).usage.input_tokens == 5
     assert ids_of(events) == bare_ids(bare, tokenizer, prompt, do_sample=False)[0]
+
+
+def test_a_text_without_a_token_is_refused(engine: Engine) -> None:
+    with pytest.raises(UsageError, match="the prompt is empty; write some text into the cell"):
+        list(engine.stream(Prompt((Message("user", ""),), completion=True)))
 
 
 def test_a_prompt_beyond_the_context_is_refused_with_both_counts(session: Session, engine: Engine) -> None:

@@ -163,6 +163,8 @@ class Inference:
         sampling = prompt.sampling
         try:
             ids = list(self._tokenizer.encode(prompt))
+            if not ids:
+                raise UsageError("the prompt is empty; write some text into the cell")
             limit = _room(len(ids), sampling.max_tokens, self.context_tokens, self._name)
             config = _generation_config(self._model, sampling, limit, self._spec.compile)
             if least := limit if prompt.ignore_eos else min(prompt.min_tokens, limit):
@@ -239,7 +241,7 @@ def _generation_config(model: Any, sampling: Sampling, max_new_tokens: int, comp
     config = copy(model.generation_config)  # its own copies go through all of it several times
     config.max_length = None
     config.max_new_tokens = max_new_tokens
-    given = {name: value for name in DRAWING if (value := getattr(sampling, name)) is not None}
+    given = _given(sampling, DRAWING)
     if sampling.temperature == 0:
         config.do_sample = False
     elif given:
@@ -251,7 +253,7 @@ def _generation_config(model: Any, sampling: Sampling, max_new_tokens: int, comp
     if sampling.n > 1 and not config.do_sample:
         raise UsageError(f"-n {sampling.n} needs sampling, greedy answers are all the same; add --temperature 0.7")
     config.num_return_sequences = sampling.n
-    config.update(**{name: value for name in PENALTIES if (value := getattr(sampling, name)) is not None})
+    config.update(**_given(sampling, PENALTIES))
     if config.pad_token_id is None:
         eos = config.eos_token_id
         config.pad_token_id = eos if isinstance(eos, int) or eos is None else eos[0]
@@ -259,3 +261,9 @@ def _generation_config(model: Any, sampling: Sampling, max_new_tokens: int, comp
         config.cache_implementation = "static"
     config.disable_compile = compile_mode == "off"
     return config
+
+
+def _given(sampling: Sampling, names: Sequence[str]) -> dict[str, float]:
+    """What a prompt says of these options: transformers refuses a whole number where it wants a float."""
+    values = {name: value for name in names if (value := getattr(sampling, name)) is not None}
+    return {name: value if name == "top_k" else float(value) for name, value in values.items()}

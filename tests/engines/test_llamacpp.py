@@ -30,6 +30,7 @@ from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.stream import Event, Finished, Started, Token
 from tokmagic.engines.base import Engine, ModelSpec, no_progress
 from tokmagic.engines.llamacpp.engine import LlamaCppEngine
+from tokmagic.engines.llamacpp.memory import LEAST_CELLS
 from tokmagic.engines.local.store import pull_carried
 from tokmagic.errors import ContextError, ModelError, OutOfMemoryError, UsageError
 from tokmagic.runs.session import Session
@@ -320,6 +321,19 @@ def test_an_interrupt_counts_what_came_and_the_others_go_on(engine: Engine) -> N
     assert (end.device_s or 0) > 0
 
 
+def test_a_run_that_is_closed_before_its_turn_tells_all_the_same_when_it_was_sent(engine: Engine) -> None:
+    """As a torch model's does: a row without it has no wait."""
+    long, waiting = (engine.stream(ask(STORY, max_tokens=LEAST_CELLS - 200)) for _ in range(2))
+    waiting.close()
+    begun, end = list(waiting)
+    assert isinstance(begun, Started)
+    assert isinstance(end, Finished)
+    assert begun.submitted_ns < (begun.prefill_ns or 0) <= end.at_ns
+    assert (end.reasons, end.usage.output_tokens, end.device_s) == (("interrupted",), 0, 0)
+    long.close()
+    assert finished(list(long)).reasons == ("interrupted",)
+
+
 @pytest.mark.slow
 def test_an_interrupt_does_not_wait_for_a_long_prompt(engine: Engine, tokenizer: Tokenizer) -> None:
     short = finished(list(engine.stream(ask("The river is long. " * 120, max_tokens=1))))
@@ -444,6 +458,7 @@ import os, sys
 from tokmagic.core.config import TokMagic
 from tokmagic.engines.base import ModelSpec, no_progress
 from tokmagic.engines.llamacpp.engine import LlamaCppEngine
+from tokmagic.engines.llamacpp.memory import LEAST_CELLS
 engine = LlamaCppEngine("fast", ModelSpec("smollm2", quant="int4"), TokMagic(home={str(model_home)!r}))
 engine.load(no_progress)
 print(engine._process.pid, flush=True)

@@ -104,6 +104,8 @@ class Batching:
     def stop(self, run: str) -> Iterator[Message]:
         """End a run where it is."""
         for it in [it for it in (*self._active, *self._waiting) if it.request.run == run]:
+            if it in self._waiting:
+                yield Started(run, time.perf_counter_ns())
             yield from self._end(it, "interrupted")
 
     def step(self) -> Iterator[Message]:

@@ -210,11 +210,18 @@ def test_help_names_both_forms(kernel: Kernel) -> None:
         ("%model info bytes --batch x", "--batch 'x' is not a number from 1 to "),
         ("%model info bytes --context 0", "--context '0' is not a number from 1 to "),
         ("%model info bytes --context 1e99", "--context '1e99' is not a number from 1 to "),
-        ("%model load bytes --context 5", "--context and --batch belong to %model info NAME"),
+        ("%model load bytes --context 5", "--context belongs to %model info"),
+        ("%model load bytes --quant int8", "--quant belongs to %model add NAME SPEC"),
+        ("%model use bytes --trust-remote-code", "--trust-remote-code belongs to %model add NAME SPEC"),
+        ("%model info bytes --compile on", "--compile belongs to %model add NAME SPEC"),
+        ("%model load bytes org/other", "SPEC belongs to %model add NAME SPEC"),
+        ("%model load bytes --measure", "--measure belongs to %model info"),
+        ("%model add s scripted --keep", "--keep belongs to %model load"),
+        ("%model --all", "--all belongs to %model unload"),
         ("%model add s scripted\n%model info s --measure", "s has no weights on this machine; leave out --measure"),
     ],
 )
-def test_options_for_info_that_mean_nothing(kernel: Kernel, line: str, says: str) -> None:
+def test_options_of_model_that_mean_nothing(kernel: Kernel, line: str, says: str) -> None:
     ran = kernel.run(line)
     assert not ran.ok
     assert says in ran.error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from tokmagic.engines.base import Measured, ModelSpec, Shared, Tokenized, Weighed
 from tokmagic.engines.registry import require_served
 from tokmagic.errors import TokmagicError, UsageError
@@ -23,6 +25,8 @@ _INFO = (
     *("arithmetic", "tokenizer_sha256", "server", "provider"),
 )
 _MOST = 1_000_000_000
+# Whose the options are that do not say how a model is added.
+_OWNERS = {"all": "unload", "keep": "load", "measure": "info", "context": "info", "batch": "info"}
 
 _QUANT = "nf4, int8: quantise while loading; int4: run the model's GGUF file with llama.cpp"
 
@@ -55,12 +59,12 @@ def parser() -> Parser:
 
 def run(at: Shell, line: str) -> Table:
     """List, add, use, load, unload or describe models."""
-    options = at.parse(parser(), line)
+    made = parser()
+    options = at.parse(made, line)
     session, action, name = at.session, options.action, options.name
     if action in ("add", "use", "load", "info") and not name:
         raise UsageError(f"%model {action} needs a name; known: {', '.join(name for name, _ in session.models)}")
-    if action != "info" and (options.context or options.batch):
-        raise UsageError("--context and --batch belong to %model info NAME")
+    _require_own(made, options)
     if action == "info":
         context, batch = _count("--context", options.context), _count("--batch", options.batch) or 1
         return _info(at, name, context, batch, measure=options.measure)
@@ -81,6 +85,15 @@ def run(at: Shell, line: str) -> Table:
             session.models.unload(each)
     session.channel.touch()
     return _table(session)
+
+
+def _require_own(made: Parser, options: argparse.Namespace) -> None:
+    """Raise UsageError for what is another action's: passed over, it would be taken for done."""
+    owners = {dest: _OWNERS.get(dest, "add") for dest in vars(options) if dest not in ("action", "name")}
+    for dest, owner in owners.items():
+        if owner != options.action and getattr(options, dest) != made.get_default(dest):
+            option = "SPEC" if dest == "spec" else f"--{dest.replace('_', '-')}"
+            raise UsageError(f"{option} belongs to %model {owner}{' NAME SPEC' if owner == 'add' else ''}")
 
 
 def _add(session: Session, name: str, spec: ModelSpec) -> None:

@@ -19,7 +19,7 @@ from tokmagic.bench.showing import costs
 from tokmagic.core.budget import Budget
 from tokmagic.core.money import Bound, Rates
 from tokmagic.core.record import EngineInfo
-from tokmagic.core.stream import Source
+from tokmagic.core.stream import Finished, Source
 from tokmagic.engines.scripted import Script
 from tokmagic.errors import BudgetError, ModelError, UsageError
 from tokmagic.runs.session import Session
@@ -121,6 +121,25 @@ def test_each_time_stands_beside_its_roof(session: Session) -> None:
     assert step.least_s == pytest.approx(0.0101025)
     assert step.share == pytest.approx(0.0101025 / 0.02)
     assert (prompt.measured_s, prompt.least_s) == (pytest.approx(0.1), pytest.approx(0.1))
+
+
+def test_what_a_prefix_cache_had_is_no_part_of_the_least_prefill(session: Session) -> None:
+    """Otherwise it would be more than was measured."""
+
+    def script(number: int) -> Script:
+        whole = words(5, ttft_s=0.05 if number else 0.1, inputs=100)
+        end = whole.events[-1]
+        assert isinstance(end, Finished)
+        usage = replace(end.usage, cached_input_tokens=60 if number else 0)
+        return replace(whole, events=(*whole.events[:-1], replace(end, usage=usage)))
+
+    with_model(session, Limited("m", script), HOURLY)
+    found = bench(session, "m", plan(prompt_tokens=100, output_tokens=5, requests=3))
+    assert found.roof is not None
+    assert found.work is not None
+    prompt = prefill(found.levels[0], found.roof, found.work)
+    assert prompt is not None
+    assert (prompt.measured_s, prompt.least_s) == (pytest.approx(0.05), pytest.approx(0.04))
 
 
 def test_a_model_of_chunks_has_no_share_of_the_roof(session: Session) -> None:

@@ -37,6 +37,8 @@ def test_a_prompts_matrices_grow_with_its_length_and_its_attention_with_the_squa
     assert WORK.prefill_flops(1) == 2_000 + 500 + 10
     assert WORK.prefill_flops(100) == 200_000 + 500 + 10 * 5_050
     assert ROOF.prefill_s(WORK, 100) == pytest.approx(251_000 / 4e6)
+    assert WORK.prefill_flops(100, 90) == 20_000 + 500 + 10 * sum(range(91, 101))
+    assert ROOF.prefill_s(WORK, 100, 90) == pytest.approx(30_050 / 4e6)
 
 
 def test_a_short_prompt_takes_no_less_than_the_weights_are_read_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import median
 
 from tokmagic.bench.figures import Level
 from tokmagic.engines.roof import Roof, Work
@@ -32,8 +33,10 @@ def decode(level: Level, roof: Roof, work: Work) -> Beside | None:
 
 
 def prefill(level: Level, roof: Roof, work: Work) -> Beside | None:
-    """The median time from the start of a prompt to its first token beside its arithmetic at full speed."""
-    tokens = level.usage.input_tokens
-    if level.prefill_s is None or tokens is None:
+    """The median time from the start of a prompt to its first token beside the median of the least that each takes."""
+    usages = [it.reading.usage for it in level.done]
+    if level.prefill_s is None or level.usage.input_tokens is None:
         return None
-    return Beside(level.prefill_s.at(0.5), roof.prefill_s(work, round(tokens / len(level.done))))
+    # What a prefix cache had is not computed: with it the least would be more than was measured.
+    least = [roof.prefill_s(work, it.input_tokens or 0, it.cached_input_tokens or 0) for it in usages]
+    return Beside(level.prefill_s.at(0.5), median(least))

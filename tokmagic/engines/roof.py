@@ -34,10 +34,13 @@ class Work:
         """What one output token reads, in bytes: the weights, and the cache of the context before it."""
         return self.weight_bytes + self.kv_bytes * context_tokens
 
-    def prefill_flops(self, tokens: int) -> int:
-        """What a prompt takes: its matrices grow with its length, its attention with the square of that."""
-        pairs = tokens * (tokens + 1) // 2  # a token attends to itself and to those before it
-        return self.token_flops * tokens + self.head_flops + self.pair_flops * pairs
+    def prefill_flops(self, tokens: int, cached: int = 0) -> int:
+        """What a prompt takes: its matrices grow with its length, its attention with the square of that.
+
+        The first ``cached`` of its tokens were computed before.
+        """
+        before, pairs = (count * (count + 1) // 2 for count in (cached, tokens))  # each attends to itself, too
+        return self.token_flops * (tokens - cached) + self.head_flops + self.pair_flops * (pairs - before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,14 @@ class Roof:
         """The least time for one output token, in seconds: all that it needs is read once, at full bandwidth."""
         return work.decode_bytes(context_tokens) / self.read_bytes_per_s
 
-    def prefill_s(self, work: Work, tokens: int) -> float:
+    def prefill_s(self, work: Work, tokens: int, cached: int = 0) -> float:
         """The least time for a prompt, in seconds: its arithmetic at full speed, and no less than reading the weights.
+
+        Of its tokens the first ``cached`` came from a cache.
 
         This is the roofline model: S. Williams, A. Waterman, D. Patterson, CACM 52 (2009), 65-76.
         """
-        arithmetic_s = work.prefill_flops(tokens) / self.fastest(tokens).flops_per_s
+        arithmetic_s = work.prefill_flops(tokens, cached) / self.fastest(tokens - cached).flops_per_s
         return max(arithmetic_s, work.weight_bytes / self.read_bytes_per_s)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.servers import serve
 from tokmagic.bench import charts, showing
 from tokmagic.bench.files import as_dict
 from tokmagic.bench.running import bench
+from tokmagic.errors import ModelError
 from tokmagic.reports import plots
 
 FEW = ("--requests", "2", "--warmup", "0", "--output-tokens", "4", "--prompt-tokens", "12")
@@ -217,6 +219,15 @@ def test_each_level_has_aiperfs_names(found: Any) -> None:
     assert whole["roof"]["read_bytes_per_s"] == 1e9
     assert whole["work"]["weight_bytes"] == 10_000_000
     json.dumps(whole, allow_nan=False)
+
+
+def test_the_error_rate_is_of_the_requests_that_ended(found: Any) -> None:
+    """As aiperf's, "percentage of completed requests that ended in error": what was stopped on the way is none."""
+    first, *others = found.levels[0].requests
+    failed = replace(first, outcome="failed", error=ModelError("no"))
+    stopped = replace(first, outcome="stopped")
+    found.levels[0] = replace(found.levels[0], requests=(*others, failed, stopped, stopped), wanted=8)
+    assert as_dict(found)["levels"][0]["request_error_rate"] == {"unit": "%", "avg": 25.0}
 
 
 def test_each_time_is_shown_beside_its_roof(found: Any) -> None:

@@ -62,7 +62,8 @@ def _level(level: Level, bench: Bench) -> dict[str, Any]:
         "total_osl": _one("tokens", usage.output_tokens),
         "total_isl": _one("tokens", usage.input_tokens),
         "benchmark_duration": _one("sec", level.duration_s),
-        "request_error_rate": _one("%", 100 * len(level.failed) / len(level.requests)),
+        # Of those that ended: what was stopped on the way is neither.
+        "request_error_rate": _one("%", 100 * len(level.failed) / (done + len(level.failed))),
         "input_config": _config(level, bench),
         "was_cancelled": bench.interrupted and not level.complete,
         "is_complete": level.complete,

@@ -22,7 +22,7 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.stream import Finished, Token
 from tokmagic.engines.base import Engine, ModelSpec
-from tokmagic.engines.local.store import pull
+from tokmagic.engines.local.store import locate, pull, pull_tokenizer
 from tokmagic.engines.registry import open_engine
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.runs.session import Session
@@ -171,6 +171,63 @@ def test_a_hub_id_that_cannot_be_fetched_says_why(tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=says):
             pull(ModelSpec("owner/name"), settings, quiet)
     assert list(tmp_path.iterdir()) == []
+
+
+_SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+_INDEX = "model.safetensors.index.json"
+
+
+@pytest.mark.parametrize(
+    ("files", "allow_pickle", "is_whole"),
+    [
+        (["model.safetensors"], False, True),
+        ([_INDEX, *_SHARDS], False, True),
+        ([_INDEX, _SHARDS[0]], False, False),
+        ([_SHARDS[0]], False, False),
+        ([_INDEX], False, False),
+        ([_INDEX, "model.safetensors", _SHARDS[0]], False, True),
+        (["pytorch_model.bin"], False, False),
+        (["pytorch_model.bin"], True, True),
+        ([], True, False),
+    ],
+)
+def test_a_fetch_that_was_broken_off_is_no_model_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], allow_pickle: bool, is_whole: bool
+) -> None:
+    """Taken for one it would never be completed, and could not be loaded either."""
+    snapshot = in_the_hubs_cache(tmp_path, monkeypatch, files)
+    found = locate(ModelSpec("org/big", allow_pickle=allow_pickle), TokMagic(home=str(tmp_path), model_source="auto"))
+    assert (None if found is None else found.folder) == (snapshot if is_whole else None)
+
+
+def in_the_hubs_cache(cache: Path, monkeypatch: pytest.MonkeyPatch, files: list[str]) -> Path:
+    """Lay a model's files down as the hub's client does, and return their folder."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    kept = cache / "models--org--big"
+    snapshot = kept / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("a" * 40, encoding="ascii")
+    for name in ["config.json", *files]:
+        content = {"weight_map": dict(zip("ab", _SHARDS, strict=True))} if name == _INDEX else {}
+        (snapshot / name).write_text(json.dumps(content), encoding="utf-8")
+    return snapshot
+
+
+def test_a_fetched_model_is_found_again_without_the_files_that_nobody_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's client keeps a list of all files of a repository, and would have each of them."""
+    snapshot = in_the_hubs_cache(tmp_path, monkeypatch, ["model.safetensors", "tokenizer.json"])
+    listed = {name: {"size": 2, "blob_id": "b" * 40} for name in ("README.md", "model.safetensors", "onnx/model.onnx")}
+    trees = snapshot.parents[1] / "trees"
+    trees.mkdir()
+    (trees / f"{snapshot.name}.json").write_text(json.dumps({"format_version": 1, "files": listed}), encoding="utf-8")
+    settings = TokMagic(home=str(tmp_path), model_source="auto")
+    found = locate(ModelSpec("org/big"), settings)
+    assert found is not None
+    assert (found.folder, found.revision, found.origin) == (snapshot, "a" * 40, "Hugging Face cache")
+    assert pull_tokenizer(ModelSpec("org/big", revision="a" * 40), settings, quiet) == snapshot
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "null", "", '{"model_type": "mystery"}', "\x00\xff", "{}"], ids=repr)

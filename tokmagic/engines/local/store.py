@@ -91,7 +91,7 @@ def _located(spec: ModelSpec, settings: TokMagic, *, given: bool) -> Located | N
         if (home / _STAMP).is_file():
             return _stamped(home)
     if settings.model_source != "package":
-        return _in_cache(model_id, spec.revision)
+        return _in_cache(model_id, spec)
     return None
 
 
@@ -250,11 +250,27 @@ def _update(located: Located) -> None:
         ) from error
 
 
-def _in_cache(model_id: str, revision: str | None) -> Located | None:
-    folder = _snapshot(model_id, revision)
+def _in_cache(model_id: str, spec: ModelSpec) -> Located | None:
+    folder = _snapshot(model_id, spec.revision)
+    if folder is None or not (folder / "config.json").is_file():
+        return None
     # A count of the tokenizer alone leaves a snapshot without weights behind.
-    complete = folder is not None and (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
-    return Located(folder, model_id, folder.name, "Hugging Face cache") if folder is not None and complete else None
+    names = ("*.safetensors", *(_PICKLED if spec.allow_pickle else ()))
+    if not any(any(folder.glob(name)) for name in names) or _lacks_shards(folder):
+        return None
+    return Located(folder, model_id, folder.name, "Hugging Face cache")
+
+
+def _lacks_shards(folder: Path) -> bool:
+    """Whether a fetch that was broken off has left some of a model's files only: what is missing is fetched then."""
+    shards = [file.name for file in folder.glob("*-of-*.safetensors")]
+    if not shards or (folder / "model.safetensors").is_file():
+        return False
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        return not set(index["weight_map"].values()) <= set(shards)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return True
 
 
 def _snapshot(model_id: str, revision: str | None) -> Path | None:
@@ -264,8 +280,10 @@ def _snapshot(model_id: str, revision: str | None) -> Path | None:
 
     try:
         return Path(snapshot_download(model_id, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
-        return None
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        # Later versions miss whatever else the repository has, such as its README, which nobody wanted to fetch.
+        partial = getattr(error, "snapshot_path", None)
+        return None if partial is None else Path(partial)
 
 
 def _from_hub(model_id: str, spec: ModelSpec, *, force: bool, patterns: Sequence[str] = _WEIGHTS) -> Located:

@@ -12,6 +12,7 @@ import pytest
 from tokmagic.core.config import TokMagic
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.fit import KvCache, Need, kv_cache, need
+from tokmagic.engines.llamacpp.memory import require
 from tokmagic.engines.local import memory
 from tokmagic.engines.local.engine import LocalEngine
 from tokmagic.engines.local.memory import free_ram, require_room
@@ -315,11 +316,17 @@ def a_cgroup(path: Path, limit: str) -> Path:
     return path
 
 
-def test_main_memory_ends_at_the_containers_limit(tmp_path: Path) -> None:
+def test_main_memory_ends_at_the_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = free_ram(tmp_path)
     assert machine is not None
     assert free_ram(a_cgroup(tmp_path, "10000")) == 5500, "what was read and can be dropped is free"
     assert free_ram(a_cgroup(tmp_path, "2000")) == 0
+    # A GGUF file, and the cache beside it, have no more.
+    monkeypatch.setattr(free_ram, "__defaults__", (tmp_path,))
+    with pytest.raises(
+        OutOfMemoryError, match=r"some.gguf needs 0.0 GiB, the machine has 0.0 GiB free; choose another"
+    ):
+        require(1000, "some.gguf", "choose another")
     unlimited = free_ram(a_cgroup(tmp_path, "max"))
     assert unlimited is not None
     assert unlimited > 10_000

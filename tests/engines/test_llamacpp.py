@@ -458,7 +458,6 @@ import os, sys
 from tokmagic.core.config import TokMagic
 from tokmagic.engines.base import ModelSpec, no_progress
 from tokmagic.engines.llamacpp.engine import LlamaCppEngine
-from tokmagic.engines.llamacpp.memory import LEAST_CELLS
 engine = LlamaCppEngine("fast", ModelSpec("smollm2", quant="int4"), TokMagic(home={str(model_home)!r}))
 engine.load(no_progress)
 print(engine._process.pid, flush=True)
@@ -554,7 +553,7 @@ def test_what_is_not_there_is_told_before_anything_starts(
     settings: TokMagic, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = LlamaCppEngine("fast", INT4, settings)
-    monkeypatch.setattr("tokmagic.engines.llamacpp.memory.available_bytes", lambda: 50_000_000)
+    monkeypatch.setattr("tokmagic.engines.llamacpp.memory.free_ram", lambda: 50_000_000)
     with pytest.raises(OutOfMemoryError, match=r"Q4_1.gguf needs 0.2 GiB, the machine has 0.0 GiB free; unload"):
         engine.load(no_progress)
     monkeypatch.setattr("tokmagic.engines.llamacpp.engine.is_installed", lambda: False)

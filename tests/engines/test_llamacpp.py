@@ -294,6 +294,17 @@ def lasted_s(*runs: list[Event]) -> float:
 
 
 @pytest.mark.slow
+def test_reading_the_first_schema_is_no_device_second(settings: TokMagic) -> None:
+    """It takes a second, before the prompt is begun."""
+    engine = LlamaCppEngine("fast", INT4, settings)
+    try:
+        one = run(engine, ask("Is it so?", json_schema='{"type": "boolean"}'))
+    finally:
+        engine.close()
+    assert paid_s(one) == pytest.approx(lasted_s(one), rel=0.05)
+
+
+@pytest.mark.slow
 def test_a_long_answer_waits_for_room_and_comes(engine: Engine) -> None:
     """More than the KV cache holds at first: it is made anew once nothing runs."""
     with ThreadPoolExecutor(2) as pool:

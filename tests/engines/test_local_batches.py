@@ -20,6 +20,7 @@ from tokmagic.engines.base import Engine
 from tokmagic.engines.local import engine as local
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.runs.session import Session
+from tokmagic.tokens.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.model
 
@@ -103,6 +104,30 @@ def test_device_seconds_add_up_to_the_busy_time(engine: Engine) -> None:
     shares = [finished(events).device_s or 0 for events in runs]
     assert all(share > 0 for share in shares)
     assert sum(shares) == pytest.approx(busy_s, rel=0.01)
+
+
+def test_making_another_prompt_ready_is_none_of_a_runs_device_seconds(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long one takes a while to tokenise, and a process's first schema seconds."""
+    slow_s, encode = 0.25, Tokenizer.encode
+
+    def slowly(tokenizer: Tokenizer, prompt: Prompt) -> tuple[int, ...]:
+        time.sleep(slow_s if "slow" in prompt.messages[0].content else 0)
+        return encode(tokenizer, prompt)
+
+    monkeypatch.setattr(Tokenizer, "encode", slowly)
+    with held() as let:
+        going = engine.stream(ask(STORY, temperature=0))
+        let(3)
+        begun = [next(going) for _ in range(3)]
+        joining = engine.stream(ask("slow", temperature=0))
+    one, other = finished([*begun, *going]), finished(list(joining))
+    assert isinstance(begun[0], Started)
+    taken_s = (one.at_ns - (begun[0].prefill_ns or 0)) / 1e9
+    assert taken_s > slow_s
+    assert 0 < (one.device_s or 0) <= taken_s - slow_s
+    assert (other.device_s or 0) < slow_s
 
 
 @pytest.mark.parametrize("config", [{}, {"no_repeat_ngram_size": 2}], ids=["here", "by transformers"])

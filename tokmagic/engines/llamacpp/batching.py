@@ -110,9 +110,12 @@ class Batching:
 
     def step(self) -> Iterator[Message]:
         """Advance by one step, or two: a piece of one prompt, and a token of each answer."""
+        came_ns = time.perf_counter_ns()
         if not self._active:
-            self._accounted_ns = time.perf_counter_ns()
+            self._accounted_ns = came_ns
         yield from self._admit()
+        # What it takes to make a run ready is a wait of its own, and no time of those that go on.
+        self._accounted_ns += time.perf_counter_ns() - came_ns
         reading = next((run for run in self._active if run.is_reading), None)
         if reading is not None:
             yield from self._read(reading)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -137,7 +138,10 @@ class Inference:
                 while True:
                     while waiting and alone is None and (is_first or self._may_join(batch, waiting[0], may_begin)):
                         is_first = False
+                        began_ns = time.perf_counter_ns()
                         alone = self._begin(waiting.popleft(), batch)
+                        if batch is not None:
+                            batch.leave_out(time.perf_counter_ns() - began_ns)
                     if batch:
                         batch.step()
                     elif alone is not None:

@@ -16,8 +16,9 @@ from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.stream import Event, Finished, Started, Token, Usage
 from tokmagic.engines.base import Engine, ModelSpec
+from tokmagic.engines.quality import ms_per_token
 from tokmagic.engines.registry import open_engine
-from tokmagic.engines.scripted import Script, ScriptedEngine
+from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.engines.stops import StopFilter
 from tokmagic.errors import ModelError
 from tokmagic.runs.meter import Meter
@@ -248,3 +249,16 @@ def test_a_script_is_driven_from_python_too(make_session: Any) -> None:
     generation = session.generate(ask(max_tokens=3))
     assert (generation.text, generation.finish_reason, generation.status) == ("This answer is ", "length", "ok")
     assert generation.tokens == (0, 1, 2)
+
+
+@pytest.mark.parametrize(("pieces", "ms"), [(["a", "b", "c"], 20.0), (["a"], None), ([], None)])
+def test_the_speed_of_an_answer_without_two_tokens_is_unknown(pieces: list[str], ms: float | None) -> None:
+    asked: list[Prompt] = []
+
+    class Noted(ScriptedEngine):
+        def stream(self, prompt: Prompt) -> ScriptedStream:
+            asked.append(prompt)
+            return super().stream(prompt)
+
+    assert ms_per_token(Noted("s", [Script.of_text(pieces, itl_s=0.02)])) == ms
+    assert asked[0].ignore_eos, "a model may have nothing to say"

@@ -16,6 +16,7 @@ from tokmagic.core.stream import Token
 from tokmagic.engines.base import Engine, Progress
 from tokmagic.engines.local.declared import configured_dtype
 from tokmagic.errors import ModelError
+from tokmagic.formatting.numbers import UNKNOWN
 from tokmagic.tokens.tokenizer import Tokenizer
 
 _TEXT = Path(__file__).with_name("perplexity.txt")
@@ -28,13 +29,13 @@ def fixed_text() -> str:
     return _TEXT.read_text(encoding="utf-8")
 
 
-def ms_per_token(engine: Engine) -> float:
-    """The median time between two tokens of one greedy answer. Raises ModelError."""
+def ms_per_token(engine: Engine) -> float | None:
+    """The median time between two tokens of one greedy answer, past its end too. Raises ModelError."""
     sampling = Sampling(max_tokens=_TOKENS, temperature=0.0)
-    prompt = Prompt((Message("user", fixed_text()[:_BEGINNING]),), sampling, completion=True)
+    prompt = Prompt((Message("user", fixed_text()[:_BEGINNING]),), sampling, completion=True, ignore_eos=True)
     instants = [event.at_ns for event in engine.stream(prompt) if isinstance(event, Token)]
     gaps = [later - earlier for earlier, later in pairwise(instants)]
-    return statistics.median(gaps) / 1e6 if gaps else math.nan
+    return statistics.median(gaps) / 1e6 if gaps else None
 
 
 def measured(
@@ -61,7 +62,7 @@ def measured(
         theirs = math.exp(_unquantised_nll(tokenizer.folder, ids))
         dtype = configured_dtype(tokenizer.folder) or "full"
         told += f"; {dtype} weights: {theirs:.2f} ({(own / theirs - 1) * 100:+.1f} %)"
-    return (("ms a token", f"{speed:.1f}"), ("perplexity", told))
+    return (("ms a token", UNKNOWN if speed is None else f"{speed:.1f}"), ("perplexity", told))
 
 
 def _unquantised_nll(folder: Path, ids: Sequence[int]) -> float:

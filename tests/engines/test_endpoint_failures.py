@@ -77,10 +77,17 @@ def interrupted_between_attempts(session: Session, code: int) -> Script:
 
 
 @pytest.mark.slow
-def test_waiting_for_the_next_attempt_can_be_interrupted(session: Session, server: Endpoint) -> None:
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["", "which another thread is woken by"])
+def test_waiting_for_the_next_attempt_can_be_interrupted(session: Session, server: Endpoint, elsewhere: bool) -> None:
     server.script = interrupted_between_attempts(session, 429)
-    generation = session.generate(ASK, "m")
+    began_s = time.monotonic()
+    signal.pthread_sigmask(signal.SIG_BLOCK if elsewhere else signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        generation = session.generate(ASK, "m")
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     assert len(server.asked) == 1, "the next attempt is 30 s away"
+    assert time.monotonic() - began_s < 25, "and nobody waited for it"
     assert generation.status == "interrupted"
 
 

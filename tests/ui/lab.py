@@ -124,7 +124,11 @@ def running_lab(
     finally:
         # The first SIGINT asks at a terminal; SIGTERM ends server and kernels alike.
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:  # collaboration's server may wait for a thread of its own for ever
+            process.kill()
+            process.wait()
         log.close()
 
 

@@ -4,10 +4,39 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from queue import Empty
+from typing import Any, Protocol, TypeVar
+
+_SLICE_S = 0.2
+_Item_co = TypeVar("_Item_co", covariant=True)
+
+
+class Items(Protocol[_Item_co]):
+    """A queue."""
+
+    def get(self, *, timeout: float) -> _Item_co:
+        """Take the next item. Raises queue.Empty after so many seconds."""
+        ...
+
+
+def taken(items: Items[_Item_co], timeout_s: float | None = None) -> _Item_co:
+    """Wait for the next item of a queue and take it. Raises queue.Empty after ``timeout_s`` seconds.
+
+    In slices: an interrupt may come in the moment before the wait begins, or wake another thread than the main one,
+    which has to see it, and would then be seen at the wait's end.
+    """
+    until_s = None if timeout_s is None else time.monotonic() + timeout_s
+    while True:
+        left_s = _SLICE_S if until_s is None else max(0.0, until_s - time.monotonic())
+        try:
+            return items.get(timeout=min(left_s, _SLICE_S))
+        except Empty:
+            if until_s is not None and time.monotonic() >= until_s:
+                raise
 
 
 class Held:

@@ -12,11 +12,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from tokmagic.core.budget import Budget
-from tokmagic.core.interrupts import FirstInterrupt, at_first_interrupt
+from tokmagic.core.interrupts import FirstInterrupt, at_first_interrupt, taken
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import NO_RUNS, RunRecord, Sum
 from tokmagic.errors import GenerationInterrupted, UsageError
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 # What a batch of the local engine holds, and what servers commonly let one client do.
 _IN_A_BATCH = 32
 _AT_A_SERVER = 8
-_SLICE_S = 0.2
 Came = TypeVar("Came")
 
 
@@ -193,15 +192,9 @@ class AtOnce(Generic[Came]):
 
     def take(self) -> None:
         """Wait for something that is done, and let it be taken."""
-        while True:
-            try:
-                # In slices: on some systems an interrupt wakes another thread than the one that has to see it.
-                then, done = self._done.get(timeout=_SLICE_S)
-            except Empty:
-                continue
-            self.pending -= 1
-            then(done)
-            return
+        then, done = taken(self._done)
+        self.pending -= 1
+        then(done)
 
     @contextmanager
     def settled(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from tokmagic.core.interrupts import taken
 from tokmagic.core.metered import UNRECORDED, Metered
 from tokmagic.core.stream import Event, Finished, FinishReason, Started, Token, Usage
 from tokmagic.engines.endpoint.answers import Answer, Piece
@@ -104,7 +105,7 @@ class EndpointStream:
             self._deadline = time.monotonic() + limit
         while True:
             try:
-                arrival = self._arrivals.get(timeout=max(0.0, self._deadline - time.monotonic()))
+                arrival = taken(self._arrivals, self._deadline - time.monotonic())
             except queue.Empty:
                 late = self._unread()
                 if late is None:

@@ -6,6 +6,7 @@ import queue
 import threading
 from dataclasses import dataclass
 
+from tokmagic.core.interrupts import taken
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Event, Finished
 from tokmagic.errors import TokmagicError
@@ -34,7 +35,7 @@ class LocalStream:
             raise StopIteration
         if self._relaxed and self._events.empty():
             self._ended.wait(_LUMP_S)
-        item = self._events.get()
+        item = taken(self._events)
         if isinstance(item, TokmagicError):
             self._done = True
             raise item

@@ -122,7 +122,11 @@ function Parts(props: {
               {tokens(part.inputTokens)} + {tokens(part.outputTokens)}
             </td>
             <td data-field="cost" data-value={part.costUsd ?? ''}>
-              {usd(part.costUsd, part.isEstimated ? 'estimated' : 'measured')}
+              {usd(
+                part.costUsd,
+                part.isEstimated ? 'estimated' : 'measured',
+                part.costBound
+              )}
             </td>
             <td data-field="score" data-value={part.score ?? ''}>
               {scoreText(part.score, passes)}

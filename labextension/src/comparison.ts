@@ -9,10 +9,12 @@ import {
   number,
   numberOrNull,
   object,
-  text
+  text,
+  word
 } from './fields';
 import { duration, usd, visible } from './format';
-import type { Row } from './protocol';
+import type { Bound, Row } from './protocol';
+import { BOUNDS } from './protocol';
 
 /** What the rest is likely to take: dollars with the ends of the 95 % interval, and seconds. */
 export interface ToCome {
@@ -34,6 +36,8 @@ export interface Part {
   readonly outputTokens: number;
   readonly costUsd: string | null;
   readonly isEstimated: boolean;
+  /** What the cost is of the whole. */
+  readonly costBound: Bound;
   readonly latencyS: number | null;
   readonly score: number | null;
 }
@@ -101,6 +105,7 @@ function parsePart(data: unknown): Part {
     outputTokens: number(it, 'output_tokens'),
     costUsd: moneyOrNull(it, 'cost_usd'),
     isEstimated: it.cost_source === 'estimated',
+    costBound: word(it, 'cost_bound', BOUNDS),
     latencyS: numberOrNull(it, 'latency_s'),
     score: numberOrNull(it, 'score')
   };

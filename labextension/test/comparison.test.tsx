@@ -171,6 +171,28 @@ describe('an open comparison', () => {
     expect(node.textContent).toContain('of which the judge: $0.0020');
   });
 
+  it.each([
+    ['measured', 'at_least', '≥$0.0407'],
+    ['measured', 'at_most', '≤$0.0407'],
+    ['estimated', 'exact', '~$0.0407'],
+    ['estimated', 'at_least', '~≥$0.0407']
+  ])('marks a cost that is %s and %s', (cost_source, cost_bound, says) => {
+    const [part] = wireComparison().comparison.parts;
+    const parts = [{ ...part, cost_source, cost_bound }];
+    const row = comparisonRow({}, { parts });
+    const node = show(
+      <OpenedComparison
+        cellId="c"
+        row={row}
+        comparison={row.comparison!}
+        isPinned={false}
+        actions={ACTIONS}
+        trans={trans}
+      />
+    );
+    expect(node.querySelector('[data-field=cost]')!.textContent).toBe(says);
+  });
+
   it('asks the kernel nothing', () => {
     const sent: unknown[] = [];
     const details = new Details(message => sent.push(message) > 0);

@@ -136,11 +136,19 @@ const counted = new WeakMap<CellRow, number>();
 function linesOf(row: CellRow, trans: TranslationBundle): number {
   let lines = counted.get(row);
   if (lines === undefined) {
-    const note = noteOf(row.row, row.isOutdated, trans);
+    const note = noteBelow(row, trans);
     lines = 1 + Number(note !== null) + Number(row.opened !== null);
     counted.set(row, lines);
   }
   return lines;
+}
+
+/** The line below a row's numbers; a comparison always has one. */
+function noteBelow(of: CellRow, trans: TranslationBundle): string | null {
+  const { row, isOutdated } = of;
+  return row.comparison === null
+    ? noteOf(row, isOutdated, trans)
+    : progressOf(row, row.comparison, isOutdated, trans);
 }
 
 const CellLines = React.memo(function CellLines(props: {
@@ -153,10 +161,7 @@ const CellLines = React.memo(function CellLines(props: {
   const { line, actions, trans } = props;
   const { cellId, label, row, isOutdated, isPinned, opened } = props.of;
   const { comparison } = row;
-  const note =
-    comparison === null
-      ? noteOf(row, isOutdated, trans)
-      : progressOf(row, comparison, isOutdated, trans);
+  const note = noteBelow(props.of, trans);
   const status = statusText(row.status, trans);
   const toggle = () => actions.toggle(cellId);
   const detailsId = React.useId();

@@ -238,6 +238,15 @@ describe('the row of a comparison', () => {
     );
   });
 
+  it('takes two lines of the table, running or not', () => {
+    for (const status of ['running', 'ok', 'refused']) {
+      const row = comparisonRow({ status, source_sha256: null });
+      const table = rows(row).querySelector('table')!;
+      expect(table.getAttribute('aria-rowcount')).toBe('3');
+      expect(table.querySelectorAll('tr')).toHaveLength(3);
+    }
+  });
+
   it('has neither when it is over', () => {
     const node = rows(comparisonRow({ status: 'ok' }));
     expect(node.querySelector('progress')).toBeNull();

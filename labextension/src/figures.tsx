@@ -7,11 +7,11 @@ import {
   milliseconds,
   minus,
   seconds,
-  signed,
+  signedTokens,
   signedUsd,
   sparkline,
-  sum,
   tokens,
+  tokensOf,
   usd,
   visible
 } from './format';
@@ -124,13 +124,10 @@ function Change(props: {
   if (!/[1-9]/.test(difference)) {
     return null;
   }
-  const made =
-    (sum(row.inputTokens, row.outputTokens) ?? 0) -
-    (sum(before.inputTokens, before.outputTokens) ?? 0);
   const label = trans.__(
     '%1 and %2 tokens against the run before',
     signedUsd(difference),
-    signed(made, it => tokens(it))
+    signedTokens(tokensOf(before), tokensOf(row))
   );
   return (
     <span

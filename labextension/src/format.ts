@@ -73,9 +73,25 @@ export function cap(amount: string): string {
   return `$${thousands(whole)}.${cents}`;
 }
 
-/** Two counts added up; unknown where both are. */
-export function sum(one: number | null, other: number | null): number | null {
-  return one === null && other === null ? null : (one ?? 0) + (other ?? 0);
+/** What a run took and made in all; unknown where one of the two is. */
+export function tokensOf(run: {
+  readonly inputTokens: number | null;
+  readonly outputTokens: number | null;
+}): number | null {
+  const { inputTokens, outputTokens } = run;
+  return inputTokens === null || outputTokens === null
+    ? null
+    : inputTokens + outputTokens;
+}
+
+/** How much more one count is than another, with its sign; unknown where one of them is. */
+export function signedTokens(
+  before: number | null,
+  after: number | null
+): string {
+  return before === null || after === null
+    ? UNKNOWN
+    : signed(after - before, it => tokens(it));
 }
 
 /** A difference with its sign, the rest as `shown` writes it: +14, −0.21s, ±0. */

@@ -6,7 +6,16 @@ import * as React from 'react';
 import { AnswerSection } from './answer';
 import type { Changes, Missing, PastRun, RunDetail } from './detail';
 import type { Opened } from './details';
-import { UNKNOWN, localTime, seconds, signed, tokens, visible } from './format';
+import {
+  UNKNOWN,
+  localTime,
+  seconds,
+  signed,
+  signedTokens,
+  tokens,
+  tokensOf,
+  visible
+} from './format';
 import { Plots } from './plots';
 import type { Row } from './protocol';
 import { dollars, endOf } from './words';
@@ -215,15 +224,9 @@ function differences(
   trans: TranslationBundle
 ): string[] {
   const found: string[] = [];
-  const one = (before.inputTokens ?? 0) + (before.outputTokens ?? 0);
-  const other = (after.inputTokens ?? 0) + (after.outputTokens ?? 0);
-  if (before.outputTokens !== null && after.outputTokens !== null) {
-    found.push(
-      trans.__(
-        '%1 tokens',
-        signed(other - one, it => tokens(it))
-      )
-    );
+  const [one, other] = [tokensOf(before), tokensOf(after)];
+  if (one !== null && other !== null) {
+    found.push(trans.__('%1 tokens', signedTokens(one, other)));
   }
   if (before.costUsd !== null && after.costUsd !== null) {
     found.push(dollars(before.costUsd, after.costUsd));

@@ -4,7 +4,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
 import type { PastRun } from './detail';
-import { seconds, sum, tokens, usd } from './format';
+import { seconds, tokens, tokensOf, usd } from './format';
 
 const HEIGHT = 28;
 const BAR = 5;
@@ -100,10 +100,10 @@ function plotsOf(trans: TranslationBundle): readonly Plot[] {
     {
       name: 'tokens',
       label: trans.__('Tokens'),
-      value: run => sum(run.inputTokens, run.outputTokens),
+      value: run => tokensOf(run),
       shown: run =>
         tokens(
-          sum(run.inputTokens, run.outputTokens),
+          tokensOf(run),
           [run.inputSource, run.outputSource].includes('estimated')
             ? 'estimated'
             : 'measured'

@@ -118,6 +118,23 @@ describe('an open row', () => {
     expect(text).toContain('another answer');
   });
 
+  it.each(['input_tokens', 'output_tokens'])(
+    'tells no tokens where %s of one of the runs is not known',
+    name => {
+      for (const at of [0, 1]) {
+        const runs = full.runs.map((run: object, index: number) =>
+          index === at ? { ...run, [name]: null } : run
+        );
+        const detail = parseDetail({ ...full, runs });
+        const node = draw({ detail, telling: 'told', runId: null });
+        expect(textOf(node, '.tm-Figures')).toBe('±$0 · ±0.00s');
+        const plot = node.querySelector('[data-plot=tokens]')!;
+        const titles = [...plot.querySelectorAll('title')];
+        expect(titles[at]!.textContent).toBe('—');
+      }
+    }
+  );
+
   it('says that nothing differs', () => {
     const changes = {
       since: 'a1',

@@ -431,6 +431,12 @@ describe('a row', () => {
     expect(shown({})?.getAttribute('data-direction')).toBe(direction);
     expect(shown({})?.getAttribute('aria-label')).toBe(label);
     expect(shown({ status: 'running' })).toBeNull();
+    // Where a count is not known, neither is the difference.
+    for (const unknown of [{ inputTokens: null }, { outputTokens: null }]) {
+      expect(shown(unknown)?.getAttribute('aria-label')).toBe(
+        label?.replace('+14', '—')
+      );
+    }
   });
 
   it('says that its numbers are of an earlier text', () => {

@@ -4,7 +4,7 @@ import type { TranslationBundle } from '@jupyterlab/translation';
 import * as React from 'react';
 
 import type { Comparison, Part } from './comparison';
-import { UNKNOWN, seconds, tokens, usd, visible } from './format';
+import { scoreText, seconds, tokens, usd, visible } from './format';
 import type { Row } from './protocol';
 
 /** What an open comparison lets a person do. */
@@ -153,12 +153,4 @@ function Wrong(props: {
   return told.length === 0 ? null : (
     <span className="tm-Wrong"> · {told.join(', ')}</span>
   );
-}
-
-/** A pass rate in percent, any other score with three decimals. */
-function scoreText(score: number | null, passes: boolean): string {
-  if (score === null) {
-    return UNKNOWN;
-  }
-  return passes ? `${(100 * score).toFixed(1)}\u00a0%` : score.toFixed(3);
 }

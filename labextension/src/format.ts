@@ -204,6 +204,14 @@ export function milliseconds(valueS: number | null): string {
   return ms.toFixed(ms < 1 ? 2 : ms < 999.95 ? 1 : 0);
 }
 
+/** A pass rate in percent, any other score with three decimals. */
+export function scoreText(score: number | null, passes: boolean): string {
+  if (score === null) {
+    return UNKNOWN;
+  }
+  return passes ? `${(100 * score).toFixed(1)}\u00a0%` : score.toFixed(3);
+}
+
 /** Bytes in GiB, without the unit: 0.25, 13.0, 140. */
 export function gibibytes(bytes: number): string {
   const amount = bytes / 2 ** 30;
@@ -215,7 +223,7 @@ export function watts(value: number): string {
   return `${value.toFixed(value < 9.95 ? 1 : 0)}\u00a0W`;
 }
 
-/** Energy with three significant digits and its marks: 0.31 J, 12.5 J, ≤1.23 kJ. */
+/** Energy with about three significant digits and its marks: 0.0124 J, 0.31 J, 12.5 J, ≤1.23 kJ. */
 export function joules(
   value: number,
   isEstimated = false,
@@ -227,7 +235,8 @@ export function joules(
     amount /= 1000;
     units.shift();
   }
-  const decimals = amount < 9.995 ? 2 : amount < 99.95 ? 1 : 0;
+  const decimals =
+    amount < 0.0995 ? 4 : amount < 9.995 ? 2 : amount < 99.95 ? 1 : 0;
   const mark = `${isEstimated ? '~' : ''}${MARKS[bound]}`;
   return `${mark}${amount.toFixed(decimals)}\u00a0${units[0]}`;
 }

@@ -1,18 +1,45 @@
+import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+
 import { describe, expect, it } from 'vitest';
 
 import {
   cap,
   dtype,
+  duration,
   gibibytes,
   joules,
   milliseconds,
   percent,
+  scoreText,
   seconds,
   sparkline,
   tokens,
   usd,
   watts
 } from '../src/format';
+
+describe('the numbers that reports show, too', () => {
+  const path = resolve(__dirname, '../../tests/fixtures/numbers.json');
+  const shown = JSON.parse(readFileSync(path, 'utf8'));
+  const ways: Record<string, (value: any) => string> = {
+    usd: amount => usd(amount),
+    seconds,
+    milliseconds,
+    joules: value => joules(value),
+    duration,
+    passed: value => scoreText(value, true),
+    score: value => scoreText(value, false)
+  };
+
+  it.each(Object.keys(shown))('are rounded alike: %s', kind => {
+    const told = shown[kind].map(([value]: [unknown]) => [
+      value,
+      ways[kind]!(value).replace(/\s/g, '')
+    ]);
+    expect(told).toEqual(shown[kind]);
+  });
+});
 
 describe('tokens', () => {
   it.each([

@@ -147,7 +147,7 @@ def _told(apart: float, name: str, found: Saved) -> str:
     if name == "cost":
         text = numbers.usd(Decimal(repr(size)))
     elif name == "score":
-        text = f"{100 * size:.1f} points" if found.passes else f"{size:.3g}"
+        text = f"{numbers.fixed(100 * size, 1)} points" if found.passes else f"{size:.3g}"
     else:
         text = f"{size:,.1f} tokens" if name == "tokens" else f"{size:.3g} s"
     return f"{'−' if apart < 0 else '+'}{text}"

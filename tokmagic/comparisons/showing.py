@@ -26,11 +26,11 @@ def usd(value: float) -> str:
 
 def shows(*, passes: bool) -> Mapping[str, tuple[str, Show, Show]]:
     """For each metric what it is called, how its level is written, and how a difference."""
-    score: tuple[str, Show, Show] = ("score", lambda value: f"{value:.3f}", lambda value: f"{value:.3f}")
+    score: tuple[str, Show, Show] = ("score", lambda it: numbers.fixed(it, 3), lambda it: numbers.fixed(it, 3))
     rate: tuple[str, Show, Show] = (
         "pass rate",
-        lambda value: f"{100 * value:.1f}%",
-        lambda value: f"{100 * value:.1f} points",
+        lambda value: f"{numbers.fixed(100 * value, 1)}%",
+        lambda value: f"{numbers.fixed(100 * value, 1)} points",
     )
     return {
         "score": rate if passes else score,

@@ -36,11 +36,12 @@ def usd(amount: Decimal | None) -> str:
         return UNKNOWN
     if amount == 0:
         return "$0"
-    if abs(amount) >= 1:
-        return f"${_rounded(amount, 2):,.2f}"
+    sign, amount = "-" if amount < 0 else "", abs(amount)
+    if amount >= 1:
+        return f"{sign}${_rounded(amount, 2):,.2f}"
     # Four decimals or three significant digits, whichever is finer.
     whole, _, fraction = f"{_rounded(amount, max(4, 2 - amount.adjusted())):f}".partition(".")
-    return f"${whole}.{fraction.rstrip('0').ljust(4, '0')}"
+    return f"{sign}${whole}.{fraction.rstrip('0').ljust(4, '0')}"
 
 
 def usd_marked(amount: Decimal | None, precision: Precision) -> str:
@@ -59,6 +60,13 @@ def _rounded(amount: Decimal, decimals: int) -> Decimal:
     return amount.quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP, Context(prec=60))
 
 
+def fixed(value: float, decimals: int) -> str:
+    """A number with so many decimals, rounded half up on its exact value, as the sidebar's browser rounds it."""
+    # With all digits that a float may have; what is no number stays none.
+    step = Decimal(1).scaleb(-decimals)
+    return f"{Decimal(value).quantize(step, ROUND_HALF_UP, Context(prec=400, traps=[])):f}"
+
+
 def cost(value: Cost) -> str:
     """The bill of a run with its marks: ``$0.0011``, ``~$0.0011``, ``≥$0.0011``, ``—``."""
     return usd_marked(value.usd, Uncertainty.of(value).precision(0))
@@ -68,18 +76,18 @@ def seconds(value: float | None) -> str:
     """Seconds with the precision one reads: ``0.21 s``, ``12.4 s``, ``—``."""
     if value is None:
         return UNKNOWN
-    return f"{value:.2f} s" if value < 10 else f"{value:.1f} s"
+    return f"{fixed(value, 2 if value < 10 else 1)} s"
 
 
 def duration(value_s: float) -> str:
     """How long something will take, as one says it: ``45 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    whole = max(1, round(value_s))
+    whole = max(1, int(fixed(value_s, 0)))
     if whole < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
     if minutes < 10:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(round(whole / 60), 60)
+    hours, minutes = divmod(int(fixed(whole / 60, 0)), 60)
     if not hours:
         return f"{minutes} min"
     return f"{hours} h {minutes} min" if minutes else f"{hours} h"
@@ -90,7 +98,7 @@ def milliseconds(value_s: float | None) -> str:
     if value_s is None:
         return UNKNOWN
     ms = value_s * 1e3
-    return f"{ms:.{2 if ms < 1 else 1 if ms < 999.95 else 0}f}"
+    return fixed(ms, 2 if ms < 1 else 1 if ms < 999.95 else 0)
 
 
 def joules(value: float | None) -> str:
@@ -103,7 +111,7 @@ def joules(value: float | None) -> str:
             break
         amount, unit = amount / 1000, larger
     decimals = 2 if amount < 9.995 else 1 if amount < 99.95 else 0
-    return f"{amount:.{decimals if amount >= 0.0995 else 4}f} {unit}"
+    return f"{fixed(amount, decimals if amount >= 0.0995 else 4)} {unit}"
 
 
 def size(count_bytes: int) -> str:
@@ -113,7 +121,7 @@ def size(count_bytes: int) -> str:
         if amount < 1024:
             break
         amount, unit = amount / 1024, larger
-    return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 99.95 else f"{amount:.1f} {unit}"
+    return f"{fixed(amount, 0 if unit == 'bytes' or amount >= 99.95 else 1)} {unit}"
 
 
 def list_price(value: Cost, rates: Rates) -> str | None:

@@ -74,7 +74,8 @@ function Total(props: {
 }): React.ReactElement {
   const { total } = props.forecast;
   const { trans } = props;
-  const bound = total.withoutHistory > 0 ? 'at_least' : 'exact';
+  const missing = total.withoutHistory + total.unpriced + total.unknown;
+  const bound = missing > 0 ? 'at_least' : 'exact';
   const gaps = [
     total.cached > 0 &&
       trans._n('%1 from the cache', '%1 from the cache', total.cached),

@@ -118,7 +118,7 @@ describe('the forecast that is shown', () => {
   it('has its sum with the interval by name, and a line for each cell', () => {
     const node = show();
     expect(textOf(node, '.tm-ForecastTotal')).toBe(
-      '~$0.0220 95 %: $0.0220 – —'
+      '~≥$0.0220 95 %: $0.0220 – —'
     );
     expect(
       node.querySelector('[data-field=interval]')!.getAttribute('title')
@@ -158,6 +158,19 @@ describe('the forecast that is shown', () => {
     expect(textOf(node, '.tm-Told')).toBe(
       '2 from the cache · 3 cells never ran: their least is counted · 1 cell has no price · 2 cells are unknown'
     );
+  });
+
+  it.each([
+    [{}, '~$0.0220'],
+    [{ cached: 1 }, '~$0.0220'],
+    [{ without_history: 1 }, '~≥$0.0220'],
+    [{ unpriced: 1 }, '~≥$0.0220'],
+    [{ unknown: 1 }, '~≥$0.0220'],
+    [{ unknown: 1, likely_usd: null, low_usd: null }, '—']
+  ])('marks its sum where costs are missing from it: %j', (of, says) => {
+    const none = { cached: 0, without_history: 0, unpriced: 0, unknown: 0 };
+    const node = show({ total: { ...answer.total, ...none, ...of } });
+    expect(textOf(node, '[data-field=likely]')).toBe(says);
   });
 
   it('shows cached cells, cells of an earlier text and those that never ran in words', () => {

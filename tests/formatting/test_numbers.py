@@ -1,4 +1,4 @@
-"""Numbers as text: the same figures as the sidebar's, which labextension/test/format.test.ts asserts of the same file."""
+"""Numbers as text: the sidebar shows the same figures, as labextension/test/format.test.ts asserts of the same file."""
 
 from __future__ import annotations
 

@@ -330,6 +330,24 @@ def test_what_is_not_known_is_said(session: Session) -> None:
     assert cells[4]["likely_low_usd"] is None
 
 
+@pytest.mark.parametrize(
+    ("sources", "told"),
+    [
+        ([], ("0", "0", "0")),
+        (["%%compare\nHi"], (None, None, None)),
+        (["%%generate --model unpriced\nHi", "%%compare\nHi"], (None, None, None)),
+        (["%%generate --model unpriced\nHi", "%%tokens\nHi"], ("0", "0", None)),
+    ],
+    ids=["none", "unknown", "unpriced", "one is free"],
+)
+def test_a_sum_of_unknown_costs_alone_is_unknown(
+    session: Session, sources: list[str], told: tuple[str | None, ...]
+) -> None:
+    session.models.add("unpriced", ModelSpec("scripted"))
+    total = ask(session, *sources)["total"]
+    assert (total["likely_usd"], total["low_usd"], total["high_usd"]) == told
+
+
 def test_against_budgets_the_first_cell_that_may_be_refused_is_named(session: Session) -> None:
     """A prompt has 12 tokens: a run of 30 more may cost $0.042, and one of 10 more costs $0.022."""
     earlier(session, "c0", ONE, 10, 10)

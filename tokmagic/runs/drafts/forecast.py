@@ -235,7 +235,7 @@ class ForecastService:
         unpriced = sum(it.fate == "runs" and it.cost is None for it in cells)
         unknown = sum(it.fate == "unknown" for it in cells)
         if unpriced or unknown:
-            total = replace(total, high=None)
+            total = replace(total, high=None) if costs else LikelySum(None, None, None)
         return {
             "v": VERSION,
             "type": "forecast",

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import FrameType
@@ -376,6 +376,22 @@ def test_what_runs_without_a_word_is_told_again(
     wire.wait(lambda messages: len(messages) >= 1)
     numbers.value = 5
     wire.wait(lambda messages: shown(messages[-1]) == 5)
+
+
+def test_at_midnight_the_sums_of_the_new_day_are_told(
+    wire: Wire, numbers: Numbers, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = [date(2026, 11, 24)]
+    monkeypatch.setattr("tokmagic.runs.channel.MINUTE_S", 0.01)
+    monkeypatch.setattr("tokmagic.runs.channel.local_day", lambda: days[-1])
+    monkeypatch.setattr(numbers, "changes", lambda: View(None, None, None, None, ()))
+    channel.touch()
+    channel.flush(PATIENCE_S)
+    for told in (1, 2):
+        wire.wait(lambda messages, told=told: len(messages) == told)
+        time.sleep(0.05)
+        assert len(wire.messages()) == told, "within a day nothing is told that did not change"
+        days.append(days[-1] + timedelta(days=1))
 
 
 def test_closing_sends_the_last_value_and_nothing_after_it(wire: Wire, numbers: Numbers, channel: Channel) -> None:

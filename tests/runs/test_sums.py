@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -102,3 +103,36 @@ def test_a_look_between_a_runs_settling_and_its_adding_up_counts_it_once(
     assert seen == [2, 3, 4]
     view = session.changes()
     assert view.notebook_totals == session.ledger().totals(Selection(session=session.session_id))
+
+
+def test_after_midnight_today_has_nothing_of_yesterday(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what ended before it, though nothing runs since then, nor a run that goes on over it."""
+    listen(session, monkeypatch)
+    monkeypatch.setattr(sums, "PAUSE", 1e9)  # the day is over, however short ago the sums were read
+    midnight = datetime.now(UTC)
+    monkeypatch.setattr(sums, "today", lambda: midnight)
+    begin, seen = session._under_way.begin, list[tuple[int, ...]]()
+
+    def look() -> None:
+        view = session.changes()
+        assert view.notebook_totals is not None
+        assert view.day_totals is not None
+        seen.append((view.notebook_totals.runs, view.day_totals.runs))
+
+    def over_midnight(run: Any) -> None:
+        nonlocal midnight
+        begin(run)
+        look()
+        midnight = datetime.now(UTC)
+        look()
+
+    monkeypatch.setattr(session._under_way, "begin", over_midnight)
+    run_all(session, 1)
+    look()
+    assert seen == [(1, 1), (1, 0), (1, 0)]
+    monkeypatch.setattr(session._under_way, "begin", begin)
+    run_all(session, 1)
+    look()
+    midnight = datetime.now(UTC) + timedelta(seconds=1)
+    look()
+    assert seen[3:] == [(2, 1), (2, 0)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from tokmagic.core.forks import in_child
@@ -29,6 +30,13 @@ INTERVAL_S = 0.1
 """The pause after each message: ten a second, half of what is allowed a kernel, is quick enough for the eye."""
 RUNNING_S = 1.0
 """How long a run may go on without a word: until its first token nothing changes but what its device costs."""
+MINUTE_S = 60.0
+"""How long after midnight a sidebar may still show the sums of the day before, where nothing runs."""
+
+
+def local_day() -> date:
+    """The day that it is here."""
+    return date.today()
 
 
 class Channel:
@@ -41,7 +49,7 @@ class Channel:
         self._looking = threading.Lock()
         self._state = threading.Condition()
         self._changed = self._sending = False
-        self._next_at = 0.0
+        self._next_at, self._day = 0.0, local_day()
         self._open = False  # whether the thread runs
         self._answers = False  # whether sidebars can ask
         self._thread: threading.Thread | None = None
@@ -152,9 +160,14 @@ class Channel:
                 self._state.notify_all()
 
     def _wait_for_change(self, patience_s: float | None) -> bool:
-        """Wait for a change, not longer than ``patience_s``, and for the interval to be over; False at the end."""
+        """Wait for a change, not longer than ``patience_s``, and for the interval to be over; False at the end.
+
+        A new day is a change: today's sums begin anew. It is looked for and not waited for, since computers sleep.
+        """
         with self._state:
-            self._state.wait_for(lambda: self._changed or not self._open, patience_s)
+            while not self._state.wait_for(lambda: self._changed or not self._open, patience_s or MINUTE_S):
+                if patience_s is not None or self._day != local_day():
+                    break
             while self._open and (left := self._next_at - time.monotonic()) > 0:
                 self._state.wait(left)
             # Taken down before the look: a change during the look makes one more message, never one less. One that is
@@ -165,7 +178,7 @@ class Channel:
     def _message(self, look: Callable[[], View], *, complete: bool) -> dict[str, Any]:
         # One look at a time: of two messages, the one with the higher number never shows an older state.
         with self._looking:
-            self._seq += 1
+            self._seq, self._day = self._seq + 1, local_day()
             return look().wire(session=self.session_id, seq=self._seq, complete=complete)
 
     def _on_control_open(self, control: Any, _message: Any) -> None:

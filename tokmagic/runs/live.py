@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from tokmagic.core.budget import Standing
@@ -47,6 +48,8 @@ class View:
     """Of cells in ``rows`` the last complete run before that one."""
     comparisons: tuple[ComparisonRow, ...] = ()
     """Each stands for its runs, which are not in ``rows``."""
+    day_began: datetime | None = None
+    """When the day of ``day_totals`` did."""
 
     def wire(self, *, session: str, seq: int, complete: bool) -> dict[str, Any]:
         """All of it as a message."""

@@ -19,7 +19,7 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.forks import in_child
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import EngineInfo, RunRecord, Selection, Sum, is_place, source_sha256
+from tokmagic.core.record import EngineInfo, RunRecord, Selection, is_place, source_sha256
 from tokmagic.engines.base import PREFILL, Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import BudgetError, LedgerError, TokmagicError
@@ -45,7 +45,7 @@ from tokmagic.runs.readying import Readying
 from tokmagic.runs.recorder import Recorder, Teller
 from tokmagic.runs.records import new_record
 from tokmagic.runs.run import Run, RunContext, Watcher, replay
-from tokmagic.runs.sums import Sums
+from tokmagic.runs.sums import Sums, with_runs
 from tokmagic.runs.token_times import KeptTimes
 from tokmagic.runs.under_way import UnderWay
 from tokmagic.runs.whereabouts import Whereabouts
@@ -338,8 +338,7 @@ class Session:
     def _view(self, rows: Sequence[RunRecord] | None, compared: Sequence[ComparisonRow]) -> View:
         """The running rows after ``rows``; None: after those that ended since such a view was made."""
         running, rows, sums = self._under_way.look(rows)
-        now, under_way = {record.run_id for record in running}, Sum.of(running)
-        notebook, day = (None if it is None else it + under_way for it in (sums.notebook_totals, sums.day_totals))
+        now, (notebook, day) = {record.run_id for record in running}, with_runs(sums, running)
         shown = tuple(alone((*(record for record in rows if record.run_id not in now), *running)))
         return View(self.notebook, self._model_view(), notebook, day, shown, sums.budgets, comparisons=tuple(compared))
 

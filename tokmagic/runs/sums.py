@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -55,8 +56,9 @@ class Sums:
             self._under_way.add_up(_with(sums, ended), ended, kept=listens)
 
     def catch_up(self) -> None:
-        """Somebody looks: read what was only added, if that is due or nothing runs any more."""
-        if self._stale and (time.monotonic() >= self._due or not self._under_way.ids()):
+        """Somebody looks: read what was only added, if that is due or nothing runs any more; and on another day all."""
+        due = self._stale and (time.monotonic() >= self._due or not self._under_way.ids())
+        if due or self._under_way.sums.day_began not in (None, today()):
             self.read()
 
     def read(self, ended: RunRecord | None = None) -> None:
@@ -69,7 +71,8 @@ class Sums:
                 ledger, day = session.ledger(), Selection(since=today(), user=session.user)
                 standings = tuple(ledger.standings(self._limits.known, session.user, datetime.now()))
                 notebook = session.selection
-                read = View(None, None, ledger.totals(notebook), ledger.totals(day), (), standings)
+                totals = ledger.totals(notebook), ledger.totals(day)
+                read = View(None, None, *totals, (), standings, day_began=day.since)
                 alone = before is not None and before == self._under_way.settlings(own=ended is not None)
                 if alone or sums.notebook_totals is None:
                     sums = read
@@ -84,7 +87,16 @@ class Sums:
 
 def _with(sums: View, ended: RunRecord | None) -> View:
     """Sums with a run that has ended since they were read."""
-    if ended is None or sums.notebook_totals is None or sums.day_totals is None:
-        return sums
-    one = Sum.of([ended])
-    return replace(sums, notebook_totals=sums.notebook_totals + one, day_totals=sums.day_totals + one)
+    notebook, day = with_runs(sums, [] if ended is None else [ended])
+    return replace(sums, notebook_totals=notebook, day_totals=day)
+
+
+def with_runs(sums: View, runs: Sequence[RunRecord]) -> tuple[Sum | None, Sum | None]:
+    """The sums of the notebook and of the day with runs that are in neither; a day has those that began in it."""
+    began = sums.day_began
+    of_day = [it for it in runs if began is None or it.started_at >= began]
+    notebook, day = sums.notebook_totals, sums.day_totals
+    return (
+        None if notebook is None else notebook + Sum.of(runs),
+        None if day is None else day + Sum.of(of_day),
+    )

@@ -15,6 +15,7 @@ import {
 import { duration, usd, visible } from './format';
 import type { Bound, Row } from './protocol';
 import { BOUNDS } from './protocol';
+import { parseTokens } from './sums';
 
 /** What the rest is likely to take: dollars with the ends of the 95 % interval, and seconds. */
 export interface ToCome {
@@ -32,8 +33,8 @@ export interface Part {
   readonly done: number;
   readonly failed: number;
   readonly refused: number;
-  readonly inputTokens: number;
-  readonly outputTokens: number;
+  readonly inputTokens: number | null;
+  readonly outputTokens: number | null;
   readonly costUsd: string | null;
   readonly isEstimated: boolean;
   /** What the cost is of the whole. */
@@ -101,8 +102,7 @@ function parsePart(data: unknown): Part {
     done: number(it, 'done'),
     failed: number(it, 'failed'),
     refused: number(it, 'refused'),
-    inputTokens: number(it, 'input_tokens'),
-    outputTokens: number(it, 'output_tokens'),
+    ...parseTokens(it),
     costUsd: moneyOrNull(it, 'cost_usd'),
     isEstimated: it.cost_source === 'estimated',
     costBound: word(it, 'cost_bound', BOUNDS),

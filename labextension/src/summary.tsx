@@ -124,10 +124,10 @@ function TotalsLine(props: {
           <td data-field="cost" data-value={totals.costUsd ?? ''}>
             {sumUsd(totals)}
           </td>
-          <td data-field="input" data-value={totals.inputTokens}>
+          <td data-field="input" data-value={totals.inputTokens ?? ''}>
             {trans.__('%1 in', tokens(totals.inputTokens))}
           </td>
-          <td data-field="output" data-value={totals.outputTokens}>
+          <td data-field="output" data-value={totals.outputTokens ?? ''}>
             {trans.__('%1 out', tokens(totals.outputTokens))}
           </td>
         </tr>

@@ -1,5 +1,6 @@
 /** Sums over runs, and the budgets that cap them, parsed from `unknown`. */
 
+import type { Fields } from './fields';
 import {
   ProtocolError,
   money,
@@ -18,8 +19,9 @@ export type Scope = (typeof SCOPES)[number];
 
 export interface Totals {
   readonly costUsd: string | null;
-  readonly inputTokens: number;
-  readonly outputTokens: number;
+  /** Null where no count of any run is known. */
+  readonly inputTokens: number | null;
+  readonly outputTokens: number | null;
   readonly runs: number;
   readonly unpricedRuns: number;
   /** Whether the cost is only an estimate. */
@@ -41,14 +43,27 @@ export interface Budget {
   readonly unpricedRuns: number;
 }
 
+/** The tokens of a sum. Kernels of earlier versions tell 0 where no count is known, and do not say so. */
+export function parseTokens(
+  sum: Fields
+): Pick<Totals, 'inputTokens' | 'outputTokens'> {
+  const [input, output] = [
+    number(sum, 'input_tokens'),
+    number(sum, 'output_tokens')
+  ];
+  return {
+    inputTokens: sum.input_known === false ? null : input,
+    outputTokens: sum.output_known === false ? null : output
+  };
+}
+
 /** Parse a sum. Raises ProtocolError. */
 export function parseTotals(data: unknown): Totals {
   const totals = object(data, 'totals');
   const unpricedRuns = number(totals, 'unpriced_runs');
   return {
     costUsd: moneyOrNull(totals, 'cost_usd'),
-    inputTokens: number(totals, 'input_tokens'),
-    outputTokens: number(totals, 'output_tokens'),
+    ...parseTokens(totals),
     runs: number(totals, 'runs'),
     unpricedRuns,
     costEstimated: totals.cost_estimated === true,

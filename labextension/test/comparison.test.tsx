@@ -193,6 +193,21 @@ describe('an open comparison', () => {
     expect(node.querySelector('[data-field=cost]')!.textContent).toBe(says);
   });
 
+  it('shows a count that is known of none of its runs as unknown', () => {
+    const [part] = wireComparison().comparison.parts;
+    const of = (said: object) =>
+      parseComparison({
+        ...wireComparison().comparison,
+        parts: [{ ...part, ...said }]
+      })!.parts[0]!;
+    expect(of({}).inputTokens).toBe(15244);
+    expect(of({ input_known: false })).toMatchObject({
+      inputTokens: null,
+      outputTokens: 4366
+    });
+    expect(of({ output_known: false }).outputTokens).toBeNull();
+  });
+
   it('asks the kernel nothing', () => {
     const sent: unknown[] = [];
     const details = new Details(message => sent.push(message) > 0);

@@ -8,7 +8,7 @@ import { describe, expect, it } from 'vitest';
 import type { CellRow } from '../src/cells';
 import { DraftSection } from '../src/draft';
 import type { Budget, Draft, Row, Totals } from '../src/protocol';
-import { parseMessage, parseRow } from '../src/protocol';
+import { parseMessage, parseRow, parseTotals } from '../src/protocol';
 import type { Actions } from '../src/rows';
 import { Rows } from '../src/rows';
 import { Head, TotalsTable } from '../src/summary';
@@ -252,6 +252,21 @@ describe('the sums', () => {
   it('show budgets before there are sums', () => {
     const node = sums([budgetOf({ capUsd: '5' })], null, null);
     expect(textOf(node, '[data-budget=day]')).toBe('Today$0 of $5.000 %');
+  });
+
+  it.each([
+    [{}, '10 in4 out'],
+    [{ input_known: false }, '— in4 out'],
+    [{ output_known: false }, '10 in— out'],
+    [{ input_known: false, output_known: false }, '— in— out']
+  ])('show a count that is known of no run as unknown: %j', (said, shown) => {
+    const told = { ...wire('totals').answer.groups[1], ...said };
+    const node = sums([], parseTotals(told));
+    expect(textOf(node, '[data-total=notebook]')).toBe(`Notebook—${shown}`);
+    const input = node.querySelector('[data-field=input]')!;
+    expect(input.getAttribute('data-value')).toBe(
+      'input_known' in said ? '' : '10'
+    );
   });
 
   it('are as sure as what they add up', () => {

@@ -66,6 +66,8 @@ def same(one: Sum, other: Sum) -> bool:
 
 STATUS: st.SearchStrategy[Status] = st.sampled_from(["ok", "ok", "cached", "interrupted", "failed", "refused"])
 
+COUNTS: st.SearchStrategy[tuple[int | None, int | None]] = st.sampled_from([(10, 4), (10, None), (None, None)])
+
 
 @st.composite
 def records(draw: st.DrawFn) -> RunRecord:
@@ -93,7 +95,9 @@ def records(draw: st.DrawFn) -> RunRecord:
     saved = draw(st.none() | st.decimals(0, 9, places=12)) if status == "cached" else None
     usd = None if status == "refused" else cost
     source, bound = draw(st.sampled_from(["measured", "estimated"])), draw(st.sampled_from(get_args(Bound)))
-    return replace(made, reading=replace(made.reading, cost=Cost(usd, source, bound, saved_usd=saved)))
+    asked, answered = draw(COUNTS)
+    usage = replace(made.reading.usage, input_tokens=asked, output_tokens=answered)
+    return replace(made, reading=replace(made.reading, usage=usage, cost=Cost(usd, source, bound, saved_usd=saved)))
 
 
 @examples(20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -270,6 +274,7 @@ PARAMS: list[dict[str, Any]] = [
             st.none() | st.decimals(0, 9_000_000, places=12),
             st.sampled_from(["measured", "estimated"]),
             st.sampled_from(get_args(Bound)),
+            COUNTS,
         ),
         max_size=20,
     )
@@ -278,9 +283,11 @@ def test_waste_is_the_fold_over_the_rows(books: Ledger, drawn: list[Any]) -> Non
     user = uuid.uuid4().hex
     seen: set[Any] = set()
     expected: dict[str, list[RunRecord]] = {"interrupted": [], "failed": [], "run again unchanged": []}
-    for prompt, params, quant, status, cost, source, bound in drawn:
+    for prompt, params, quant, status, cost, source, bound, (asked, answered) in drawn:
         record = run(uuid.uuid4().hex, status=status, user=user)
-        info, reading = replace(record.info, quant=quant), replace(record.reading, cost=Cost(cost, source, bound))
+        usage = replace(record.reading.usage, input_tokens=asked, output_tokens=answered)
+        reading = replace(record.reading, usage=usage, cost=Cost(cost, source, bound))
+        info = replace(record.info, quant=quant)
         record = replace(record, prompt_sha256=prompt, params=params, info=info, reading=reading)
         books.settle(record)
         key = (prompt, str(params), quant)

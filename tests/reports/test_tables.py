@@ -25,6 +25,7 @@ from tokmagic.prices import PriceBook
 from tokmagic.prices.projection import project
 from tokmagic.reports import GROUPS, cell_runs, repriced, table, waste, waste_line
 from tokmagic.reports.csv_lines import csv_lines
+from tokmagic.runs.live import totals_wire
 
 TINY = Decimal("0.000000000001")
 START = datetime(2026, 11, 24, 9, 15, 2, 120000, tzinfo=UTC)
@@ -102,6 +103,44 @@ def test_sums_leave_refusals_out_of_the_unpriced_and_cache_hits_out_of_latency()
 def test_sums_of_money_are_exact(picodollars: list[int]) -> None:
     runs = [run(cost=f"{amount * TINY:f}") for amount in picodollars]
     assert Sum.of(runs).cost_usd == Decimal(sum(picodollars)) * TINY
+
+
+Count = int | None
+UNKNOWN_COUNTS: list[tuple[list[tuple[Count, Count]], tuple[str, str], tuple[Count, Count]]] = [
+    ([], ("0", "0"), (0, 0)),
+    ([(0, 0)], ("0", "0"), (0, 0)),
+    ([(None, None), (None, None)], ("—", "—"), (None, None)),
+    ([(12, None), (None, None)], ("12", "—"), (12, None)),
+    ([(None, None), (12, 0)], ("12", "0"), (12, 0)),
+]
+
+
+@pytest.mark.parametrize(("counts", "shown", "exact"), UNKNOWN_COUNTS)
+def test_a_sum_of_unknown_counts_alone_is_unknown(
+    sqlite_url: str,
+    counts: list[tuple[Count, Count]],
+    shown: tuple[str, str],
+    exact: tuple[Count, Count],
+) -> None:
+    ledger = Ledger(sqlite_url)
+    made = []
+    for number, (asked, answered) in enumerate(counts):
+        record = run(str(number), status="failed")
+        usage = replace(record.reading.usage, input_tokens=asked, output_tokens=answered)
+        made.append(replace(record, reading=replace(record.reading, usage=usage)))
+        ledger.settle(made[-1])
+    found = table(ledger, Selection(), "model")
+    assert found.rows[-1][2:4] == shown
+    assert (found.exact[-1]["input_tokens"], found.exact[-1]["output_tokens"]) == exact
+    for total in (Sum.of(made), ledger.totals(Selection()), sum((Sum.of([it]) for it in made), Sum())):
+        assert (total.input_tokens, total.output_tokens) == exact
+        told = totals_wire(total) or {}
+        assert (told["input_tokens"], told["output_tokens"]) == tuple(it or 0 for it in exact)
+        known = told.get("input_known", True), told.get("output_known", True)
+        assert known == tuple(it is not None for it in exact)
+    wasted = {line["tokens"] for line in waste(ledger, Selection()).exact}  # of the failed runs, and in all
+    assert wasted == ({sum(it or 0 for it in exact) if any(known) else None} if counts else set())
+    ledger.close()
 
 
 BY = {

@@ -202,10 +202,10 @@ def test_running_rows_are_added_to_the_sums_and_unknown_stays_unknown() -> None:
     assert told(guessed) == (Decimal("0.5000521"), 422, 57, 4, 1)
     assert guessed.uncertainty == Uncertainty(1, 1), "an estimate that is a lower bound"
     assert guessed.precision == (True, "at_least")
-    assert told(Sum.of([replace(unknown, status="running")])) == (None, 0, 0, 1, 1)
+    assert told(Sum.of([replace(unknown, status="running")])) == (None, None, None, 1, 1)
     by_the_hour = replace(unknown, status="running", rates=Rates(device_hour=Decimal(1), source="list price: a GPU"))
-    assert told(Sum.of([by_the_hour])) == (None, 0, 0, 1, 0), "its price is known, and nothing is owed yet"
-    assert told(Sum.of([replace(by_the_hour, status="interrupted")])) == (None, 0, 0, 1, 1)
+    assert told(Sum.of([by_the_hour])) == (None, None, None, 1, 0), "its price is known, and nothing is owed yet"
+    assert told(Sum.of([replace(by_the_hour, status="interrupted")])) == (None, None, None, 1, 1)
     assert told(Sum.of([priced, priced])) == (Decimal("0.0022"), 824, 236, 2, 0)
 
 

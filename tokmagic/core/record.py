@@ -211,14 +211,14 @@ class Selection:
 class Sum:
     """Sums over runs: a group of ended ones, or all of a notebook with those that go on.
 
-    ``cost_usd`` is None where none has a price, ``saved_usd`` where no cache hit has one. Refused runs count as runs,
-    but neither as priced nor as unpriced. Cache hits are left out of the latencies; ``unpriced_hits`` saved what is not
-    known.
+    Tokens are None where there are runs and no count of any is known, ``cost_usd`` where none has a price,
+    ``saved_usd`` where no cache hit has one. Refused runs count as runs, but neither as priced nor as unpriced. Cache
+    hits are left out of the latencies; ``unpriced_hits`` saved what is not known.
     """
 
     runs: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: int | None = 0
+    output_tokens: int | None = 0
     cost_usd: Decimal | None = None
     unpriced_runs: int = 0
     saved_usd: Decimal | None = None
@@ -264,8 +264,8 @@ class Sum:
         ttft = reading.ttft_s if timed else None
         return cls(
             runs=1,
-            input_tokens=usage.input_tokens or 0,
-            output_tokens=usage.output_tokens or 0,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
             cost_usd=cost.usd,
             unpriced_runs=int(cost.usd is None and not record.owes_no_price),
             saved_usd=cost.saved_usd,
@@ -282,8 +282,8 @@ class Sum:
     def __add__(self, other: Sum) -> Sum:
         return Sum(
             self.runs + other.runs,
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
+            self._with(other, self.input_tokens, other.input_tokens),
+            self._with(other, self.output_tokens, other.output_tokens),
             known_sum(self.cost_usd, other.cost_usd),
             self.unpriced_runs + other.unpriced_runs,
             known_sum(self.saved_usd, other.saved_usd),
@@ -296,6 +296,12 @@ class Sum:
             self.saved_uncertainty + other.saved_uncertainty,
             self.refused_runs + other.refused_runs,
         )
+
+    def _with(self, other: Sum, mine: int | None, its: int | None) -> int | None:
+        """Two sums of tokens; what no run is in adds nothing, and says nothing of the other."""
+        if not self.runs or not other.runs:
+            return mine if self.runs else its
+        return its if mine is None else mine if its is None else mine + its
 
 
 NO_RUNS = Sum()

@@ -193,11 +193,12 @@ def _has_tag(tag: str) -> Any:
 
 def _sum(row: Sequence[Any]) -> Sum:
     count, ttft_runs, cost_high, cost_low, saved_high, saved_low, *rest = row
-    given, made, ttft, itl, steps, unpriced, *marks = (it or 0 for it in rest)
+    given, made = (int(it) if it is not None else None if count else 0 for it in rest[:2])
+    ttft, itl, steps, unpriced, *marks = (it or 0 for it in rest[2:])
     return Sum(
         runs=int(count),
-        input_tokens=int(given),
-        output_tokens=int(made),
+        input_tokens=given,
+        output_tokens=made,
         cost_usd=money(cost_high, cost_low),
         unpriced_runs=int(unpriced),
         saved_usd=money(saved_high, saved_low),

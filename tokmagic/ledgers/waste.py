@@ -81,10 +81,11 @@ def _query(where: Selection) -> sa.Select[Any]:
 
 
 def _parts(of: Any) -> list[Any]:
-    """What is added up of a run: itself, what is known of it, whether its price is not, and how sure its price is."""
-    known = (*money_parts(of.c.cost_pico), of.c.input_tokens, of.c.output_tokens)
-    unpriced = sa.case((of.c.cost_pico.is_(None), 1), else_=0)
-    return [sa.literal_column("1"), *(sa.func.coalesce(part, 0) for part in known), unpriced, *uncertainty_terms(of)]
+    """What is added up of a run: itself, what is known of it, whether each of that is not, how sure its price is."""
+    counts = (of.c.input_tokens, of.c.output_tokens)
+    known = (*money_parts(of.c.cost_pico), *counts)
+    unknown = (sa.case((it.is_(None), 1), else_=0) for it in (*counts, of.c.cost_pico))
+    return [sa.literal_column("1"), *(sa.func.coalesce(part, 0) for part in known), *unknown, *uncertainty_terms(of)]
 
 
 def _repeatable() -> Any:
@@ -97,6 +98,8 @@ def _repeatable() -> Any:
 
 
 def _sum(row: Sequence[Any]) -> Sum:
-    count, high, low, given, made, unpriced, *unsure = (int(value) for value in row)
+    count, high, low, given, made, *rest = (int(value) for value in row)
+    not_given, not_made, unpriced, *unsure = rest
     usd = money(high, low) if count > unpriced else None
-    return Sum(count, given, made, usd, unpriced, uncertainty=uncertainty_of(unsure))
+    tokens = given if count > not_given else None, made if count > not_made else None
+    return Sum(count, *tokens, usd, unpriced, uncertainty=uncertainty_of(unsure))

@@ -240,7 +240,7 @@ def waste(ledger: Ledger, where: Selection) -> Table:
     if not found:
         return Table(("wasted", "runs", "tokens", "cost"), (), "nothing was wasted")
     total = sum(found.values(), Sum())
-    lines = [(kind, it, it.input_tokens + it.output_tokens) for kind, it in (found | {"total": total}).items()]
+    lines = [(kind, it, _tokens(it)) for kind, it in (found | {"total": total}).items()]
     return Table(
         ("wasted", "runs", "tokens", "cost"),
         tuple((kind, str(it.runs), numbers.tokens(tokens), _cost(it)) for kind, it, tokens in lines),
@@ -249,6 +249,11 @@ def waste(ledger: Ledger, where: Selection) -> Table:
             {"wasted": kind, "runs": it.runs, "tokens": tokens, **_exact_cost(it)} for kind, it, tokens in lines
         ),
     )
+
+
+def _tokens(part: Sum) -> int | None:
+    known = [it for it in (part.input_tokens, part.output_tokens) if it is not None]
+    return sum(known) if known else None
 
 
 def waste_line(ledger: Ledger, where: Selection) -> str:

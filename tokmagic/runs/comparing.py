@@ -155,12 +155,12 @@ def comparison_wire(row: ComparisonRow) -> dict[str, Any]:
 
 
 def _counts(it: Sum) -> dict[str, Any]:
-    known = it.runs > 0
+    given, made = (it.input_tokens, it.output_tokens) if it.runs else (None, None)
     return {
-        "input_tokens": it.input_tokens if known else None,
-        "input_source": "measured" if known else "unknown",
-        "output_tokens": it.output_tokens if known else None,
-        "output_source": "measured" if known else "unknown",
+        "input_tokens": given,
+        "input_source": "unknown" if given is None else "measured",
+        "output_tokens": made,
+        "output_source": "unknown" if made is None else "measured",
         "cost_usd": plain(it.cost_usd),
     }
 
@@ -173,14 +173,20 @@ def _part_wire(it: Part) -> dict[str, Any]:
         "done": it.done,
         "failed": it.failed,
         "refused": it.refused,
-        "input_tokens": it.sum.input_tokens,
-        "output_tokens": it.sum.output_tokens,
+        **tokens_wire(it.sum),
         "cost_usd": plain(it.sum.cost_usd),
         "cost_source": "estimated" if estimated else "measured",
         "cost_bound": bound,
         "latency_s": it.latency_s,
         "score": it.score,
     }
+
+
+def tokens_wire(it: Sum) -> dict[str, Any]:
+    """The tokens of a sum. Sidebars of earlier versions know only numbers, so what is unknown is said beside them."""
+    told: dict[str, Any] = {"input_tokens": it.input_tokens or 0, "output_tokens": it.output_tokens or 0}
+    counts = {"input_known": it.input_tokens, "output_known": it.output_tokens}
+    return told | {name: False for name, tokens in counts.items() if tokens is None}
 
 
 class Running(Protocol):

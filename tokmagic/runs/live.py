@@ -13,7 +13,7 @@ from tokmagic.core.money import plain
 from tokmagic.core.record import EnergySum, EngineInfo, RunRecord, Sum
 from tokmagic.formatting.numbers import list_price
 from tokmagic.runs.channel import VERSION
-from tokmagic.runs.comparing import ComparisonRow, comparison_wire
+from tokmagic.runs.comparing import ComparisonRow, comparison_wire, tokens_wire
 from tokmagic.runs.gpu_readings import GpuReading
 from tokmagic.runs.shared_readings import SharedReading
 
@@ -175,8 +175,7 @@ def totals_wire(totals: Sum | None) -> dict[str, Any] | None:
         return None
     return {
         "cost_usd": plain(totals.cost_usd),
-        "input_tokens": totals.input_tokens,
-        "output_tokens": totals.output_tokens,
+        **tokens_wire(totals),
         "runs": totals.runs,
         "unpriced_runs": totals.unpriced_runs,
         "cost_estimated": totals.precision.estimated,

@@ -42,7 +42,7 @@ class Pace:
         return self.elapsed_s * (self.prompts - self.done) / self.done if known else None
 
     def __str__(self) -> str:
-        tokens = f"{self.sum.input_tokens:,} in, {self.sum.output_tokens:,} out"
+        tokens = f"{numbers.tokens(self.sum.input_tokens)} in, {numbers.tokens(self.sum.output_tokens)} out"
         so_far = f"{self.done:,} of {numbers.counted(self.prompts, 'prompt')}, {tokens}"
         if self.sum.cost_usd is not None:
             so_far += f", {numbers.usd_marked(self.sum.cost_usd, self.sum.precision)} so far"

@@ -8,7 +8,7 @@ import { askDetail, parseDetail } from './detail';
 import type { ControlMessage, Row } from './protocol';
 
 /** How the answer about an open row stands. */
-export type Telling = 'asked' | 'told' | 'no-kernel' | 'unknown';
+export type Telling = 'asked' | 'told' | 'no-kernel' | 'unknown' | 'failed';
 
 /** An open row. Replaced, never changed, so that what is drawn of it can be compared. */
 export interface Opened {
@@ -17,6 +17,8 @@ export interface Opened {
   readonly telling: Telling;
   /** The run that a person chose; null is the latest. */
   readonly runId: string | null;
+  /** Why the kernel could not answer, where it `failed`. */
+  readonly why?: string;
 }
 
 interface Asked {
@@ -83,12 +85,12 @@ export class Details {
 
   /** The kernel does not know the question, or its answer cannot be read. */
   refuse(): void {
-    for (const [cellId, opened] of this._opened) {
-      if (opened.telling === 'asked') {
-        this._opened.set(cellId, { ...opened, telling: 'unknown' });
-      }
-    }
-    this._changed.emit();
+    this._end({ telling: 'unknown' });
+  }
+
+  /** The kernel could not answer; it is asked again when the cell runs, or its row is opened anew. */
+  fail(why: string): void {
+    this._end({ telling: 'failed', why });
   }
 
   /** Another process, or another way to it: what it told stays, and what is asked next is new. */
@@ -97,6 +99,15 @@ export class Details {
       this._asked.delete(cellId);
       this._opened.set(cellId, { ...opened, telling: 'no-kernel' });
     }
+  }
+
+  private _end(how: Pick<Opened, 'telling' | 'why'>): void {
+    for (const [cellId, opened] of this._opened) {
+      if (opened.telling === 'asked') {
+        this._opened.set(cellId, { ...opened, ...how });
+      }
+    }
+    this._changed.emit();
   }
 
   private _ask(cellId: string, runId: string | null, row?: Row): boolean {

@@ -15,6 +15,8 @@ export interface Asker {
   receive(data: unknown): void;
   /** The kernel does not know the question, or its answer cannot be read. */
   refuse(): void;
+  /** The kernel knows the question, and could not answer it. */
+  fail?(message: string): void;
   /** Another process, or another way to it. */
   reset(): void;
 }
@@ -47,6 +49,10 @@ export class Inbox {
       if (own && message.type === 'error' && this._refuse(message.message)) {
         return;
       }
+      if (own && message.type === 'error' && message.to !== null) {
+        const failed = this._askers.find(it => it.type === message.to);
+        failed?.fail?.(message.message);
+      }
       this._readings.apply(message);
       if (message.type === 'snapshot' && message.complete) {
         this._drafts?.refresh();
@@ -61,6 +67,7 @@ export class Inbox {
       }
       this._readings.apply({
         type: 'error',
+        to: null,
         message: `the kernel's tokmagic speaks another version (${error.message}); upgrade one of them`
       });
     }

@@ -331,6 +331,8 @@ function tellingText(opened: Opened, trans: TranslationBundle): string {
       return trans.__(
         "The kernel's tokmagic is older and tells no more; upgrade it there."
       );
+    case 'failed':
+      return trans.__('failed: %1', visible(opened.why ?? ''));
     case 'told':
       return '';
   }

@@ -49,6 +49,8 @@ export interface Snapshot {
 export interface KernelError {
   readonly type: 'error';
   readonly message: string;
+  /** The type of the question that it answers; null where it answers none about one thing. */
+  readonly to: string | null;
 }
 
 export type KernelMessage = Snapshot | KernelError | Draft;
@@ -115,7 +117,8 @@ export function answerTo(data: unknown): string | null {
 export function parseMessage(data: unknown): KernelMessage {
   const message = versioned(data, 'message');
   if (message.type === 'error') {
-    return { type: 'error', message: text(message, 'message') };
+    const to = typeof message.to === 'string' ? message.to : null;
+    return { type: 'error', message: text(message, 'message'), to };
   }
   if (message.type === 'draft') {
     return parseDraft(message);

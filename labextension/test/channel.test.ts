@@ -138,6 +138,7 @@ describe('what is asked beside the drafts', () => {
       told.push(`told ${data.seq}`);
     },
     refuse: () => void told.push('refused'),
+    fail: (why: string) => void told.push(`failed: ${why}`),
     reset: () => void told.push('reset')
   };
   const detail = (seq: number) => ({ v: 1, type: 'detail', seq });
@@ -173,6 +174,17 @@ describe('what is asked beside the drafts', () => {
     expect(readings.error).toBeNull();
     kernel.says('comm_msg', { comm_id: own, data: error('hello') });
     expect(readings.error).toContain('hello');
+  });
+
+  it('fails where the kernel says so on our own comm', () => {
+    const failed = { ...wire('error'), to: 'detail' };
+    kernel.says('comm_msg', { comm_id: 'another page', data: failed });
+    const own = kernel.lastComm.commId;
+    kernel.says('comm_msg', { comm_id: own, data: { ...failed, to: 'moon' } });
+    expect(told).toEqual([]);
+    kernel.says('comm_msg', { comm_id: own, data: failed });
+    expect(told).toEqual(['failed: the ledger cannot be opened']);
+    expect(readings.error).toBe('the ledger cannot be opened');
   });
 
   it('starts anew with another process', () => {

@@ -88,6 +88,20 @@ describe('open rows', () => {
     expect(details.of('c')).toBeNull();
   });
 
+  it('say why the kernel could not answer, and ask no more by themselves', () => {
+    details.toggle('c', row);
+    details.fail('the ledger is gone');
+    const failed = { telling: 'failed', why: 'the ledger is gone' };
+    expect(details.of('c')).toMatchObject(failed);
+    details.follow(() => row);
+    expect(sent).toHaveLength(1);
+    details.choose('c', 'a1', row);
+    details.receive(answer());
+    expect(details.of('c')).toMatchObject({ telling: 'told' });
+    details.fail('of another row');
+    expect(details.of('c')?.telling).toBe('told');
+  });
+
   it('ask again when their cell ran, and only then', () => {
     details.toggle('c', row);
     details.receive(answer());

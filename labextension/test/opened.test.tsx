@@ -172,6 +172,14 @@ describe('an open row', () => {
     expect(node.querySelector('.tm-Plot')).toBeNull();
   });
 
+  it('says why the kernel could not answer', () => {
+    const why = 'the ledger is gone\u202e';
+    const node = draw({ detail: null, telling: 'failed', why, runId: null });
+    expect(textOf(node, '[data-telling=failed]')).toBe(
+      'failed: the ledger is gone⟨202E⟩'
+    );
+  });
+
   it('says what is missing, and why', () => {
     const missing = {
       messages: 'texts',

@@ -190,7 +190,8 @@ describe('parseMessage', () => {
   it('reads an error', () => {
     expect(parseMessage(wire('error'))).toEqual({
       type: 'error',
-      message: 'the ledger cannot be opened'
+      message: 'the ledger cannot be opened',
+      to: null
     });
   });
 

@@ -524,6 +524,22 @@ def test_an_error_of_ours_is_answered_as_the_fixture(wire: Wire, channel: Channe
     assert reply == fixture("error")
 
 
+@pytest.mark.parametrize("kind", ["draft", "detail", "forecast", "totals"])
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [(LedgerError("the ledger is gone"), "the ledger is gone"), (KeyError("a\nb"), "KeyError: 'a\\nb'")],
+    ids=["ours", "unforeseen"],
+)
+def test_a_question_that_fails_is_answered_with_what_was_asked(
+    wire: Wire, numbers: Numbers, channel: Channel, kind: str, failure: Exception, told: str
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise failure
+
+    setattr(numbers, kind, fail)
+    assert wire.ask({"v": 1, "type": kind, "seq": 1}) == [{"v": 1, "type": "error", "message": told, "to": kind}]
+
+
 def test_outside_a_kernel_a_channel_stays_shut(numbers: Numbers) -> None:
     before = set(threading.enumerate())
     quiet = Channel("s", lambda: numbers)

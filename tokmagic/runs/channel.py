@@ -26,6 +26,7 @@ VERSION = 1
 DATA_TARGET = "tokmagic.data"
 CONTROL_TARGET = "tokmagic.control"
 Send = Callable[[dict[str, Any]], None]
+_QUESTIONS = ("draft", "detail", "forecast", "totals")
 INTERVAL_S = 0.1
 """The pause after each message: ten a second, half of what is allowed a kernel, is quick enough for the eye."""
 RUNNING_S = 1.0
@@ -192,7 +193,10 @@ class Channel:
         try:
             reply = self._answer(page, request, send)
         except TokmagicError as error:
-            reply = _error_wire(str(error))
+            reply = _error_wire(str(error), to=request)
+        except Exception as error:
+            # Who asked waits for an answer all the same.
+            reply = _error_wire(f"{type(error).__name__}: {' '.join(str(error).split())}", to=request)
         if reply is not None:
             send(reply)
 
@@ -218,5 +222,8 @@ class Channel:
         return _error_wire(f"this kernel's tokmagic does not know {kind!r}; reload the page")
 
 
-def _error_wire(message: str) -> dict[str, Any]:
-    return {"v": VERSION, "type": "error", "message": message}
+def _error_wire(message: str, to: Any = None) -> dict[str, Any]:
+    """An error, with the kind of question ``to`` which it is the answer, where that one is about one thing."""
+    told = {"v": VERSION, "type": "error", "message": message}
+    kind = to.get("type") if isinstance(to, dict) else None
+    return told | ({"to": kind} if kind in _QUESTIONS else {})

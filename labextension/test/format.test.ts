@@ -28,6 +28,7 @@ describe('the numbers that reports show, too', () => {
     milliseconds,
     joules: value => joules(value),
     duration,
+    percent,
     passed: value => scoreText(value, true),
     score: value => scoreText(value, false)
   };

@@ -20,6 +20,7 @@ WAYS: dict[str, Callable[[Any], str]] = {
     "milliseconds": numbers.milliseconds,
     "joules": numbers.joules,
     "duration": numbers.duration,
+    "percent": numbers.percent,
     "passed": shows(passes=True)["score"][1],
     "score": shows(passes=False)["score"][1],
 }

@@ -396,7 +396,7 @@ def test_what_is_spent_and_left_is_as_sure_as_the_runs_are(
     line = lines[scope]
     assert (line["spent"].partition(",")[0], line["left"].partition(",")[0], line["used"]) == shown
     assert line["held"] == "$0, 0", "what is set aside is known"
-    assert lines["month"]["used"] == f"{len(runs) * 14 / 1_000:.0%}", "in tokens alone"
+    assert lines["month"]["used"] == f"{len(runs) * 14 // 10}%", "in tokens alone"
 
 
 def test_who_is_refused_is_told_how_sure_the_sums_are(books: Ledger) -> None:
@@ -425,6 +425,11 @@ def test_it_warns_once_at_the_share(session: Session) -> None:
         for _ in range(3):
             ask(session)
     assert budget_warnings(seen) == ["the day's budget is 56% used: $0.00028 of $0.0005"]
+
+
+@pytest.mark.parametrize(("spent", "told"), [("0", "0%"), ("0.009", "<1%"), ("0.996", "99%"), ("1", "100%")])
+def test_a_budget_is_all_used_when_it_is_and_not_before(session: Session, spent: str, told: str) -> None:
+    assert f" is {told} used: " in budgets.near(Standing(Budget("day", Decimal(1)), Decimal(spent)))
 
 
 def test_the_warning_tells_of_both_caps(session: Session) -> None:

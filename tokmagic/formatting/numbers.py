@@ -5,6 +5,7 @@ Estimated is marked ``~``, unknown is ``—``, lower bounds ``≥``, upper bound
 
 from __future__ import annotations
 
+import math
 from decimal import ROUND_HALF_UP, Context, Decimal
 
 from tokmagic.core.money import Bound, Cost, Precision, Rates, Uncertainty
@@ -65,6 +66,13 @@ def fixed(value: float, decimals: int) -> str:
     # With all digits that a float may have; what is no number stays none.
     step = Decimal(1).scaleb(-decimals)
     return f"{Decimal(value).quantize(step, ROUND_HALF_UP, Context(prec=400, traps=[])):f}"
+
+
+def percent(share: float) -> str:
+    """A share of a cap, rounded down as in the sidebar, so that 100% is all of it: ``86%``, ``<1%``."""
+    # A little more, because 0.29 × 100 is a little less than 29 among floats.
+    whole = math.floor(share * 100 + 1e-12)
+    return "<1%" if whole == 0 and share > 0 else f"{whole}%"
 
 
 def cost(value: Cost) -> str:

@@ -114,7 +114,7 @@ def _row(it: Standing) -> tuple[str, ...]:
     columns = list(budgets.figures(it))
     if cell:  # it bounds each run by itself, so nothing adds up
         columns[1:] = [numbers.UNKNOWN] * 3
-    used = numbers.UNKNOWN if cell else f"{it.share:.0%}"
+    used = numbers.UNKNOWN if cell else numbers.percent(it.share)
     if not cell and budget.usd is not None:
         used = numbers.marked(used, it.precision)
     whose = "each user" if budget.user is None else budget.user

@@ -149,7 +149,7 @@ def near(it: Standing) -> str:
         used.append(f"{numbers.usd(it.spent_usd + it.held_usd)} of {numbers.usd(budget.usd)}")
     if budget.tokens is not None:
         used.append(f"{it.spent_tokens + it.held_tokens:,} of {numbers.counted(budget.tokens, 'token')}")
-    return f"the {budget.scope}'s budget is {it.share:.0%} used: {', '.join(used)}"
+    return f"the {budget.scope}'s budget is {numbers.percent(it.share)} used: {', '.join(used)}"
 
 
 def today(now: datetime | None = None) -> datetime:

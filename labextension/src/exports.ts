@@ -4,9 +4,18 @@ import type { CellRow } from './cells';
 
 export type Format = 'csv' | 'jsonl';
 
-/** The rows as CSV or as JSON lines, under the names that the ledger's export uses; money is text, as it came. */
+/**
+ * The rows as CSV or as JSON lines, under the names that the ledger's export uses; money is text, as it came. A run
+ * that a copied cell shows too is there once, so that a column can be added up.
+ */
 export function exported(rows: readonly CellRow[], format: Format): string {
-  const records = rows.map(recordOf);
+  const runs = new Map<string, CellRow>();
+  for (const shown of rows) {
+    if (!runs.has(shown.row.runId)) {
+      runs.set(shown.row.runId, shown);
+    }
+  }
+  const records = [...runs.values()].map(recordOf);
   if (format === 'jsonl') {
     return records.map(record => `${JSON.stringify(record)}\n`).join('');
   }

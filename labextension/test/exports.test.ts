@@ -35,12 +35,24 @@ describe('the rows as a file', () => {
   });
 
   it('are CSV with a line of names; what is unknown is empty', () => {
-    const lines = exported([rowOf({ ttft_s: null }), rowOf({})], 'csv');
+    const rows = [rowOf({ ttft_s: null }), rowOf({ run_id: 'r2' })];
+    const lines = exported(rows, 'csv');
     const [names, first] = lines.split('\n').map(line => line.split(','));
     expect(names![0]).toBe('cell');
     expect(first![names!.indexOf('ttft_s')]).toBe('');
     expect(lines.split('\n')).toHaveLength(4);
     expect(exported([], 'csv')).toBe('\n');
+  });
+
+  it('have each run once, though copied cells show it too', () => {
+    const copy = { ...rowOf({}), cellId: 'copy', label: '#4' };
+    const rows = [rowOf({}), copy, rowOf({ run_id: 'r2' }), copy];
+    const lines = exported(rows, 'jsonl').trim().split('\n');
+    expect(lines.map(line => JSON.parse(line).run_id)).toEqual([
+      rowOf({}).row.runId,
+      'r2'
+    ]);
+    expect(exported(rows, 'csv').trim().split('\n')).toHaveLength(3);
   });
 
   it('never hold a formula, and keep quotes, commas and line ends in their field', () => {

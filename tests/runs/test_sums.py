@@ -136,3 +136,23 @@ def test_after_midnight_today_has_nothing_of_yesterday(session: Session, monkeyp
     midnight = datetime.now(UTC) + timedelta(seconds=1)
     look()
     assert seen[3:] == [(2, 1), (2, 0)]
+
+
+def test_a_first_look_while_a_run_is_settled_counts_it_once(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listened until then, so that there are no sums of before to go on with."""
+    run_all(session, 2)
+    seen: list[int] = []
+    ended = session._head.ended
+
+    def look(*args: Any) -> None:
+        listen(session, monkeypatch)
+        for view in (session.everything(None, False), session.changes()):
+            assert view.notebook_totals is not None
+            assert view.day_totals is not None
+            seen.extend((view.notebook_totals.runs, view.day_totals.runs))
+        ended(*args)
+
+    monkeypatch.setattr(session._head, "ended", look)
+    run_all(session, 1)
+    assert seen == [3, 3, 3, 3]
+    assert session.changes().notebook_totals == session.ledger().totals(session.selection)

@@ -277,10 +277,10 @@ class Ledger:
         with self.reading() as connection:
             return summaries.endpoint_models(connection)
 
-    def totals(self, where: Selection) -> Sum:
-        """Return the sums over runs that are no longer running; one that client and server recorded counts once."""
+    def totals(self, where: Selection, but: Sequence[str] = ()) -> Sum:
+        """Return the sums over ended runs, ``but`` some; one that client and server recorded counts once."""
         with self.reading() as connection:
-            return summaries.add_up(connection, ENDED, *summaries.conditions(where))
+            return summaries.add_up(connection, ENDED, *summaries.conditions(where, but))
 
     def texts(self, run_id: str) -> tuple[list[Message], str | None] | None:
         """Return a run's prompt and answer, or ``None`` where they were not kept."""

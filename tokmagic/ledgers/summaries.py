@@ -155,8 +155,8 @@ def compared(connection: sa.Connection, model_id: str) -> list[Compared]:
     return [Compared(utc_time(at), local, reported) for at, local, reported in connection.execute(query).all()]
 
 
-def conditions(where: Selection) -> list[Any]:
-    """What selects runs, as conditions of a query."""
+def conditions(where: Selection, but: Sequence[str] = ()) -> list[Any]:
+    """What selects runs, ``but`` those with these ids, as conditions of a query."""
     same = {
         runs.c.notebook: where.notebook,
         runs.c.session: where.session,
@@ -172,6 +172,8 @@ def conditions(where: Selection) -> list[Any]:
         found.append(runs.c.started_at < utc_text(where.until))
     if where.once:
         found.append(ONCE)
+    if but:
+        found.append(runs.c.run_id.not_in(but))
     return found + [_has_tag(tag) for tag in where.tags]
 
 

@@ -72,10 +72,15 @@ class Sums:
                 standings = tuple(ledger.standings(self._limits.known, session.user, datetime.now()))
                 notebook = session.selection
                 totals = ledger.totals(notebook), ledger.totals(day)
-                read = View(None, None, *totals, (), standings, day_began=day.since)
                 alone = before is not None and before == self._under_way.settlings(own=ended is not None)
-                if alone or sums.notebook_totals is None:
-                    sums = read
+                if alone:
+                    sums = View(None, None, *totals, (), standings, day_began=day.since)
+                elif (
+                    sums.day_began != day.since
+                ):  # none of before; what counts as running may be in the ledger as ended
+                    going, self._stale = self._under_way.ids(), True
+                    totals = ledger.totals(notebook, going), ledger.totals(day, going)
+                    sums = _with(View(None, None, *totals, (), standings, day_began=day.since), ended)
                 else:  # it may have a run in it that is still to be added up, and would then count twice
                     sums, self._stale = _with(replace(sums, budgets=standings), ended), True
                 if session.channel.listens:

@@ -6,6 +6,7 @@ import {
   ProtocolError,
   list,
   moneyOrNull,
+  number,
   numberOrNull,
   object,
   text,
@@ -61,7 +62,10 @@ export interface Row extends Run {
   /** The device's list price that the cost, or what was saved, is calculated at; null if another price was used. */
   readonly listPrice: string | null;
   readonly sparkMs: readonly number[];
+  /** Of each of its answers. */
   readonly maxTokens: number | null;
+  /** How many answers it was asked for. */
+  readonly choices: number;
   readonly finishReason: string | null;
   readonly error: string | null;
   /** Whether it waits for its turn at a model of this machine. */
@@ -122,6 +126,7 @@ export function parseRow(data: unknown): Row {
       return value;
     }),
     maxTokens: numberOrNull(row, 'max_tokens'),
+    choices: 'choices' in row ? number(row, 'choices') : 1,
     finishReason: textOrNull(row, 'finish_reason'),
     error: textOrNull(row, 'error'),
     isQueued: row.queued === true,

@@ -34,7 +34,7 @@ export function endOf(row: Row, trans: TranslationBundle): string | null {
         : trans._n(
             'generating, up to %1 token',
             'generating, up to %1 tokens',
-            row.maxTokens
+            row.maxTokens * row.choices
           );
     case 'cached':
       return row.savedUsd === null ? trans.__('from the cache') : null;

@@ -47,6 +47,7 @@ describe('parseMessage', () => {
         latencyS: 0.6036,
         sparkMs: [11.0, 11.2, 11.1, 11.1],
         maxTokens: 256,
+        choices: 1,
         finishReason: null,
         error: null,
         isQueued: false,

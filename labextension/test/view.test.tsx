@@ -386,6 +386,10 @@ describe('a row', () => {
     expect(textOf(running, '.tm-Note td')).toBe(
       'generating, up to 256 tokens · openai/gpt-5-mini: ~$0.0003■'
     );
+    // Each of them may be so long, and all of them are counted.
+    expect(textOf(line({ choices: 3 }), '.tm-Note td')).toContain(
+      'generating, up to 768 tokens'
+    );
   });
 
   it('in prefill says that it waits for its first token', () => {

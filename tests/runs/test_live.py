@@ -184,6 +184,12 @@ def test_a_run_that_waits_for_its_turn_says_so_where_that_is_known() -> None:
     assert "queued" not in row_wire(replace(waiting, info=replace(SMOLLM, engine="endpoint"))), "a server does not say"
 
 
+@pytest.mark.parametrize(("params", "told"), [({}, None), ({"n": 1}, None), ({"n": 3}, 3)])
+def test_a_row_says_how_many_answers_were_asked_for(params: dict[str, Any], told: int | None) -> None:
+    asked = replace(record("r", "c", "running", Reading()), params={"max_tokens": 256, **params})
+    assert (row_wire(asked)["max_tokens"], row_wire(asked).get("choices")) == (256, told)
+
+
 def test_the_metadata_of_an_output_is_the_fixture() -> None:
     assert row_wire(OK_ROW) == fixture("output_metadata")
 

@@ -68,6 +68,8 @@ def row_wire(record: RunRecord) -> dict[str, Any]:
     if record.status == "running" and not record.info.traits.remote and record.reading.usage.input_tokens is None:
         # The prompt is counted when its turn comes; what a server does with it until then is not known.
         row["queued"] = True
+    if (choices := record.params.get("n") or 1) > 1:
+        row["choices"] = choices
     if (count := record.env.get("execution_count")) is not None:
         row["execution_count"] = count
     return row | of_cell(record.env.get("source_sha256"), record.env.get("execution"))

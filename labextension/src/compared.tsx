@@ -39,7 +39,8 @@ export const OpenedComparison = React.memo(function OpenedComparison(props: {
   trans: TranslationBundle;
 }): React.ReactElement {
   const { cellId, row, comparison, isPinned, actions, trans } = props;
-  const { beside, judgeUsd, parts, passes } = comparison;
+  const { beside, judgeUsd, judgeBound, parts, passes } = comparison;
+  const judgeSource = comparison.isJudgeEstimated ? 'estimated' : 'measured';
   return (
     <div className="tm-Opened">
       <div className="tm-Actions">
@@ -87,7 +88,10 @@ export const OpenedComparison = React.memo(function OpenedComparison(props: {
       </table>
       {judgeUsd !== null && (
         <p className="tm-Told">
-          {trans.__('of which the judge: %1', usd(judgeUsd))}
+          {trans.__(
+            'of which the judge: %1',
+            usd(judgeUsd, judgeSource, judgeBound)
+          )}
         </p>
       )}
       <p className="tm-Told">{visible(row.model)}</p>

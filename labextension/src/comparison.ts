@@ -56,6 +56,8 @@ export interface Comparison {
   /** Whether scores are pass or fail. */
   readonly passes: boolean;
   readonly judgeUsd: string | null;
+  readonly isJudgeEstimated: boolean;
+  readonly judgeBound: Bound;
   readonly toCome: ToCome | null;
   readonly parts: readonly Part[];
   /** Variants that were run in addition: the prompt without one of its parts. */
@@ -78,6 +80,9 @@ export function parseComparison(data: unknown): Comparison | null {
     done: number(it, 'done'),
     passes: it.passes === true,
     judgeUsd: moneyOrNull(it, 'judge_usd'),
+    // Kernels of earlier versions do not say.
+    isJudgeEstimated: it.judge_estimated === true,
+    judgeBound: 'judge_bound' in it ? word(it, 'judge_bound', BOUNDS) : 'exact',
     toCome: it.to_come === null ? null : parseToCome(it.to_come),
     parts: list(it.parts, 'parts').map(parsePart),
     beside: list(it.beside, 'beside').map(parsePart)

@@ -179,7 +179,11 @@ describe('an open comparison', () => {
   ])('marks a cost that is %s and %s', (cost_source, cost_bound, says) => {
     const [part] = wireComparison().comparison.parts;
     const parts = [{ ...part, cost_source, cost_bound }];
-    const row = comparisonRow({}, { parts });
+    const judge_estimated = cost_source === 'estimated';
+    const row = comparisonRow(
+      {},
+      { parts, judge_estimated, judge_bound: cost_bound }
+    );
     const node = show(
       <OpenedComparison
         cellId="c"
@@ -191,6 +195,9 @@ describe('an open comparison', () => {
       />
     );
     expect(node.querySelector('[data-field=cost]')!.textContent).toBe(says);
+    expect(node.textContent).toContain(
+      `of which the judge: ${says.replace('0.0407', '0.0020')}`
+    );
   });
 
   it('shows a count that is known of none of its runs as unknown', () => {

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,9 @@ from tokmagic.comparisons.results import Comparison
 from tokmagic.comparisons.running import GIVEN_UP
 from tokmagic.comparisons.tally import Stand
 from tokmagic.core.budget import Budget
+from tokmagic.core.money import Uncertainty
 from tokmagic.core.prompt import Sampling
-from tokmagic.core.record import RunRecord, Selection
+from tokmagic.core.record import RunRecord, Selection, Sum
 from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, UsageError
 from tokmagic.runs import api
@@ -500,10 +502,18 @@ def test_a_judge_compares_with_the_baseline_and_costs_apart(make_desk: Make) -> 
     assert found.values("score")[0].ravel().tolist() == [0.5] * 5
     assert found.values("score")[1].ravel().tolist() == [1.0] * 3 + [0.5] * 2
     judge_usd = sum((row.reading.cost.usd or 0 for row in desk.rows if row.info.name == "big"), Decimal(0))
-    assert found.outcome.judge_usd == judge_usd > 0
+    assert found.outcome.judge.cost_usd == judge_usd > 0
     assert found.spent_usd == judge_usd + Decimal("0.00004")
     (note,) = found.notes()
     assert note.startswith("the judge big cost $0.0")
+    one = Sum(1, cost_usd=Decimal(1))
+    for judge, says in [
+        (one + Sum(1, unpriced_runs=1), "cost ≥$1.00"),
+        (replace(one, uncertainty=Uncertainty(1)), "cost ~$1.00"),
+        (Sum(2, unpriced_runs=2), "has no price"),
+    ]:
+        found.outcome.judge = judge
+        assert f"the judge big {says} and preferred" in found.notes()[0]
     assert note.endswith("and preferred the same answer with places swapped in 60% of 5 pairs")
     again = desk.compare(score="judge(big)", over=items(5))
     assert desk.asked == 20

@@ -172,7 +172,8 @@ def test_a_judge_counts_in_what_it_costs_and_in_the_scores(make_desk: Make) -> N
     desk = here(make_desk(small=right, big=lambda _text, _number: "tie"))
     found = desk.compare(score="judge(big)", over=items(3))
     row: Any = found.row
-    assert row.judge_usd == found.outcome.judge_usd > 0
+    assert row.judge == found.outcome.judge
+    assert (row.judge.cost_usd or 0) > 0
     assert row.spent.cost_usd == found.spent_usd
     assert [it.score for it in row.parts] == [0.5, 0.5]
     assert not row.passes

@@ -34,7 +34,7 @@ ROW = ComparisonRow(
     spent=SPENT + SPENT,
     to_come=ToCome(Decimal("0.36"), Decimal("0.35"), Decimal("0.37"), 95.5),
     passes=True,
-    judge_usd=Decimal("0.002"),
+    judge=Sum(1, cost_usd=Decimal("0.002")),
     note="2 runs failed, 1 run was refused; the first: EndpointError: the server answered 500",
     source_sha256="00ff",
 )
@@ -121,7 +121,7 @@ def test_after_a_restart_it_is_put_together_from_the_ledger(make_session: Callab
     assert [(it.label, it.runs, it.done, it.failed) for it in row.parts] == [("terse", 2, 2, 0), ("long one", 2, 1, 1)]
     assert row.parts[0].latency_s == 1.0
     assert row.spent.cost_usd == DONE.cost.usd * 3 + STREAMING.cost.usd
-    assert row.judge_usd == DONE.cost.usd
+    assert row.judge.cost_usd == DONE.cost.usd
     assert row.note == "1 run failed"
     wire = comparison_wire(row)
     assert (wire["cost_bound"], wire["comparison"]["variants"], wire["comparison"]["items"]) == ("at_least", 2, None)

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from tokmagic.comparisons.forecasts import NO_COSTS, Costs
 from tokmagic.comparisons.judges import Judged
+from tokmagic.core.record import NO_RUNS, Sum
 
 
 @dataclass(slots=True)
@@ -49,7 +50,8 @@ class Outcome:
     """How many of these have a run that failed: the next call tries it again, and pays for it."""
     spent_usd: Decimal = Decimal(0)
     """What the whole comparison cost so far, runs that did not finish included."""
-    judge_usd: Decimal = Decimal(0)
+    judge: Sum = NO_RUNS
+    """What the judge's replies cost."""
     judged: list[Judged] = field(default_factory=list)
     replies: int = 0
     """How often the judge replied."""

@@ -361,7 +361,9 @@ class Comparison:
     def _judge_notes(self) -> Iterator[str]:
         agreed = [it.agreed for it in self.outcome.judged if it.agreed is not None]
         name = self.score.model if isinstance(self.score, Judge) else ""
-        paid = f"the judge {name} cost {numbers.usd(self.outcome.judge_usd)}"
+        cost = self.outcome.judge
+        shown = numbers.usd_marked(cost.cost_usd, cost.precision)
+        paid = f"the judge {name} cost {shown}" if cost.cost_usd is not None else f"the judge {name} has no price"
         if agreed:
             share = f"{sum(agreed) / len(agreed):.0%}"
             yield (

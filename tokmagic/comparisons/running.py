@@ -23,6 +23,7 @@ from tokmagic.comparisons.ratings import Human
 from tokmagic.comparisons.scores import Score
 from tokmagic.comparisons.tally import NOWHERE, Here, Stand, Tally
 from tokmagic.core.compared import SAVINGS
+from tokmagic.core.record import Sum
 from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, TokmagicError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.prompts.template import sha256
@@ -374,10 +375,9 @@ class Running:
         if isinstance(came, Got):
             self._in_a_row[judge.model] = 0
             self._outcome.replies += 1
-            usd = came.record.reading.cost.usd or Decimal(0)
-            opened.usd += usd
-            self._outcome.judge_usd += usd
-            self.tally.judged(usd)
+            opened.usd += came.record.reading.cost.usd or Decimal(0)
+            self._outcome.judge += Sum.of([came.record])
+            self.tally.judged(came.record)
         replies = opened.replies[answer.arm]
         replies[place] = came
         if None not in replies:

@@ -135,7 +135,7 @@ class Tally:
         self._spent = spent
         self._left, self._at_once = blocks, at_once
         self._costs, self._begun_usd = NO_COSTS, Decimal(0)
-        self._judge_usd: Decimal | None = None
+        self._judge = NO_RUNS
         self._passes, self._numbers = passes, False
         self._fresh = 0
         self._problem: str | None = None
@@ -154,11 +154,11 @@ class Tally:
             self._spent += one
             self._fresh += not judge
 
-    def judged(self, usd: Decimal) -> None:
-        """The judge cost more, just now or earlier."""
+    def judged(self, record: RunRecord) -> None:
+        """The judge replied, just now or earlier."""
         with self._lock:
-            self._judge_usd = (self._judge_usd or Decimal(0)) + usd
-            self._begun_usd += usd
+            self._judge += Sum.of([record])
+            self._begun_usd += record.reading.cost.usd or Decimal(0)
 
     def took(self, answer: Answer, came: RunRecord | TokmagicError, *, failed: bool) -> None:
         """A run of an arm ended, just now or earlier. Of those without an answer ``failed`` tells from refused ones."""
@@ -253,7 +253,7 @@ class Tally:
                 spent=self._spent,
                 to_come=to_come,
                 passes=not self._numbers if self._passes is None else self._passes,
-                judge_usd=self._judge_usd,
+                judge=self._judge,
                 note=wrong,
                 finish_reason=finish_reason,
                 source_sha256=self._here.source_sha256,

@@ -78,7 +78,8 @@ class ComparisonRow:
     to_come: ToCome | None = None
     passes: bool = False
     """Whether scores are pass or fail."""
-    judge_usd: Decimal | None = None
+    judge: Sum = NO_RUNS
+    """What the judge cost, of ``spent``."""
     note: str | None = None
     """Why it ended as it did, and what went wrong, in one line."""
     finish_reason: str | None = None
@@ -137,7 +138,9 @@ def comparison_wire(row: ComparisonRow) -> dict[str, Any]:
             "runs": row.runs,
             "done": row.done,
             "passes": row.passes,
-            "judge_usd": plain(row.judge_usd),
+            "judge_usd": plain(row.judge.cost_usd),
+            "judge_estimated": row.judge.precision.estimated,
+            "judge_bound": row.judge.precision.bound,
             "to_come": None
             if to_come is None
             else {
@@ -318,7 +321,7 @@ def _restored(record: RunRecord, groups: Sequence[Group]) -> ComparisonRow:
         parts=settled,
         runs=of.runs,
         spent=sum((it.sum for it in mine), NO_RUNS),
-        judge_usd=sum(judged, NO_RUNS).cost_usd if judged else None,
+        judge=sum(judged, NO_RUNS),
         note=note,
         finish_reason=None if complete else "interrupted",
         source_sha256=record.env.get("source_sha256"),

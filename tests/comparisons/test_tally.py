@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,7 +13,9 @@ from scipy import stats
 from tests.comparisons.desk import Desk, items, right
 from tokmagic.comparisons.forecasts import NO_COSTS, Costs, forecast
 from tokmagic.comparisons.tally import Stand
+from tokmagic.core.money import Uncertainty
 from tokmagic.core.prompt import Sampling
+from tokmagic.core.record import Sum
 from tokmagic.errors import BudgetError, EndpointError, GenerationInterrupted
 from tokmagic.runs.comparing import ComparisonRow
 
@@ -24,6 +27,10 @@ def costs(*usd: str) -> Costs:
     for it in usd:
         found = found.plus(Decimal(it))
     return found
+
+
+def spent(usd: str) -> Sum:
+    return Sum(1, cost_usd=Decimal(usd))
 
 
 def test_a_forecast_is_students_interval_of_the_sum_to_come() -> None:
@@ -43,23 +50,26 @@ def test_a_forecast_is_students_interval_of_the_sum_to_come() -> None:
 @pytest.mark.parametrize(
     ("stand", "says"),
     [
-        (Stand(0, 40, Decimal(0), left=20), "0 of 40 runs, $0 so far"),
+        (Stand(0, 40, left=20), "0 of 40 runs, $0 so far"),
+        (Stand(1, 40, Sum(1, unpriced_runs=1), left=20), "1 of 40 runs"),
+        (Stand(2, 40, spent("0.0012") + Sum(1, unpriced_runs=1), left=20), "2 of 40 runs, ≥$0.0012 so far"),
+        (Stand(1, 40, replace(spent("0.0012"), uncertainty=Uncertainty(1)), left=20), "1 of 40 runs, ~$0.0012 so far"),
         (
-            Stand(3, 40, Decimal("0.0012"), fresh=3, elapsed_s=6, left=20),
+            Stand(3, 40, spent("0.0012"), fresh=3, elapsed_s=6, left=20),
             "3 of 40 runs, $0.0012 so far; to come: about 1 min 14 s",
         ),
         (
-            Stand(2, 40, Decimal("0.0012"), 0, 2, 4.0, costs("0.0012"), 19),
+            Stand(2, 40, spent("0.0012"), 0, 2, 4.0, costs("0.0012"), 19),
             "2 of 40 runs, $0.0012 so far; to come: about $0.0228, about 1 min 16 s",
         ),
         (
-            Stand(5, 40, Decimal("0.0029"), 1, 5, 5.0, costs("0.0012", "0.0014"), 18, Decimal("0.0003")),
+            Stand(5, 40, spent("0.0029"), 1, 5, 5.0, costs("0.0012", "0.0014"), 18, Decimal("0.0003")),
             (
                 "5 of 40 runs (1 without an answer), $0.0029 so far; "
                 "to come: about $0.0231 (95 %: $0 to $0.0472), about 35 s"
             ),
         ),
-        (Stand(40, 40, Decimal("0.025"), 0, 40, 80.0, costs("0.1", "0.2")), "40 of 40 runs, $0.0250 so far"),
+        (Stand(40, 40, spent("0.025"), 0, 40, 80.0, costs("0.1", "0.2")), "40 of 40 runs, $0.0250 so far"),
     ],
 )
 def test_the_progress_line_says_what_is_still_to_come(stand: Stand, says: str) -> None:
@@ -87,7 +97,7 @@ def test_a_cell_has_one_row_while_it_compares_and_after(make_desk: Make) -> None
     stand, row = seen[5]
     assert (row.status, row.runs, row.items, row.repeat, row.passes) == ("running", 10, 5, 1, True)
     assert sum(it.done for it in row.parts) == 6
-    assert row.spent.cost_usd == stand.usd == Decimal("0.000004") * 6
+    assert row.spent.cost_usd == stand.spent.cost_usd == Decimal("0.000004") * 6
     # All cost the same: two items are left of which nothing has run.
     rest = stand.to_come
     assert rest is not None

@@ -20,7 +20,7 @@ from tokmagic.runs.comparing import ComparisonRow, Part, ToCome, told
 
 @dataclass(frozen=True, slots=True)
 class Stand:
-    """How far a comparison is: runs that ended of all that are wanted, USD so far, seconds since the first of them.
+    """How far a comparison is: runs that ended of all that are wanted, what they ``spent``, seconds since the first.
 
     ``failed`` of those that are done failed or were refused. ``fresh`` of them were run just now, not read from the
     ledger. ``costs`` are those of complete items, of which ``left`` are still to come; some of these have begun and
@@ -29,7 +29,7 @@ class Stand:
 
     done: int
     runs: int
-    usd: Decimal
+    spent: Sum = NO_RUNS
     failed: int = 0
     fresh: int = 0
     elapsed_s: float = 0.0
@@ -61,7 +61,9 @@ class Stand:
 
     def __str__(self) -> str:
         wrong = f" ({self.failed:,} without an answer)" if self.failed else ""
-        so_far = f"{self.done:,} of {self.runs:,} runs{wrong}, {numbers.usd(self.usd)} so far"
+        so_far = f"{self.done:,} of {self.runs:,} runs{wrong}"
+        if self.spent.cost_usd is not None or not self.spent.runs:
+            so_far += f", {numbers.usd_marked(self.spent.cost_usd or Decimal(0), self.spent.precision)} so far"
         rest = self.to_come
         if rest is None:
             return so_far
@@ -201,7 +203,7 @@ class Tally:
             return Stand(
                 sum(it.done for it in self._arms) + failed,
                 sum(it.runs for it in self._arms),
-                self._spent.cost_usd or Decimal(0),
+                self._spent,
                 failed,
                 self._fresh,
                 time.monotonic() - self._began_s,

@@ -131,15 +131,18 @@ def test_a_sum_of_unknown_counts_alone_is_unknown(
         ledger.settle(made[-1])
     found = table(ledger, Selection(), "model")
     assert found.rows[-1][2:4] == shown
-    assert (found.exact[-1]["input_tokens"], found.exact[-1]["output_tokens"]) == exact
+    line = found.exact[-1]
+    assert (line["input_tokens"], line["output_tokens"]) == tuple(it or 0 for it in exact)
+    assert (line["input_known"], line["output_known"]) == tuple(it is not None for it in exact)
     for total in (Sum.of(made), ledger.totals(Selection()), sum((Sum.of([it]) for it in made), Sum())):
         assert (total.input_tokens, total.output_tokens) == exact
         told = totals_wire(total) or {}
         assert (told["input_tokens"], told["output_tokens"]) == tuple(it or 0 for it in exact)
         known = told.get("input_known", True), told.get("output_known", True)
         assert known == tuple(it is not None for it in exact)
-    wasted = {line["tokens"] for line in waste(ledger, Selection()).exact}  # of the failed runs, and in all
-    assert wasted == ({sum(it or 0 for it in exact) if any(known) else None} if counts else set())
+    # Of the failed runs, and in all.
+    wasted = {(line["tokens"], line["tokens_known"]) for line in waste(ledger, Selection()).exact}
+    assert wasted == ({(sum(it or 0 for it in exact), any(known))} if counts else set())
     ledger.close()
 
 
@@ -309,6 +312,8 @@ def test_a_bill_is_exact_adds_up_and_computes_nothing(ledger: Ledger) -> None:
         "energy_per_output_token_j": "",
         "energy_estimated": "false",
         "energy_bound": "exact",
+        "input_known": "true",
+        "output_known": "true",
     }
     (header,) = csv_lines(table(ledger, Selection(user="nobody"), "user"))
     assert header.startswith("user,runs,")
@@ -357,8 +362,9 @@ def test_waste_is_what_was_paid_for_and_gave_nothing_new(ledger: Ledger) -> None
     assert made.note == "1 of these runs without a price, not in the cost"
     assert made.as_dicts()[1:3] == [
         {"wasted": "failed", "runs": 1, "tokens": 14, "cost_usd": None, "unpriced_runs": 1}
-        | {**SURE, "cost_bound": "at_least"},
-        {"wasted": "run again unchanged", "runs": 3, "tokens": 42, "cost_usd": "0.21", "unpriced_runs": 0} | SURE,
+        | {**SURE, "cost_bound": "at_least", "tokens_known": True},
+        {"wasted": "run again unchanged", "runs": 3, "tokens": 42, "cost_usd": "0.21", "unpriced_runs": 0}
+        | {**SURE, "tokens_known": True},
     ]
     assert waste_line(ledger, EVERYTHING) == (
         "wasted ≥$0.5100: 1 interrupted ($0.3000), 1 failed (—), 3 run again unchanged ($0.2100)"
@@ -438,6 +444,8 @@ def test_numbers_for_programs_are_exact(ledger: Ledger) -> None:
         "energy_per_output_token_j": pytest.approx(12.5 / 118),
         "energy_estimated": False,
         "energy_bound": "at_most",
+        "input_known": True,
+        "output_known": True,
     }
     assert [made[1][name] for name in ("energy_j", "energy_runs", "energy_per_output_token_j")] == [None, 0, None]
     assert (made[1]["cost_usd"], made[1]["unpriced_runs"], made[2]["runs"]) == (None, 1, 2)

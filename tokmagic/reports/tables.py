@@ -154,7 +154,7 @@ def table(ledger: Ledger, where: Selection, by: str = "cell") -> Table:
         )
         for name, part, its in lines
     )
-    exact = tuple({by: name, **_exact(part), **_exact_energy(its)} for name, part, its in lines)
+    exact = tuple({by: name, **_exact(part), **_exact_energy(its), **_known(part)} for name, part, its in lines)
     return Table(columns, rows, "\n".join(notes), exact=exact)
 
 
@@ -206,14 +206,19 @@ def _exact(part: Sum) -> dict[str, Any]:
     return {
         "runs": part.runs,
         "refused_runs": part.refused_runs,
-        "input_tokens": part.input_tokens,
-        "output_tokens": part.output_tokens,
+        "input_tokens": part.input_tokens or 0,
+        "output_tokens": part.output_tokens or 0,
         **_exact_cost(part),
         "saved_usd": plain(part.saved_usd),
         **marks("saved", part.saved_precision),
         "ttft_s": part.ttft_s,
         "itl_mean_s": part.itl_mean_s,
     }
+
+
+def _known(part: Sum) -> dict[str, bool]:
+    # Programs that read earlier versions' sums know only numbers there, so what is unknown is said beside them.
+    return {"input_known": part.input_tokens is not None, "output_known": part.output_tokens is not None}
 
 
 def _exact_cost(part: Sum) -> dict[str, Any]:
@@ -246,7 +251,14 @@ def waste(ledger: Ledger, where: Selection) -> Table:
         tuple((kind, str(it.runs), numbers.tokens(tokens), _cost(it)) for kind, it, tokens in lines),
         f"{total.unpriced_runs:,} of these runs without a price, not in the cost" if total.unpriced_runs else "",
         exact=tuple(
-            {"wasted": kind, "runs": it.runs, "tokens": tokens, **_exact_cost(it)} for kind, it, tokens in lines
+            {
+                "wasted": kind,
+                "runs": it.runs,
+                "tokens": tokens or 0,
+                **_exact_cost(it),
+                "tokens_known": tokens is not None,
+            }
+            for kind, it, tokens in lines
         ),
     )
 

@@ -75,9 +75,8 @@ class Sums:
                 alone = before is not None and before == self._under_way.settlings(own=ended is not None)
                 if alone:
                     sums = View(None, None, *totals, (), standings, day_began=day.since)
-                elif (
-                    sums.day_began != day.since
-                ):  # none of before; what counts as running may be in the ledger as ended
+                elif sums.day_began != day.since:
+                    # There are none of before, and what counts as running here may have ended there.
                     going, self._stale = self._under_way.ids(), True
                     totals = ledger.totals(notebook, going), ledger.totals(day, going)
                     sums = _with(View(None, None, *totals, (), standings, day_began=day.since), ended)

@@ -95,7 +95,7 @@ def records(draw: st.DrawFn) -> RunRecord:
     saved = draw(st.none() | st.decimals(0, 9, places=12)) if status == "cached" else None
     usd = None if status == "refused" else cost
     source, bound = draw(st.sampled_from(["measured", "estimated"])), draw(st.sampled_from(get_args(Bound)))
-    asked, answered = draw(COUNTS)
+    asked, answered = (None, None) if status == "refused" else draw(COUNTS)
     usage = replace(made.reading.usage, input_tokens=asked, output_tokens=answered)
     return replace(made, reading=replace(made.reading, usage=usage, cost=Cost(usd, source, bound, saved_usd=saved)))
 

@@ -89,7 +89,7 @@ def test_the_kv_cache_of_the_context_that_is_asked_for(session: Session) -> None
     assert told(session, "m")["KV cache"] == "180 MiB for 8,192 tokens; 22.5 KiB a token"
     asked = told(session, "m", 1024, 4)
     assert asked["KV cache"] == "90.0 MiB for 1,024 tokens × 4; 22.5 KiB a token"
-    assert asked["overhead"] == "~56.2 MiB"
+    assert asked["overhead"] == "~56.3 MiB"
 
 
 def test_where_the_cache_is_not_known_only_the_weights_are(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

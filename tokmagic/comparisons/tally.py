@@ -39,6 +39,11 @@ class Stand:
     at_once: int = 1
 
     @property
+    def usd(self) -> Decimal:
+        """What is known of what they cost."""
+        return self.spent.cost_usd or Decimal(0)
+
+    @property
     def forecast(self) -> Forecast:
         """What is still to come will cost, from what was measured so far."""
         return forecast(self.costs, self.left, self.begun_usd)

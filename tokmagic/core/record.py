@@ -211,7 +211,7 @@ class Selection:
 class Sum:
     """Sums over runs: a group of ended ones, or all of a notebook with those that go on.
 
-    Tokens are None where there are runs and no count of any is known, ``cost_usd`` where none has a price,
+    Tokens are None where runs were let in and no count of any is known, ``cost_usd`` where none has a price,
     ``saved_usd`` where no cache hit has one. Refused runs count as runs, but neither as priced nor as unpriced. Cache
     hits are left out of the latencies; ``unpriced_hits`` saved what is not known.
     """
@@ -259,13 +259,13 @@ class Sum:
     @classmethod
     def _of(cls, record: RunRecord) -> Sum:
         reading, usage, cost = record.reading, record.reading.usage, record.reading.cost
-        timed = record.status != "cached"
+        timed, refused = record.status != "cached", record.status == "refused"
         steps = (usage.output_tokens or 1) - 1 if timed and reading.itl_mean_s is not None else 0
         ttft = reading.ttft_s if timed else None
         return cls(
             runs=1,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
+            input_tokens=0 if refused else usage.input_tokens,
+            output_tokens=0 if refused else usage.output_tokens,
             cost_usd=cost.usd,
             unpriced_runs=int(cost.usd is None and not record.owes_no_price),
             saved_usd=cost.saved_usd,
@@ -276,7 +276,7 @@ class Sum:
             uncertainty=Uncertainty.of(cost),
             unpriced_hits=int(cost.saved_usd is None and record.status == "cached"),
             saved_uncertainty=Uncertainty.of_saved(cost),
-            refused_runs=int(record.status == "refused"),
+            refused_runs=int(refused),
         )
 
     def __add__(self, other: Sum) -> Sum:
@@ -298,10 +298,12 @@ class Sum:
         )
 
     def _with(self, other: Sum, mine: int | None, its: int | None) -> int | None:
-        """Two sums of tokens; what no run is in adds nothing, and says nothing of the other."""
-        if not self.runs or not other.runs:
-            return mine if self.runs else its
-        return its if mine is None else mine if its is None else mine + its
+        """Two sums of tokens; what no run is in that was let in adds nothing, and says nothing of the other."""
+        if mine is None:
+            return its if other.runs > other.refused_runs else None
+        if its is None:
+            return mine if self.runs > self.refused_runs else None
+        return mine + its
 
 
 NO_RUNS = Sum()

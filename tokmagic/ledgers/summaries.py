@@ -195,8 +195,9 @@ def _has_tag(tag: str) -> Any:
 
 def _sum(row: Sequence[Any]) -> Sum:
     count, ttft_runs, cost_high, cost_low, saved_high, saved_low, *rest = row
-    given, made = (int(it) if it is not None else None if count else 0 for it in rest[:2])
     ttft, itl, steps, unpriced, *marks = (it or 0 for it in rest[2:])
+    nothing = 0 if count == marks[7] else None  # where all were refused none was used
+    given, made = (nothing if it is None else int(it) for it in rest[:2])
     return Sum(
         runs=int(count),
         input_tokens=given,

@@ -144,6 +144,7 @@ def test_time_that_goes_to_others_is_no_time_of_a_way() -> None:
     assert waits < computes
 
 
+@pytest.mark.slow
 def test_a_model_is_loaded_with_what_the_home_keeps(tiny_home: Path, tmp_path: Path) -> None:
     (folder,) = (tiny_home / "models").iterdir()
     made = tmp_path / "models" / folder.name

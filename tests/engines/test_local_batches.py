@@ -13,6 +13,7 @@ import pytest
 
 from tests.engines.held import held
 from tests.engines.test_local_engine import STORY, ask, configured, finished, ids_of, model_folder, text_of
+from tests.examples import first
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Event, Started, Token
@@ -130,7 +131,7 @@ def test_making_another_prompt_ready_is_none_of_a_runs_device_seconds(
     assert (other.device_s or 0) < slow_s
 
 
-@pytest.mark.parametrize("config", [{}, {"no_repeat_ngram_size": 2}], ids=["here", "by transformers"])
+@pytest.mark.parametrize("config", first(1, [{}, {"no_repeat_ngram_size": 2}]), ids=["here", "by transformers"])
 def test_what_is_waited_for_another_models_pass_is_no_device_second(
     session: Session, tmp_path: Path, config: dict[str, Any]
 ) -> None:

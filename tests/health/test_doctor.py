@@ -83,6 +83,7 @@ def test_a_model_that_is_not_here_yet_can_be_fetched(look: Look, tmp_path: Path)
     assert not (tmp_path / "home" / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_here_is_told_with_its_place(look: Look, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()

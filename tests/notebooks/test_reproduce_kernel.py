@@ -13,6 +13,7 @@ import papermill
 import psutil
 import pytest
 
+from tests.examples import first
 from tests.notebooks.commands import CELLS, FREEZE, Command, Desk
 from tokmagic.notebooks import saved
 
@@ -135,7 +136,7 @@ def test_a_kernel_that_dies_is_told(desk: Desk, reproduce_in_kernel: Command) ->
 
 @pytest.mark.parametrize(
     ("kind", "ignored"),
-    [(signal.SIGINT, False), (signal.SIGTERM, True), pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow)],
+    first(1, [(signal.SIGINT, False), (signal.SIGTERM, True), (signal.SIGTERM, False)]),
 )
 def test_an_interrupt_ends_the_kernel_and_leaves_nothing_behind(
     desk: Desk, tmp_path: Path, kind: signal.Signals, ignored: bool

@@ -62,6 +62,7 @@ def test_nothing_to_draw_is_told() -> None:
         plot([run()])
 
 
+@pytest.mark.slow
 def test_many_runs_are_drawn_together_and_the_chart_says_so() -> None:
     dice = random.Random(1)
     moments = [START + timedelta(minutes=dice.random() * 10**6) for _ in range(20_000)]

@@ -303,7 +303,7 @@ import sys
 from decimal import Decimal
 from tokmagic.core.config import TokMagic
 from tokmagic.events import Message, Prompt, Rates
-from tokmagic.runs import run
+from tokmagic.runs import checkpoints
 from tokmagic.runs.session import Session
 
 class Watcher:
@@ -314,7 +314,7 @@ class Watcher:
             print("generating", flush=True)
             sys.stdin.read()
 
-run.CHECKPOINT_S = 0.0
+checkpoints.CHECKPOINT_S = 0.0
 session = Session(TokMagic(home="/nonexistent", ledger=sys.argv[1], model="scripted", store_text=True))
 session.prices.set("scripted", Rates(Decimal(1), Decimal(2)))
 session.generate(Prompt((Message("user", "first"),)), cell_id="whole")

@@ -29,7 +29,7 @@ from tokmagic.engines.registry import Models
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.errors import GenerationInterrupted, ModelError, PromptError, UsageError
 from tokmagic.ledgers import Ledger
-from tokmagic.runs import api, cache
+from tokmagic.runs import api, cache, checkpoints
 from tokmagic.runs import records as records_module
 from tokmagic.runs import run as execution
 from tokmagic.runs import session as session_module
@@ -341,7 +341,7 @@ def test_a_run_is_stopped_from_another_thread(make_session: Make, script: Callab
 def test_the_running_row_is_brought_up_to_date(
     make_session: Make, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(checkpoints, "CHECKPOINT_S", 0.0)
     session, looks = make_session(model="scripted"), []
     session.prices.set("scripted", DOLLARS)
     session.generate(ASK, watcher=Each(lambda _number: looks.append(ledger.runs()[0])))

@@ -179,10 +179,10 @@ class Ledger:
         with self.reading() as connection:
             return typical.output_tokens(connection, info)
 
-    def progress(self, record: RunRecord) -> None:
-        """Write what a run that goes on has used, in case its process dies; one taken for dead stays ended."""
+    def progress(self, *records: RunRecord) -> None:
+        """Write what runs that go on have used, in case their process dies; one taken for dead stays ended."""
         with self.writing() as connection:
-            connection.execute(_UPDATE_RUN.where(LIVE), row_update(record))
+            connection.execute(_UPDATE_RUN.where(LIVE), [row_update(record) for record in records])
 
     def settle(self, record: RunRecord, prompt: Sequence[Message] = (), answer: str | None = None) -> None:
         """Write a run's end. Where its beginning could not be written the whole row is written now."""

@@ -15,6 +15,7 @@ from tokmagic.core.interrupts import uninterrupted
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import LedgerError
+from tokmagic.runs.checkpoints import Checkpoints
 
 if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger, Outbox
@@ -61,6 +62,7 @@ class Recorder:
         self._lock = threading.Lock()
         self._payer: threading.Thread | None = None
         self._closed = threading.Event()
+        self.checkpoints = Checkpoints(self._bring_up_to_date)
         self._warnings, self._moved, self._undelivered = (Teller(LedgerWarning) for _ in range(3))
         settings.observe(lambda _change: self._let_go(), ["ledger", "store_text"])
         in_child(self._renew)
@@ -68,6 +70,7 @@ class Recorder:
     def _renew(self) -> None:
         # What is owed is for the parent to pay.
         self._owed, self._lock, self._payer, self._closed = deque(), threading.Lock(), None, threading.Event()
+        self.checkpoints = Checkpoints(self._bring_up_to_date)
 
     def ledger(self) -> Ledger:
         """Return the ledger. Raises LedgerError."""
@@ -125,6 +128,9 @@ class Recorder:
             return self._not_written(f"{otherwise}: {error}")
         self._warnings.tell({})
         return True
+
+    def _bring_up_to_date(self, records: Sequence[RunRecord]) -> bool:
+        return self.write(lambda ledger: ledger.progress(*records))
 
     def settle(self, record: RunRecord, prompt: Sequence[Message], answer: str, *, begun: bool) -> bool:
         """Write a run's end and say whether it is in the ledger now; where that cannot be reached it will be later.

@@ -37,10 +37,6 @@ from tokmagic.runs.meter import Meter
 from tokmagic.runs.recorder import Recorder
 from tokmagic.runs.token_times import TokenTimes
 
-CHECKPOINT_S = 1.0
-"""How often a running row is brought up to date: what a killed process can lose."""
-_RETRY_S = 30.0
-
 
 class Watcher(Protocol):
     """Shows a run while it streams. Called on the thread that waits for the answer."""
@@ -98,7 +94,6 @@ class Run:
         self._finished: Finished | None = None
         self._ended_at: datetime | None = None
         self._arrived = Arrived(prompt.sampling.n)
-        self._checkpoint_due = time.monotonic() + CHECKPOINT_S
 
     def execute(self) -> Generation:
         """Drive the run to its end, whatever that is."""
@@ -143,7 +138,8 @@ class Run:
                 self._stream.close()
             if self._context.in_lumps and not self._guard.watches and isinstance(self._stream, Relaxable):
                 self._stream.relax()
-            self._consume(self._stream)
+            with self._context.recorder.checkpoints.of(self.record.run_id, self.snapshot):
+                self._consume(self._stream)
         self._ended_at = datetime.now(UTC)
 
     def _begin(self) -> None:
@@ -192,8 +188,7 @@ class Run:
                 if not self._broke and not self._guard.covers(self._meter.used, self.record):
                     self._broke = True
                     stream.close()
-                if time.monotonic() >= self._checkpoint_due:
-                    self._checkpoint()
+                self._context.recorder.checkpoints.offer()
             elif isinstance(event, Finished):
                 self._show(event.tails[0] if event.tails else "")
             self._context.changed()
@@ -242,12 +237,6 @@ class Run:
     def _show(self, text: str) -> None:
         if text and self._watcher is not None:
             self._watcher.token(text)
-
-    def _checkpoint(self) -> None:
-        snapshot = self.snapshot()
-        written = self._context.recorder.write(lambda ledger: ledger.progress(snapshot))
-        # A ledger that does not answer may take long to say so.
-        self._checkpoint_due = time.monotonic() + (CHECKPOINT_S if written else _RETRY_S)
 
     def _drain(self) -> None:
         """Stop the engine and take in what it had generated before it stopped."""

@@ -217,6 +217,35 @@ def test_an_interrupt_settles_the_row_and_exits_130(tmp_path: Path) -> None:
     assert (record.status, record.reading.usage.output_tokens) == ("interrupted", 1)
 
 
+def test_a_run_whose_reader_goes_away_is_stopped(tmp_path: Path) -> None:
+    """``tokmagic run … | head -1``: nobody reads what the rest would cost."""
+    script = {"pieces": ["first\n", *["word "] * 50], "ttft_s": 0.01, "itl_s": 0.2, "pace": 1}
+    (tmp_path / "slow.json").write_text(json.dumps(script), encoding="utf-8")
+    with subprocess.Popen(
+        [*COMMAND, "run", "-m", "scripted:slow.json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment(tmp_path)},
+        cwd=tmp_path,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdin.write("Hi")
+        process.stdin.close()
+        assert process.stdout.readline() == "first\n"
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(60) == 0
+    record, _ = only_run(tmp_path)
+    assert (record.status, record.error) == ("interrupted", None)
+    assert 2 <= (record.reading.usage.output_tokens or 0) < 51
+    assert "interrupted" in said
+    assert "Traceback" not in said
+
+
 # What the options of %%generate do here is what they do there
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.errors import PromptError, UsageError
-from tokmagic.prompts.options import check_sampling
+from tokmagic.prompts.options import check_prompt, check_sampling
 from tokmagic.prompts.template import build, parse, read, render, sha256
 
 SAMPLING = Sampling()
@@ -234,14 +234,14 @@ def test_a_completion_is_one_plain_text() -> None:
 # Sampling
 
 NUMBERS: dict[str, tuple[str, list[Any], list[Any]]] = {
-    "--max-tokens": ("max_tokens", [1, 256, 10**9], [0, -1, 10**9 + 1, 10**400, 1.5]),
+    "--max-tokens": ("max_tokens", [1, 256, 10**9], [0, -1, 10**9 + 1, 10**400, 1.5, None]),
     "--temperature": ("temperature", [0, 0.0, 0.7, 5], [-0.1, -1, 1e10, 10**400]),
     "--top-p": ("top_p", [0.1, 1, 1.0], [0, -0.5, 1.01]),
     "--top-k": ("top_k", [1, 50], [0, -1, 10**400, 2.0]),
     "--min-p": ("min_p", [0, 0.05, 1], [-0.1, 1.1]),
     "--repetition-penalty": ("repetition_penalty", [0.5, 1, 1.2], [0, -1, 10**5000]),
     "--seed": ("seed", [0, 1, 2**63 - 1], [-1, 2**63, 1.0]),
-    "-n": ("n", [1, 128], [0, -3, 129, 1.5]),
+    "-n": ("n", [1, 128], [0, -3, 129, 1.5, None]),
 }
 NEVER = [float("nan"), float("inf"), float("-inf"), True, False, "1", "", [1], 1j]
 
@@ -280,6 +280,35 @@ def test_stop_strings_are_texts(stop: Any) -> None:
     with pytest.raises(UsageError, match=r"^--stop is "):
         check_sampling(Sampling(stop=stop))
     assert check_sampling(Sampling(stop=("a", "\n"))).stop == ("a", "\n")
+
+
+SCHEMA = Sampling(max_tokens=9, json_schema='{"type": "object"}')
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({}, None),
+        ({"ignore_eos": True}, None),
+        ({"min_tokens": 256}, None),
+        ({"min_tokens": 257}, "min_tokens is 257; give a whole number from 0 to max_tokens, 256"),
+        ({"min_tokens": -1}, "min_tokens is -1; give a whole number from 0 to max_tokens, 256"),
+        ({"min_tokens": None}, "min_tokens is None; give a whole number from 0 to max_tokens, 256"),
+        ({"min_tokens": True}, "min_tokens is True; give a whole number from 0 to max_tokens, 256"),
+        ({"sampling": SCHEMA}, None),
+        ({"sampling": SCHEMA, "min_tokens": 3}, "ends where it does; leave out min_tokens or the schema"),
+        ({"sampling": SCHEMA, "ignore_eos": True}, "ends where it does; leave out ignore_eos or the schema"),
+        ({"sampling": Sampling(top_p=2)}, "--top-p is 2; it must be above 0 and at most 1"),
+    ],
+    ids=str,
+)
+def test_a_prompt_asks_for_what_can_be_answered(more: dict[str, Any], says: str | None) -> None:
+    prompt = replace(Prompt(tuple(ask("Hi"))), **more)
+    if says is None:
+        check_prompt(prompt)
+        return
+    with pytest.raises(UsageError, match=re.escape(says) + "$"):
+        check_prompt(prompt)
 
 
 # The digest

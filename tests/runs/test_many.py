@@ -382,6 +382,9 @@ SAID = {
     Pace(3, 4, PRICED, 90.0): "3 of 4 prompts, 1,200 in, 60 out, $0.3000 so far; to come: about $0.1000, about 30 s",
     Pace(3, 4, replace(PRICED, cost_usd=None), 90.0): "3 of 4 prompts, 1,200 in, 60 out; to come: about 30 s",
     Pace(3, 4, PRICED, 90.0, 32): "3 of 4 prompts, 1,200 in, 60 out, $0.3000 so far; to come: about $0.1000",
+    Pace(3, 5, replace(PRICED, unpriced_runs=1)): (
+        "3 of 5 prompts, 1,200 in, 60 out, ≥$0.3000 so far; to come: about $0.3000, about 1 s"
+    ),
     Pace(3, 3, PRICED, 90.0): "3 of 3 prompts, 1,200 in, 60 out, $0.3000 so far",
 }
 

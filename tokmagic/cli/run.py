@@ -36,6 +36,10 @@ def run(given: argparse.Namespace) -> int:
         return print_table(request.dry_run(session, asked, name), given)
     shown = Printer(stream=not (given.no_stream or given.json or given.quiet))
     generation = request.generate(session, given, asked, name, shown, progress)
+    if shown.unread:
+        # As with `tokmagic export | head` nothing is wrong: the person has what they wanted, and sees what it cost.
+        print(generation.footer, file=sys.stderr)
+        return 0
     if given.quiet:
         pass
     elif given.json:

@@ -64,9 +64,13 @@ class Comparison:
         return self.outcome.answers
 
     @property
-    def spent_usd(self) -> Decimal:
-        """What it cost in all, in USD: runs that did not finish and the judge's included."""
-        return self.outcome.spent_usd
+    def spent_usd(self) -> Decimal | None:
+        """What it cost in all, in USD: runs that did not finish and the judge's included.
+
+        None where it ran and no run of it has a price.
+        """
+        spent_usd, ran = self.outcome.spent_usd, [answer.usd for answer in self.answers if answer.ran]
+        return None if not spent_usd and ran and all(usd is None for usd in ran) else spent_usd
 
     @property
     def complete(self) -> bool:

@@ -54,19 +54,12 @@ def to_json(found: Comparison) -> dict[str, Any]:
         "passes": found.passes,
         "complete": found.complete,
         "unscored": found.unscored,
-        "spent_usd": _spent(found),
+        "spent_usd": plain(found.spent_usd),
         "verdict": found.verdict,
         "notes": found.notes(),
         "figures": found.rows(),
         **({} if found.money is None else {"savings": found.money.to_json()}),
     }
-
-
-def _spent(found: Comparison) -> str | None:
-    """What it cost in all; None where it ran and no run of it has a price."""
-    ran = [answer.usd for answer in found.answers if answer.ran]
-    unknown = not found.spent_usd and bool(ran) and all(usd is None for usd in ran)
-    return None if unknown else plain(found.spent_usd)
 
 
 def for_output(found: Comparison) -> dict[str, Any]:

@@ -167,7 +167,7 @@ class Savings:
     savings: tuple[Saving, ...]
     ablations: tuple[Ablation, ...] = ()
     passes: bool = False
-    spent_usd: Decimal = Decimal(0)
+    spent_usd: Decimal | None = Decimal(0)
     """What leaving parts out cost, in USD."""
     remarks: tuple[str, ...] = ()
     row: ComparisonRow | None = field(default=None, repr=False, compare=False)

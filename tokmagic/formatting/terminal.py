@@ -22,13 +22,22 @@ class Printer:
     def __init__(self, *, stream: bool) -> None:
         self._stream = stream
         self._streamed = False
+        self.unread = False
+        """Whether who read the answer has gone (``| head``)."""
 
     def token(self, text: str) -> None:
-        """Print more of the answer."""
-        if self._stream:
+        """Print more of the answer. Interrupts the run where nobody reads it any more: the rest would cost for nobody.
+
+        Raises KeyboardInterrupt, once.
+        """
+        if self._stream and not self.unread:
             self._streamed = True
-            sys.stdout.write(plain_text(text))
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(plain_text(text))
+                sys.stdout.flush()
+            except BrokenPipeError:
+                self.unread = True
+                raise KeyboardInterrupt from None
 
     def rest(self, texts: Sequence[str]) -> None:
         """Print those of the answers that were not streamed, and end the line."""

@@ -12,10 +12,11 @@ from dataclasses import fields
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from tokmagic.core.prompt import Sampling
+from tokmagic.core.prompt import Prompt, Sampling
 from tokmagic.errors import UsageError
 from tokmagic.prompts.parser import Parser, integer
 
+_USUAL = Sampling()
 # Beyond any model's context, and far inside the 64 bits that the ledger has for sums of tokens.
 _MOST = 1_000_000_000
 # Each text is looked for in each piece of the answer.
@@ -62,7 +63,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
 
 def _add_numbers(parser: argparse.ArgumentParser, numbers: Iterable[_Number]) -> None:
     for it in numbers:
-        default = getattr(Sampling(), it.field)
+        default = getattr(_USUAL, it.field)
         parser.add_argument(it.option, type=it.read, metavar=it.metavar, default=default, help=it.help)
 
 
@@ -218,7 +219,7 @@ def check_sampling(sampling: Sampling) -> Sampling:
     """Return ``sampling`` if every value is in its range, else raise UsageError naming the option."""
     for it in _NUMBERS:
         value = getattr(sampling, it.field)
-        if value is not None:
+        if value is not None or getattr(_USUAL, it.field) is not None:
             _check_number(it, value)
     if not isinstance(sampling.logprobs, bool):
         raise UsageError(f"logprobs is {sampling.logprobs!r}; give True or False")
@@ -231,6 +232,16 @@ def check_sampling(sampling: Sampling) -> Sampling:
     if len(sampling.stop) > _MOST_STOPS:
         raise UsageError(f"--stop is given {len(sampling.stop):,} times; give at most {_MOST_STOPS} texts")
     return sampling
+
+
+def check_prompt(prompt: Prompt) -> None:
+    """Raise UsageError where no answer can be what is asked for, or an option of its sampling is out of its range."""
+    least, most = prompt.min_tokens, check_sampling(prompt.sampling).max_tokens
+    if isinstance(least, bool) or not isinstance(least, int) or not 0 <= least <= most:
+        raise UsageError(f"min_tokens is {least!r}; give a whole number from 0 to max_tokens, {most:,}")
+    if prompt.sampling.json_schema is not None and (least or prompt.ignore_eos):
+        name = "ignore_eos" if prompt.ignore_eos else "min_tokens"
+        raise UsageError(f"an answer that has to fit a JSON schema ends where it does; leave out {name} or the schema")
 
 
 def _check_number(it: _Number, value: Any) -> None:

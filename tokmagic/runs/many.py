@@ -20,7 +20,7 @@ from tokmagic.core.interrupts import FirstInterrupt, at_first_interrupt, taken
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import NO_RUNS, RunRecord, Sum
 from tokmagic.errors import GenerationInterrupted, UsageError
-from tokmagic.prompts.options import check_sampling
+from tokmagic.prompts.options import check_prompt
 from tokmagic.runs.cache import repeatable
 from tokmagic.runs.generation import Generation
 from tokmagic.runs.pace import Pace, Paced, Terminal
@@ -250,7 +250,7 @@ def run_all(
     (UsageError, ModelError, BudgetError), once those that could begin are over.
     """
     for prompt in prompts:
-        check_sampling(prompt.sampling)
+        check_prompt(prompt)
     most = concurrency or at_once_by_default(session.models.spec(session.models.current if model is None else model))
     queues: dict[Prompt | int, list[int]] = {}
     for index, prompt in enumerate(prompts):

@@ -28,9 +28,12 @@ class Pace:
 
     @property
     def usd_to_come(self) -> Decimal | None:
-        """What the others cost if they cost as much as these in the mean; None where that is not known."""
-        so_far = self.sum.cost_usd
-        return so_far * (self.prompts - self.done) / self.done if self.done and so_far is not None else None
+        """What the others cost if they cost as much as these in the mean; None where that is not known.
+
+        Runs whose cost is not known, such as failed ones, say nothing of that.
+        """
+        so_far, known = self.sum.cost_usd, self.done - self.sum.unpriced_runs
+        return so_far * (self.prompts - self.done) / known if known > 0 and so_far is not None else None
 
     @property
     def left_s(self) -> float | None:

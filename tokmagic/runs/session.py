@@ -24,7 +24,7 @@ from tokmagic.engines.base import PREFILL, Engine, Progress
 from tokmagic.engines.registry import Models
 from tokmagic.errors import BudgetError, LedgerError, TokmagicError
 from tokmagic.prices import PriceBook, budgets
-from tokmagic.prompts.options import check_sampling
+from tokmagic.prompts.options import check_prompt
 from tokmagic.runs import totals
 from tokmagic.runs.alerts import Alerts
 from tokmagic.runs.budget_guard import BudgetWarning, Confirm
@@ -136,7 +136,7 @@ class Session:
         ``raise_for_status`` raises it. Raises UsageError, BudgetError (for an invalid cap) and ModelError
         where no run could begin.
         """
-        check_sampling(prompt.sampling)
+        check_prompt(prompt)
         own = self._limits.own()
         of_run = [budgets.of_run(budget)] if budget is not None else []
         self._check()
@@ -193,7 +193,7 @@ class Session:
         ``params`` stand beside the sampling options; ``cap`` is a budget of this row alone. Raises BudgetError,
         PriceError, UsageError.
         """
-        check_sampling(prompt.sampling)
+        check_prompt(prompt)
         own, of_run = self._limits.own(), [] if cap is None else [cap]
         self._check()
         record = self._new_record(engine.info, prompt, tags, None)

@@ -35,6 +35,8 @@ export interface Handled {
   isPinned(cellId: string): boolean;
 }
 
+/** Where more cells than this were touched, all of them are looked at. */
+const FEW = 16;
 /** So many cells that are gone are kept in any case: one that was cut is often pasted again. */
 const SPARE = 100;
 
@@ -48,12 +50,50 @@ export class CellRows {
    * The rows of the cells that can be run, pinned ones first, in their order. What became Markdown has none.
    *
    * A row in which nothing changed is the very object that it was before, so that what is drawn of it stays. A cell
-   * that is the very object that it was before has the same text.
+   * that is the very object that it was before has the same text. `touched` are the cells whose readings changed since
+   * the last time, where nothing else did: of a long notebook the others need not be looked at.
    */
   of(
     cells: readonly CellNow[],
     readings: Pick<Readings, 'row' | 'before'>,
-    handled: Handled = UNHANDLED
+    handled: Handled = UNHANDLED,
+    touched: ReadonlySet<string> | null = null
+  ): readonly CellRow[] {
+    const again =
+      touched !== null && touched.size <= FEW
+        ? this._again(touched, readings, handled)
+        : null;
+    this._last = again ?? this._all(cells, readings, handled);
+    return this._last;
+  }
+
+  /** The last rows with those that were touched anew; null where one of them had no row. */
+  private _again(
+    touched: ReadonlySet<string>,
+    readings: Pick<Readings, 'row' | 'before'>,
+    handled: Handled
+  ): readonly CellRow[] | null {
+    let rows: CellRow[] | null = null;
+    for (const id of touched) {
+      const known = this._rows.get(id);
+      const place = known === undefined ? -1 : this._last.indexOf(known.made);
+      const row = readings.row(id);
+      if (known === undefined || place < 0 || row === undefined) {
+        return null;
+      }
+      const made = this._made(known.cell, row, readings.before(id), handled);
+      if (made !== known.made) {
+        rows ??= [...this._last];
+        rows[place] = made;
+      }
+    }
+    return rows ?? this._last;
+  }
+
+  private _all(
+    cells: readonly CellNow[],
+    readings: Pick<Readings, 'row' | 'before'>,
+    handled: Handled
   ): CellRow[] {
     const pinned: CellRow[] = [];
     const rows: CellRow[] = [];
@@ -118,6 +158,7 @@ export class CellRows {
     }
   }
 
+  private _last: readonly CellRow[] = [];
   private readonly _digests = new Map<
     string,
     { readonly source: string; readonly digest: string }

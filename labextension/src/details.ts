@@ -38,6 +38,11 @@ export class Details {
     return this._changed;
   }
 
+  /** Another number whenever something else is known of a row, or another one is open. */
+  get version(): number {
+    return this._version;
+  }
+
   /** What is known of an open row; null where it is shut. */
   of(cellId: string): Opened | null {
     return this._opened.get(cellId) ?? null;
@@ -45,6 +50,7 @@ export class Details {
 
   toggle(cellId: string, row: Row | undefined): void {
     if (this._opened.delete(cellId)) {
+      this._version++;
       this._asked.delete(cellId);
     } else {
       this._ask(cellId, null, row);
@@ -78,7 +84,7 @@ export class Details {
     const { cellId, seq } = detail;
     const opened = this._opened.get(cellId);
     if (opened !== undefined && this._asked.get(cellId)?.seq === seq) {
-      this._opened.set(cellId, { ...opened, detail, telling: 'told' });
+      this._put(cellId, { ...opened, detail, telling: 'told' });
       this._changed.emit();
     }
   }
@@ -97,24 +103,29 @@ export class Details {
   reset(): void {
     for (const [cellId, opened] of this._opened) {
       this._asked.delete(cellId);
-      this._opened.set(cellId, { ...opened, telling: 'no-kernel' });
+      this._put(cellId, { ...opened, telling: 'no-kernel' });
     }
   }
 
   private _end(how: Pick<Opened, 'telling' | 'why'>): void {
     for (const [cellId, opened] of this._opened) {
       if (opened.telling === 'asked') {
-        this._opened.set(cellId, { ...opened, ...how });
+        this._put(cellId, { ...opened, ...how });
       }
     }
     this._changed.emit();
+  }
+
+  private _put(cellId: string, opened: Opened): void {
+    this._opened.set(cellId, opened);
+    this._version++;
   }
 
   private _ask(cellId: string, runId: string | null, row?: Row): boolean {
     if (row != null && row.comparison !== null) {
       // Its row tells all of it.
       this._asked.set(cellId, { seq: 0, of: standing(row) });
-      this._opened.set(cellId, { detail: null, telling: 'told', runId: null });
+      this._put(cellId, { detail: null, telling: 'told', runId: null });
       return true;
     }
     const seq = ++this._seq;
@@ -124,7 +135,7 @@ export class Details {
     }
     const detail = this._opened.get(cellId)?.detail ?? null;
     const telling = isSent ? 'asked' : 'no-kernel';
-    this._opened.set(cellId, { detail, telling, runId });
+    this._put(cellId, { detail, telling, runId });
     return isSent;
   }
 
@@ -132,6 +143,7 @@ export class Details {
   private readonly _changed = new Signal<Details, void>(this);
   private readonly _opened = new Map<string, Opened>();
   private _seq = 0;
+  private _version = 0;
 }
 
 function standing(row: Row | undefined): string {

@@ -67,7 +67,14 @@ export class Readings {
 
   /** The runs under way. */
   get running(): Row[] {
-    return this.rows.filter(row => row.status === 'running');
+    return [...this._running.values()];
+  }
+
+  /** The cells of which something else is known than when this was asked the last time. */
+  takeTouched(): ReadonlySet<string> {
+    const touched = this._touched;
+    this._touched = new Set();
+    return touched;
   }
 
   setConnection(connection: Connection): void {
@@ -95,7 +102,7 @@ export class Readings {
   seed(rows: readonly Row[]): void {
     for (const row of rows) {
       if (row.cellId !== null && !this._rows.has(row.cellId)) {
-        this._rows.set(row.cellId, settled(row));
+        this._put(row.cellId, settled(row));
       }
     }
     this._changed.emit();
@@ -104,7 +111,7 @@ export class Readings {
   /** A row of a run that ended, now that its cell is known. */
   place(row: Row): void {
     if (row.cellId !== null) {
-      this._rows.set(row.cellId, settled(row));
+      this._put(row.cellId, settled(row));
       this._changed.emit();
     }
   }
@@ -112,7 +119,7 @@ export class Readings {
   /** The kernel went away: nothing runs any more, and what ended stays. */
   interruptRunning(): void {
     for (const [cellId, row] of this._rows) {
-      this._rows.set(cellId, settled(row));
+      this._put(cellId, settled(row));
     }
     this._seqs.clear();
     this._changed.emit();
@@ -123,7 +130,7 @@ export class Readings {
     if (snapshot.session !== this._session) {
       // Another kernel process: runs of the one before it cannot be under way.
       for (const [cellId, row] of this._rows) {
-        this._rows.set(cellId, settled(row));
+        this._put(cellId, settled(row));
       }
       this._session = snapshot.session;
       this._seqs.clear();
@@ -134,7 +141,7 @@ export class Readings {
     }
     for (const run of snapshot.previous) {
       if (run.cellId !== null && run.runId !== this.row(run.cellId)?.runId) {
-        this._before.set(run.cellId, run);
+        this._putBefore(run.cellId, run);
       }
     }
     // Replies and pushed snapshots travel on different paths and may overtake each other.
@@ -172,15 +179,33 @@ export class Readings {
     if (known !== undefined && known.runId !== row.runId) {
       this._seqs.delete(known.runId);
       if (known.status === 'ok') {
-        this._before.set(row.cellId, known);
+        this._putBefore(row.cellId, known);
       }
     }
-    this._rows.set(row.cellId, row);
+    this._put(row.cellId, row);
     this._seqs.set(row.runId, seq);
+  }
+
+  private _put(cellId: string, row: Row): void {
+    this._rows.set(cellId, row);
+    if (row.status === 'running') {
+      this._running.set(cellId, row);
+    } else {
+      this._running.delete(cellId);
+    }
+    this._touched.add(cellId);
+  }
+
+  private _putBefore(cellId: string, run: Before): void {
+    this._before.set(cellId, run);
+    this._touched.add(cellId);
   }
 
   private readonly _changed = new Signal<Readings, void>(this);
   private readonly _rows = new Map<string, Row>();
+  /** Those of them that run. */
+  private readonly _running = new Map<string, Row>();
+  private _touched = new Set<string>();
   private readonly _seqs = new Map<string, number>();
   private readonly _before = new Map<string, Before>();
   private _budgets: readonly Budget[] = [];

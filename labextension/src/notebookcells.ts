@@ -38,6 +38,12 @@ export class NotebookCells implements IDisposable {
     return this._all;
   }
 
+  /** Another number whenever a cell changed. */
+  get version(): number {
+    this._read();
+    return this._version;
+  }
+
   has(cellId: string): boolean {
     this._read();
     return this._byId.has(cellId);
@@ -93,6 +99,7 @@ export class NotebookCells implements IDisposable {
 
   private _readAll(): void {
     this._isStale = false;
+    this._version++;
     const before = new Set(this._models.keys());
     this._models.clear();
     this._byId.clear();
@@ -118,6 +125,7 @@ export class NotebookCells implements IDisposable {
         this._label = this._labels();
       }
       this._all[place] = seen;
+      this._version++;
       this._byId.set(seen.id, seen);
     }
   }
@@ -134,6 +142,7 @@ export class NotebookCells implements IDisposable {
   private _label = this._labels();
   /** The place of each cell. */
   private readonly _models = new Map<ICellModel, number>();
+  private _version = 0;
 }
 
 /** A cell as it was when it last changed. */

@@ -32,6 +32,11 @@ export class Pins implements IDisposable {
     return this._disposed;
   }
 
+  /** Another number whenever another row is pinned. */
+  get version(): number {
+    return this._version;
+  }
+
   has(cellId: string): boolean {
     return this._cells.has(cellId);
   }
@@ -40,6 +45,7 @@ export class Pins implements IDisposable {
     if (!this._cells.delete(cellId)) {
       this._cells.add(cellId);
     }
+    this._version++;
     this._save();
     this._changed.emit();
   }
@@ -56,6 +62,7 @@ export class Pins implements IDisposable {
       .catch(() => undefined);
     if (!this._disposed && Array.isArray(kept)) {
       kept.forEach(cellId => this._cells.add(String(cellId)));
+      this._version++;
       this._changed.emit();
     }
   }
@@ -80,4 +87,5 @@ export class Pins implements IDisposable {
   private readonly _changed = new Signal<Pins, void>(this);
   private _disposed = false;
   private _path: string;
+  private _version = 0;
 }

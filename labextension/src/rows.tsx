@@ -38,10 +38,7 @@ export function Rows(props: {
   trans: TranslationBundle;
 }): React.ReactElement {
   const { rows, actions, trans } = props;
-  const { ids, opened, lines } = React.useMemo(
-    () => laidOut(rows, trans),
-    [rows, trans]
-  );
+  const { ids, opened, lines } = useLaidOut(rows, trans);
   const { table, pieces, onFocus, onKeyDown } = useDrawn(ids, opened);
   return (
     <table
@@ -112,8 +109,44 @@ export function Rows(props: {
   );
 }
 
-/** The rows' ids, the places of those that are open, and the line of the table that each begins at, from 1. */
-function laidOut(rows: readonly CellRow[], trans: TranslationBundle) {
+interface LaidOut {
+  readonly ids: readonly string[];
+  /** The places of those that are open. */
+  readonly opened: readonly number[];
+  /** The line of the table that each begins at, from 1; then the one after the last row. */
+  readonly lines: readonly number[];
+}
+
+/** How the rows stand in the table: the very same while no row comes, goes, moves or takes more lines or less. */
+function useLaidOut(
+  rows: readonly CellRow[],
+  trans: TranslationBundle
+): LaidOut {
+  const kept = React.useRef<{
+    rows: readonly CellRow[];
+    trans: TranslationBundle;
+    laidOut: LaidOut;
+  } | null>(null);
+  const last = kept.current;
+  const isSame =
+    last !== null &&
+    last.trans === trans &&
+    last.rows.length === rows.length &&
+    rows.every((row, place) => {
+      const before = last.rows[place]!;
+      return (
+        row === before ||
+        (row.cellId === before.cellId &&
+          (row.opened === null) === (before.opened === null) &&
+          linesOf(row, trans) === linesOf(before, trans))
+      );
+    });
+  const found = isSame ? last.laidOut : laidOut(rows, trans);
+  kept.current = { rows, trans, laidOut: found };
+  return found;
+}
+
+function laidOut(rows: readonly CellRow[], trans: TranslationBundle): LaidOut {
   const ids: string[] = [];
   const opened: number[] = [];
   // The table's head is the first line of all; the last one here is the one after the last row.

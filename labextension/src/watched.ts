@@ -98,25 +98,32 @@ export class Watched implements IDisposable {
    * does, which names no cell.
    */
   rows(): readonly CellRow[] {
-    const rows = this._cellRows.of(this._cells.all, this.readings, {
-      opened: cellId => this.details.of(cellId),
-      isPinned: cellId => this.pins.has(cellId)
-    });
+    const { details, pins } = this;
+    const stand = `${this._cells.version} ${details.version} ${pins.version}`;
+    const touched = this.readings.takeTouched();
+    const rows = this._cellRows.of(
+      this._cells.all,
+      this.readings,
+      { opened: id => details.of(id), isPinned: id => pins.has(id) },
+      stand === this._stand ? touched : null
+    );
+    this._stand = stand;
+    const strays: CellRow[] = [];
     for (const row of this.readings.running) {
       if (row.cellId !== null && !this._cells.has(row.cellId)) {
         this._strays.add(row.runId);
-        rows.push({
+        strays.push({
           cellId: row.cellId,
           label: '…',
           row,
           isOutdated: false,
           before: null,
           isPinned: false,
-          opened: this.details.of(row.cellId)
+          opened: details.of(row.cellId)
         });
       }
     }
-    return rows;
+    return strays.length > 0 ? [...rows, ...strays] : rows;
   }
 
   /** The prompt that is being written. An answer that comes late, when another cell is active, is none. */
@@ -281,6 +288,8 @@ export class Watched implements IDisposable {
   private readonly _cellsChanged = new Signal<Watched, void>(this);
   private readonly _channel: Channel;
   private _disposed = false;
+  /** How all that rows show beside their readings stood when they were made. */
+  private _stand = '';
   /** The runs that were seen running in no cell. */
   private readonly _strays = new Set<string>();
 }

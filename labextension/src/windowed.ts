@@ -41,14 +41,22 @@ export function useDrawn(
 
   const height = (index: number) => heights.current.of(ids[index]!);
   const at = focused.current === null ? -1 : ids.indexOf(focused.current);
-  const drawn = pieces(ids.length, span, at < 0 ? kept : [...kept, at], height);
+  const { version } = heights.current;
+  const drawn = React.useMemo(
+    () => pieces(ids.length, span, at < 0 ? kept : [...kept, at], height),
+    [ids, span, kept, at, version]
+  );
   const latest = React.useRef({ drawn, ids });
   latest.current = { drawn, ids };
 
   // Where the gaps are: observed anew whenever they are others, which also tells how each of them stands.
-  const gaps = drawn
-    .map(it => (it.kind === 'gap' ? `${it.span.from}-${it.span.to}` : ''))
-    .join(' ');
+  const gaps = React.useMemo(
+    () =>
+      drawn
+        .map(it => (it.kind === 'gap' ? `${it.span.from}-${it.span.to}` : ''))
+        .join(' '),
+    [drawn]
+  );
   React.useEffect(() => {
     const node = table.current;
     const bodies = [...(node?.tBodies ?? [])].filter(it => isGap(it));
@@ -115,11 +123,15 @@ export function useDrawn(
 
 /** What is known of how high rows are, in pixels. */
 class Heights {
+  /** Another number whenever something else is known. */
+  version = 0;
+
   of(id: string): number {
     return this._measured.get(id) ?? this._usual;
   }
 
   measure(placed: readonly Placed[], ids: readonly string[]): void {
+    this.version++;
     let least = Infinity;
     for (const { piece, top, bottom } of placed) {
       if (piece.kind === 'row' && bottom > top) {

@@ -5,7 +5,7 @@ import { CellRows } from '../src/cells';
 import { Readings } from '../src/model';
 import { parseRow } from '../src/protocol';
 import { sourceSha256 } from '../src/source';
-import { wireRow } from './fixtures';
+import { snapshot, wireRow } from './fixtures';
 
 const PROMPT = '%%generate\nHi';
 
@@ -112,4 +112,90 @@ describe('the rows of the cells', () => {
     );
     expect(rows.map(it => it.cellId)).toEqual(['c', 'a', 'b']);
   });
+
+  it('are what they would be made anew, where only those that were touched are looked at', () => {
+    // A fixed sequence that looks random: numbers of a linear congruential generator.
+    let state = 7;
+    const random = (below: number) => {
+      state = (state * 1103515245 + 12345) % 2 ** 31;
+      return Math.floor((state / 2 ** 31) * below);
+    };
+    const names = Array.from({ length: 30 }, (_, at) => `cell-${at}`);
+    const readings = readingsOf(...names.slice(0, 20).map(made));
+    const cells = names.map(id => cell(id));
+    const pinned = new Set<string>();
+    const handled = {
+      opened: () => null,
+      isPinned: (id: string) => pinned.has(id)
+    };
+    const rows = new CellRows();
+    let last = rows.of(cells, readings, handled);
+    readings.takeTouched();
+    let seq = 0;
+    for (let step = 0; step < 400; step++) {
+      let isStanding = true;
+      for (let times = random(4); times > 0; times--) {
+        const cell_id = names[random(step % 50 === 0 ? 30 : 20)]!;
+        readings.apply(
+          snapshot({
+            seq: ++seq,
+            rows: [
+              wireRow({
+                cell_id,
+                run_id: `run-${random(3)}`,
+                status: random(2) === 0 ? 'ok' : 'running',
+                output_tokens: seq
+              })
+            ]
+          })
+        );
+      }
+      if (random(10) === 0) {
+        const id = names[random(30)]!;
+        if (!pinned.delete(id)) {
+          pinned.add(id);
+        }
+        isStanding = false;
+      }
+      const touched = readings.takeTouched();
+      const now = rows.of(
+        cells,
+        readings,
+        handled,
+        isStanding ? touched : null
+      );
+      expect(now).toEqual(new CellRows().of(cells, readings, handled));
+      const before = new Map(last.map(it => [it.cellId, it]));
+      for (const it of isStanding ? now : []) {
+        if (!touched.has(it.cellId)) {
+          expect(it).toBe(before.get(it.cellId));
+        }
+      }
+      if (isStanding && touched.size === 0) {
+        expect(now).toBe(last);
+      }
+      last = now;
+    }
+    expect(last.length).toBeGreaterThan(20);
+  });
+
+  it('are all looked at where many were touched, or one that had no row', () => {
+    const names = Array.from({ length: 40 }, (_, at) => `cell-${at}`);
+    const readings = readingsOf(...names.slice(0, 39).map(made));
+    const cells = names.map(id => cell(id));
+    const rows = new CellRows();
+    rows.of(cells, readings);
+    readings.takeTouched();
+    readings.seed([parseRow(wireRow({ cell_id: 'cell-39', status: 'ok' }))]);
+    const one = readings.takeTouched();
+    expect([...one]).toEqual(['cell-39']);
+    expect(rows.of(cells, readings, undefined, one)).toHaveLength(40);
+    expect(rows.of(cells, readings, undefined, new Set(names))).toHaveLength(
+      40
+    );
+  });
 });
+
+function made(id: string): [string, string] {
+  return [id, PROMPT];
+}

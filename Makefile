@@ -94,8 +94,11 @@ slowest: build browser ## the slowest twenty tests of make test, for the table i
 test-ts: build ## the TypeScript tests alone
 	@cd labextension && npm test --silent
 
-test-long: build browser postgres peers ## what takes long: the ledger on PostgreSQL, servers of others, fault hunts
-	@TOKMAGIC_TEST_THOROUGH=1 $(PYTEST) $(TWO) -m "(slow or postgres or outside or property) and not gpu"
+# What takes long is run in turns (tests/turns.py): one of them, the commit's, unless TURN names another, or all.
+TAKE_TURN = turn=$$($(BIN)/python -m tests.turns $(TURN)) && TOKMAGIC_TEST_TURN=$$turn
+
+test-long: build browser postgres peers ## a turn of what takes long: the ledger on PostgreSQL, servers of others, fault hunts
+	@$(TAKE_TURN) TOKMAGIC_TEST_THOROUGH=1 $(PYTEST) $(TWO) -m "(slow or postgres or outside or property) and not gpu"
 
 test-gpu: $(INSTALLED) ## what needs a CUDA device
 	@TOKMAGIC_TEST_HOME=$(TEST_HOME) $(BIN)/python -m pytest -q -m gpu tests/gpu
@@ -105,9 +108,10 @@ image: ## build the container image, with docker, podman or buildah (ENGINE=…,
 	$(ENGINE) build $(if $(filter docker,$(ENGINE)),,--format docker) $(BUILD_FLAGS) -t $(IMAGE) -f docker/Dockerfile \
 		--build-arg IMAGE=$(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
 
-image-test: build browser image-tools $(PEERS)/jupyterhub/.installed ## build the image over a small base and run it; skipped where podman cannot run
-	@$(PYTEST) $(TWO) -m image tests/image
+image-test: build browser image-tools $(PEERS)/jupyterhub/.installed ## build the image over a small base and run a turn of its tests; skipped where podman cannot run
+	@$(TAKE_TURN) $(PYTEST) $(TWO) -m image tests/image
 
+test-all: TURN := all
 test-all: test test-long image-test ## everything
 
 check: build ## format, lint, types, import contracts, the image's files

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from tests.examples import some
+from tests.turns import chosen, turn_of
 from tokmagic.core.config import TokMagic
 from tokmagic.engines.base import Engine
 from tokmagic.ledgers import Ledger
@@ -282,8 +283,12 @@ TOGETHER = {
 """Files, by how their names begin, that use the same model, browser or servers of others: one worker starts these."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes longest begins first, so that no worker is left with it in the end: the groups, then the models."""
+    taken = chosen()
+    if taken is not None:
+        config.hook.pytest_deselected(items=[it for it in items if turn_of(it.nodeid) != taken])
+        items[:] = [it for it in items if turn_of(it.nodeid) == taken]
 
     def turn(item: pytest.Item) -> int:
         shared = [name for name in LONGEST if name in getattr(item, "fixturenames", ())]

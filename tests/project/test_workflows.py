@@ -77,6 +77,10 @@ def test_ci_runs_what_a_person_runs() -> None:
     assert {job: targets("ci", job) for job in load("ci")["jobs"]} == {job: [job] for job in jobs}
 
 
+def test_ci_takes_all_turns() -> None:
+    assert load("ci")["env"]["TURN"] == "all"
+
+
 def test_ci_tries_each_python_that_the_package_says_it_works_with() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     prefix = "Programming Language :: Python :: 3."

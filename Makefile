@@ -108,6 +108,10 @@ image: ## build the container image, with docker, podman or buildah (ENGINE=…,
 	$(ENGINE) build $(if $(filter docker,$(ENGINE)),,--format docker) $(BUILD_FLAGS) -t $(IMAGE) -f docker/Dockerfile \
 		--build-arg IMAGE=$(IMAGE) --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) .
 
+.PHONY: images
+images: $(INSTALLED) image-tools ## build the images that image-test runs
+	@$(BIN)/python -m tests.image.store
+
 image-test: build browser image-tools $(PEERS)/jupyterhub/.installed ## build the image over a small base and run a turn of its tests; skipped where podman cannot run
 	@$(TAKE_TURN) $(PYTEST) $(TWO) -m image tests/image
 

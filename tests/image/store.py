@@ -88,6 +88,17 @@ def require_containers() -> None:
         raise UnavailableError(f"podman cannot run a container here: {done.stderr.strip().splitlines()[-1]}")
 
 
+def main() -> None:
+    """Build what nearly all tests run; where containers cannot run, say why."""
+    try:
+        require_containers()
+    except UnavailableError as missing:
+        sys.stderr.write(f"the images are not built: {missing}\n")
+        return
+    tokmagic_image()
+    postgres_image()
+
+
 def base_image() -> str:
     """Stands in for PyTorch's image where no registry of containers is reached: Debian, its Python, our torch."""
     torch = next(line for line in _lines(ROOT / "constraints.txt") if line.startswith("torch=="))
@@ -168,3 +179,7 @@ def _logged(name: str, command: list[str]) -> None:
 
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
+
+
+if __name__ == "__main__":
+    main()

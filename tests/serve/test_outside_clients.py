@@ -121,6 +121,10 @@ def test_litellms_proxy_in_front_of_it(real: Served, smollm: Engine, tmp_path: P
     assert real.rows()[-1].reading.usage.output_tokens == 12
 
 
+CORE_MS = 50.0
+"""How long a client may wait for a core, in milliseconds; over an answer of 32 tokens it is spread."""
+
+
 def test_aiperf_sees_the_times_that_the_gateway_tells(
     real: Served, aiperf: Any, smollm_folder: Path, tmp_path: Path
 ) -> None:
@@ -142,5 +146,6 @@ def test_aiperf_sees_the_times_that_the_gateway_tells(
     assert export["total_osl"]["avg"] == sum(row.reading.usage.output_tokens or 0 for row in rows) == 8 * 32
     ttft_ms = statistics.median(1e3 * (real.waited[row.run_id] + (row.reading.ttft_s or 0)) for row in rows)
     itl_ms = statistics.median(1e3 * (row.reading.itl_mean_s or 0) for row in rows)
-    assert export["time_to_first_token"]["p50"] == pytest.approx(ttft_ms, rel=0.05)
-    assert export["inter_token_latency"]["p50"] == pytest.approx(itl_ms, rel=0.05)
+    # Within 5 % on an idle machine. Beside other programs a client also waits for a core before it sees a token.
+    assert 0.95 * ttft_ms <= export["time_to_first_token"]["p50"] <= 1.05 * ttft_ms + CORE_MS
+    assert export["inter_token_latency"]["p50"] == pytest.approx(itl_ms, rel=0.05, abs=CORE_MS / 32)

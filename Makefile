@@ -95,7 +95,7 @@ test-ts: build ## the TypeScript tests alone
 	@cd labextension && npm test --silent
 
 # What takes long is run in turns (tests/turns.py): one of them, the commit's, unless TURN names another, or all.
-TAKE_TURN = turn=$$($(BIN)/python -m tests.turns $(TURN)) && TOKMAGIC_TEST_TURN=$$turn
+TAKE_TURN = turn=$$($(BIN)/python -m tests.turns $@ $(TURN)) && TOKMAGIC_TEST_TURN=$$turn
 
 test-long: build browser postgres peers ## a turn of what takes long: the ledger on PostgreSQL, servers of others, fault hunts
 	@$(TAKE_TURN) TOKMAGIC_TEST_THOROUGH=1 $(PYTEST) $(TWO) -m "(slow or postgres or outside or property) and not gpu"

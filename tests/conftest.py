@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 from tests.examples import some
-from tests.turns import chosen, turn_of
+from tests.turns import chosen
 from tokmagic.core.config import TokMagic
 from tokmagic.engines.base import Engine
 from tokmagic.ledgers import Ledger
@@ -287,8 +287,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """What takes longest begins first, so that no worker is left with it in the end: the groups, then the models."""
     taken = chosen()
     if taken is not None:
-        config.hook.pytest_deselected(items=[it for it in items if turn_of(it.nodeid) != taken])
-        items[:] = [it for it in items if turn_of(it.nodeid) == taken]
+        config.hook.pytest_deselected(items=[it for it in items if not taken.has(it.nodeid)])
+        items[:] = [it for it in items if taken.has(it.nodeid)]
 
     def turn(item: pytest.Item) -> int:
         shared = [name for name in LONGEST if name in getattr(item, "fixturenames", ())]

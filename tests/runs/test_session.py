@@ -298,7 +298,7 @@ def test_a_run_asks_once_for_each_thing(make_session: Make, monkeypatch: pytest.
 
         monkeypatch.setattr(module, name, wrapper)
 
-    counted(session_module, "check_sampling")
+    counted(session_module, "check_prompt")
     counted(records_module, "sha256")
     counted(cache, "key")
     counted(execution, "Generation")
@@ -314,7 +314,7 @@ def test_a_run_asks_once_for_each_thing(make_session: Make, monkeypatch: pytest.
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", statement)
     assert generation.status == "ok"
-    assert asked == {"budget reads": 1, "check_sampling": 1, "sha256": 1, "key": 1, "Generation": 1}
+    assert asked == {"budget reads": 1, "check_prompt": 1, "sha256": 1, "key": 1, "Generation": 1}
 
 
 def test_a_run_is_stopped_from_another_thread(make_session: Make, script: Callable[..., str]) -> None:

@@ -73,7 +73,8 @@ def difference(baseline: Floats, variant: Floats, *, passes: bool = False, seed:
         return Difference(0, 0, None, Interval(None, None, "none", "no item has both"))
     p_value, test = mcnemar(items) if passes else mean_test(items)
     mean, needed = float(items.mean()), items_needed(items, float(items.mean()))
-    interval, smallest = of_mean(items, seed), smallest_difference(items)
+    most = 1.0 if passes else np.inf
+    interval, smallest = of_mean(items, seed, least=-most, most=most), smallest_difference(items)
     if passes and smallest is not None and smallest > 1:
         smallest = None  # no two pass rates are that far apart: so few items show none reliably
     return Difference(items.size, pairs, mean, interval, test, p_value, p_value, smallest, needed)

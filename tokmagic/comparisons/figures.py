@@ -51,7 +51,7 @@ def figures(labels: Sequence[str], values: Mapping[str, Floats], *, passes: bool
     return [
         ArmFigures(
             label,
-            {metric: _level(it[arm], rate=metric == "score" and passes, seed=seed) for metric, it in shared.items()},
+            {metric: _level(metric, it[arm], passes=passes, seed=seed) for metric, it in shared.items()},
             {metric: it[arm - 1] for metric, it in apart.items()} if arm else {},
             _pass_price(known, arm, seed) if arm and passes else None,
         )
@@ -84,12 +84,14 @@ def _item_means(values: Floats) -> Floats:
     return items[~np.isnan(items)]
 
 
-def _level(values: Floats, *, rate: bool, seed: int) -> Level:
+def _level(metric: str, values: Floats, *, passes: bool, seed: int) -> Level:
     items = _item_means(values)
     if not items.size:
         return Level(0, 0, None, Interval(None, None, "none", "no run has a value"))
     runs = int((~np.isnan(values)).sum())
-    return Level(runs, items.size, float(items.mean()), of_rate(values) if rate else of_mean(items, seed))
+    is_score = metric == "score"
+    interval = of_rate(values) if is_score and passes else of_mean(items, seed, least=-np.inf if is_score else 0.0)
+    return Level(runs, items.size, float(items.mean()), interval)
 
 
 def _pass_price(known: Mapping[str, Floats], arm: int, seed: int) -> PassPrice | None:

@@ -21,6 +21,8 @@ LEVEL = 0.95
 RESAMPLES = 9_999
 BCA_ITEMS = 1_000
 """Beyond so many items BCa and Student's t differ by less than is shown, and BCa's jackknife takes seconds."""
+FEW_ITEMS = 5
+"""Of fewer items a bootstrap, which cannot leave their range, covers much less than it says: 3 of 4 times with 3."""
 # Resampled values held at once.
 _BATCH_VALUES = 2_000_000
 
@@ -108,27 +110,30 @@ def ratio(over: Floats, under: Floats, axis: int = -1) -> Floats:
     return np.asarray(over.mean(axis=axis) / under.mean(axis=axis))
 
 
-def of_mean(items: Floats, seed: int = 0) -> Interval:
-    """The interval of the mean over items: BCa, Student's t beyond :data:`BCA_ITEMS`, and what it fell back to.
+def of_mean(items: Floats, seed: int = 0, *, least: float = -np.inf, most: float = np.inf) -> Interval:
+    """The interval of the mean over items: BCa, and what it fell back to.
 
-    ``items``: a value each, in any unit, none of them NaN.
+    Student's t below :data:`FEW_ITEMS` and beyond :data:`BCA_ITEMS`. ``items``: a value each, in any unit, none of them
+    NaN; no mean can be below ``least`` or above ``most``.
     """
     if items.size < 2:
         return Interval(None, None, "none", "fewer than two items have no spread")
     if constant(items):
         return Interval(None, None, "none", "it is the same for every item, so there is no spread to tell an interval")
-    if items.size > BCA_ITEMS:
+    if items.size < FEW_ITEMS or items.size > BCA_ITEMS:
         from statsmodels.stats.weightstats import DescrStatsW
 
         low, high = DescrStatsW(items).tconfint_mean(alpha=1 - LEVEL)
-        return Interval(float(low), float(high), "t", f"Student's t, as there are more than {BCA_ITEMS:,} items")
+        many = f"more than {BCA_ITEMS:,}" if items.size > BCA_ITEMS else f"fewer than {FEW_ITEMS}"
+        ends = max(float(low), least), min(float(high), most)
+        return Interval(*ends, "t", f"Student's t, as there are {many} items")
     return _bootstrapped((items,), mean, seed)
 
 
 def of_ratio(over: Floats, under: Floats, seed: int = 0) -> Interval:
     """The interval of mean(over) / mean(under) over the same items. The second must be clearly apart from 0."""
-    if over.size < 2:
-        return Interval(None, None, "none", "fewer than two items have no spread")
+    if over.size < FEW_ITEMS:
+        return Interval(None, None, "none", f"fewer than {FEW_ITEMS} items tell no interval of a ratio")
     if over.size > BCA_ITEMS:
         low, high = bootstrap((over, under), ratio, seed, method="percentile", resamples=RESAMPLES)
         told = f"percentile bootstrap, as there are more than {BCA_ITEMS:,} items"

@@ -96,7 +96,7 @@ def caching(shared: Floats, rates: Rates, seed: int) -> Saving:
         unknown = f"no rate for cached input is known (%price --cached), so USD are not; {_lower(told)}"
         return Saving(what, None, Interval(None, None, "none", unknown), mean, _upper(unknown))
     each = shared * float(rates.input - rates.cached) / _MILLION
-    return Saving(what, float(each.mean()), of_mean(each, seed), mean, told)
+    return Saving(what, float(each.mean()), of_mean(each, seed, least=0.0), mean, told)
 
 
 def shorter_limit(outputs: Floats, passed: Floats | None, rates: Rates, seed: int) -> Saving:
@@ -131,7 +131,7 @@ def shorter_limit(outputs: Floats, passed: Floats | None, rates: Rates, seed: in
     if rates.output is None:
         return Saving(what, None, Interval(None, None, "none", "no output rate"), float(items.mean()), note)
     each = items * float(rates.output) / _MILLION
-    return Saving(what, float(each.mean()), of_mean(each, seed), float(items.mean()), note)
+    return Saving(what, float(each.mean()), of_mean(each, seed, least=0.0), float(items.mean()), note)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -191,35 +192,10 @@ def test_an_output_that_cannot_be_written_is_one_line(
         assert "Traceback" not in done.stderr
 
 
-def test_an_interrupt_settles_the_row_and_exits_130(tmp_path: Path) -> None:
-    script = {"pieces": ["first ", *["word "] * 50], "ttft_s": 0.01, "itl_s": 60, "pace": 1}
-    (tmp_path / "slow.json").write_text(json.dumps(script), encoding="utf-8")
-    process = subprocess.Popen(
-        [*COMMAND, "run", "-m", "scripted:slow.json"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment(tmp_path)},
-        cwd=tmp_path,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("Hi")
-    process.stdin.close()
-    assert process.stdout.read(6) == "first "
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    assert process.stderr is not None
-    assert "interrupted after 1 token;" in process.stderr.read()
-    record, _ = only_run(tmp_path)
-    assert (record.status, record.reading.usage.output_tokens) == ("interrupted", 1)
-
-
-def test_a_run_whose_reader_goes_away_is_stopped(tmp_path: Path) -> None:
-    """``tokmagic run … | head -1``: nobody reads what the rest would cost."""
-    script = {"pieces": ["first\n", *["word "] * 50], "ttft_s": 0.01, "itl_s": 0.2, "pace": 1}
+@contextmanager
+def running(tmp_path: Path, first: str, itl_s: float) -> Iterator[subprocess.Popen[str]]:
+    """``tokmagic run`` of a model that says ``first`` and then a word each ``itl_s`` seconds; all it says is a pipe."""
+    script = {"pieces": [first, *["word "] * 50], "ttft_s": 0.01, "itl_s": itl_s, "pace": 1}
     (tmp_path / "slow.json").write_text(json.dumps(script), encoding="utf-8")
     with subprocess.Popen(
         [*COMMAND, "run", "-m", "scripted:slow.json"],
@@ -229,13 +205,31 @@ def test_a_run_whose_reader_goes_away_is_stopped(tmp_path: Path) -> None:
         text=True,
         env={**os.environ, **environment(tmp_path)},
         cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
         process.stdin.write("Hi")
         process.stdin.close()
-        assert process.stdout.readline() == "first\n"
+        assert process.stdout is not None
+        assert process.stdout.read(len(first)) == first
+        yield process
+
+
+def test_an_interrupt_settles_the_row_and_exits_130(tmp_path: Path) -> None:
+    with running(tmp_path, "first ", itl_s=60) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr is not None
+        assert "interrupted after 1 token;" in process.stderr.read()
+    record, _ = only_run(tmp_path)
+    assert (record.status, record.reading.usage.output_tokens) == ("interrupted", 1)
+
+
+def test_a_run_whose_reader_goes_away_is_stopped(tmp_path: Path) -> None:
+    """``tokmagic run … | head -1``: nobody reads what the rest would cost."""
+    with running(tmp_path, "first\n", itl_s=0.2) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
         process.stdout.close()
         said = process.stderr.read()
         assert process.wait(60) == 0

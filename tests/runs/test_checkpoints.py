@@ -6,13 +6,14 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt
-from tokmagic.core.record import RunRecord
+from tokmagic.core.record import Reading, RunRecord
 from tokmagic.engines.base import ModelSpec
 from tokmagic.ledgers import Ledger
 from tokmagic.runs import checkpoints
@@ -129,6 +130,6 @@ def test_runs_beside_each_other_share_a_transaction_and_each_is_up_to_date(
 def test_a_run_that_is_over_is_written_no_more(tmp_path: Path, sqlite_url: str) -> None:
     session = Session(TokMagic(home=str(tmp_path), ledger=sqlite_url))
     ended = session.generate(Prompt((Message("user", "hi"),)), "scripted").record
-    session.ledger().progress(ended)
+    session.ledger().progress(replace(ended, status="running", reading=Reading()))
     assert session.ledger().runs() == [ended]
     session.close()

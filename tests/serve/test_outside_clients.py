@@ -121,20 +121,31 @@ def test_litellms_proxy_in_front_of_it(real: Served, smollm: Engine, tmp_path: P
     assert real.rows()[-1].reading.usage.output_tokens == 12
 
 
-CORE_MS = 50.0
-"""How long a client may wait for a core, in milliseconds; over an answer of 32 tokens it is spread."""
-
-
 def test_aiperf_sees_the_times_that_the_gateway_tells(
     real: Served, aiperf: Any, smollm_folder: Path, tmp_path: Path
 ) -> None:
-    """What aiperf measures outside is compared with what the gateway says of the same runs."""
+    """What aiperf measures outside is within 5 % of what the gateway says of the same runs, in one of three times.
+
+    Beside other programs a client also waits for a core before it sees a token; another definition it would be always.
+    """
+    times = [seen_by_aiperf(real, aiperf, smollm_folder, tmp_path / "1")]
+    while not agree(times[-1]) and len(times) < 3:
+        times.append(seen_by_aiperf(real, aiperf, smollm_folder, tmp_path / str(len(times) + 1)))
+    assert agree(times[-1]), times
+
+
+def agree(times: dict[str, tuple[float, float]]) -> bool:
+    return all(outside == pytest.approx(told, rel=0.05) for outside, told in times.values())
+
+
+def seen_by_aiperf(real: Served, aiperf: Any, model: Path, folder: Path) -> dict[str, tuple[float, float]]:
+    """Medians in milliseconds, each as aiperf measured it and as the gateway tells it."""
     before = len(real.rows())
     export = aiperf.profile(
-        tmp_path / "aiperf",
+        folder,
         f"{real.url}/v1",
         "smollm2",
-        smollm_folder,
+        model,
         requests=8,
         words=32,
         output_tokens=32,
@@ -146,6 +157,7 @@ def test_aiperf_sees_the_times_that_the_gateway_tells(
     assert export["total_osl"]["avg"] == sum(row.reading.usage.output_tokens or 0 for row in rows) == 8 * 32
     ttft_ms = statistics.median(1e3 * (real.waited[row.run_id] + (row.reading.ttft_s or 0)) for row in rows)
     itl_ms = statistics.median(1e3 * (row.reading.itl_mean_s or 0) for row in rows)
-    # Within 5 % on an idle machine. Beside other programs a client also waits for a core before it sees a token.
-    assert 0.95 * ttft_ms <= export["time_to_first_token"]["p50"] <= 1.05 * ttft_ms + CORE_MS
-    assert export["inter_token_latency"]["p50"] == pytest.approx(itl_ms, rel=0.05, abs=CORE_MS / 32)
+    return {
+        "ttft": (export["time_to_first_token"]["p50"], ttft_ms),
+        "itl": (export["inter_token_latency"]["p50"], itl_ms),
+    }

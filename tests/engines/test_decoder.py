@@ -104,6 +104,45 @@ def test_logits_are_those_of_transformers(family: str, config: dict[str, Any], d
     assert {own.widest.weight.untyped_storage().data_ptr()} <= held
 
 
+@pytest.mark.parametrize(("family", "config"), FOLLOWED.values(), ids=FOLLOWED)
+def test_as_fast_as_it_can_logits_are_transformers_but_for_rounding(family: str, config: dict[str, Any]) -> None:
+    import torch
+
+    from tokmagic.engines.local.choices import for_own_passes
+    from tokmagic.engines.local.decoder import decoder
+
+    model = built(family, "float32", **config)
+    ids = torch.randint(0, 300, (70,)).tolist()
+    expected = logits_of(model, ids, 60)
+    own = decoder(model, for_own_passes)
+    assert own is not None
+    torch.testing.assert_close(torch.cat(logits_here(own, ids, 60)), expected, rtol=1e-4, atol=1e-4)
+
+
+NOTHING = float("-inf")
+GREEDY: dict[str, tuple[list[float], int]] = {
+    "the greatest": ([0.0, 2.0, 1.0], 1),
+    "the first of equals": ([1.0, 3.0, 0.0, 3.0, 3.0], 1),
+    "of those that are left": ([NOTHING, NOTHING, -5.0, NOTHING], 2),
+    "all the same": ([0.5] * 70, 0),
+    "no number at all, as in torch": ([1.0, float("nan"), 7.0], 1),
+}
+
+
+@pytest.mark.parametrize(("logits", "wanted"), GREEDY.values(), ids=GREEDY)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_greedy_token(logits: list[float], wanted: int, dtype: str) -> None:
+    import torch
+    from transformers import GenerationConfig
+
+    from tokmagic.engines.local.drawing import Drawing
+
+    given = torch.tensor([logits], dtype=getattr(torch, dtype))
+    drawing = Drawing(GenerationConfig(do_sample=False), [1], seed=None, constraint=None, logprobs=False)
+    assert drawing.next(given, [0]) == ([wanted], None)
+    assert int(given.argmax()) == wanted
+
+
 @pytest.mark.parametrize(("family", "config"), LEFT_ALONE.values(), ids=LEFT_ALONE)
 def test_other_models_are_left_to_transformers(family: str, config: dict[str, Any]) -> None:
     from tokmagic.engines.local.choices import for_own_passes

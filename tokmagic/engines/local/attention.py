@@ -30,15 +30,16 @@ class Segment:
 class _Group:
     """Sequences in slots side by side that take one token each.
 
-    Row ``rows[i]`` of the pass belongs to slot ``slots[i]``, at ``positions[i]`` of its sequence. ``by_slot`` are the
-    rows in the order of slots, any row for a slot without a token; ``mask`` [slots, 1, 1, until] leaves out what is
-    beyond a sequence's length. ``is_pass``: the rows are all of the pass, in the order of their slots.
+    Row ``rows[i]`` of the pass belongs to slot ``slots[i]``. ``places`` [2 x rows x kv_heads] is where their keys and
+    values go, of all places for a head's numbers in one layer's room. ``by_slot`` are the rows in the order of slots,
+    any row for a slot without a token; ``mask`` [slots, 1, 1, until] leaves out what is beyond a sequence's length.
+    ``is_pass``: the rows are all of the pass, in the order of their slots.
     """
 
     room: Slots
     rows: Tensor
     slots: Tensor
-    positions: Tensor
+    places: Tensor
     by_slot: Tensor
     mask: Tensor
     until: int
@@ -114,7 +115,7 @@ class Attention:
             room,
             torch.tensor(rows),
             torch.tensor(slots),
-            torch.tensor([segment.cache.length for segment in segments]),
+            _places(room.data[0], slots, [segment.cache.length for segment in segments]),
             torch.tensor(by_slot),
             mask.view(len(lengths), 1, 1, until),
             until,
@@ -125,7 +126,8 @@ class Attention:
         data = group.room.data[layer]
         kv_heads, head_size = key.shape[1:]
         new = torch.stack((key, value)).to(data.dtype)
-        data.transpose(2, 3)[:, group.slots, group.positions] = new if group.is_pass else new[:, group.rows]
+        new = new if group.is_pass else new[:, group.rows]
+        data.view(-1, head_size).index_copy_(0, group.places, new.view(-1, head_size))
         keys, values = data[:, : len(group.by_slot), :, : group.until]
         # The heads that share keys as rows of one product: several times as fast as one by one.
         rows = (query if group.is_pass else query[group.by_slot]).view(len(group.by_slot), kv_heads, -1, head_size)
@@ -166,3 +168,14 @@ class Attention:
             enable_gqa=True,
         )
         return attended[0].transpose(0, 1).reshape(count, -1)
+
+
+def _places(data: Tensor, slots: Sequence[int], positions: Sequence[int]) -> Tensor:
+    """Where the numbers of each head are in ``data`` [2, slots, kv_heads, capacity, head_size], as one index.
+
+    Keys before values, of one sequence after the other, of one head after the other.
+    """
+    both, of_slots, kv_heads, capacity, _ = data.shape
+    rows = torch.arange(both).view(-1, 1, 1) * of_slots + torch.tensor(slots).view(-1, 1)
+    heads = rows * kv_heads + torch.arange(kv_heads)
+    return (heads * capacity + torch.tensor(positions).view(-1, 1)).flatten()

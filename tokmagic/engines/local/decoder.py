@@ -65,12 +65,13 @@ class Decoder:
         config = model.config
         attention = model.model.layers[0].self_attn
         self.arithmetic = AS_TRANSFORMERS
-        self._groups = False
+        self._hurries = False
         self._heads: int = config.num_attention_heads
         self._kv_heads: int = config.num_key_value_heads
         self._head_size: int = attention.head_dim
         self._scale: float = attention.scaling
         self._eps: float = config.rms_norm_eps
+        self._eps_of_a_row = torch.full((1, 1), self._eps)
         self._act = model.model.layers[0].mlp.act_fn
         self._rotary = model.model.rotary_emb
         self._dtype: torch.dtype = model.dtype
@@ -92,7 +93,7 @@ class Decoder:
     def hurry(self, choose: Choose) -> None:
         """Compute as ``choose`` finds fastest from now on; what is rounded where is no longer as in transformers."""
         self.arithmetic = choose([layer.gate_up for layer in self._layers], self._dtype)
-        self._groups = True
+        self._hurries = True
         self._double()
 
     def _double(self) -> None:
@@ -131,7 +132,7 @@ class Decoder:
         """
         for segment in segments:
             segment.cache.reserve(segment.cache.length + len(segment.ids))
-        attention = Attention(segments, self._scale, self._dtype, grouped=self._groups)
+        attention = Attention(segments, self._scale, self._dtype, grouped=self._hurries)
         hidden: Tensor = self._embedding(torch.tensor([it for segment in segments for it in segment.ids]))
         wide = self.arithmetic.is_wide(len(hidden))
         with alone(native=len(hidden) <= self.arithmetic.native_to):
@@ -145,9 +146,9 @@ class Decoder:
         for index, layer in enumerate(self._layers):
             projected = layer.qkv.product(self._normed(hidden, layer.before_attention))
             attended = attention.attend(index, *self._turned(layer, projected, cos, sin))
-            hidden = hidden + layer.out.product(attended)
+            hidden += layer.out.product(attended)
             gate, up = layer.gate_up.product(self._normed(hidden, layer.before_mlp)).chunk(2, -1)
-            hidden = hidden + layer.down.product(self._act(gate) * up)
+            hidden += layer.down.product(self._act(gate).mul_(up))
         return self._head.product(self._normed(_last(hidden, attention), self._last_norm))
 
     def _wide_layers(self, attention: Attention, hidden: Tensor) -> Tensor:
@@ -159,9 +160,9 @@ class Decoder:
             projected = layer.qkv.wide(self._normed(hidden, layer.before_attention), way)
             query, key, value = self._turned(layer, projected.contiguous(), cos, sin)
             attended = attention.attend(index, query.to(dtype, memory_format=torch.contiguous_format), key, value)
-            hidden = hidden + layer.out.wide(attended.float(), way)
+            hidden += layer.out.wide(attended.float(), way)
             gate, up = layer.gate_up.wide(self._normed(hidden, layer.before_mlp), way).chunk(2, -1)
-            hidden = hidden + layer.down.wide(self._act(gate) * up, way)
+            hidden += layer.down.wide(self._act(gate).mul_(up), way)
         last = _last(hidden, attention)
         # Of a prompt it is one row, for which 32 bits would not pay.
         if not self.arithmetic.is_wide(len(last)):
@@ -172,7 +173,13 @@ class Decoder:
 
     def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
         # The weight afterwards: rounded in between, as transformers does.
-        return functional.rms_norm(hidden, hidden.shape[-1:], None, self._eps) * weight
+        if not self._hurries:
+            return functional.rms_norm(hidden, hidden.shape[-1:], None, self._eps) * weight
+        # torch has its squares, their mean and the rest one by one, in memory of their own: of 400 rows 820 us, not 60.
+        wide = hidden.float()
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        factor = torch.addcmul(self._eps_of_a_row, length, length, value=1 / hidden.shape[-1]).rsqrt_()
+        return (wide * factor).to(hidden.dtype).mul_(weight)
 
     def _turned(self, layer: _Layer, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values [tokens, heads, head_size], turned by their positions."""

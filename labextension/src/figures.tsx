@@ -52,7 +52,7 @@ export function Figures(props: {
         {tokens(row.inputTokens, row.inputSource)}
       </Field>
       <Field name="output" value={row.outputTokens}>
-        {tokens(row.outputTokens, row.outputSource)}
+        <Text of={row} text={tokens(row.outputTokens, row.outputSource)} />
         {row.status === 'ok' && row.finishReason === 'length' && (
           <Cut trans={trans} />
         )}
@@ -94,14 +94,14 @@ function Measured(props: {
   return (
     <>
       <Field name="cost" value={row.costUsd} title={priceOf(row, trans)}>
-        {usd(row.costUsd, row.costSource, row.costBound)}
+        <Text of={row} text={usd(row.costUsd, row.costSource, row.costBound)} />
         <Change row={row} before={props.before} trans={trans} />
       </Field>
       <Field name="ttft" value={row.ttftS} className="tm-Wide">
-        {seconds(row.ttftS)}
+        <Text of={row} text={seconds(row.ttftS)} />
       </Field>
       <Field name="itl" value={row.itlMeanS}>
-        {milliseconds(row.itlMeanS)}
+        <Text of={row} text={milliseconds(row.itlMeanS)} />
       </Field>
       <td className="tm-Wide">
         <Spark values={row.sparkMs} />
@@ -156,6 +156,21 @@ function Field(props: {
     >
       {props.children}
     </td>
+  );
+}
+
+/**
+ * A number, which changes many times a second while a run goes on. Room for it is made by zeros in its place, so that
+ * the table is laid out anew only when it gets longer or shorter: the digits of a table are all as wide.
+ */
+function Text(props: { of: Row; text: string }): React.ReactElement {
+  const { text } = props;
+  return props.of.status === 'running' ? (
+    <span className="tm-Live" data-room={text.replace(/\d/g, '0')}>
+      <span>{text}</span>
+    </span>
+  ) : (
+    <>{text}</>
   );
 }
 

@@ -7,7 +7,7 @@ export interface Span {
 }
 
 /** Until it is known what is in sight: as many as a panel may have room for. */
-export const FIRST: Span = { from: 0, to: 40 };
+export const FIRST: Span = { from: 0, to: 30 };
 
 /** What stands in a table below its head: a row, or the room of rows that are not drawn, with its height in pixels. */
 export type Piece =

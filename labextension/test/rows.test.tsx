@@ -10,7 +10,8 @@ import { CellRows } from '../src/cells';
 import { Readings } from '../src/model';
 import { parseRow } from '../src/protocol';
 import { Rows } from '../src/rows';
-import { wireRow } from './fixtures';
+import { FIRST } from '../src/span';
+import { snapshot, wireRow } from './fixtures';
 
 const trans = nullTranslator.load('tokmagic');
 const cells = Array.from({ length: 1000 }, (_, index) => ({
@@ -85,7 +86,9 @@ describe('a thousand rows', () => {
     const { node, indices } = thousand();
     const table = node.querySelector('table')!;
     expect(table.getAttribute('aria-rowcount')).toBe('1001');
-    expect(indices()).toEqual(Array.from({ length: 40 }, (_, it) => it + 2));
+    expect(indices()).toEqual(
+      Array.from({ length: FIRST.to }, (_, it) => it + 2)
+    );
     const gap = node.querySelector('[aria-hidden] > tr')!;
     expect(gap.textContent).toBe('');
   });
@@ -124,6 +127,24 @@ describe('a thousand rows', () => {
     expect(
       node.querySelector('[data-cell-id=c7] [data-field=output]')!.textContent
     ).toBe('999');
+  });
+
+  it('keep room for a number that counts, changed with its length alone', () => {
+    const { node, readings, draw } = thousand();
+    let seq = 0;
+    const told = (status: string, output_tokens: number) => {
+      const run = { run_id: 'new', started_at: '2026-12-01T00:00:00.000000Z' };
+      const rows = [wireRow({ cell_id: 'c7', ...run, status, output_tokens })];
+      readings.apply(snapshot({ seq: ++seq, rows }));
+      draw();
+      const cell = node.querySelector('[data-cell-id=c7] [data-field=output]')!;
+      const room = cell.querySelector<HTMLElement>('.tm-Live')?.dataset.room;
+      return [cell.textContent, room];
+    };
+    expect(told('running', 98)).toEqual(['98', '00']);
+    expect(told('running', 99)).toEqual(['99', '00']);
+    expect(told('running', 100)).toEqual(['100', '000']);
+    expect(told('ok', 101)).toEqual(['101', undefined]);
   });
 
   it('are each reached by keyboard', () => {

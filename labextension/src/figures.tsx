@@ -160,17 +160,22 @@ function Field(props: {
 }
 
 /**
- * A number, which changes many times a second while a run goes on. Room for it is made by zeros in its place, so that
- * the table is laid out anew only when it gets longer or shorter: the digits of a table are all as wide.
+ * A number, which changes many times a second while a run goes on. Room for it is made by zeros in its place, as many as
+ * it once had, so that the table is laid out anew only when it gets longer: the digits of a table are all as wide.
  */
 function Text(props: { of: Row; text: string }): React.ReactElement {
-  const { text } = props;
-  return props.of.status === 'running' ? (
-    <span className="tm-Live" data-room={text.replace(/\d/g, '0')}>
+  const { of, text } = props;
+  const room = React.useRef('');
+  if (of.status !== 'running') {
+    return <>{text}</>;
+  }
+  if (text.length >= room.current.length) {
+    room.current = text.replace(/\d/g, '0');
+  }
+  return (
+    <span className="tm-Live" data-room={room.current}>
       <span>{text}</span>
     </span>
-  ) : (
-    <>{text}</>
   );
 }
 

@@ -129,7 +129,7 @@ describe('a thousand rows', () => {
     ).toBe('999');
   });
 
-  it('keep room for a number that counts, changed with its length alone', () => {
+  it('keep room for a number that counts, changed when it gets longer alone', () => {
     const { node, readings, draw } = thousand();
     let seq = 0;
     const told = (status: string, output_tokens: number) => {
@@ -144,6 +144,7 @@ describe('a thousand rows', () => {
     expect(told('running', 98)).toEqual(['98', '00']);
     expect(told('running', 99)).toEqual(['99', '00']);
     expect(told('running', 100)).toEqual(['100', '000']);
+    expect(told('running', 99)).toEqual(['99', '000']);
     expect(told('ok', 101)).toEqual(['101', undefined]);
   });
 

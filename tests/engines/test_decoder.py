@@ -108,13 +108,13 @@ def test_logits_are_those_of_transformers(family: str, config: dict[str, Any], d
 def test_as_fast_as_it_can_logits_are_transformers_but_for_rounding(family: str, config: dict[str, Any]) -> None:
     import torch
 
-    from tokmagic.engines.local.choices import for_own_passes
     from tokmagic.engines.local.decoder import decoder
+    from tokmagic.engines.local.products import Arithmetic
 
     model = built(family, "float32", **config)
     ids = torch.randint(0, 300, (70,)).tolist()
     expected = logits_of(model, ids, 60)
-    own = decoder(model, for_own_passes)
+    own = decoder(model, lambda _matrices, _dtype: Arithmetic(wide_from=2))
     assert own is not None
     torch.testing.assert_close(torch.cat(logits_here(own, ids, 60)), expected, rtol=1e-4, atol=1e-4)
 

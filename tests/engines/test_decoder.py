@@ -77,7 +77,7 @@ def logits_here(own: Any, ids: list[int], count: int) -> list[Any]:
 
     from tokmagic.engines.local.attention import Segment
 
-    cache = own.new_caches().new()
+    cache = own.caches().new()
     with torch.inference_mode():
         return [own.forward([Segment(cache, given)]) for given in (ids[:count], *([it] for it in ids[count:]))]
 
@@ -138,7 +138,9 @@ def test_the_greedy_token(logits: list[float], wanted: int, dtype: str) -> None:
     from tokmagic.engines.local.drawing import Drawing
 
     given = torch.tensor([logits], dtype=getattr(torch, dtype))
-    drawing = Drawing(GenerationConfig(do_sample=False), [1], seed=None, constraint=None, logprobs=False)
+    drawing = Drawing(
+        GenerationConfig(do_sample=False), [1], seed=None, constraint=None, logprobs=False, device=torch.device("cpu")
+    )
     assert drawing.next(given, [0]) == ([wanted], None)
     assert int(given.argmax()) == wanted
 
@@ -177,7 +179,7 @@ def test_a_prompt_read_in_pieces_and_beside_others_is_the_same_prompt(piece: int
     one, other = torch.randint(0, 300, (60,)).tolist(), torch.randint(0, 300, (200,)).tolist()
     expected = logits_of(model, one, 60)[0], logits_of(model, other, 190)
     with torch.inference_mode():
-        caches = own.new_caches()
+        caches = own.caches()
         mine, theirs = caches.new(), caches.new()
         own.forward([Segment(theirs, other[:190])])
         for begin in range(0, 60, piece):
@@ -203,12 +205,12 @@ def test_a_cache_copied_from_a_beginning_goes_on_by_itself() -> None:
     assert own is not None
     ids = torch.randint(0, 300, (300,)).tolist()
     with torch.inference_mode():
-        first = own.new_caches().new()
+        first = own.caches().new()
         own.forward([Segment(first, ids)])
         copied = first.copy(100)
         own.forward([Segment(first, [1])])
         logits = own.forward([Segment(copied, [5, 6, 7])])
-        whole = own.new_caches().new()
+        whole = own.caches().new()
         expected = own.forward([Segment(whole, [*ids[:100], 5, 6, 7])])
     torch.testing.assert_close(logits.float(), expected.float(), rtol=0.1, atol=0.1)
     assert copied.length == 103
@@ -231,7 +233,7 @@ def test_sequences_of_all_lengths_come_and_go_beside_each_other(dtype: str) -> N
     ends_at = [20, 3, 20, 20, 9, 20, 20, 20, 20, 6]
     texts = [torch.randint(0, 300, (length + end,)).tolist() for length, end in zip(lengths, ends_at, strict=True)]
     with torch.inference_mode():
-        caches = own.new_caches()
+        caches = own.caches()
         made = [caches.new() for _ in texts]
         for cache, text, length in zip(made, texts, lengths, strict=True):
             own.forward([Segment(cache, text[:length])])
@@ -248,7 +250,7 @@ def test_sequences_of_all_lengths_come_and_go_beside_each_other(dtype: str) -> N
                 late = caches.new()
                 own.forward([Segment(late, texts[3][:126])])
         also = own.forward([Segment(late, [texts[3][126]])])[0]
-        expected = [own.forward([Segment(own.new_caches().new(), text)])[0] for text in [*texts, texts[3][:127]]]
+        expected = [own.forward([Segment(own.caches().new(), text)])[0] for text in [*texts, texts[3][:127]]]
     spread = 1e-4 if dtype == "float32" else 0.15
     for mine, wanted in zip([*found, also], expected, strict=True):
         torch.testing.assert_close(mine.float(), wanted.float(), rtol=spread, atol=spread)
@@ -264,7 +266,7 @@ def test_a_sequence_of_nonsense_leaves_its_neighbours_and_heirs_alone() -> None:
     own = decoder(built("Llama", "float32"), for_own_passes)
     assert own is not None
     with torch.inference_mode():
-        caches = own.new_caches()
+        caches = own.caches()
         one, other = caches.new(), caches.new()
         own.forward([Segment(one, [1, 2, 3]), Segment(other, range(100))])
         assert other.slots is not None
@@ -284,7 +286,7 @@ def test_the_room_that_is_reckoned_with_is_the_room_that_is_taken() -> None:
 
     from tokmagic.engines.local.kv import KVCaches, room
 
-    caches = KVCaches(1, 1, 4, torch.float32)
+    caches = KVCaches(1, 1, 4, torch.float32, torch.device("cpu"))
     for length in (1, 128, 129, 1024, 1025, 5000):
         cache = caches.new()
         cache.reserve(length)
@@ -298,7 +300,7 @@ def test_room_is_given_back() -> None:
 
     from tokmagic.engines.local.kv import KVCaches
 
-    caches = KVCaches(2, 1, 4, torch.float32)
+    caches = KVCaches(2, 1, 4, torch.float32, torch.device("cpu"))
     made = [caches.new() for _ in range(5)]
     for index, cache in enumerate(made):
         cache.reserve(10)

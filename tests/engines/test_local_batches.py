@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.cuda import played
 from tests.engines.held import held
 from tests.engines.test_local_engine import STORY, ask, configured, finished, ids_of, model_folder, text_of
 from tests.examples import first
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.model
 SCHEMA = (
     '{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": false}'
 )
+GPU = "a GPU that is played"
 RUNS: dict[str, Prompt] = {
     "greedy": ask(STORY, temperature=0, max_tokens=30),
     "greedy, shorter": ask("Name two seas.", temperature=0, max_tokens=7),
@@ -40,12 +42,17 @@ RUNS: dict[str, Prompt] = {
 }
 
 
-@pytest.fixture(scope="module")
-def session(tiny_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+@pytest.fixture(scope="module", params=["a CPU", pytest.param(GPU, marks=pytest.mark.slow)])
+def session(
+    tiny_home: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Session]:
     ledger = tmp_path_factory.mktemp("batches") / "ledger.sqlite"
-    opened = Session(TokMagic(home=str(tiny_home), ledger=f"sqlite:///{ledger}"))
-    yield opened
-    opened.close()
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == GPU:
+            played(patch)
+        opened = Session(TokMagic(home=str(tiny_home), ledger=f"sqlite:///{ledger}"))
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def test_few_rows_are_computed_by_torchs_own_kernels_where_those_are_quicker(mon
     monkeypatch.setattr(
         type(own.widest), "product", lambda it, given: (seen.append(bool(onednn().enabled)), product(it, given))[1]
     )
-    before, cache = bool(onednn().enabled), own.new_caches().new()
+    before, cache = bool(onednn().enabled), own.caches().new()
     with torch.inference_mode():
         for ids, enabled in (([1, 2, 3], before), ([4, 5], False), ([6], False)):
             seen.clear()

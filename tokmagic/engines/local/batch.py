@@ -1,4 +1,4 @@
-"""Continuous batching on the CPU: whatever runs are there share each forward pass, and come and go between two of them.
+"""Continuous batching: whatever runs are there share each forward pass, and come and go between two of them.
 
 A pass takes one token of each answer that is being generated, and a piece of the prompts that are still to be read. A
 prompt that begins like another one in the batch takes over what was computed for it.
@@ -16,6 +16,7 @@ from tokmagic.core.stream import Finished, FinishReason, Started, Usage
 from tokmagic.engines.local.answer import Answer
 from tokmagic.engines.local.attention import Segment
 from tokmagic.engines.local.decoder import Decoder
+from tokmagic.engines.local.device import forget_peak, peak_bytes
 from tokmagic.engines.local.drawing import Drawing
 from tokmagic.engines.local.kv import KVCache, room
 from tokmagic.engines.local.passes import waited_ns
@@ -23,10 +24,10 @@ from tokmagic.engines.local.stream import LocalStream
 from tokmagic.engines.local.threads import Threads
 from tokmagic.errors import TokmagicError
 
-# Answers in a pass at most: beyond this a CPU computes them no faster than one after another.
-MOST_ANSWERS = 32
+# Answers in a pass at most: beyond this they are computed no faster than one after another.
+_MOST_ANSWERS = {"cpu": 32, "cuda": 256}
 # Prompt tokens in a pass at most: an interrupt, and whoever is being answered, waits for no more than these.
-_PIECE = 256
+_PIECE = {"cpu": 256, "cuda": 4096}
 # A beginning that is shared is taken over from so many tokens on: below, copying it saves nothing.
 _LEAST_SHARED = 16
 
@@ -73,13 +74,18 @@ class Batch:
         self._decoder = decoder
         self._threads = threads
         self._mapped = mapped
-        self._caches = decoder.new_caches()
+        self._device = decoder.device
+        self._caches = decoder.caches()
         self._runs: list[Run] = []
         self._mark_ns = self._waited_ns = 0
 
     def __len__(self) -> int:
         """The answers in it."""
         return sum(len(run.answers) for run in self._runs)
+
+    def has_room(self, answers: int) -> bool:
+        """Whether so many more are computed sooner in it than after it."""
+        return len(self) + answers <= _MOST_ANSWERS[self._device.type]
 
     def bytes_to_come(self, positions: int = 0) -> int:
         """What the caches may yet grow by if all runs go on to their limits, and another one of so many positions."""
@@ -122,7 +128,7 @@ class Batch:
 
     def _pieces(self) -> Iterator[Piece]:
         """What each run brings to the next pass: the newest token of its answers, or the next piece of its prompt."""
-        room = _PIECE
+        room = _PIECE[self._device.type]
         for run in self._runs:
             if run.is_prefilled:
                 yield run, [Segment(run.caches[choice], (run.newest[choice],)) for choice in run.live]
@@ -150,6 +156,7 @@ class Batch:
         now_ns = time.perf_counter_ns()
         if not any(it.began_ns for it in self._runs):
             self._mark_ns, self._waited_ns = now_ns, waited_ns()
+            forget_peak(self._device)
         run.began_ns = now_ns
         run.stream.put(Started(run.submitted_ns, _usage(run), now_ns))
         return True
@@ -161,7 +168,7 @@ class Batch:
         try:
             segments = [segment for _, brought in pieces for segment in brought]
             decodes = all(run.is_prefilled for run, _ in pieces)
-            size = len(segments) if decodes else None
+            size = len(segments) if decodes and self._device.type == "cpu" else None
             logits = self._threads.run(size, lambda: self._decoder.forward(segments))
         except Exception as error:
             if len(pieces) > 1:
@@ -184,7 +191,8 @@ class Batch:
             if run.caches[0].length < len(run.ids):
                 return
             run.newest = [0] * len(run.answers)
-            run.caches += [run.caches[0].copy(len(run.ids)) for _ in run.answers[1:]]
+            for _ in run.answers[1:]:  # one by one: if there is no more memory, those that were made are freed
+                run.caches.append(run.caches[0].copy(len(run.ids)))
             logits = logits.expand(len(choices), -1)
         ids, logprobs = run.drawing.next(logits, choices)
         now_ns = time.perf_counter_ns()
@@ -212,8 +220,9 @@ class Batch:
         tails: tuple[str, ...] = tuple(tail for tail, _ in ends)
         reasons: tuple[FinishReason, ...] = tuple(reason for _, reason in ends)
         usage = replace(_usage(run), output_tokens=sum(answer.tokens for answer in run.answers))
-        run.stream.put(Finished(at_ns, reasons, usage, tails, device_s=run.device_ns / 1e9))
+        peak = peak_bytes(self._device)
         self._drop(run)
+        run.stream.put(Finished(at_ns, reasons, usage, tails, device_s=run.device_ns / 1e9, peak_bytes=peak))
 
     def _fail(self, run: Run, error: Exception) -> None:
         self._drop(run)

@@ -62,6 +62,23 @@ def available_if_used(device: str) -> int | None:
     return available_bytes(torch.device(device)) if _cuda_is_used() else None
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was asked for; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def forget_peak(device: torch.device) -> None:
+    """Begin to look for the peak of a GPU's memory anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """What torch held of a GPU's memory at most since then; None on a CPU."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+
+
 def held(device: torch.device, model: torch.nn.Module, twice_bytes: int = 0) -> Held:
     """What a model and torch hold of a device's memory; ``twice_bytes`` of its weights are there a second time."""
     # Weights that layers share are one tensor in memory.

@@ -1,4 +1,4 @@
-"""One prompt at a time by transformers' own ``generate``: on a GPU, and for models that the decoder does not know."""
+"""One prompt at a time by transformers' own ``generate``: for models that the decoder does not know."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 
 from tokmagic.core.stream import Finished, Started, Usage
 from tokmagic.engines.local.answer import Answer
+from tokmagic.engines.local.device import forget_peak, peak_bytes
 from tokmagic.engines.local.passes import waited_ns
 from tokmagic.engines.local.schema import SchemaConstraint
 from tokmagic.engines.local.stream import Cancelled, LocalStream
@@ -47,8 +48,7 @@ def generate(model: Any, call: Call, stream: LocalStream, submitted_ns: int) -> 
     if len(call.ids) > _PREFILL_CHUNK:
         call.config.prefill_chunk_size = _PREFILL_CHUNK
     tap = TokenTap(stream, call.answers, logprobs)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    forget_peak(device)
     guard = model.register_forward_pre_hook(lambda *_: stream.raise_if_closed())
     try:
         _run(model, call, processors, tap)
@@ -57,7 +57,7 @@ def generate(model: Any, call: Call, stream: LocalStream, submitted_ns: int) -> 
     finally:
         guard.remove()
     end_ns = time.perf_counter_ns()
-    peak = int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+    peak = peak_bytes(device)
     ends = [answer.end(interrupted=stream.closed) for answer in call.answers]
     usage = replace(usage, output_tokens=sum(answer.tokens for answer in call.answers))
     stream.put(

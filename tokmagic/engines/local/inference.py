@@ -17,7 +17,7 @@ from tokmagic.core.prompt import DRAWING, PENALTIES, Sampling
 from tokmagic.engines.base import ModelSpec, Progress
 from tokmagic.engines.fit import Held
 from tokmagic.engines.local.answer import Answer
-from tokmagic.engines.local.batch import MOST_ANSWERS, Batch, Run
+from tokmagic.engines.local.batch import Batch, Run
 from tokmagic.engines.local.choices import for_own_passes, for_transformers, kept
 from tokmagic.engines.local.declared import asked_arithmetic, follows_transformers
 from tokmagic.engines.local.decoder import decoder
@@ -58,12 +58,13 @@ class Inference:
         try:
             self._model = load_model(folder, spec, self._device, progress)
             # A compiled model has its hooks compiled, too.
-            takes_turns = self._device.type == "cpu" and spec.compile != "on"
-            followed = Followed(self._model) if takes_turns else None
+            followed = Followed(self._model) if spec.compile != "on" else None
             is_fast = not follows_transformers(spec)
-            self._decoder = decoder(self._model, kept(home, for_own_passes) if is_fast else None)
+            # Compiled on a GPU is what transformers compiles.
+            is_own = self._device.type == "cpu" or spec.compile != "on"
+            self._decoder = decoder(self._model, kept(home, for_own_passes) if is_fast else None) if is_own else None
             arithmetic = AS_TRANSFORMERS if self._decoder is None else self._decoder.arithmetic
-            if self._decoder is None and followed is not None and is_fast:
+            if self._decoder is None and followed is not None and is_fast and self._device.type == "cpu":
                 arithmetic = kept(home, for_transformers)(linear(self._model), self._model.dtype)
                 followed.native_to = arithmetic.native_to
         except BaseException:
@@ -153,7 +154,7 @@ class Inference:
             self._threads.restore()
 
     def _may_join(self, batch: Batch | None, request: Request, may_begin: Callable[[], bool]) -> bool:
-        if batch is None or len(batch) + request.prompt.sampling.n > MOST_ANSWERS or not may_begin():
+        if batch is None or not batch.has_room(request.prompt.sampling.n) or not may_begin():
             return False
         # A system that gives out more memory than it has would end the process: this one waits for its turn.
         prompt, sampling = request.prompt, request.prompt.sampling
@@ -179,7 +180,14 @@ class Inference:
                 for choice in range(sampling.n)
             ]
             if batch is not None and is_followed(config):
-                drawing = Drawing(config, ids, seed=sampling.seed, constraint=constraint, logprobs=sampling.logprobs)
+                drawing = Drawing(
+                    config,
+                    ids,
+                    seed=sampling.seed,
+                    constraint=constraint,
+                    logprobs=sampling.logprobs,
+                    device=self._device,
+                )
                 batch.add(Run(stream, request.submitted_ns, ids, limit, answers, drawing))
                 return None
         except Exception as error:
@@ -204,6 +212,8 @@ class Inference:
     def _failure(self, error: Exception, tokens: int) -> TokmagicError:
         if isinstance(error, TokmagicError):
             return error
+        if self._device.type != "cpu":
+            free_memory(self._device)
         return map_error(error, f"{self._name} failed at {tokens} output tokens", self._spec, self._device)
 
     def _constraint(self, config: GenerationConfig, sampling: Sampling, prompt_tokens: int) -> SchemaConstraint | None:

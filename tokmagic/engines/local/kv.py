@@ -15,15 +15,19 @@ _BLOCK = 128
 _MOST_SHARED = 1024
 # By how much a longer sequence's room grows, and the number of slots of one size.
 _GROWTH = 0.25
+# Up to so many slots their number doubles: a graph of the same passes fits for longer.
+_DOUBLED = 8
 
 
 class KVCaches:
     """Makes the caches of a model of ``layers``, and keeps those of one size together."""
 
-    def __init__(self, layers: int, kv_heads: int, head_size: int, dtype: torch.dtype) -> None:
+    def __init__(self, layers: int, kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device) -> None:
         self._layers = layers
-        self._like = torch.empty(2, 0, kv_heads, 0, head_size, dtype=dtype)
+        self._like = torch.empty(2, 0, kv_heads, 0, head_size, dtype=dtype, device=device)
         self._shared: dict[int, Slots] = {}
+        # On a GPU a slot stays where it is when nobody is in it: a graph writes to it.
+        self._kept = 0 if device.type == "cpu" else 1
 
     def new(self) -> KVCache:
         """Return an empty cache for one sequence."""
@@ -31,7 +35,7 @@ class KVCaches:
 
     def slots(self, length: int) -> Slots:
         """Return where a sequence of so many positions has room, and some to grow."""
-        made = Slots(self._layers, self._like, room(length))
+        made = Slots(self._layers, self._like, room(length), self._kept)
         return made if made.capacity > _MOST_SHARED else self._shared.setdefault(made.capacity, made)
 
 
@@ -49,22 +53,32 @@ class Slots:
     """Room for ``capacity`` positions of each of several sequences.
 
     ``data`` has a tensor [2, slots, kv_heads, capacity, head_size] for each layer, keys before values; the first slots
-    are those of ``caches``, in their order. What is in a slot beyond a sequence's length is finite.
+    are those of ``caches``, in their order. What is in a slot beyond a sequence's length is finite. ``moves`` is how
+    often the tensors have been replaced. ``kept`` slots at least stay when all are empty.
     """
 
-    def __init__(self, layers: int, like: Tensor, capacity: int) -> None:
+    def __init__(self, layers: int, like: Tensor, capacity: int, kept: int = 0) -> None:
         _, _, kv_heads, _, head_size = like.shape
+        self._kept = kept
+        self.moves = 0
         self.capacity = capacity
         self.caches: list[KVCache] = []
         self.data = [like.new_empty(2, 0, kv_heads, capacity, head_size) for _ in range(layers)]
 
+    @property
+    def size(self) -> int:
+        """The slots there are."""
+        return min(data.shape[1] for data in self.data)
+
     def take(self, cache: KVCache) -> int:
         """Give a slot to ``cache``, and return which one."""
         slot = len(self.caches)
+        wanted = max(1, 2 * slot) if slot < _DOUBLED else slot + 1 + int(slot * _GROWTH)
+        self.moves += self.size <= slot
         # Layer by layer: twice the memory is needed for one of them alone.
         for layer, data in enumerate(self.data):
             if data.shape[1] <= slot:
-                grown = data.new_empty(2, slot + 1 + int(slot * _GROWTH), *data.shape[2:])
+                grown = data.new_empty(2, wanted, *data.shape[2:])
                 grown[:, :slot] = data[:, :slot]
                 self.data[layer] = grown
             # Not left as it is: a number that is none would go through any mask.
@@ -76,8 +90,9 @@ class Slots:
         """Take a slot back; the last one moves to its place."""
         last = self.caches.pop()
         if slot == len(self.caches):
-            if not self.caches:
-                self.data = [data[:, :0].clone() for data in self.data]
+            if not self.caches and self.size > self._kept:
+                self.data = [data[:, : self._kept].clone() for data in self.data]
+                self.moves += 1
             return
         for data in self.data:
             data[:, slot] = data[:, len(self.caches)]

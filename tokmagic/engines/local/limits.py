@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tokmagic.engines.local.device import available_bytes
+from tokmagic.engines.local.device import available_bytes, wait_for
 from tokmagic.engines.roof import MatrixSpeed, Roof, Work
 
 # Far beyond any cache, as a model's weights are, and a small share of what is free.
@@ -99,16 +99,11 @@ def _seconds(work: Callable[[], Any], device: torch.device) -> float:
     calls, best, spent, rounds = _CALLS[device.type], float("inf"), 0.0, 0
     work()
     while rounds == 0 or spent < _ENOUGH_S or (rounds < _LEAST_ROUNDS and spent < _MOST_S):
-        _wait(device)
+        wait_for(device)
         began = time.perf_counter()
         for _ in range(calls):
             work()
-        _wait(device)
+        wait_for(device)
         took = time.perf_counter() - began
         best, spent, rounds = min(best, took / calls), spent + took, rounds + 1
     return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

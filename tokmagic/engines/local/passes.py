@@ -1,7 +1,8 @@
-"""One pass through a model on the CPU at a time, in the whole process.
+"""One pass through a model at a time, in the whole process.
 
-A pass may want torch's own kernels in place of oneDNN's, and that is a switch of all of torch: another model's pass at
-the same moment would round elsewhere, and the same seed would no longer give the same answer.
+A pass on a CPU may want torch's own kernels in place of oneDNN's, and that is a switch of all of torch: another model's
+pass at the same moment would round elsewhere, and the same seed would no longer give the same answer. And a device that
+works for two models at once would be paid for twice.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from tokmagic.core.forks import in_child
+from tokmagic.engines.local.device import wait_for
 
 _backends: Any = torch.backends
 _onednn = _backends.mkldnn
@@ -76,6 +78,7 @@ class Followed:
 
     def __init__(self, model: Any) -> None:
         self.native_to = 0
+        self._device: torch.device = next(model.parameters()).device
         self._passes: list[AbstractContextManager[None]] = []
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
         model.register_forward_hook(self._end, always_call=True)
@@ -89,4 +92,8 @@ class Followed:
 
     def _end(self, *_given: Any) -> None:
         if self._passes:
-            self._passes.pop().__exit__(None, None, None)
+            taken = self._passes.pop()
+            try:
+                wait_for(self._device)
+            finally:
+                taken.__exit__(None, None, None)

@@ -1,0 +1,236 @@
+"""The local engine on a GPU, as far as one that is played shows it: what is where, what waits, and what is captured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import cuda
+from tests.engines.test_decoder import FOLLOWED, LEFT_ALONE, built
+from tests.engines.test_local_engine import STORY, ask
+from tests.examples import first
+from tokmagic.core.config import TokMagic
+from tokmagic.core.prompt import Prompt
+from tokmagic.engines.base import ModelSpec
+from tokmagic.errors import OutOfMemoryError
+from tokmagic.runs.session import Session
+
+pytestmark = pytest.mark.model
+
+SCHEMA = '{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}'
+PROMPTS: dict[str, Prompt] = {
+    "greedy": ask(STORY, temperature=0, max_tokens=12),
+    "drawn": ask(STORY, temperature=1.0, seed=7, max_tokens=12),
+    "several, drawn": ask(STORY, temperature=1.0, seed=7, n=3, max_tokens=12),
+    "with a schema": ask(STORY, temperature=1.0, seed=3, json_schema=SCHEMA, max_tokens=40),
+    "with a penalty and log probabilities": ask(STORY, temperature=0, repetition_penalty=1.2, logprobs=True),
+    "with a stop string": ask(STORY, temperature=1.0, seed=7, stop=("Jen",), max_tokens=20),
+}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda.played(monkeypatch)
+
+
+Open = Callable[[], Session]
+
+
+@pytest.fixture
+def opened(tiny_home: Path, tmp_path: Path) -> Iterator[Open]:
+    sessions: list[Session] = []
+
+    def make() -> Session:
+        ledger = f"sqlite:///{tmp_path}/{len(sessions)}.sqlite"
+        sessions.append(Session(TokMagic(home=str(tiny_home), ledger=ledger, cache=False)))
+        return sessions[-1]
+
+    yield make
+    for session in sessions:
+        session.close()
+
+
+def told(session: Session, prompts: list[Prompt]) -> list[Any]:
+    generations = [session.generate(prompt).raise_for_status() for prompt in prompts]
+    return [(it.text, it.tokens, it.finish_reason, it.usage.output_tokens) for it in generations]
+
+
+@pytest.mark.parametrize("dtype", first(1, [None, "fp32"]))
+def test_a_prompt_gives_on_a_gpu_what_it_gives_on_a_cpu(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, dtype: str | None
+) -> None:
+    wanted = told(opened(), list(PROMPTS.values()))
+    cuda.played(monkeypatch)
+    session = opened()
+    session.models.add("here", ModelSpec("smollm2", dtype=dtype))
+    found = told(session, list(PROMPTS.values()))
+    assert dict(zip(PROMPTS, found, strict=True)) == dict(zip(PROMPTS, wanted, strict=True))
+    info = session.load().info
+    assert (info.device, info.device_name) == ("cuda:0", "a played GPU")
+
+
+@pytest.mark.parametrize(
+    ("operation", "refusal"),
+    {
+        "both devices": (lambda torch, there: there + torch.ones(2), "found at least two devices"),
+        "numpy's view": (lambda _, there: there.numpy(), "can't convert cuda:0"),
+        "a generator of the CPU": (
+            lambda torch, there: torch.multinomial(there, 1, generator=torch.Generator().manual_seed(1)),
+            "Expected a 'cuda' device type",
+        ),
+        "an answer while capturing": (lambda torch, there: captured(torch, there.tolist), "when stream is capturing"),
+        "a copy while capturing": (
+            lambda torch, _: captured(torch, lambda: torch.tensor([1], device="cuda")),
+            "when stream is capturing",
+        ),
+    }.values(),
+)
+@pytest.mark.usefixtures("gpu")
+def test_what_is_played_refuses_what_a_gpu_refuses(operation: Callable[[Any, Any], Any], refusal: str) -> None:
+    import torch
+
+    there = torch.ones(2, device="cuda:0")
+    with pytest.raises((RuntimeError, TypeError), match=refusal):
+        operation(torch, there)
+
+
+def captured(torch: Any, work: Callable[[], Any]) -> Any:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_graph_that_is_played_does_nothing_before_it_is_replayed() -> None:
+    import torch
+
+    there, result = torch.ones(2, device="cuda"), torch.zeros(2, device="cuda")
+    graph = captured(torch, lambda: result.add_(there * 2))
+    assert result.tolist() == [0, 0]
+    there.fill_(3)
+    graph.replay()
+    graph.replay()
+    assert result.tolist() == [12, 12]
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+@pytest.mark.usefixtures("gpu")
+def test_each_family_has_its_own_passes_and_graphs(name: str) -> None:
+    import torch
+
+    from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.decoder import decoder
+
+    family, config = FOLLOWED[name]
+    model = built(family, "float32", **config).to("cuda")
+    own = decoder(model, lambda *_: pytest.fail("what a CPU multiplies by"))
+    assert own is not None
+    texts = [[5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15, 16]]
+    with torch.inference_mode():
+        caches = [own.caches().new() for _ in texts]
+        own.forward([Segment(cache, text) for cache, text in zip(caches, texts, strict=True)])
+        for token in range(20, 27):
+            found = own.forward([Segment(cache, [token]) for cache in caches])
+            for text, logits in zip(texts, found, strict=True):
+                text.append(token)
+                wanted = model(torch.tensor([text], device="cuda")).logits[0, -1]
+                assert torch.allclose(logits, wanted, atol=1e-3)
+    assert cuda.replays() == 6  # of seven passes the first is computed call by call, the second is captured, too
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+@pytest.mark.usefixtures("gpu")
+def test_what_the_decoder_does_not_know_is_left_to_transformers(name: str) -> None:
+    from tokmagic.engines.local.decoder import decoder
+
+    family, config = LEFT_ALONE[name]
+    assert decoder(built(family, "float32", **config).to("cuda"), lambda *_: pytest.fail("asked")) is None
+
+
+@pytest.mark.usefixtures("gpu")
+def test_the_host_waits_once_for_a_token_and_asks_for_all_of_it_at_once(opened: Open) -> None:
+    session = opened()
+    session.generate(ask(STORY, temperature=0, max_tokens=4))
+    answers, replays = cuda.answers(), cuda.replays()
+    session.generate(ask(STORY, temperature=0, max_tokens=40)).raise_for_status()
+    assert cuda.replays() - replays == 39  # the first token is the prompt's own pass
+    # For the pass, and for the id: when the second one is asked for there is nothing left to wait for.
+    assert cuda.answers() - answers <= 2 * 40 + 2
+
+
+@pytest.mark.parametrize("length", [100, 1000, 2030])
+def test_a_text_that_outgrows_its_room_and_the_table_goes_on(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    prompt = ask("word " * length, temperature=0, max_tokens=40)
+    wanted = told(opened(), [prompt])
+    cuda.played(monkeypatch)
+    assert told(opened(), [prompt]) == wanted
+    assert cuda.replays() > 30
+
+
+def wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda _: None)
+
+
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CUDA error: operation not supported")
+
+    monkeypatch.setattr(torch.cuda, "graph", fail)
+
+
+def other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokmagic.engines.local import decoder
+
+    monkeypatch.setattr(decoder, "near", lambda *_: False)
+
+
+@pytest.mark.parametrize("fault", [wrong, broken, other])
+def test_what_does_not_compute_the_same_is_not_used(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, fault: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    prompts = [PROMPTS["greedy"], PROMPTS["drawn"]]
+    wanted = told(opened(), prompts)
+    cuda.played(monkeypatch)
+    fault(monkeypatch)
+    assert told(opened(), prompts) == wanted
+    assert cuda.replays() == 0
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_run_that_finds_no_memory_fails_alone_and_leaves_no_room_taken(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from tests.engines.held import held
+
+    session = opened()
+    engine: Any = session.load()
+    list(engine.stream(ask(STORY, temperature=0, max_tokens=2)))
+    real = torch.Tensor.new_empty
+
+    def scarce(like: Any, *sizes: int, **options: Any) -> Any:
+        if len(sizes) == 5 and sizes[1] > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return real(like, *sizes, **options)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", scarce)
+    with held():
+        small = engine.stream(ask(STORY, temperature=0, max_tokens=30))
+        large = engine.stream(ask(STORY, temperature=1.0, seed=1, n=20, max_tokens=30))
+    assert len([it for it in small if hasattr(it, "text")]) > 0
+    with pytest.raises(OutOfMemoryError, match="shorten the prompt or lower --max-tokens"):
+        list(large)
+    rooms = engine._inference._decoder.caches()._shared.values()
+    assert [room.caches for room in rooms] == [[] for _ in rooms]
+    assert {room.size for room in rooms} == {1}

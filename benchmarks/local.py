@@ -53,6 +53,7 @@ class Run:
         assert isinstance(end, Finished)
         self.ids = [it.id for it in tokens]
         self.ttft_s = (tokens[0].at_ns - begun.submitted_ns) / 1e9
+        self.gap_s = (tokens[-1].at_ns - tokens[0].at_ns) / 1e9 / max(1, len(tokens) - 1)
         self.begun_ns, self.end_ns = begun.prefill_ns or begun.submitted_ns, end.at_ns
         self.device_s, self.usage = end.device_s or 0.0, end.usage
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("cuda", 0)
@@ -64,7 +65,7 @@ class _Here(threading.local):
     tape: list[Callable[[], None]] | None = None
     # What tensors held before a capture, by their storage; those that it makes are not among them.
     before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]]
-    made: set[int]
+    made: dict[int, torch.UntypedStorage]
 
 
 _here = _Here()
@@ -109,7 +110,7 @@ def _do(func: Any, args: Any, kwargs: Any, target: torch.device) -> Any:
         result = func(*args, **kwargs)
         moved = tree_map(_plain if target.type == "cpu" else _placed, result)
         if _here.tape is not None:
-            _here.made |= _storages(result).keys() - given.keys()
+            _here.made |= {at: it for at, it in _storages(result).items() if at not in given}
             _here.tape.append(_again(func, args, kwargs, result))
     return moved
 
@@ -235,7 +236,7 @@ class _Graph:
 
 @contextmanager
 def _capture(graph: _Graph, *_given: Any, **_options: Any) -> Iterator[None]:
-    _here.tape, _here.before, _here.made = graph.tape, {}, set()
+    _here.tape, _here.before, _here.made = graph.tape, {}, {}
     try:
         yield
     finally:
@@ -243,6 +244,9 @@ def _capture(graph: _Graph, *_given: Any, **_options: Any) -> Iterator[None]:
         # A GPU does nothing while it is told what a graph will do.
         for storage, before in _here.before.values():
             storage.copy_(before)
+        for at in _here.made.keys() - _here.before.keys():
+            _here.made[at].fill_(255)  # bytes of numbers that are none
+        _here.before, _here.made = {}, {}
 
 
 class _Generator(torch.Generator):
@@ -259,6 +263,8 @@ class _Generator(torch.Generator):
 def played(patch: pytest.MonkeyPatch) -> None:
     """Let torch have one such device, until ``patch`` is undone."""
     _counted.answers = _counted.replays = 0
+    # torch remembers at its first `with torch.device(...)` which functions make tensors: the real ones.
+    _device_constructors()
     for name in _FACTORIES:
         patch.setattr(torch, name, _factory(getattr(torch, name)))
     patch.setattr(torch, "Generator", _Generator)

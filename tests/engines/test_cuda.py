@@ -10,7 +10,7 @@ import pytest
 
 from tests import cuda
 from tests.engines.test_decoder import FOLLOWED, LEFT_ALONE, built
-from tests.engines.test_local_engine import STORY, ask
+from tests.engines.test_local_engine import STORY, ask, ids_of
 from tests.examples import first
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Prompt
@@ -162,6 +162,55 @@ def test_the_host_waits_once_for_a_token_and_asks_for_all_of_it_at_once(opened: 
     assert cuda.answers() - answers <= 2 * 40 + 2
 
 
+@pytest.mark.usefixtures("gpu")
+def test_runs_at_once_are_asked_for_once(opened: Open) -> None:
+    from tests.engines.held import held
+
+    engine: Any = opened().load()
+    prompts = [ask(f"Name {count} seas.", temperature=0, max_tokens=20) for count in range(6)]
+    alone = [ids_of(list(engine.stream(prompt))) for prompt in prompts]
+    answers = cuda.answers()
+    with held():
+        streams = [engine.stream(prompt) for prompt in prompts]
+    assert [ids_of(list(stream)) for stream in streams] == alone
+    # Each prompt's first token is asked for by itself: it comes from a pass of prompts.
+    assert cuda.answers() - answers <= 2 * 20 + 2 * len(prompts)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_weights_that_another_library_multiplies_are_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from torch import nn
+
+    from tokmagic.engines.local import called, decoder
+    from tokmagic.engines.local.attention import Segment
+
+    class Packed(nn.Linear):
+        """As bitsandbytes' layers: nobody else knows what its weight means."""
+
+        def forward(self, given: Any) -> Any:
+            return nn.functional.linear(given, -self.weight, self.bias)
+
+    model = built("Qwen2", "float32").to("cuda")
+    assert decoder.decoder(model, lambda *_: pytest.fail("asked")) is not None
+    for layer in model.model.layers:
+        for parent in (layer.self_attn, layer.mlp):
+            for _, child in parent.named_children():
+                if type(child) is nn.Linear:
+                    child.__class__ = Packed
+    assert decoder.decoder(model, lambda *_: pytest.fail("asked")) is None
+    for module in (called, decoder):
+        monkeypatch.setattr(module, "is_called", lambda it: type(it) is Packed)
+    own = decoder.decoder(model, lambda *_: pytest.fail("asked"))
+    assert own is not None
+    with torch.inference_mode():
+        cache = own.caches().new()
+        for token in (5, 6, 7, 8, 9):
+            own.forward([Segment(cache, [token])])
+        wanted = model(torch.tensor([[5, 6, 7, 8, 9, 10]], device="cuda")).logits[0, -1]
+        assert torch.allclose(own.forward([Segment(cache, [10])])[0], wanted, atol=1e-3)
+
+
 @pytest.mark.parametrize("length", [100, 1000, 2030])
 def test_a_text_that_outgrows_its_room_and_the_table_goes_on(
     opened: Open, monkeypatch: pytest.MonkeyPatch, length: int
@@ -234,3 +283,18 @@ def test_a_run_that_finds_no_memory_fails_alone_and_leaves_no_room_taken(
     rooms = engine._inference._decoder.caches()._shared.values()
     assert [room.caches for room in rooms] == [[] for _ in rooms]
     assert {room.size for room in rooms} == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("gpu")
+def test_the_benchmark_for_a_gpu_goes_through(tiny_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.gpu import Shape, measured
+    from tokmagic.engines.local import limits
+
+    monkeypatch.setattr(limits, "_SIDE", {"cuda": 64})
+    monkeypatch.setattr(limits, "_READ_BYTES", {"cuda": 2**24})
+    # Without quantised weights, which bitsandbytes would move to a real GPU.
+    found = measured(tiny_home, 12, Shape(64, 96, 2, 4, 2), together=12, quant=False)
+    assert found.keys() == {"default", "one_stream", "metering", "batch_256"}
+    assert found["one_stream"]["passes"] == "tokmagic's own, in batches, with graphs"
+    assert found["batch_256"]["device_seconds"] == pytest.approx(1, rel=0.01)

@@ -57,17 +57,41 @@ def test_the_device_and_its_readings(session: Session) -> None:
     assert 0 < device.used_bytes < device.total_bytes
 
 
+def test_passes_are_the_engines_own_and_captured(session: Session) -> None:
+    engine: Any = session.load()
+    session.generate(ask()).raise_for_status()
+    assert engine.facts() == (("passes", "tokmagic's own, in batches, with graphs"),)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", None])
+def test_a_batch_gives_what_its_prompts_give_alone(session: Session, dtype: str | None) -> None:
+    session.models.add("here", ModelSpec("smollm2", dtype=dtype))
+    engine: Any = session.load("here")
+    prompts = [ask(f"Name {count} seas.", temperature=0) for count in range(32)]
+    alone = [ids(engine.stream(prompt)) for prompt in prompts]
+    together = [ids(stream) for stream in [engine.stream(prompt) for prompt in prompts]]
+    same = sum(one == other for one, other in zip(alone, together, strict=True))
+    # Another number of rows has other kernels, which round elsewhere: in 16 bits that may turn a near tie.
+    assert same == 32 if dtype == "fp32" else same >= 8
+    assert engine.facts()[0][1].endswith("with graphs")
+
+
+def ids(stream: Any) -> list[int | None]:
+    return [event.id for event in stream if isinstance(event, Token)]
+
+
 def test_greedy_ids_are_those_of_the_model_itself(session: Session) -> None:
     import torch
 
-    engine: Any = session.load()
+    session.models.add("exact", ModelSpec("smollm2", dtype="bf16"))
+    engine: Any = session.load("exact")
     prompt = ask(temperature=0, max_tokens=64)
     ids = torch.tensor([engine._tokenizer.encode(prompt)], device="cuda:0")
     with torch.inference_mode():
         bare = engine._inference._model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False
         )
-    generation = session.generate(prompt)
+    generation = session.generate(prompt, "exact")
     assert list(generation.tokens) == bare[0, ids.shape[1] :].tolist()
 
 
@@ -122,7 +146,8 @@ def test_memory_is_given_back(session: Session, ending: Callable[[Session], None
     session.generate(ask())
     loaded = held_bytes()
     ending(session)
-    assert held_bytes() <= loaded + 2**20
+    # A room for one sequence of each length stays, for what is captured: with 1,024 positions it is 24 MB.
+    assert held_bytes() <= loaded + 64 * 2**20
     assert session.generate(ask()).raise_for_status().usage.output_tokens == 32
     session.models.unload("smollm2")
     assert held_bytes() < loaded / 10

@@ -9,7 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
+import torch
 from torch import Tensor
 
 from tokmagic.core.stream import Finished, FinishReason, Started, Usage
@@ -117,9 +119,10 @@ class Batch:
         for run in [it for it in self._runs if it.stream.closed]:
             self._end(run, time.perf_counter_ns(), interrupted=True)
         passed = self._passed(list(self._pieces()))
+        greatest = self._greatest(passed)
         for run, _, logits in passed:
             try:
-                self._advance(run, logits)
+                self._advance(run, logits, greatest.get(id(run)))
             except Exception as error:
                 self._fail(run, error)
         self._account(passed)
@@ -184,8 +187,20 @@ class Batch:
             row += len(brought)
         return passed
 
-    def _advance(self, run: Run, logits: Tensor) -> None:
-        """Take the next token of each answer, if the prompt has been read whole."""
+    def _greatest(self, passed: Sequence[tuple[Run, int, Tensor]]) -> dict[int, list[int]]:
+        """The next ids, by the run, of those that take the greatest: a GPU is asked for all of them at once, since each
+        time that it is asked takes as long as a pass of a small model."""
+        plain = [(run, logits) for run, _, logits in passed if run.is_prefilled and run.drawing.is_plain]
+        if len(plain) < 2 or self._device.type == "cpu":
+            return {}
+        try:
+            ids = iter(torch.cat([logits for _, logits in plain]).argmax(-1).tolist())
+        except RuntimeError:  # no memory for all of them
+            return {}
+        return {id(run): list(islice(ids, len(logits))) for run, logits in plain}
+
+    def _advance(self, run: Run, logits: Tensor, greatest: list[int] | None) -> None:
+        """Take the next token of each answer, if the prompt has been read whole; ``greatest`` are known ones."""
         choices = run.live
         if not run.is_prefilled:
             if run.caches[0].length < len(run.ids):
@@ -194,7 +209,7 @@ class Batch:
             for _ in run.answers[1:]:  # one by one: if there is no more memory, those that were made are freed
                 run.caches.append(run.caches[0].copy(len(run.ids)))
             logits = logits.expand(len(choices), -1)
-        ids, logprobs = run.drawing.next(logits, choices)
+        ids, logprobs = run.drawing.next(logits, choices) if greatest is None else (greatest, None)
         now_ns = time.perf_counter_ns()
         for at, choice in enumerate(choices):
             run.newest[choice] = ids[at]

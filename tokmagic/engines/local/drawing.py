@@ -90,6 +90,12 @@ class Drawing:
         self._ids = torch.tensor([ids], device=device).expand(self._choices, -1) if looks_back else None
         self._scores: Tensor | None = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the next id is that of the greatest logit, and nobody asks for more."""
+        limits = self._draws or self._logprobs or self._ids is not None
+        return not limits and (self._eos is None or self._made >= self._least)
+
     def next(self, logits: Tensor, choices: list[int]) -> tuple[list[int], list[float] | None]:
         """Return the next id of each of ``choices``, whose ``logits`` [choices, vocabulary] are given in that order,
         and the natural logarithms of their probabilities if they were asked for."""

@@ -189,8 +189,9 @@ class LocalEngine:
         return found[0]
 
     def facts(self) -> tuple[tuple[str, str], ...]:
-        """Nothing more."""
-        return ()
+        """How a GPU that it is loaded on computes."""
+        inference = self._inference
+        return () if inference is None else inference.facts()
 
     def measure(self, progress: Progress) -> tuple[tuple[str, str], ...]:
         self.load(progress)

@@ -7,7 +7,6 @@ them has come. Captured with that as a number in the GPU's own memory, hundreds 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -63,8 +62,8 @@ class Graphs:
     def run(self, segments: Sequence[Segment]) -> Tensor:
         """Return the logits [segments, vocabulary] of a pass, good until the next one.
 
-        The first pass of its kind is eager. Before the second one it is captured and played: a graph that fails, or
-        gives anything else than that pass then does, is the last one. The caches have room for the pass.
+        The first pass of its kind is eager. The second one is, too, with the calls that are then captured: a graph that
+        fails, or gives anything else than they did, is the last one. The caches have room for the pass.
         """
         rows = _rows(segments) if self.are_used else None
         room = segments[0].cache.slots
@@ -78,16 +77,14 @@ class Graphs:
         if rows not in captured.graphs:
             captured.graphs[rows] = None
             return self._eager(segments)
+        made = _Graph(room, rows, self._compute, self._scale)
+        logits = made.eager(segments)
         try:
-            graph = _Graph(room, rows, self._compute, self._scale)
-            played = graph.play(segments)
+            made.capture()
+            self.are_used = self._near(made.play(segments), logits)
         except RuntimeError:
             self.are_used = False
-            return self._eager(segments)
-        # Its keys and values go where the graph's went, so that those of a graph that is wrong do not stay.
-        logits = self._eager(segments)
-        self.are_used = self._near(played, logits)
-        captured.graphs[rows] = graph
+        captured.graphs[rows] = made
         return logits
 
 
@@ -103,25 +100,46 @@ class _Graph:
     """One pass of a room's first sequences; those beyond its caches are computed for nothing."""
 
     def __init__(self, room: Slots, rows: int, compute: Compute, scale: float) -> None:
-        device = room.data[0].device
-        self._given = torch.zeros(2, rows, dtype=torch.long, device=device)
-        ids, positions = self._given
+        self._room = room
+        self._scale = scale
+        self._compute = compute
+        self._given = torch.zeros(2, rows, dtype=torch.long, device=room.data[0].device)
         self._graph = torch.cuda.CUDAGraph()
-        # What runs on other threads is none of this graph's: a second model, or a look at the memory.
+        self._logits: Tensor | None = None
+
+    def eager(self, segments: Sequence[Segment]) -> Tensor:
+        """Return the logits [segments, vocabulary] of a pass, computed call by call."""
+        self._take(segments)
+        return self._of(segments, self._computed())
+
+    def capture(self) -> None:
+        """Have the GPU told what it is to do. Raises what torch does."""
+        # What runs on other threads is none of this graph's: a look at the memory, say.
         capture: Any = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
-        with ExitStack() as stack:
-            stack.enter_context(torch.cuda.device(device))
-            stack.enter_context(capture)
-            self._logits = compute(Steady(room, positions, scale), ids)
+        with torch.cuda.device(self._given.device), capture:
+            self._logits = self._computed()
 
     def play(self, segments: Sequence[Segment]) -> Tensor:
-        slots = [segment.cache.slot for segment in segments]
+        """Return the same as :meth:`eager`, by what was captured; good until it is played again."""
+        assert self._logits is not None
+        self._take(segments)
+        self._graph.replay()
+        return self._of(segments, self._logits)
+
+    def _computed(self) -> Tensor:
+        ids, positions = self._given
+        return self._compute(Steady(self._room, positions, self._scale), ids)
+
+    def _take(self, segments: Sequence[Segment]) -> None:
         ids, positions = ([0] * self._given.shape[1] for _ in range(2))
-        for slot, segment in zip(slots, segments, strict=True):
+        for segment in segments:
+            slot = segment.cache.slot
             ids[slot], positions[slot] = segment.ids[0], segment.cache.length
         self._given.copy_(torch.tensor([ids, positions]))
-        self._graph.replay()
-        return self._logits[: len(slots)] if slots == list(range(len(slots))) else self._logits[slots]
+
+    def _of(self, segments: Sequence[Segment], logits: Tensor) -> Tensor:
+        slots = [segment.cache.slot for segment in segments]
+        return logits[: len(slots)] if slots == list(range(len(slots))) else logits[slots]
 
 
 def _rows(segments: Sequence[Segment]) -> int | None:

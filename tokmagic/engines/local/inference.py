@@ -82,6 +82,14 @@ class Inference:
         """What the weights and torch hold of the device's memory."""
         return held(self._device, self._model, 0 if self._decoder is None else self._decoder.second_bytes)
 
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """How a GPU's passes are computed: whether they are is found out when a model is loaded."""
+        if self._device.type == "cpu":
+            return ()
+        if self._decoder is None:
+            return (("passes", "transformers' generate, one prompt at a time"),)
+        return (("passes", f"tokmagic's own, in batches, {'with' if self._decoder.has_graphs else 'without'} graphs"),)
+
     @property
     def is_shared_with_children(self) -> bool:
         """Whether a forked child can run it: what is on a GPU is its parent's alone."""

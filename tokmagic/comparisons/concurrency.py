@@ -42,10 +42,7 @@ class Places:
             return self._given
         if self._given is not None and model in self._given:
             return self._given[model]
-        spec, info = self._session.models.spec(model), self._session.info(model)
-        # On a GPU a local model computes one after another: beside others a run would only wait.
-        queues = info.traits.has_weights and info.device is not None and not info.device.startswith("cpu")
-        return 1 if queues else at_once_by_default(spec)
+        return at_once_by_default(self._session.models.spec(model))
 
     @property
     def at_once(self) -> int:

@@ -23,7 +23,7 @@ USAGE = {
     "prompt_tokens": 12,
     "completion_tokens": 5,
     "total_tokens": 17,
-    "prompt_tokens_details": {"cached_tokens": 0},
+    "prompt_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
     "completion_tokens_details": {"reasoning_tokens": 0},
 }
 # 12 input tokens at 1 USD per 1M, 5 output tokens at 2.
@@ -149,16 +149,41 @@ def _logprobs(of: list[dict[str, Any]]) -> list[float | None]:
     ]
 
 
-def test_a_response_tells_what_was_written_to_a_cache_and_no_sum_of_what_is_not_known(tmp_path: Path) -> None:
+CACHED = {"cached_tokens": 10, "cache_write_tokens": 50}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "details", "expected"),
+    [
+        ("responses", {"input": "Count."}, "input_tokens_details", [CACHED, {**CACHED, "cache_write_tokens": 0}]),
+        ("chat/completions", CHAT, "prompt_tokens_details", [CACHED, {"cached_tokens": 10}]),
+        ("completions", {"prompt": "Count."}, "prompt_tokens_details", [CACHED, {"cached_tokens": 10}]),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_was_written_to_a_cache_is_told_where_it_is_known(
+    path: str, body: dict[str, Any], details: str, expected: list[Any], stream: bool, tmp_path: Path
+) -> None:
     reported: dict[str, Any] = {"input_source": "reported", "output_source": "reported"}
-    asked = Usage(input_tokens=100, output_tokens=0, cached_input_tokens=10, cache_write_input_tokens=50, **reported)
-    known = Script((Started(0, asked), Finished(9, ("stop",), replace(asked, output_tokens=2))))
+    known = Usage(input_tokens=100, output_tokens=0, cached_input_tokens=10, cache_write_input_tokens=50, **reported)
+    asked = [known, replace(known, cache_write_input_tokens=None)]
+    scripts = [Script((Started(0, it), Finished(9, ("stop",), replace(it, output_tokens=2)))) for it in asked]
+    options = {"stream": True} if path == "responses" else {"stream": True, "stream_options": {"include_usage": True}}
+    with serving(tmp_path, ScriptedEngine("tiny", scripts)) as served:
+        for told in expected:
+            if stream:
+                last = [it for it in served.stream(f"/v1/{path}", body | options) if it != "[DONE]"][-1]
+                usage = last["response"]["usage"] if path == "responses" else last["usage"]
+            else:
+                usage = served.post(f"/v1/{path}", body).json()["usage"]
+            assert usage[details] == told
+
+
+def test_a_response_has_no_sum_of_what_is_not_known(tmp_path: Path) -> None:
     unknown = Script((Started(0, Usage()), Finished(9, ("stop",), Usage(output_tokens=2))))
-    with serving(tmp_path, ScriptedEngine("tiny", [known, unknown])) as served:
-        told, of_unknown = (served.post("/v1/responses", {"input": "Count."}).json()["usage"] for _ in range(2))
-    assert told["input_tokens_details"] == {"cached_tokens": 10, "cache_write_tokens": 50}
-    assert told["total_tokens"] == 102
-    assert (of_unknown["input_tokens"], of_unknown["output_tokens"], of_unknown["total_tokens"]) == (None, 2, None)
+    with serving(tmp_path, ScriptedEngine("tiny", [unknown])) as served:
+        told = served.post("/v1/responses", {"input": "Count."}).json()["usage"]
+    assert (told["input_tokens"], told["output_tokens"], told["total_tokens"]) == (None, 2, None)
 
 
 def test_a_response(served: Served) -> None:

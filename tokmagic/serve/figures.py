@@ -21,11 +21,14 @@ def usage(of: Usage) -> dict[str, Any] | None:
     """The counts as a chat has them; None where one is unknown, which is never zero."""
     if of.input_tokens is None or of.output_tokens is None:
         return None
+    written = of.cache_write_input_tokens
     return {
         "prompt_tokens": of.input_tokens,
         "completion_tokens": of.output_tokens,
         "total_tokens": of.input_tokens + of.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": of.cached_input_tokens or 0},
+        # Clients that price an answer themselves charge what was written to a cache at a rate of its own.
+        "prompt_tokens_details": {"cached_tokens": of.cached_input_tokens or 0}
+        | ({} if written is None else {"cache_write_tokens": written}),
         "completion_tokens_details": {"reasoning_tokens": of.reasoning_tokens or 0},
     }
 

@@ -47,6 +47,8 @@ def attributes(record: RunRecord) -> dict[str, Any]:
         "gen_ai.usage.output_tokens": counts.output_tokens,
         "gen_ai.response.time_to_first_chunk": record.reading.ttft_s,
         "gen_ai.usage.cache_read.input_tokens": counts.cached_input_tokens,
+        # The name of today, and the one before it, which some readers look for alone.
+        "gen_ai.usage.cache_write.input_tokens": counts.cache_write_input_tokens,
         "gen_ai.usage.cache_creation.input_tokens": counts.cache_write_input_tokens,
         "gen_ai.usage.reasoning.output_tokens": counts.reasoning_tokens,
         **{name: params.get(field) for field, name in _PARAMS.items()},

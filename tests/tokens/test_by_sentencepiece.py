@@ -105,3 +105,61 @@ def test_tokens_added_to_a_sentencepiece_model_come_out_again(tmp_path: Path, pi
     assert 900 in ids
     assert 901 in tokenizer.special_ids
     assert tokenizer.decode(ids) == "one<tool> two"
+
+
+def cut_by_tokenizers(text: str, flags: dict[str, bool]) -> list[tuple[str, bool]]:
+    """A text's parts as the package tokenizers cuts it at ``<|end|>``, and of each whether it is that token."""
+    tokenizers = pytest.importorskip("tokenizers")
+    cutter = tokenizers.Tokenizer(tokenizers.models.WordLevel({"?": 0}, unk_token="?"))
+    cutter.add_tokens([tokenizers.AddedToken("<|end|>", normalized=False, **flags)])
+    found = cutter.encode(text)
+    return [(text[begin:end], it == 1) for it, (begin, end) in zip(found.ids, found.offsets, strict=True)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one<|end|>two",
+        "one <|end|> two",
+        " \n<|end|>\r\n\t<|end|> \u00a0two",
+        "one  <|end|><|end|>  ",
+        "one_<|end|>.",
+        "<|end|>1",
+        "<|end|>",
+    ],
+)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *({}, {"rstrip": True}, {"lstrip": True}, {"lstrip": True, "rstrip": True}),
+        *({"single_word": True}, {"single_word": True, "lstrip": True, "rstrip": True}),
+    ],
+    ids=",".join,
+)
+@pytest.mark.parametrize("legacy", [True, False])
+def test_an_added_token_takes_the_blanks_beside_it_and_stands_alone_as_its_flags_say(
+    tmp_path: Path, pieces: Callable[..., Path], flags: dict[str, bool], text: str, legacy: bool
+) -> None:
+    added = {"900": {"content": "<|end|>", "special": True, "normalized": False, **flags}}
+    tokenizer = Tokenizer(pieces(tmp_path, added_tokens_decoder=added, legacy=legacy))
+    plain = Tokenizer(pieces(tmp_path, legacy=legacy))
+    expected: list[int] = []
+    taken = []
+    for at, (part, is_token) in enumerate(cut_by_tokenizers(text, flags)):
+        # Behind a control symbol a text is no first one, and so it is behind the token.
+        behind = plain.text_ids(f"<s>{part}")[1:] if at else plain.text_ids(part)
+        expected += [900] if is_token else behind
+        taken += [part] if is_token else []
+    _, ids, spans = tokenizer.trace(completion(text))
+    assert list(ids) == expected == tokenizer.text_ids(text)
+    assert spans is not None
+    assert [text[begin:end] for it, (begin, end) in zip(ids, spans, strict=True) if it == 900] == taken
+
+
+def test_a_control_symbol_of_the_model_has_flags_too_and_long_blanks_are_taken_at_once(
+    tmp_path: Path, pieces: Callable[..., Path]
+) -> None:
+    added = {"2": {"content": "</s>", "special": True, "normalized": False, "rstrip": True, "lstrip": True}}
+    tokenizer, processor = Tokenizer(pieces(tmp_path, added_tokens_decoder=added, legacy=False)), own(tmp_path)
+    blanks = " " * 200_000
+    assert tokenizer.text_ids(f"one{blanks}</s>{blanks}") == [*processor.encode("one"), 2]

@@ -14,6 +14,7 @@ from tokmagic.tokens.vocabularies.folder import TokenizerFolder
 
 # normalizer_spec.add_dummy_prefix = false, as a field of the model's message: in protobuf what comes later holds.
 _NO_PREFIX = bytes([0x1A, 0x02, 0x18, 0x00])
+_BLANKS = re.compile(r"\s*")
 
 
 class SentencePieceVocabulary:
@@ -38,16 +39,24 @@ class SentencePieceVocabulary:
         self._size = int(self._whole.get_piece_size())
         self._prefix_each = folder.config.get("legacy") is not False
         control = [it for it in range(self._size) if self._whole.is_control(it)]
-        added = {it: str(token["content"]) for it, token in folder.added().items() if it >= self._size}
+        listed = folder.added()
+        added = {it: str(token["content"]) for it, token in listed.items() if it >= self._size}
         self._tokens: dict[int, str] = {it: self._whole.id_to_piece(it) for it in control} | added
         self._ids_of = {token: it for it, token in self._tokens.items()}
-        plain = {it for it, token in folder.added().items() if not token.get("special", True)}
+        plain = {it for it, token in listed.items() if not token.get("special", True)}
         self.special_ids = frozenset(self._tokens) - plain
+        self._takes_before, self._takes_after, alone = (
+            frozenset(it for it in self._tokens if listed.get(it, {}).get(flag))
+            for flag in ("lstrip", "rstrip", "single_word")
+        )
         longest_first = sorted(self._ids_of, key=len, reverse=True)
-        self._cut = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        spelled = (_spelled(token, alone=self._ids_of[token] in alone) for token in longest_first)
+        self._cut = re.compile("|".join(spelled) or r"(?!)")
         self._before = [self._whole.bos_id()] if folder.adds("bos") else []
         self._after = [self._whole.eos_id()] if folder.adds("eos") else []
+        flags = [sorted(it) for it in (self._takes_before, self._takes_after, alone)]
         settings = [sorted(self._tokens.items()), self._prefix_each, self._before, self._after]
+        settings += [flags] if any(flags) else []
         self.identity = f"{hashlib.sha256(content).hexdigest()} {settings}"
 
     @property
@@ -108,12 +117,28 @@ class SentencePieceVocabulary:
         return piece.replace("▁", " ").encode()
 
     def _parts(self, text: str) -> Iterator[tuple[str, int | None, Any]]:
-        """The parts of a text: the id of a special token, or a text and what reads it."""
+        """The parts of a text: the id of a special token, or a text and what reads it.
+
+        To a special token belong the blanks beside it, on the sides where its flags say so.
+        """
         at = 0
         for found in self._cut.finditer(text):
-            if found.start() > at:
-                yield text[at : found.start()], None, self._whole if self._prefix_each or at == 0 else self._inner
-            yield found[0], self._ids_of[found[0]], None
-            at = found.end()
+            begin, end, token_id = found.start(), found.end(), self._ids_of[found[0]]
+            if begin < at:  # among the blanks of the token before
+                continue
+            if token_id in self._takes_before:
+                begin = at + len(text[at:begin].rstrip())
+            if token_id in self._takes_after:
+                blanks = _BLANKS.match(text, end)
+                end = blanks.end() if blanks is not None else end
+            if begin > at:
+                yield text[at:begin], None, self._whole if self._prefix_each or at == 0 else self._inner
+            yield text[begin:end], token_id, None
+            at = end
         if at < len(text):
             yield text[at:], None, self._whole if self._prefix_each or at == 0 else self._inner
+
+
+def _spelled(token: str, *, alone: bool) -> str:
+    """The pattern of a special token; one that stands ``alone`` is none within a word."""
+    return rf"(?<!\w){re.escape(token)}(?!\w)" if alone else re.escape(token)

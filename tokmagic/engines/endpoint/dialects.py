@@ -31,7 +31,9 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
     "cached": (
         "prompt_tokens_details.cached_tokens",
         "input_tokens_details.cached_tokens",
+        "input_tokens_details.cache_read_input_tokens",
         "cached_tokens",
+        "cached_prompt_text_tokens",
         "prompt_cache_hit_tokens",
         "cachedContentTokenCount",
         "cache_read_input_tokens",
@@ -56,6 +58,7 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
     "reasoning": (
         "completion_tokens_details.reasoning_tokens",
         "output_tokens_details.reasoning_tokens",
+        "output_tokens_details.thinking_tokens",
         "reasoning_tokens",
         "thoughtsTokenCount",
     ),

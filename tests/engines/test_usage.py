@@ -45,6 +45,16 @@ def counts(usage: Usage | None) -> tuple[int | None, ...]:
 # (input, cached, written, output, reasoning)
 SURE: dict[str, tuple[dict[str, Any], tuple[int | None, ...]]] = {
     "reasoning inside": (openai(30, 100, 130, reasoning=80), (30, None, None, 100, 80)),
+    "written to a cache for half an hour": (
+        openai(100, 5, 105)
+        | {
+            "prompt_tokens_details": {
+                "cache_write_tokens": 60,
+                "cache_write_tokens_details": {"ttl_12h_tokens": 0, "ttl_30m_tokens": 60},
+            }
+        },
+        (100, None, 60, 5, None),
+    ),
     "reasoning beside, more than the rest": (openai(30, 4, 434, reasoning=400), (30, None, None, 404, 400)),
     "reasoning beside, less than the rest": (openai(30, 100, 210, reasoning=80), (30, None, None, 180, 80)),
     "reasoning beside, at the top": (openai(30, 100, 210, reasoning_tokens=80), (30, None, None, 180, 80)),
@@ -127,6 +137,36 @@ MARKED: dict[str, tuple[Any, tuple[int | None, ...] | None, str]] = {
     ),
     "two cached counts": (openai(20, 3, cached=5, cached_tokens=9), (20, 9, None, 3, None), "5 and 9 cached"),
     "a total beyond its parts": (openai(12, 30, 100, reasoning=7), (12, None, None, 88, 7), "total of 100"),
+    "written to a cache for longer than a price is known, by OpenAI": (
+        {
+            "input_tokens": 100,
+            "input_tokens_details": {
+                "cached_tokens": 0,
+                "cache_write_tokens": 60,
+                "cache_write_tokens_details": {"ttl_12h_tokens": 40, "ttl_30m_tokens": 20},
+            },
+            "output_tokens": 5,
+            "total_tokens": 105,
+        },
+        (100, 0, 60, 5, None),
+        "40 cache-write tokens that are kept for 12 hours",
+    ),
+    "written to a cache for longer than a price is known, by LiteLLM": (
+        openai(100, 5, 105)
+        | {
+            "prompt_tokens_details": {
+                "cached_tokens": 0,
+                "cache_creation_tokens": 60,
+                "cache_creation_token_details": {
+                    "ephemeral_30m_input_tokens": 0,
+                    "ephemeral_1h_input_tokens": None,
+                    "ephemeral_12h_input_tokens": 60,
+                },
+            }
+        },
+        (100, 0, 60, 5, None),
+        "60 cache-write tokens that are kept for 12 hours",
+    ),
     "a sum of the cached part or of unnamed reasoning": (
         openai(100, 5, 155, cached=50),
         (150, 50, None, 5, None),

@@ -55,6 +55,11 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
         "prompt_tokens_details.cache_creation_token_details.ephemeral_1h_input_tokens",
         "cacheWrite1hInputTokens",
     ),
+    "longer": (
+        "input_tokens_details.cache_write_tokens_details.ttl_12h_tokens",
+        "prompt_tokens_details.cache_write_tokens_details.ttl_12h_tokens",
+        "prompt_tokens_details.cache_creation_token_details.ephemeral_12h_input_tokens",
+    ),
     "reasoning": (
         "completion_tokens_details.reasoning_tokens",
         "output_tokens_details.reasoning_tokens",
@@ -65,7 +70,7 @@ COUNTS: Mapping[str, tuple[str, ...]] = {
 }
 """The names of each count in a usage object, a dot before what is nested; several may be there at once.
 
-``hour`` are the cache-write tokens that are kept for an hour.
+``hour`` are the cache-write tokens that are kept for an hour, ``longer`` those for half a day, which have no rate here.
 """
 TTL_DETAILS = "cacheDetails"
 """Bedrock's list of cache-write tokens by how long they are kept."""

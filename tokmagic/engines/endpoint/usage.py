@@ -51,6 +51,7 @@ class _Counts:
     cached: int | None
     written: int | None
     hour: int | None
+    longer: int | None
     reasoning: int | None
     names: frozenset[str]
 
@@ -161,6 +162,7 @@ def _counts(given: Mapping[str, object], odd: _Oddities) -> _Counts:
         cached=_agreed("cached", found["cached"], odd),
         written=_agreed("cache-write", found["written"], odd),
         hour=_largest([*found["hour"].values(), *_by_lifetime(given, odd)]),
+        longer=_largest(found["longer"].values()),
         reasoning=_agreed("reasoning", found["reasoning"], odd),
         names=frozenset(name for names in found.values() for name in names),
     )
@@ -305,6 +307,8 @@ def _usage(counts: _Counts, odd: _Oddities) -> Usage:
         if written is not None:
             odd.note(f"{hour:,} one-hour cache-write tokens of {written:,}", more=True)
         hour = written or None
+    if counts.longer:
+        odd.note(f"{counts.longer:,} cache-write tokens that are kept for 12 hours, at a price of their own", more=True)
     return Usage(
         input_tokens=counts.input,
         output_tokens=counts.output,

@@ -559,8 +559,9 @@ def test_a_benchs_row_is_no_call_to_project_from(ledger: Ledger) -> None:
         cell_runs(ledger, Selection(user="nobody"))
 
 
-def test_where_a_bench_ran_alone_there_is_nothing_to_project_from(ledger: Ledger) -> None:
-    filled(ledger, [replace(run("b", cost="7"), params={"requests": 100})])
+@pytest.mark.parametrize("requests", [(100,), (1,), (1, 8, 16)], ids=["a level", "its warm-up", "as it is by default"])
+def test_where_a_bench_ran_alone_there_is_nothing_to_project_from(ledger: Ledger, requests: tuple[int, ...]) -> None:
+    filled(ledger, [replace(run(f"b{count}", cost="7"), params={"requests": count}) for count in requests])
     with pytest.raises(UsageError, match="no complete run to project from; run a cell first"):
         cell_runs(ledger, EVERYTHING)
 

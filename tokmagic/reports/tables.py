@@ -82,7 +82,7 @@ def shown(name: str, by: str) -> str:
 def cell_runs(ledger: Ledger, where: Selection, cell: str | None = None) -> list[RunRecord]:
     """The selected complete runs of one cell, oldest first; running, failed and replayed ones are not complete.
 
-    The row of a bench is none of them: it is no call, but many.
+    The row of a bench is none of them: it is no call that anybody made, and mostly many.
 
     ``cell`` is its number in :func:`table`, or its id; None: the cell whose complete run is the latest. Raises
     UsageError where there is none.
@@ -95,7 +95,7 @@ def cell_runs(ledger: Ledger, where: Selection, cell: str | None = None) -> list
     home = _home(notebook, session, cell_id)
     place = {"session": session} if home == session else {"notebook": notebook}
     found = ledger.stream(replace(where, status="ok", cell_id=cell_id, once=True, **place))
-    return [run for run in found if run.cell_id == cell_id and run.notebook == notebook and run.requests == 1]
+    return [run for run in found if run.cell_id == cell_id and run.notebook == notebook and _is_call(run)]
 
 
 def _latest_call(ledger: Ledger, where: Selection) -> RunRecord:
@@ -103,9 +103,14 @@ def _latest_call(ledger: Ledger, where: Selection) -> RunRecord:
     for most in (1, 100, None):  # nearly always it is the very latest
         found = ledger.runs(replace(where, status="ok", once=True), limit=most)
         for run in reversed(found):
-            if run.requests == 1:
+            if _is_call(run):
                 return run
     raise UsageError("there is no complete run to project from; run a cell first")
+
+
+def _is_call(run: RunRecord) -> bool:
+    """Whether somebody made it as a call: the row of a bench is none, be it of one request, such as its warm-up."""
+    return "requests" not in run.params
 
 
 def _found(ledger: Ledger, where: Selection, cell: str) -> tuple[Any, ...]:

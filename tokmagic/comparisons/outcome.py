@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from tokmagic.comparisons.billed import Billed
+from tokmagic.comparisons.came import Got
 from tokmagic.comparisons.forecasts import NO_COSTS, Costs
 from tokmagic.comparisons.judges import Judged
 from tokmagic.core.record import NO_RUNS, Sum
@@ -36,6 +38,14 @@ class Answer:
         """Whether the run ended well."""
         return self.run_id is not None
 
+    def take(self, came: Got) -> None:
+        """Keep what is needed of a run that ended well."""
+        record, reading, usage = came.record, came.record.reading, came.record.reading.usage
+        self.run_id, self.text, self.finish_reason = record.run_id, came.text, record.finish_reason
+        self.usd, self.latency_s, self.span = reading.cost.usd, reading.latency_s, came.span
+        self.input_tokens, self.output_tokens = usage.input_tokens, usage.output_tokens
+        self.cached_input_tokens = usage.cached_input_tokens
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -50,6 +60,8 @@ class Outcome:
     """How many of these have a run that failed: the next call tries it again, and pays for it."""
     spent_usd: Decimal = Decimal(0)
     """What the whole comparison cost so far, runs that did not finish included."""
+    billed: Billed = field(default_factory=Billed)
+    """At which rates the runs of its arms were billed, and how surely."""
     judge: Sum = NO_RUNS
     """What the judge's replies cost."""
     judged: list[Judged] = field(default_factory=list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from tokmagic.comparisons.savings import Savings
 from tokmagic.comparisons.tally import Here
 from tokmagic.core.compared import SAVINGS
 from tokmagic.core.record import source_sha256
-from tokmagic.errors import UsageError
+from tokmagic.errors import TokmagicError, UsageError
 from tokmagic.prompts.options import check_sampling
 from tokmagic.runs.comparing import ComparisonRow
 from tokmagic.runs.session import Session
@@ -73,6 +74,7 @@ def compared(
     )
     book = _book(session, scored, planned.question_tag) if isinstance(scored, Human) else None
     outcome, row = _shown(session, running, cell.cell_id)
+    outcome.billed.priced_now = frozenset(name for name in names if _has_price(session, name))
     # The variants of a row that this one stands beside have means of their own.
     shown = cell.cell_id if beside is None else None
     rated = None if shown is None else partial(session.comparisons.set_means, shown, row.tags)
@@ -141,6 +143,14 @@ def _savings(
         )
 
     return savings(found, session, again, **options)
+
+
+def _has_price(session: Session, model: str) -> bool:
+    """Whether a run of a model would have a price now."""
+    with suppress(TokmagicError):
+        rates = session.rates(session.info(model))
+        return rates.input is not None or rates.device_hour is not None
+    return False
 
 
 def _cell(session: Session) -> Cell:

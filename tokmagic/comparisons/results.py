@@ -319,8 +319,7 @@ class Comparison:
             found.append(
                 f"{numbers.counted(count, 'answer')} could not be scored and {_are(count)} left out ({whose}): {often}"
             )
-        if unpriced := sum(answer.ran and answer.usd is None for answer in self.answers):
-            found.append(f"{numbers.counted(unpriced, 'run')} had no price; set one with %price")
+        found += outcome.billed.notes()
         found += self._beside_notes()
         if isinstance(self.score, Judge):
             found += self._judge_notes()

@@ -309,12 +309,8 @@ class Running:
                 self._failed(model, answer.problem)
             return
         self._in_a_row[model] = 0
-        reading = came.record.reading
-        answer.run_id, answer.text, answer.finish_reason = came.record.run_id, came.text, came.record.finish_reason
-        answer.usd, answer.latency_s, answer.span = reading.cost.usd, reading.latency_s, came.span
-        usage = reading.usage
-        answer.input_tokens, answer.output_tokens = usage.input_tokens, usage.output_tokens
-        answer.cached_input_tokens = usage.cached_input_tokens
+        answer.take(came)
+        self._outcome.billed.add(model, came.record)
         self.tally.took(answer, came.record, failed=False)
 
     def _failed(self, model: str, problem: str) -> None:

@@ -1,0 +1,78 @@
+"""At which rates a comparison's runs were billed, and how surely: what a reader has to know about their costs."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from tokmagic.core.money import CERTAIN, Rates, Uncertainty
+from tokmagic.core.record import RunRecord
+from tokmagic.formatting import numbers
+from tokmagic.formatting.rates import in_words
+
+
+@dataclass(slots=True)
+class Billed:
+    """What is known of the bills of finished runs, by the names of their models.
+
+    The rates of a run are frozen when it starts. A comparison that goes on later may thus have runs at other rates.
+    """
+
+    priced_now: frozenset[str] = frozenset()
+    """Models that have a price now."""
+    _uncertainty: Uncertainty = CERTAIN
+    _unpriced: Counter[str] = field(default_factory=Counter)
+    _unknown: list[str] = field(default_factory=list)
+    """Why each run has no cost that had a price."""
+    # How many runs there are at each price, and with which rates the first of them ran.
+    _runs: dict[str, Counter[Rates]] = field(default_factory=lambda: defaultdict(Counter))
+    _first: dict[Rates, Rates] = field(default_factory=dict)
+
+    def add(self, model: str, record: RunRecord) -> None:
+        """A run of a model is finished, just now or earlier."""
+        cost, rates = record.reading.cost, record.rates
+        if cost.usd is None:
+            if rates.input is None and rates.device_hour is None:
+                self._unpriced[model] += 1
+            else:
+                self._unknown.append(cost.anomaly or "a count is not known")
+            return
+        self._uncertainty += Uncertainty.of(cost)
+        amounts = _amounts(rates)
+        self._runs[model][amounts] += 1
+        self._first.setdefault(amounts, rates)
+
+    def notes(self) -> Iterator[str]:
+        """What is missing of the costs, and what they are not, one line each."""
+        late = sum(count for model, count in self._unpriced.items() if model in self.priced_now)
+        if never := self._unpriced.total() - late:
+            yield f"{numbers.counted(never, 'run')} had no price; set one with %price"
+        if late:
+            yield (
+                f"{numbers.counted(late, 'run')} had no price when they ran, and what is finished keeps what it had; "
+                "another seed runs all of it anew, at the price that is set now"
+            )
+        if unknown := self._unknown:
+            yield f"the cost of {numbers.counted(len(unknown), 'run')} is not known, the first: {unknown[0]}"
+        for model, runs in self._runs.items():
+            if len(runs) > 1:
+                told = "; ".join(f"{count:,} at {in_words(self._first[it])}" for it, count in runs.items())
+                yield (
+                    f"runs of {model} were billed at different rates, so that their costs do not compare: {told}; "
+                    "another seed runs all of it anew"
+                )
+        yield from self._marks()
+
+    def _marks(self) -> Iterator[str]:
+        its, priced = self._uncertainty, sum(runs.total() for runs in self._runs.values())
+        counts = {"estimated": its.estimated_runs, "lower bounds": its.at_least_runs, "upper bounds": its.at_most_runs}
+        told = ", ".join(f"{what}: {count:,}" for what, count in counts.items() if count)
+        if told:
+            yield f"not all costs are exact; of {numbers.counted(priced, 'run')}, {told}"
+
+
+def _amounts(rates: Rates) -> Rates:
+    """What of rates makes a bill: not where they came from, nor what stands beside them."""
+    device_hour = rates.device_hour if rates.input is None else None
+    return replace(rates, device_hour=device_hour, source="", version=None, shadow_model=None, shadow=None)

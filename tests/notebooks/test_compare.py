@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.notebooks.runs import ENV, INFO, PRICED, TIMED, run
-from tokmagic.core.money import Cost
+from tokmagic.core.money import Cost, Rates, Tier
 from tokmagic.core.stream import Usage
 from tokmagic.notebooks.reproduce.compare import Comparison, RanCell, compare
 from tokmagic.notebooks.snapshots import CellSnapshot, Decoding, RunSnapshot, decoding
@@ -118,15 +118,37 @@ def test_a_cost_that_is_not_sure_is_marked() -> None:
     assert (change.was, change.now) == ("~≥$0.1", "≤$0.2")
 
 
-def test_a_cost_alone_is_explained_by_rates_and_the_servers_cache_alone() -> None:
-    dearer = replace(PRICED, input=Decimal("0.30"))
-    now = run(rates=dearer, cost=Cost(Decimal("0.0000045")), env={"torch": "3"})
-    found = compared(run(), now)
-    assert seen(found) == (
-        "changed",
-        ["cost"],
-        ["the rates: input 0.15, output 0.6 (%price) → input 0.3, output 0.6 (%price)"],
-    )
+TIERED = replace(PRICED, tiers=(Tier(200_000, Decimal("0.3"), Decimal("0.9")),))
+SHADOWED = replace(PRICED, shadow_model="openai/gpt-5-mini", shadow=TIERED)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "says"),
+    [
+        (PRICED, replace(PRICED, input=Decimal("0.30")), "input 0.15, output 0.6 → input 0.3, output 0.6"),
+        (
+            TIERED,
+            replace(TIERED, tiers=(Tier(200_000, Decimal("0.4"), Decimal("0.9")),)),
+            (
+                "input 0.15, output 0.6; above 200,000 input tokens input 0.3, output 0.9 → input 0.15, output 0.6; "
+                "above 200,000 input tokens input 0.4, output 0.9"
+            ),
+        ),
+        (
+            PRICED,
+            TIERED,
+            "input 0.15, output 0.6 → input 0.15, output 0.6; above 200,000 input tokens input 0.3, output 0.9",
+        ),
+        (PRICED, SHADOWED, ""),
+        (SHADOWED, replace(SHADOWED, output=Decimal(1)), "input 0.15, output 0.6 → input 0.15, output 1"),
+    ],
+    ids=["its input", "what a tier costs", "a tier", "what stands beside it", "its output, with another beside it"],
+)
+def test_a_cost_alone_is_explained_by_rates_and_the_servers_cache_alone(before: Rates, now: Rates, says: str) -> None:
+    then = run(rates=now, cost=Cost(Decimal("0.0000045")), env={"torch": "3"})
+    found = compared(run(rates=before), then)
+    told = " → ".join(f"{it} (%price)" for it in says.split(" → "))
+    assert seen(found) == ("changed", ["cost"], [f"the rates: {told}"] if says else [])
     assert found.why == ""
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from tokmagic.core.money import rates_dict
+from tokmagic.core.money import Rates, rates_dict
 from tokmagic.formatting.numbers import UNKNOWN
 from tokmagic.notebooks.snapshots import RunSnapshot
 
@@ -60,7 +60,7 @@ def differences(before: RunSnapshot, now: RunSnapshot) -> Iterator[Difference]:
         yield from _of(asdict(before.info), asdict(now.info), _INFO)
     # A run that was refused or failed may have none, which explains nothing.
     known = before.rates is not None or before.prompt_sha256 is not None
-    if known and before.rates != now.rates and (now.rates is not None or now.ended_well):
+    if known and _own(before.rates) != _own(now.rates) and (now.rates is not None or now.ended_well):
         yield Difference(RATES, _rates(before), _rates(now))
     cached = [run.usage.cached_input_tokens for run in (before, now)]
     if before.rates is not None and cached[0] != cached[1]:
@@ -101,14 +101,22 @@ def _shown(value: Any) -> str:
 
 
 def _rates(run: RunSnapshot) -> str:
-    """Rates in one breath: ``input 0.15, output 0.6 (set)``."""
+    """Rates in one breath: ``input 0.15, output 0.6 (set)``. Tiers follow: what one costs may be all that differs."""
     if run.rates is None:
         return UNKNOWN
-    body = rates_dict(run.rates)
-    source = " ".join(str(body[name]) for name in ("source", "version") if name in body)
-    amounts = ", ".join(f"{name} {body[name]}" for name in body if name not in ("source", "version", "tiers", "shadow"))
-    tiers = f", {len(body['tiers'])} tiers" if "tiers" in body else ""
-    return f"{amounts or UNKNOWN}{tiers} ({source})"
+    body = rates_dict(_own(run.rates))
+    source = " ".join(str(body.pop(name)) for name in ("source", "version") if name in body)
+    tiers = [f"above {it.pop('above_tokens'):,} input tokens {_amounts(it)}" for it in body.pop("tiers", ())]
+    return f"{'; '.join([_amounts(body) or UNKNOWN, *tiers])} ({source})"
+
+
+def _amounts(body: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {amount}" for name, amount in body.items())
+
+
+def _own(rates: Rates | None) -> Rates:
+    """Rates without those that stand beside them for comparison: these are in no cost."""
+    return Rates() if rates is None else replace(rates, shadow_model=None, shadow=None)
 
 
 def meaning(before: RunSnapshot, now: RunSnapshot, found: tuple[Difference, ...], *, answer_changed: bool) -> str:

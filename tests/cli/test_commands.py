@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,33 @@ def test_export_in_each_format(recorded: Command, tmp_path: Path) -> None:
     assert recorded("export", "-o", "runs").returncode == 0, "JSONL is the default"
     assert (tmp_path / "runs").read_bytes() == (tmp_path / "runs.jsonl").read_bytes()
     assert recorded("export", "--notebook", "other.ipynb").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("kept", "asked", "found"),
+    [
+        ("nb_1.ipynb", "nb_1.ipynb", True),
+        ("nb_1.ipynb", "link/nb_1.ipynb", True),
+        ("link/nb_1.ipynb", "nb_1.ipynb", True),
+        ("gone/nb_1.ipynb", "gone/nb_1.ipynb", True),
+        ("gone/nb_1.ipynb", "nb_1.ipynb", False),
+        ("link/nbx1.ipynb", "nb_1.ipynb", False),
+    ],
+)
+def test_a_notebook_is_found_by_whichever_path_leads_to_it(
+    tokmagic: Command, tmp_path: Path, kept: str, asked: str, found: bool
+) -> None:
+    """JupyterHub names a home folder as it is set, often by a link; a terminal is in the folder itself."""
+    assert tokmagic("run", "-m", "scripted", text="Hi").returncode == 0
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    for name in ("nb_1.ipynb", "nbx1.ipynb"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    with closing(Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")) as ledger:
+        (record,) = ledger.runs()
+        ledger.settle(replace(record, run_id="f" * 32, notebook=str(tmp_path / kept)))
+    (total,) = json.loads(tokmagic("report", "--by", "run", "--notebook", asked, "--json").stdout)[-1:]
+    assert total["runs"] == found
+    assert len(tokmagic("export", "--notebook", asked).stdout.splitlines()) == found
 
 
 def test_a_reader_that_goes_away_is_no_error(recorded: Command, tmp_path: Path) -> None:

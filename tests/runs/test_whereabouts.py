@@ -337,6 +337,26 @@ def test_a_file_that_is_no_notebook_is_no_fault(desk: Desk, text: bytes) -> None
     assert stands(session)[0] == 1
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["a.ipynb", "sub/../a.ipynb", "../books/a.ipynb", "link/a.ipynb", "link/../books/a.ipynb", "b.ipynb"],
+    ids=["as before", "up and back", "from a folder beside", "by a link", "by a link and back", "a linked file"],
+)
+@pytest.mark.parametrize("saved", [True, False], ids=["with its outputs", "before it was saved"])
+def test_one_file_is_one_notebook_whichever_way_leads_to_it(desk: Desk, path: str, saved: bool) -> None:
+    """As papermill and nbconvert name it on a command line, or a front end whose root is behind a link."""
+    desk.used("a.ipynb", "aaaaaaaa", saved=saved)
+    (desk.folder / "sub").mkdir()
+    (desk.folder / "link").symlink_to(desk.folder, target_is_directory=True)
+    (desk.folder / "b.ipynb").symlink_to(desk.folder / "a.ipynb")
+    session = desk.kernel(path)
+    assert stands(session) == (1, 15)
+    assert notice(session) == ""
+    assert stands(desk.kernel("a.ipynb")) == (2, 30)
+    with pytest.raises(BudgetError):
+        session.generate(ASK).raise_for_status()
+
+
 def test_a_notebook_of_many_runs_is_known_by_them(desk: Desk) -> None:
     session = desk.used("a.ipynb", "aaaaaaaa")
     run_id = session.ledger().runs()[0].run_id

@@ -15,6 +15,7 @@ from tokmagic.core.record import Selection
 from tokmagic.errors import UsageError
 from tokmagic.formatting.tables import Table
 from tokmagic.prompts.options import add_tag_filter
+from tokmagic.runs import api
 
 
 def add_file(verb: argparse.ArgumentParser, what: str) -> None:
@@ -39,14 +40,29 @@ def add_selection(verb: argparse.ArgumentParser) -> None:
 
 
 def selection(given: argparse.Namespace) -> Selection:
-    """Which runs the options mean. Raises UsageError."""
+    """Which runs the options mean. Raises UsageError, LedgerError."""
     if given.month and (given.since or given.until):
         raise UsageError("give either --month, or --since and --until")
     since, until = given.month or (given.since, given.until)
-    notebook = str(Path(given.notebook).resolve()) if given.notebook else None
     return Selection(
-        notebook=notebook, since=since, until=until, user=given.user, model=given.model, tags=tuple(given.tag)
+        notebook=_kept_as(given.notebook) if given.notebook else None,
+        since=since,
+        until=until,
+        user=given.user,
+        model=given.model,
+        tags=tuple(given.tag),
     )
+
+
+def _kept_as(notebook: str) -> str:
+    """The path under which a notebook's runs are kept: that of its file, or one by which a front end came to it.
+
+    Raises LedgerError.
+    """
+    path = Path(notebook).resolve()
+    known = api.ledger().notebooks.called(Path(notebook).name) if path.is_file() else []
+    same = [it for it in known if Path(it).is_file() and path.samefile(it)]
+    return str(path) if str(path) in same or not same else same[0]
 
 
 def _date(text: str) -> datetime:

@@ -53,6 +53,12 @@ class Notebooks:
         with self._ledger.reading() as connection:
             return _is_known(connection, notebook, user)
 
+    def called(self, name: str) -> list[str]:
+        """The paths of all notebooks that have runs and whose file has this name, whoever ran them."""
+        ends = runs.c.notebook.endswith(f"/{storable(name)}", autoescape=True)
+        with self._ledger.reading() as connection:
+            return list(connection.execute(sa.select(runs.c.notebook).where(ends).distinct()).scalars())
+
     def of_run(self, run_id: str) -> str | None:
         """The notebook in which a run is kept now; None where there is no such run, or no path."""
         with self._ledger.reading() as connection:

@@ -58,7 +58,7 @@ class Whereabouts:
 
     @path.setter
     def path(self, path: str | None) -> None:
-        self._path, self._settled = path, False
+        self._path, self._settled = None if path is None else _straight(path), False
 
     @property
     def key(self) -> str:
@@ -68,7 +68,7 @@ class Whereabouts:
     def told(self, server_path: str) -> None:
         """Take in where a front end sees the notebook: renamed, saved under another name, or where it was."""
         path = resolve_notebook(self._path, server_path)
-        if path == self._path:
+        if path == self._path or (self._path is not None and _is_same_file(path, self._path)):
             return
         if self._path is None or not is_file(self._path):
             self._renamed_from.append(self.key)
@@ -118,6 +118,10 @@ class Whereabouts:
             return None
         capped = known.capped(user)
         others = of_runs or known.of_cells(here.cell_ids, user)
+        by_link = next((it for it in (*others, *capped) if _is_same_file(it, path)), None)
+        if by_link is not None and not is_known:
+            self._path = by_link  # it is no copy, and a kernel may go on under that path
+            return None
         for other in others:
             if not self._is_there(ledger, other, here):
                 known.rename(other, path, user, datetime.now(UTC))
@@ -184,6 +188,19 @@ def traces(path: str) -> Traces | None:
 def is_file(path: str) -> bool:
     """Whether there is a file, as far as this process can see."""
     return Path(path).is_absolute() and Path(path).is_file()
+
+
+def _straight(path: str) -> str:
+    """A path without steps up: ``../nb.ipynb`` below a folder is the same notebook as the one beside that folder."""
+    its = Path(path)
+    if not its.is_absolute() or ".." not in its.parts:
+        return path
+    return str(its.parent.resolve() / its.name)
+
+
+def _is_same_file(path: str, other: str) -> bool:
+    """Whether two paths lead to one file that is there: one may go by a link."""
+    return is_file(path) and is_file(other) and Path(path).samefile(other)
 
 
 def resolve_notebook(known: str | None, server_path: str) -> str:

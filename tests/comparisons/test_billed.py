@@ -56,6 +56,41 @@ def test_a_comparison_that_goes_on_at_another_price_says_so(
     assert found.notes() == says
 
 
+@pytest.mark.parametrize(
+    ("now", "says"),
+    [
+        (DOLLARS, []),
+        (replace(DOLLARS, source="file"), []),
+        (NONE, []),
+        (
+            DEARER,
+            [
+                (
+                    "runs of small were billed at $1.00 in, $2.00 out per 1M tokens (%price), and now it is $10.00 in, "
+                    "$20.00 out per 1M tokens (%price); another seed runs all of it anew"
+                )
+            ],
+        ),
+    ],
+    ids=["the same", "the same, from elsewhere", "none any more", "another"],
+)
+def test_a_comparison_that_is_shown_again_at_another_price_says_so(
+    make_desk: Callable[..., Desk], now: Rates, says: list[str]
+) -> None:
+    desk = make_desk()
+    desk.compare(over=items(3))
+    desk.session.prices.set("small", now)
+    assert desk.compare(over=items(3)).notes() == says
+
+
+@pytest.mark.parametrize(("tier", "says"), [(None, 1), ("priority", 0)])
+def test_what_a_service_tier_costs_is_no_change_of_the_price(tier: str | None, says: int) -> None:
+    record = billed(EXACT, DEARER)
+    its = Billed({"m": DOLLARS})
+    its.add("m", replace(record, info=replace(record.info, service_tier=tier)))
+    assert len(list(its.notes())) == says
+
+
 def test_finished_runs_without_a_price_keep_none(make_desk: Callable[..., Desk]) -> None:
     desk = make_desk()
     desk.session.prices.set("small", NONE)
@@ -94,7 +129,7 @@ EXACT = Cost(Decimal(1), "measured")
     ],
 )
 def test_costs_are_said_to_be_as_sure_as_they_are(costs: list[Cost], says: list[str]) -> None:
-    its = Billed(frozenset({"m"}))
+    its = Billed({"m": DOLLARS})
     for cost in costs:
         its.add("m", billed(cost))
     assert list(its.notes()) == says

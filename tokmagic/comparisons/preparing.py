@@ -20,6 +20,7 @@ from tokmagic.comparisons.saved import Cell
 from tokmagic.comparisons.savings import Savings
 from tokmagic.comparisons.tally import Here
 from tokmagic.core.compared import SAVINGS
+from tokmagic.core.money import Rates
 from tokmagic.core.record import source_sha256
 from tokmagic.errors import TokmagicError, UsageError
 from tokmagic.prompts.options import check_sampling
@@ -74,7 +75,7 @@ def compared(
     )
     book = _book(session, scored, planned.question_tag) if isinstance(scored, Human) else None
     outcome, row = _shown(session, running, cell.cell_id)
-    outcome.billed.priced_now = frozenset(name for name in names if _has_price(session, name))
+    outcome.billed.now = {name: _rates_now(session, name) for name in names}
     # The variants of a row that this one stands beside have means of their own.
     shown = cell.cell_id if beside is None else None
     rated = None if shown is None else partial(session.comparisons.set_means, shown, row.tags)
@@ -145,12 +146,11 @@ def _savings(
     return savings(found, session, again, **options)
 
 
-def _has_price(session: Session, model: str) -> bool:
-    """Whether a run of a model would have a price now."""
+def _rates_now(session: Session, model: str) -> Rates:
+    """The rates of a model's next run; those of none where they cannot be told."""
     with suppress(TokmagicError):
-        rates = session.rates(session.info(model))
-        return rates.input is not None or rates.device_hour is not None
-    return False
+        return session.rates(session.info(model))
+    return Rates()
 
 
 def _cell(session: Session) -> Cell:

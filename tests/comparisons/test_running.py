@@ -371,11 +371,51 @@ def test_a_run_that_fails_is_missing_and_the_rest_goes_on(make_desk: Make) -> No
     assert found.notes() == [
         "1 of 10 runs are missing; means are of the items that every variant has, differences of complete pairs alone",
         "1 run of terse failed, the first: ModelError: the server hung up",
-        "1 item left: about $0.000008 (95 %: $0.000008 to $0.000008), from 4 items",
+        "1 item left: about $0.000004 (95 %: $0.000004 to $0.000004), from 4 items",
     ]
     desk.engines["small"].answers = right
     check_whole(desk.compare(score="exact(a)", over=items(5)), desk)
     assert desk.asked == 11
+
+
+@pytest.mark.parametrize("given", [{"pilot": 3}, {"budget": "0.0001"}, {"budget": "0.0001", "pilot": 9}, {}])
+@pytest.mark.parametrize("failing", [(), (4,), (4, 9)], ids=["none fails", "one fails", "two fail"])
+def test_the_forecast_is_of_the_runs_that_are_to_come(
+    make_desk: Make, given: dict[str, Any], failing: tuple[int, ...]
+) -> None:
+    """Whatever of an item has run is not paid for twice. Each run costs the same."""
+
+    def answers(text: str, number: int) -> str:
+        if number in failing:
+            raise ModelError("the server hung up")
+        return right(text, number)
+
+    desk = make_desk(small=answers)
+    found = desk.compare(**given)
+    before = desk.asked
+    expected = found.forecast.usd
+    desk.engines["small"].answers = right
+    desk.compare()
+    assert expected == (desk.asked - before) * Decimal("0.000004")
+
+
+def test_what_a_judge_has_yet_to_reply_is_to_come(make_desk: Make) -> None:
+    def answers(text: str, number: int) -> str:
+        if number in (0, 5):
+            raise ModelError("busy")
+        return judging(text, number)
+
+    desk = make_desk(small=right, big=answers)
+    found = desk.compare(score="judge(big)", over=items(6))
+    spent, left = found.spent_usd, found.forecast
+    desk.engines["big"].answers = judging
+    again = desk.compare(score="judge(big)", over=items(6))
+    assert left.left == 2
+    assert spent is not None
+    assert left.usd is not None
+    assert again.spent_usd is not None
+    assert left.usd == pytest.approx(again.spent_usd - spent, rel=Decimal("0.05")), "prompts differ a little in length"
+    assert again.forecast.left == 0
 
 
 def test_a_model_that_fails_half_way_is_given_up(make_desk: Make) -> None:
@@ -582,7 +622,7 @@ def test_a_judge_that_always_fails_is_given_up(make_desk: Make) -> None:
     assert all(map(math.isnan, found.values("score")[1].ravel()))
     assert found.notes() == [
         "the judge big failed too often in a row and was given up: ModelError: gone; 30 pairs are not judged",
-        "28 items left: about $0.000224 (95 %: $0.000224 to $0.000224), from 2 items",
+        "30 items left; no cost is known to tell what they will cost",
     ]
     desk.engines["big"].answers = judging
     again = desk.compare(score="judge(big)", over=items(30))
@@ -600,7 +640,9 @@ def test_a_judge_that_fails_now_and_then_goes_on(make_desk: Make) -> None:
     found = desk.compare(score="judge(big)")
     assert len(desk.engines["big"].asked) == 20
     assert found.outcome.given_up == {}
-    assert found.notes()[-1].endswith(", and no two replies of it could be read")
+    *_, judged, left = found.notes()
+    assert judged.endswith(", and no two replies of it could be read")
+    assert left.startswith("10 items left"), "the next call asks the judge again"
 
 
 def test_a_judge_that_does_not_fit_is_no_matter_of_max_tokens(make_desk: Make) -> None:

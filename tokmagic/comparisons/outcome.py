@@ -58,6 +58,8 @@ class Outcome:
     """How many blocks were tried to their end."""
     failed_blocks: int = 0
     """How many of these have a run that failed: the next call tries it again, and pays for it."""
+    begun_usd: Decimal = Decimal(0)
+    """What was spent on blocks of which something is still to come."""
     spent_usd: Decimal = Decimal(0)
     """What the whole comparison cost so far, runs that did not finish included."""
     billed: Billed = field(default_factory=Billed)

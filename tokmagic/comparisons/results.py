@@ -81,7 +81,7 @@ class Comparison:
     def forecast(self) -> Forecast:
         """What the items that have not run yet will cost."""
         planned, outcome = len(self.plan.items.rows) * self.plan.repeat, self.outcome
-        return forecast(outcome.costs, planned - outcome.blocks + outcome.failed_blocks)
+        return forecast(outcome.costs, planned - outcome.blocks + outcome.failed_blocks, outcome.begun_usd)
 
     @property
     def passes(self) -> bool:

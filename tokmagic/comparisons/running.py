@@ -338,11 +338,14 @@ class Running:
         """A block has all that it gets."""
         self._open.remove(opened)
         # What has no price, or no answer, tells nothing of what others will cost.
-        priced = opened.whole and all(it.ran and it.usd is not None for it in opened.answers.values())
+        tells = opened.whole and not opened.failed
+        priced = tells and all(it.ran and it.usd is not None for it in opened.answers.values())
         self.tally.closed(opened.usd, whole=opened.whole, priced=priced)
         if opened.whole:
             self._outcome.blocks += 1
             self._outcome.failed_blocks += opened.failed
+        if not tells:
+            self._outcome.begun_usd += opened.usd
         if priced:
             self._outcome.costs = self._outcome.costs.plus(opened.usd)
 
@@ -388,6 +391,7 @@ class Running:
             return
         failed = next((it for it in replies if isinstance(it, TokmagicError)), None)
         if failed is not None:
+            opened.failed |= isinstance(failed, ModelError)
             judged = Judged(None, None, f"{FAILED}{type(failed).__name__}: {failed}")
         else:
             judged = verdict(*(it.text or "" for it in replies if isinstance(it, Got)))

@@ -52,6 +52,29 @@ def test_the_spread_is_the_measured_one() -> None:
     assert found.table().rows[1] == ("tokens out", "1", "3", "6.6", "6")
 
 
+TOKENS = Rates(Decimal("0.15"), Decimal("0.6"), source="%price")
+HOUR = Rates(device_hour=Decimal(2), source="list price: 4 vCPU, shop")
+
+
+@pytest.mark.parametrize(
+    ("rates", "left_out"),
+    [
+        ((TOKENS, TOKENS), 0),
+        ((TOKENS, replace(TOKENS, source="prices.toml", version="v2")), 0),
+        ((replace(TOKENS, device_hour=Decimal("0.08")), replace(TOKENS, device_hour=Decimal(2))), 0),
+        ((replace(TOKENS, shadow_model="m", shadow=HOUR), TOKENS), 0),
+        ((HOUR, replace(HOUR, device_hour=Decimal(3))), 1),
+        ((replace(TOKENS, output=Decimal(1)), TOKENS), 1),
+        ((HOUR, TOKENS), 1),
+    ],
+    ids=["the same", "from elsewhere", "on another device", "beside another", "its hour", "its tokens", "its kind"],
+)
+def test_runs_at_other_rates_are_those_of_another_bill(rates: tuple[Rates, Rates], left_out: int) -> None:
+    """Where tokens are billed it makes no difference on which device a run was."""
+    found = project([measured(10, 10, "0.5", rates=it) for it in rates], "1/day")
+    assert (found.runs, found.left_out) == (2 - left_out, left_out)
+
+
 def test_only_whole_runs_of_the_latest_model_count() -> None:
     found = project(
         [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from tokmagic.core.money import CERTAIN, Rates, Uncertainty
 from tokmagic.core.record import RunRecord
@@ -43,7 +43,7 @@ class Billed:
                 self._unpriced[model] += 1
             return
         self._uncertainty += Uncertainty.of(cost)
-        amounts = _amounts(rates)
+        amounts = rates.charged
         self._runs[model][amounts] += 1
         self._first.setdefault(amounts, rates)
         if record.info.service_tier is not None:
@@ -73,7 +73,7 @@ class Billed:
             yield (
                 f"runs of {model} were billed at different rates, so that their costs do not compare: {told}; {_ANEW}"
             )
-        elif _is_price(now) and model not in self._tiered and _amounts(now) not in runs:
+        elif _is_price(now) and model not in self._tiered and now.charged not in runs:
             (then,) = (in_words(self._first[it]) for it in runs)
             yield f"runs of {model} were billed at {then}, and now it is {in_words(now)}; {_ANEW}"
 
@@ -87,9 +87,3 @@ class Billed:
 
 def _is_price(rates: Rates) -> bool:
     return rates.input is not None or rates.device_hour is not None
-
-
-def _amounts(rates: Rates) -> Rates:
-    """What of rates makes a bill: not where they came from, nor what stands beside them."""
-    device_hour = rates.device_hour if rates.input is None else None
-    return replace(rates, device_hour=device_hour, source="", version=None, shadow_model=None, shadow=None)

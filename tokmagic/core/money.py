@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from typing import Any, Literal, NamedTuple
 
@@ -44,6 +44,12 @@ class Rates:
     shadow_model: str | None = None
     shadow: Rates | None = None
     cache_write_1h: Decimal | None = None
+
+    @property
+    def charged(self) -> Rates:
+        """What of them makes a bill, whoever says so and whatever stands beside it: a device's rate only by itself."""
+        device_hour = self.device_hour if self.input is None else None
+        return replace(self, device_hour=device_hour, source="", version=None, shadow_model=None, shadow=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation, localcontext
 from fractions import Fraction
 from math import sqrt
 from statistics import NormalDist, median, variance
 from typing import Any
 
-from tokmagic.core.money import CERTAIN, Precision, Rates, Uncertainty, plain
+from tokmagic.core.money import CERTAIN, Precision, Uncertainty, plain
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import UsageError, nearest
 from tokmagic.formatting import numbers
@@ -150,8 +150,8 @@ def project(records: Sequence[RunRecord], calls: str) -> Projection:
     whole = [record for record in records if record.status == "ok"]
     if not whole:
         raise UsageError("there is no complete run to project from; run the cell first")
-    latest, rates = whole[-1].info.name, _charged(whole[-1].rates)
-    same = [record for record in whole if record.info.name == latest and _charged(record.rates) == rates]
+    latest, rates = whole[-1].info.name, whole[-1].rates.charged
+    same = [record for record in whole if record.info.name == latest and record.rates.charged == rates]
     priced = [record for record in same if record.reading.cost.usd is not None]
     if not priced:
         raise UsageError(f"the runs of {latest} have no price; set one with %price and run the cell again")
@@ -171,11 +171,6 @@ def project(records: Sequence[RunRecord], calls: str) -> Projection:
         sum((Uncertainty.of(record.reading.cost) for record in priced), CERTAIN).precision(0),
         sum(None not in (text, texts[-1]) and text != texts[-1] for text in texts),
     )
-
-
-def _charged(rates: Rates) -> Rates:
-    """What is charged, whoever says so and whatever is calculated next to it."""
-    return replace(rates, source="", version=None, shadow_model=None, shadow=None)
 
 
 def calls_a_day(text: str, what: str = "--calls") -> Fraction:

@@ -566,6 +566,24 @@ def test_where_a_bench_ran_alone_there_is_nothing_to_project_from(ledger: Ledger
         cell_runs(ledger, EVERYTHING)
 
 
+COMPARED = ("compare:0123456789ab", "data:0123456789ab/4")
+
+
+def test_a_cell_that_compares_is_projected_by_one_of_its_prompts(ledger: Ledger) -> None:
+    """No call costs what the variants and the judge of a comparison cost on average."""
+    ran = [(1, "variant:terse@1"), (3, "variant:long one@2"), (3, "variant:long one@2"), (9, "judge")]
+    rows = [run(f"{at}", cell_id="c", cost=f"{cost}", tags=(*COMPARED, its)) for at, (cost, its) in enumerate(ran)]
+    filled(ledger, [run("before", cell_id="c", cost="7"), *rows])
+    for cell in (None, "1"):
+        with pytest.raises(UsageError, match=r"choose one with --tag: variant:terse@1, 'variant:long one@2', judge$"):
+            cell_runs(ledger, EVERYTHING, cell)
+        (call,) = cell_runs(ledger, replace(EVERYTHING, tags=("variant:terse@1",)), cell)
+        assert call.reading.cost.usd == 1
+    assert len(cell_runs(ledger, replace(EVERYTHING, tags=("variant:long one@2",)))) == 2
+    filled(ledger, [run("after", cell_id="d", cost="5", tags=("compare:mine", "b", "c"))])
+    assert [it.run_id for it in cell_runs(ledger, EVERYTHING)] == ["after"], "tags of one's own say nothing"
+
+
 def test_a_cell_that_is_none_is_told(ledger: Ledger) -> None:
     with pytest.raises(UsageError, match="no complete run to project from; run a cell first"):
         cell_runs(ledger, EVERYTHING)

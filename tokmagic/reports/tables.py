@@ -6,6 +6,7 @@ How runs are grouped, what their groups are called, the runs of one cell, and wh
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from tokmagic.core.compared import compared
 from tokmagic.core.keys import OF_KEYS
 from tokmagic.core.money import Cost, Precision, Uncertainty, plain
 from tokmagic.core.prompt import spelled
@@ -85,7 +87,7 @@ def cell_runs(ledger: Ledger, where: Selection, cell: str | None = None) -> list
     The row of a bench is none of them: it is no call that anybody made, and mostly many.
 
     ``cell`` is its number in :func:`table`, or its id; None: the cell whose complete run is the latest. Raises
-    UsageError where there is none.
+    UsageError where there is none, and where the cell compares prompts of which ``where`` selects several.
     """
     if cell is None:
         notebook, session, cell_id = _KEYS["cell"](_latest_call(ledger, where))
@@ -94,8 +96,13 @@ def cell_runs(ledger: Ledger, where: Selection, cell: str | None = None) -> list
     # As in the table's numbers.
     home = _home(notebook, session, cell_id)
     place = {"session": session} if home == session else {"notebook": notebook}
-    found = ledger.stream(replace(where, status="ok", cell_id=cell_id, once=True, **place))
-    return [run for run in found if run.cell_id == cell_id and run.notebook == notebook and _is_call(run)]
+    its = ledger.stream(replace(where, status="ok", cell_id=cell_id, once=True, **place))
+    found = [run for run in its if run.cell_id == cell_id and run.notebook == notebook and _is_call(run)]
+    prompts = list(dict.fromkeys(run.tags[-1] for run in found if compared(run.tags) is not None))
+    if len(prompts) > 1:
+        told = ", ".join(shlex.quote(it) for it in prompts)
+        raise UsageError(f"this cell compares prompts, and no call costs their mean; choose one with --tag: {told}")
+    return found
 
 
 def _latest_call(ledger: Ledger, where: Selection) -> RunRecord:

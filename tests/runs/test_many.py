@@ -385,6 +385,12 @@ SAID = {
     Pace(3, 5, replace(PRICED, unpriced_runs=1)): (
         "3 of 5 prompts, 1,200 in, 60 out, ≥$0.3000 so far; to come: about $0.3000, about 1 s"
     ),
+    Pace(3, 5, replace(PRICED, refused_runs=1)): (
+        "3 of 5 prompts, 1,200 in, 60 out, $0.3000 so far; to come: about $0.3000, about 1 s"
+    ),
+    Pace(3, 5, replace(PRICED, refused_runs=2, unpriced_runs=1)): (
+        "3 of 5 prompts, 1,200 in, 60 out, ≥$0.3000 so far; to come: about 1 s"
+    ),
     Pace(3, 3, PRICED, 90.0): "3 of 3 prompts, 1,200 in, 60 out, $0.3000 so far",
 }
 

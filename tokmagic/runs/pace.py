@@ -30,9 +30,9 @@ class Pace:
     def usd_to_come(self) -> Decimal | None:
         """What the others cost if they cost as much as these in the mean; None where that is not known.
 
-        Runs whose cost is not known, such as failed ones, say nothing of that.
+        Runs whose cost is not known, such as failed ones, say nothing of that, and neither do those that were refused.
         """
-        so_far, known = self.sum.cost_usd, self.done - self.sum.unpriced_runs
+        so_far, known = self.sum.cost_usd, self.done - self.sum.unpriced_runs - self.sum.refused_runs
         return so_far * (self.prompts - self.done) / known if known > 0 and so_far is not None else None
 
     @property

@@ -38,11 +38,18 @@ DOLLAR_A_TOKEN = Rates(input=Decimal(1_000_000), output=Decimal(1_000_000), sour
 INFO = EngineInfo("m", "id", "scripted")
 
 
-def answered(ledger: Ledger, *lengths: int, params: Any = None, status: Status = "ok", info: EngineInfo = INFO) -> None:
+def answered(
+    ledger: Ledger,
+    *lengths: int,
+    params: Any = None,
+    status: Status = "ok",
+    info: EngineInfo = INFO,
+    reason: str | None = "stop",
+) -> None:
     for tokens in lengths:
         usage = Usage(input_tokens=10, output_tokens=tokens, input_source="measured", output_source="measured")
         record = run(uuid.uuid4().hex, status=status, reading=Reading(usage, Cost(Decimal(0))))
-        ledger.settle(replace(record, params=params or {}, info=info))
+        ledger.settle(replace(record, params=params or {}, info=info, finish_reason=reason))
 
 
 def test_the_percentile_is_of_the_models_latest_complete_answers(ledger: Ledger) -> None:
@@ -67,6 +74,28 @@ def test_a_row_of_many_requests_tells_their_mean(ledger: Ledger) -> None:
     assert ledger.output_tokens_p95(INFO) == 16
     answered(ledger, 100 * 3 * 16, params={"requests": 100, "n": 3})
     assert ledger.output_tokens_p95(INFO) == 16
+
+
+@pytest.mark.parametrize(
+    ("cut", "reason", "params", "found"),
+    [
+        (0, "length", {}, 40),
+        (1, "length", {"max_tokens": 5}, 40),
+        (2, "length", {"max_tokens": 5}, None),
+        (20, "length", {"max_tokens": 5}, None),
+        (20, "stop", {"max_tokens": 5}, 5),
+        (20, "stop", {"max_tokens": 6}, 5),
+        (20, None, {"max_tokens": 5}, None),
+        (20, None, {"max_tokens": 6}, 5),
+    ],
+)
+def test_an_answer_that_reached_its_limit_would_be_longer(
+    ledger: Ledger, cut: int, reason: str | None, params: dict[str, Any], found: int | None
+) -> None:
+    """Runs of five tokens at most say nothing of how much one of 4,096 needs; a bench's rows name no reason."""
+    answered(ledger, *[40] * (20 - cut))
+    answered(ledger, *[5] * cut, params=params, reason=reason)
+    assert ledger.output_tokens_p95(INFO) == found
 
 
 @pytest.fixture
@@ -123,8 +152,8 @@ def test_a_usual_answer_is_held_and_a_longer_one_makes_its_hold_grow(session: Se
 
 @capped
 def test_no_more_is_held_than_a_run_can_use(session: Session, kind: str) -> None:
-    assert answer(session, CAPS[kind](1_000), max_tokens=30)[0] == [40]
     assert answer(session, CAPS[kind](1_000), max_tokens=61)[0] == [50, 71]
+    assert answer(session, CAPS[kind](1_000), max_tokens=30)[0] == [40]
 
 
 @capped

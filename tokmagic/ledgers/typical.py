@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import math
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -10,7 +11,6 @@ from tokmagic.core.record import EngineInfo
 from tokmagic.ledgers.schema import json_value, runs, storable
 
 _LOOK_BACK = 2000
-_Figure = TypeVar("_Figure", int, float)
 
 
 def token_time_s(connection: sa.Connection, info: EngineInfo) -> float | None:
@@ -24,15 +24,22 @@ def output_tokens(connection: sa.Connection, info: EngineInfo) -> int | None:
     """The 95th percentile of an answer's tokens in this model's latest complete runs; None where there is none.
 
     Of a run with several answers, or requests, their mean. A run that was cut off does not tell how long its answer
-    would be.
+    would be; one that reached its limit tells that it would be longer, so that there is none where more than one in
+    twenty did.
     """
     whole = (runs.c.model_id == storable(info.model_id), runs.c.status == "ok", runs.c.output_tokens > 0)
-    found = connection.execute(_latest(runs.c.output_tokens, runs.c.params).where(*whole)).all()
-    return _p95([-(-tokens // _answers(json_value(params))) for tokens, params in found])
+    query = _latest(runs.c.output_tokens, runs.c.params, runs.c.finish_reason).where(*whole)
+    lengths = [_length(tokens, json_value(params), reason) for tokens, params, reason in connection.execute(query)]
+    found = _p95(lengths)
+    return None if found is None or found == math.inf else int(found)
 
 
-def _answers(params: dict[str, Any]) -> int:
-    return (params.get("n") or 1) * (params.get("requests") or 1)
+def _length(tokens: int, params: dict[str, Any], finish_reason: str | None) -> float:
+    """How long a run's answers are in the mean, in tokens; infinite where it was their limit that ended them."""
+    each = -(-tokens // ((params.get("n") or 1) * (params.get("requests") or 1)))
+    # A row of many requests does not say why they ended.
+    cut = finish_reason == "length" or (finish_reason is None and each >= (params.get("max_tokens") or math.inf))
+    return math.inf if cut else each
 
 
 def _latest(*columns: Any) -> sa.Select[Any]:
@@ -41,6 +48,6 @@ def _latest(*columns: Any) -> sa.Select[Any]:
     return sa.select(*columns).where(runs.c.id > newest - _LOOK_BACK).order_by(runs.c.id.desc()).limit(100)
 
 
-def _p95(values: list[_Figure]) -> _Figure | None:
+def _p95(values: list[float]) -> float | None:
     """The 95th percentile by nearest rank, which is one of the values; None for none."""
     return sorted(values)[max(0, -(-len(values) * 95 // 100) - 1)] if values else None

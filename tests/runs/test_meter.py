@@ -279,6 +279,31 @@ def test_pieces_of_several_choices_have_their_own_spans() -> None:
     assert reading.output_tokens_per_s == pytest.approx(20)
 
 
+Arrival = tuple[int, int, str]
+"""Of a piece: milliseconds, its choice, its text."""
+
+
+@pytest.mark.parametrize(
+    ("arrived", "output", "itl_mean_s", "speed"),
+    [
+        ([(50, 0, "an answer"), (50, 1, "another one")], 20, None, None),
+        ([(50, 0, "an answer"), (150, 1, "another one")], 20, None, None),
+        ([(50, 0, "an answer"), (150, 1, "an"), (250, 1, "other")], 20, None, None),
+        ([(50, 0, "Yes"), (50, 1, "No")], 2, None, None),
+        ([(50, 0, "Yes"), (50, 1, "an"), (250, 1, "other one")], 12, 0.02, 50.0),
+        ([(50, 0, "an"), (150, 0, "swer"), (50, 1, "an"), (250, 1, "other")], 32, 0.01, 150.0),
+    ],
+    ids=["both at once", "one after another", "one whole, one in pieces", "a token each", "a token, pieces", "pieces"],
+)
+def test_answers_that_come_as_a_whole_have_no_time_between_tokens(
+    arrived: list[Arrival], output: int, itl_mean_s: float | None, speed: float | None
+) -> None:
+    """As without streaming, or behind a proxy that gathers: it is no 0 ms, which reports would add up."""
+    pieces = [Token(T0 + at * MS, text, None, choice) for at, choice, text in arrived]
+    reading = metered(started(None), *pieces, finished(250, output)).reading(final=True)
+    assert (reading.itl_mean_s, reading.output_tokens_per_s) == (pytest.approx(itl_mean_s), pytest.approx(speed))
+
+
 def test_reasoning_that_is_not_shown_is_no_part_of_the_intervals() -> None:
     usage = Usage(input_tokens=12, output_tokens=1011, reasoning_tokens=1000, output_source="reported")
     pieces = [Token(T0 + (2000 + step * 50) * MS, "a") for step in range(11)]

@@ -41,6 +41,8 @@ class Meter:
         self._last_ns: int | None = None
         # The first and the last arrival of each choice that came in network pieces.
         self._ends: dict[int, tuple[int, int]] = {}
+        # Choices that came in one piece so far, of more than a token.
+        self._in_one: set[int] = set()
         self._ids = 0
         self._thoughts = False
         self._pieces = 0
@@ -69,8 +71,7 @@ class Meter:
             self._note_uncounted(token)
             self._so_far = token.usage
             self._thoughts = self._thoughts or bool(token.reasoning)
-            first, _ = self._ends.get(token.choice, (token.at_ns, 0))
-            self._ends[token.choice] = first, token.at_ns
+            self._note_end(token)
         else:
             stamps = self._stamps.get(token.choice)
             if stamps is None:
@@ -80,6 +81,14 @@ class Meter:
         if self._first_ns is None:
             self._first_ns = token.at_ns
         self._last_ns = token.at_ns
+
+    def _note_end(self, piece: Token) -> None:
+        if piece.choice in self._ends:
+            self._in_one.discard(piece.choice)
+        elif rough_count_text(piece.reasoning + piece.text) > 1:
+            self._in_one.add(piece.choice)
+        first, _ = self._ends.get(piece.choice, (piece.at_ns, 0))
+        self._ends[piece.choice] = first, piece.at_ns
 
     def _note_uncounted(self, piece: Token) -> None:
         before = self._so_far.output_tokens if self._so_far is not None else 0
@@ -165,14 +174,20 @@ class Meter:
         if self._pieces:
             spans = self._spans()
             steps = self._shown(usage) - len(spans)
-            # One piece is an answer that came as a whole: nothing is known of what lies between its tokens.
-            if steps < 1 or self._pieces + self._ids < 2:
+            # One piece is an answer that came as a whole: nothing is known of what lies between its tokens. Beside
+            # others it leaves open how many tokens these have.
+            if steps < 1 or self._came_whole or self._pieces + self._ids < 2:
                 return None
             return sum(last - first for first, last in spans) / 1e9 / steps
         # As many as there are now: the other thread goes on folding.
         spans = [(len(stamps) - 1, stamps[len(stamps) - 1] - stamps[0]) for stamps in self._choices()]
         steps = sum(count for count, _ in spans)
         return sum(span for _, span in spans) / 1e9 / steps if steps else None
+
+    @property
+    def _came_whole(self) -> bool:
+        """Whether some choice came in one piece of more than a token."""
+        return bool(self._in_one - self._stamps.keys())
 
     def _spans(self) -> list[tuple[int, int]]:
         """The first and the last arrival of each choice."""
@@ -194,6 +209,8 @@ class Meter:
     def _speed(self, usage: Usage) -> float | None:
         n = self._shown(usage) if self._pieces else usage.output_tokens
         if n is None or n < 2 or self._first_ns is None or self._last_ns is None or self._last_ns <= self._first_ns:
+            return None
+        if self._came_whole:
             return None
         first_tokens = max(1, len(self._spans()))
         return (n - first_tokens) / ((self._last_ns - self._first_ns) / 1e9) if n > first_tokens else None

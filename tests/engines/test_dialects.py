@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.engines.endpoints import ASK, GREEDY, REPORTED, Ask, Chunks, counts, in_choice, until_stamped
+from tests.engines.endpoints import ASK, GREEDY, REPORTED, Ask, Chunks, counts, in_choice, several, until_stamped
 from tests.servers import ANSWER, ROLE, USAGE, Asked, Endpoint, Script, Wire, chunk, streams, usage_chunk, whole
 from tokmagic.core.stream import Token
 from tokmagic.engines.endpoint.answers import read_answer
@@ -326,3 +326,57 @@ def test_any_json_is_an_answer_or_an_error(body: Any, choice: Any, choices: int,
             assert isinstance(piece.token.reasoning, str)
         for _, usage in answer.usages:
             read_usages([usage])
+
+
+# Several choices in one object
+
+
+def _listed(indexes: tuple[Any, ...], texts: tuple[str, ...], reason: str | None, where: str) -> list[dict[str, Any]]:
+    """Choices as they stand in an object; an index of None is left out."""
+    made = [{where: {"content": text}, "finish_reason": reason} for text in texts]
+    return [it if index is None else it | {"index": index} for index, it in zip(indexes, made, strict=True)]
+
+
+IN_ORDER, REVERSED = ["Hello", "there"], ["there", "Hello"]
+INDEXES: list[tuple[tuple[Any, ...], list[str], tuple[bool, ...]]] = [
+    ((0, 1), IN_ORDER, (False, True)),
+    ((1, 0), REVERSED, (False, True)),
+    ((None, None), IN_ORDER, (False, True)),
+    ((None, 1), IN_ORDER, (False, True)),
+    (("0", "1"), IN_ORDER, (False, True)),
+    ((1, 2), IN_ORDER, (False, True)),
+    ((0, 0), IN_ORDER, (False,)),
+]
+
+
+@pytest.mark.parametrize(
+    ("indexes", "answers", "streamed"),
+    [(indexes, answers, streamed) for indexes, answers, ways in INDEXES for streamed in ways],
+)
+def test_choices_that_no_index_tells_apart_are_told_apart_by_their_places(
+    ask: Ask, indexes: tuple[Any, ...], answers: list[str], streamed: bool
+) -> None:
+    """What a proxy makes of several answers that it gathered."""
+    usage = {"prompt_tokens": 12, "completion_tokens": 6, "total_tokens": 18}
+    if streamed:
+        pieces = (("Hel", "the"), ("lo", "re"))
+        objects = [{"id": "c", "choices": _listed(indexes, texts, None, "delta")} for texts in pieces]
+        end = {"id": "c", "choices": _listed(indexes, ("", ""), "stop", "delta")}
+        script = streams([*objects, end, {"id": "c", "choices": [], "usage": usage}])
+    else:
+        gathered = {"id": "c", "choices": _listed(indexes, ("Hello", "there"), "stop", "message"), "usage": usage}
+
+        def script(_asked: Asked, wire: Wire) -> None:
+            wire.answer(200, gathered)
+
+    generation = ask(script, several(2, stream=streamed))
+    assert [(it.text, it.finish_reason) for it in generation.choices] == [(text, "stop") for text in answers]
+    assert (generation.usage.output_tokens, generation.usage.output_source) == (6, "reported")
+    assert generation.record.env.get("ignored_options") is None
+
+
+def test_an_event_may_hold_two_pieces_of_one_choice(ask: Ask) -> None:
+    objects = [{"id": "c", "choices": _listed((at, at), ("Hel", "lo"), None, "delta")} for at in (0, 1)]
+    ends = {"id": "c", "choices": _listed((0, 1), ("", ""), "stop", "delta")}
+    generation = ask(streams([*objects, ends, usage_chunk()]), several(2))
+    assert [it.text for it in generation.choices] == ["Hello", "Hello"]

@@ -72,7 +72,8 @@ def read_answer(given: object, choices: int, at_ns: int, *, whole: bool) -> Answ
     listed = [choice for choice in listed if choice is not None]
     if len(listed) > _SPARE_CHOICES + choices:
         raise EndpointError(f"it sent {len(listed):,} choices at once, {choices} were requested")
-    pieces = tuple(_piece(choice, choices, at_ns) for choice in listed)
+    numbers = _numbers(listed, choices, whole=whole)
+    pieces = tuple(_piece(choice, number, at_ns) for number, choice in zip(numbers, listed, strict=True))
     of_one = len(pieces) > 1 and _counts_one(given)
     usages = _usages(given, listed, pieces, choices, of_one=of_one)
     return Answer(pieces, usages, of_one, error, read_beside(given, (usage for _, usage in usages)))
@@ -110,10 +111,23 @@ def _counts_one(given: Mapping[str, Any]) -> bool:
     return any(tokens in outputs for tokens in times)
 
 
-def _piece(choice: Mapping[str, Any], choices: int, at_ns: int) -> Piece:
-    index = 0 if choice.get("index") is None else choice["index"]
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < choices:
-        raise EndpointError(f"it sent choice {_short(index)}, {choices} were requested")
+def _numbers(listed: list[Mapping[str, Any]], choices: int, *, whole: bool) -> list[int]:
+    """Which choice each listed one is: the one that its index says, or, where indexes tell none apart, its place.
+
+    An event of a stream may hold two pieces of one choice. Raises EndpointError for one that was not asked for.
+    """
+    said = [it.get("index") for it in listed]
+    given = [0 if it is None else it for it in said]
+    wrong = [it for it in given if isinstance(it, bool) or not isinstance(it, int) or not 0 <= it < choices]
+    apart = wrong == [] and (len(set(given)) == len(given) or not (whole or None in said))
+    if not apart and 1 < len(listed) <= choices:
+        return list(range(len(listed)))
+    if wrong:
+        raise EndpointError(f"it sent choice {_short(wrong[0])}, {choices} were requested")
+    return given
+
+
+def _piece(choice: Mapping[str, Any], index: int, at_ns: int) -> Piece:
     said = next((choice[name] for name in ("delta", "message") if isinstance(choice.get(name), Mapping)), choice)
     answer, thoughts = _said(said.get("content"))
     answer, refusal = answer or _said(said.get("text"))[0], _refusal(said)

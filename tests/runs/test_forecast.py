@@ -18,11 +18,12 @@ from tests.ledgers.test_store import run
 from tokmagic.core.budget import Budget
 from tokmagic.core.money import Cost, Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
-from tokmagic.core.record import EngineInfo, PastRun, Reading, Status, source_sha256
+from tokmagic.core.record import EngineInfo, PastRun, Reading, Selection, Status, source_sha256
 from tokmagic.core.stream import Usage
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.scripted import ScriptedEngine
 from tokmagic.errors import UsageError
+from tokmagic.ledgers import Ledger
 from tokmagic.runs.drafts.likely import Likely, LikelySum, Span, likely
 from tokmagic.runs.session import Session
 
@@ -75,6 +76,39 @@ def test_runs_of_the_present_text_count_before_those_of_an_earlier_one() -> None
     edited = spend([past(40, "old"), past(60, "old")])
     assert (edited.usd, edited.edited, edited.predicted) == (D("0.06"), True, False)
     assert (edited.low, edited.high) == (D("0.01"), D("0.3"))
+
+
+CACHED = replace(DOLLARS, cached=Decimal(100), cache_write=Decimal(1250))
+"""Of ten tokens in: $0.01 without a cache, $0.001 from one, $0.0125 where they are written to it."""
+
+
+@pytest.mark.parametrize(
+    ("parts", "asked", "usd", "low"),
+    [
+        ([(0, 0)], 10, "0.05", "0.01"),
+        ([(None, None)], 10, "0.05", "0.01"),
+        ([(10, 0)], 10, "0.041", "0.001"),
+        ([(8, 0)], 10, "0.0428", "0.001"),
+        ([(0, 10)], 10, "0.0525", "0.01"),
+        ([(10, 0), (10, 0)], 10, "0.041", "0.041"),
+        ([(10, 0), (0, 10)], 10, "0.04675", "0.001"),
+        ([(8, 0)], 20, "0.0456", "0.002"),
+        ([(10, 0)], 5, "0.0405", "0.0005"),
+    ],
+)
+def test_what_a_servers_cache_had_of_a_prompt_it_is_likely_to_have_again(
+    ledger: Ledger, parts: list[tuple[int | None, int | None]], asked: int, usd: str, low: str
+) -> None:
+    """Runs of ten tokens in and forty out; a prompt of another length is cached by as large a share."""
+    for number, (cached, written) in enumerate(parts):
+        usage = Usage(input_tokens=10, output_tokens=40, cached_input_tokens=cached, cache_write_input_tokens=written)
+        ledger.settle(run(f"r{number}", cell_id="c", reading=Reading(usage), env={"source_sha256": "s"}))
+    found = likely(
+        ledger.histories(Selection(), 20)["c"], "s", asked, "counted", CACHED, Span(D("0.001") * asked, D("0.3"))
+    )
+    assert (found.usd, found.low) == (D(usd), D(low))
+    assert found.high is not None
+    assert found.high >= D(usd)
 
 
 def test_by_the_hour_the_devices_time_is_what_repeats() -> None:

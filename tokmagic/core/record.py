@@ -118,8 +118,7 @@ RUN_IN_ENV = (
 """What of the run itself a row keeps there: a digest of its answers, which execution of its cell it belongs to
 and under which number the notebook shows that one, a digest of the cell's text as it ran, the id of a shared engine's
 own row of it, counts, and what its server told: a cost, a decimal string in USD, the options that it ignored, its own
-times in seconds. ``energy`` tells of ``energy_j`` by which meter it is known, how surely, and how much of it an output
-token took, in joules."""
+times in seconds. ``energy`` tells of ``energy_j`` by which meter, how surely, and how many joules a token took."""
 
 
 def is_place(cell_id: str) -> bool:
@@ -384,6 +383,8 @@ class PastRun(NamedTuple):
     replayed: bool = False
     cut_short: bool = False
     """Whether another run of its execution was interrupted, so that the execution tells no whole cost."""
+    cached_input_tokens: int | None = None
+    cache_write_input_tokens: int | None = None
 
 
 Histories = dict[str, list[PastRun]]

@@ -20,7 +20,8 @@ def read(connection: sa.Connection, where: Selection, each: int) -> Histories:
     Runs of comparisons, which have a forecast of their own, are none of these.
     """
     order = sa.func.row_number().over(partition_by=(runs.c.cell_id, runs.c.status), order_by=runs.c.id.desc())
-    tokens = (runs.c.input_tokens, runs.c.output_tokens)
+    parts = (runs.c.cached_input_tokens, runs.c.cache_write_input_tokens)
+    tokens = (runs.c.input_tokens, runs.c.output_tokens, *parts)
     columns = (runs.c.id, runs.c.status, runs.c.model_id, *tokens, runs.c.device_s, runs.c.cost_pico, runs.c.env)
     numbered = (
         sa.select(runs.c.cell_id, *columns, order.label("place"))
@@ -49,6 +50,8 @@ def read(connection: sa.Connection, where: Selection, each: int) -> Histories:
             from_picodollars(row.cost_pico),
             row.status == "cached",
             "execution" in of and (row.cell_id, of["execution"]) in cut_short,
+            row.cached_input_tokens,
+            row.cache_write_input_tokens,
         )
         found.setdefault(row.cell_id, []).append(past)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from fractions import Fraction
 from math import sqrt
 from typing import NamedTuple
 
@@ -56,10 +57,15 @@ def likely(
 ) -> Likely:
     """Forecast the next run of a cell from ``past`` runs by the same model, at the ``rates`` in force.
 
-    What they generated, or how long they kept the device busy, is priced with the present input.
+    What they generated, or how long they kept the device busy, is priced with the present input, of which a server has
+    as large a share in its cache as it had then.
     """
     same = [run for run in past if run.source_sha256 == source_sha256]
     costs = _costs(same or past, input_tokens, input_source, rates)
+    if span.least is not None and any(run.cached_input_tokens for run in same or past):
+        # The least of a prompt is without any cache, and here one may have all of it.
+        cached = bill(_asked(input_tokens, input_source, input_tokens), None, rates).usd
+        span = span._replace(least=span.least if cached is None else min(span.least, cached))
     return _likely(costs, edited=bool(costs) and not same, span=span)
 
 
@@ -106,19 +112,42 @@ def _costs(past: Sequence[PastRun], input_tokens: int, input_source: Source, rat
     """What each run would cost with the present input, where that is known."""
     if rates.input is None:
         return [cost for run in past if (cost := bill(Usage(), run.device_s, rates).usd) is not None]
-    counted = Usage(
-        input_tokens=input_tokens,
-        cached_input_tokens=0,
-        cache_write_input_tokens=0,
-        input_source=input_source,
-        output_source="estimated",
-    )
+    counted = _asked(input_tokens, input_source)
     # The input alone says which tier applies, so that each output token costs the same.
     none, one = (bill(replace(counted, output_tokens=tokens), None, rates).usd for tokens in (0, 1))
     if none is None or one is None:
         return []
-    each = one - none
-    return [none + run.output_tokens * each for run in past if run.output_tokens is not None]
+    each, inputs, costs = one - none, {(0, 0): none}, list[Decimal]()
+    for run in past:
+        if run.output_tokens is None:
+            continue
+        cached, written = parts = _parts(run, input_tokens)
+        if parts not in inputs:  # runs of one text mostly have the same
+            usage = _asked(input_tokens, input_source, cached, written)
+            inputs[parts] = bill(usage, None, rates).usd or none
+        costs.append(inputs[parts] + run.output_tokens * each)
+    return costs
+
+
+def _asked(input_tokens: int, source: Source, cached: int = 0, written: int = 0) -> Usage:
+    """A prompt that nothing is answered to."""
+    return Usage(
+        input_tokens=input_tokens,
+        output_tokens=0,
+        cached_input_tokens=cached,
+        cache_write_input_tokens=written,
+        input_source=source,
+        output_source="estimated",
+    )
+
+
+def _parts(run: PastRun, input_tokens: int) -> tuple[int, int]:
+    """How many of so many input tokens a server reads from its cache, and writes to it, if it does as with this run."""
+    if not run.input_tokens:
+        return 0, 0
+    cached, written = run.cached_input_tokens or 0, run.cache_write_input_tokens or 0
+    cached = min(input_tokens, round(Fraction(cached * input_tokens, run.input_tokens)))
+    return cached, min(input_tokens - cached, round(Fraction(written * input_tokens, run.input_tokens)))
 
 
 def _deviation(costs: Sequence[Decimal]) -> float:

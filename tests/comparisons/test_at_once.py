@@ -18,6 +18,7 @@ from tests.comparisons.desk import DOLLARS, VARIANTS, Desk, items, right
 from tests.comparisons.test_running import Interrupting, check_whole, interrupted, lasts_s, slots
 from tests.examples import first
 from tests.servers import Asked, Wire, chunk, serve
+from tokmagic.comparisons import concurrency
 from tokmagic.comparisons.concurrency import most_at_once
 from tokmagic.comparisons.running import GIVEN_UP
 from tokmagic.core.money import Rates
@@ -125,6 +126,30 @@ def test_models_of_one_server_share_its_limit(desk: Desk) -> None:
             desk.session.models.add(name, ModelSpec(f"org/{name}", api_base=url))
         assert desk.compare(models=["a", "b"], over=items(4), concurrency=2).complete
     assert max(most) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"api_base": "http://a:1/v1"}, {"api_base": "http://a:1/v1"}, True),
+        ({"api_base": "http://a:1/v1"}, {"api_base": "http://a:1/v1/"}, True),
+        ({"api_base": "http://a:1/v1"}, {"api_base": "http://a:2/v1"}, False),
+        ({"api_base": "http://a:1/v1?deployment=x"}, {"api_base": "http://a:1/v1?deployment=y"}, False),
+        ({"api_key_name": "K"}, {"api_key_name": "K"}, True),
+        ({"api_key_name": "K"}, {"api_base": "https://api.openai.com/v1", "api_key_name": "K"}, True),
+        ({"api_key_name": "K"}, {"api_base": "http://a:1/v1", "api_key_name": "K"}, False),
+        ({}, {}, False),
+    ],
+    ids=["one", "with a slash", "two ports", "two queries", "none named", "OpenAI named", "OpenAI and another", "here"],
+)
+def test_a_server_is_one_place_however_it_is_named(
+    desk: Desk, one: dict[str, str], other: dict[str, str], same: bool
+) -> None:
+    for name, given in (("a", one), ("b", other)):
+        desk.session.models.add(name, ModelSpec(f"org/{name}", **given))  # type: ignore[arg-type]
+    places = concurrency.Places(desk.session, ["a", "b"], None, 3)
+    assert (places.of("a") == places.of("b")) == same
+    assert places.at_once == (3 if same else 6)
 
 
 def test_a_wrong_number_is_refused(desk: Desk) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from math import ceil
 
+from tokmagic.engines.endpoint.target import OPENAI, target_of
 from tokmagic.errors import UsageError
 from tokmagic.runs.many import at_once_by_default, with_ahead
 from tokmagic.runs.session import Session
@@ -30,8 +32,13 @@ class Places:
             self._in_a_block[self.of(judge)] += 2 * (len(arms) - 1)
 
     def of(self, model: str) -> str:
-        """The place of a model."""
-        return self._session.models.spec(model).api_base or model
+        """The place of a model: its server, however its address is written, or itself."""
+        spec = self._session.models.spec(model)
+        if not spec.traits.remote:
+            return model
+        with suppress(UsageError):  # told when it is opened
+            return target_of(spec.api_base or OPENAI).identity
+        return spec.api_base or model
 
     def most(self, place: str) -> int:
         """How many runs go on there at once."""

@@ -148,8 +148,11 @@ def _savings(
 
 def _rates_now(session: Session, model: str) -> Rates:
     """The rates of a model's next run; those of none where they cannot be told."""
+    models = session.models
     with suppress(TokmagicError):
-        return session.rates(session.info(model))
+        # Only an opened one tells whose server it is; to open a local one takes seconds.
+        remote = models.spec(model).traits.remote
+        return session.rates(models.engine(model).info if remote else models.info(model))
     return Rates()
 
 

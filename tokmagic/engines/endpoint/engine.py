@@ -23,14 +23,13 @@ from tokmagic.engines.endpoint.limits import Limits
 from tokmagic.engines.endpoint.reader import Request
 from tokmagic.engines.endpoint.servers import SERVERS, Server, server_of
 from tokmagic.engines.endpoint.stream import EndpointStream
-from tokmagic.engines.endpoint.target import Target, target_of
+from tokmagic.engines.endpoint.target import OPENAI, Target, target_of
 from tokmagic.engines.endpoint.wire import request_of
 from tokmagic.errors import UsageError, nearest
 from tokmagic.prices import provider_of
 from tokmagic.tokens.tokenizer import Tokenizer
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OPENAI = "https://api.openai.com/v1"
 
 
 class EndpointEngine:
@@ -52,7 +51,7 @@ class EndpointEngine:
         self._name = name
         self._spec = spec
         self._settings = settings
-        self._target = target or target_of(spec.api_base or _OPENAI)
+        self._target = target or target_of(spec.api_base or OPENAI)
         self._connections = Connections(self._target)
         if spec.server is not None and spec.server not in SERVERS:
             raise UsageError(

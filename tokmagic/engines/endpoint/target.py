@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 from tokmagic.engines.endpoint.addresses import is_this_machine
 from tokmagic.errors import UsageError
 
+OPENAI = "https://api.openai.com/v1"
+"""The server that is meant where none is named."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tokmagic.comparisons.figures import ArmFigures, figures
 from tokmagic.comparisons.parts import parts, without
 from tokmagic.comparisons.results import Comparison
 from tokmagic.comparisons.savings import caching, shared_prefixes, shorter_limit, winner
-from tokmagic.core.money import Rates
+from tokmagic.core.money import Rates, Tier
 from tokmagic.errors import BudgetError, UsageError
 from tokmagic.tokens.tokenizer import Tokenizer
 
@@ -127,19 +128,28 @@ class Tokenized(Planted):
         return self._tokenizer
 
 
-def test_a_comparison_counts_what_its_prompts_share(make_desk: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rates", "each"),
+    [
+        (RATES, 0.9e-6),
+        (replace(RATES, tiers=(Tier(5, Decimal(10), Decimal(20), Decimal(1)),)), 9e-6),
+        (replace(RATES, tiers=(Tier(500, Decimal(10), Decimal(20), Decimal(1)),)), 0.9e-6),
+    ],
+    ids=["one price", "beyond a tier", "below a tier"],
+)
+def test_a_comparison_counts_what_its_prompts_share(make_desk: Make, tmp_path: Path, rates: Rates, each: float) -> None:
     desk = make_desk()
     folder = save(tmp_path / "tokenizer", byte_level())
     engine = desk.session.models._engines["small"] = desk.engines["small"] = Tokenized("small", folder)
-    desk.session.prices.set("small", RATES)
-    found = desk.compare({"a": "Always the same: {{ q }}", "b": "{{ q }} asked"}, items(9), score="exact(a)")
+    desk.session.prices.set("small", rates)
+    found = desk.compare({"a": "Always the very same words: {{ q }}", "b": "{{ q }} asked"}, items(9), score="exact(a)")
     saved = found.savings(variant="a").savings[0]
     # All but the first share all up to "q" with an earlier one: a byte is a token.
     whole = engine.tokenizer().encode(found.plan.prompt(0, 0))
     prompts = [engine.tokenizer().encode(found.plan.prompt(0, item)) for item in range(9)]
     shared = next(at for at in range(len(whole)) if prompts[0][at] != prompts[1][at])
     assert saved.tokens == pytest.approx(shared * 8 / 9)
-    assert saved.usd == pytest.approx(shared * 8 / 9 * 0.9e-6)
+    assert saved.usd == pytest.approx(shared * 8 / 9 * each)
 
 
 def test_without_a_tokenizer_that_is_said(desk: Desk) -> None:
@@ -190,6 +200,18 @@ def test_where_nothing_passed_there_is_no_limit_to_try() -> None:
         found = shorter_limit(outputs, passed, RATES, 0)
         assert found.usd is None
         assert "too few" in found.sentence
+
+
+@pytest.mark.parametrize(("above", "each"), [(1, 20e-6), (500, 2e-6)], ids=["beyond a tier", "below a tier"])
+def test_what_a_limit_saves_is_priced_as_its_runs_would_be(make_desk: Make, above: int, each: float) -> None:
+    def rambling(text: str, number: int) -> str:
+        return right(text, number) if int(text[-1]) % 2 else "no " * 9
+
+    desk = make_desk(small=rambling)
+    desk.session.prices.set("small", replace(RATES, tiers=(Tier(above, Decimal(10), Decimal(20)),)))
+    saved = desk.compare(score="exact(a)").savings().savings[1]
+    assert saved.tokens
+    assert saved.usd == pytest.approx(saved.tokens * each)
 
 
 # Leaving parts out

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tokmagic.comparisons.billed import rates_now
 from tokmagic.comparisons.inputs import Item
 from tokmagic.comparisons.intervals import item_means
 from tokmagic.comparisons.parts import Part, parts
@@ -21,9 +23,11 @@ from tokmagic.comparisons.savings import (
     shorter_limit,
     winner,
 )
+from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Prompt
 from tokmagic.errors import PromptError, TokmagicError, UsageError
 from tokmagic.explain.readers import reader_for
+from tokmagic.prices import at_input
 
 if TYPE_CHECKING:
     from tokmagic.comparisons.results import Comparison
@@ -127,7 +131,14 @@ def _caching(found: Comparison, session: Session, number: int) -> Saving:
     for it, shared in zip(ran, shared_prefixes(ids), strict=True):
         values[it.item, it.repeat] = max(0, shared - (it.cached_input_tokens or 0))
     means = item_means(values)
-    return caching(means[~np.isnan(means)], session.rates(session.info(arm.model)), plan.seed)
+    return caching(means[~np.isnan(means)], _rates(found, session, number), plan.seed)
+
+
+def _rates(found: Comparison, session: Session, number: int) -> Rates:
+    """The rates of an arm's next run, whose prompt is about as long as those were that ran."""
+    rates = rates_now(session, found.plan.arms[number].model)
+    inputs = [it.input_tokens for it in found.answers if it.arm == number and it.input_tokens is not None]
+    return at_input(rates, round(median(inputs))) if inputs else rates
 
 
 def _limit(found: Comparison, session: Session, number: int) -> Saving:
@@ -137,4 +148,4 @@ def _limit(found: Comparison, session: Session, number: int) -> Saving:
         if it.arm == number and it.ran and it.output_tokens is not None:
             outputs[it.item, it.repeat] = it.output_tokens
     passed = found.values("score")[number] if found.passes else None
-    return shorter_limit(outputs, passed, session.rates(session.info(plan.arms[number].model)), plan.seed)
+    return shorter_limit(outputs, passed, _rates(found, session, number), plan.seed)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tokmagic.core.money import CERTAIN, Rates, Uncertainty
 from tokmagic.core.record import RunRecord
+from tokmagic.errors import TokmagicError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.rates import in_words
+from tokmagic.runs.session import Session
 
 _ANEW = "another seed runs all of it anew"
 
@@ -87,3 +90,10 @@ class Billed:
 
 def _is_price(rates: Rates) -> bool:
     return rates.input is not None or rates.device_hour is not None
+
+
+def rates_now(session: Session, model: str) -> Rates:
+    """The rates of a model's next run; those of none where they cannot be told."""
+    with suppress(TokmagicError):
+        return session.rates(session.info(model))
+    return Rates()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from tokmagic.comparisons import concurrency, inputs, plan, scores
 from tokmagic.comparisons.ablating import savings
 from tokmagic.comparisons.amounts import amount
+from tokmagic.comparisons.billed import rates_now
 from tokmagic.comparisons.judges import Judge, judge
 from tokmagic.comparisons.outcome import Outcome
 from tokmagic.comparisons.ratings import Book, Human
@@ -20,9 +20,8 @@ from tokmagic.comparisons.saved import Cell
 from tokmagic.comparisons.savings import Savings
 from tokmagic.comparisons.tally import Here
 from tokmagic.core.compared import SAVINGS
-from tokmagic.core.money import Rates
 from tokmagic.core.record import source_sha256
-from tokmagic.errors import TokmagicError, UsageError
+from tokmagic.errors import UsageError
 from tokmagic.prompts.options import check_sampling
 from tokmagic.runs.comparing import ComparisonRow
 from tokmagic.runs.session import Session
@@ -75,7 +74,7 @@ def compared(
     )
     book = _book(session, scored, planned.question_tag) if isinstance(scored, Human) else None
     outcome, row = _shown(session, running, cell.cell_id)
-    outcome.billed.now = {name: _rates_now(session, name) for name in names}
+    outcome.billed.now = {name: rates_now(session, name) for name in names}
     # The variants of a row that this one stands beside have means of their own.
     shown = cell.cell_id if beside is None else None
     rated = None if shown is None else partial(session.comparisons.set_means, shown, row.tags)
@@ -144,16 +143,6 @@ def _savings(
         )
 
     return savings(found, session, again, **options)
-
-
-def _rates_now(session: Session, model: str) -> Rates:
-    """The rates of a model's next run; those of none where they cannot be told."""
-    models = session.models
-    with suppress(TokmagicError):
-        # Only an opened one tells whose server it is; to open a local one takes seconds.
-        remote = models.spec(model).traits.remote
-        return session.rates(models.engine(model).info if remote else models.info(model))
-    return Rates()
 
 
 def _cell(session: Session) -> Cell:

@@ -5,7 +5,7 @@ and nowhere else: what ``%price`` set, the user's file, the price package for ho
 """
 
 from tokmagic.core.money import plain, rates_dict, rates_of
-from tokmagic.prices.bills import at_rates, bill, bound_usd, input_usd, loaded_usd, replay, reprice, span
+from tokmagic.prices.bills import at_input, at_rates, bill, bound_usd, input_usd, loaded_usd, replay, reprice, span
 from tokmagic.prices.book import PriceBook
 from tokmagic.prices.hosted import provider_of
 from tokmagic.prices.money import PICODOLLARS, from_picodollars, hourly, rate, to_picodollars, usd
@@ -13,6 +13,7 @@ from tokmagic.prices.money import PICODOLLARS, from_picodollars, hourly, rate, t
 __all__ = [
     "PICODOLLARS",
     "PriceBook",
+    "at_input",
     "at_rates",
     "bill",
     "bound_usd",

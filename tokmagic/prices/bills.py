@@ -88,7 +88,12 @@ def _of_each(rates: Rates, record: RunRecord) -> Rates:
     if not rates.tiers or record.requests == 1 or tokens is None:
         return rates
     # Where it was broken off not all were sent, and each of those took an attempt at least.
-    tier = _tier(rates, -(-tokens // max(1, min(record.requests, record.reading.attempts))))
+    return at_input(rates, -(-tokens // max(1, min(record.requests, record.reading.attempts))))
+
+
+def at_input(rates: Rates, input_tokens: int) -> Rates:
+    """The rates by which a run with so many input tokens is billed: those of the tier that it reaches."""
+    tier = _tier(rates, input_tokens)
     names = ("input", "output", "cached", "cache_write", "cache_write_1h")
     return replace(rates, tiers=(), **{name: getattr(tier, name) for name in names})
 

@@ -18,15 +18,17 @@ import pytest
 
 import tokmagic
 from tests.servers import Asked, Wire, chunk, serve
-from tokmagic.core.budget import Budget
+from tokmagic.core.budget import Budget, Hold
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
-from tokmagic.core.record import Sum
+from tokmagic.core.record import RunRecord, Sum
 from tokmagic.engines import scripted
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.scripted import Script, ScriptedEngine, ScriptedStream
 from tokmagic.errors import BudgetError, EndpointError, GenerationInterrupted, ModelError, UsageError
+from tokmagic.ledgers import Ledger
 from tokmagic.runs import api, pace
+from tokmagic.runs.budget_guard import BudgetGuard
 from tokmagic.runs.pace import Pace
 from tokmagic.runs.session import Session
 
@@ -146,6 +148,58 @@ def test_what_fits_no_more_is_refused_and_the_rest_is_kept(session: Session) -> 
         assert "$9.00 left ($6.00 spent, $0 held by active runs)" in str(refused.error)
     with pytest.raises(BudgetError, match=r"\$9\.00 left"):
         tokmagic.generate_many(prompts, max_tokens=10, cache=False)
+
+
+CAPS: dict[str, Budget | None] = {
+    "the cell's": Budget("cell", Decimal(100)),
+    "the day's": Budget("day", Decimal(100)),
+    "in tokens": Budget("day", None, 1_000),
+    "of the run": None,
+}
+
+
+@pytest.mark.parametrize("cap", CAPS)
+def test_what_never_fits_holds_nobody_up(session: Session, monkeypatch: pytest.MonkeyPatch, cap: str) -> None:
+    """A prompt that may cost more than the whole budget is refused at once, not when those before it have ended."""
+    asked_long, refused, asked_later = threading.Event(), threading.Event(), threading.Event()
+    in_time = list[bool]()
+    admit_hold, admit = BudgetGuard.admit_hold, Ledger.admit
+
+    def in_order(guard: BudgetGuard, record: RunRecord, messages: Any, hold: Hold) -> bool:
+        if (before := {"dear": asked_long, "later": refused}.get(messages[0].content)) is not None:
+            assert before.wait(5)
+        return admit_hold(guard, record, messages, hold)
+
+    def noted(ledger: Ledger, record: RunRecord, messages: Any, *more: Any) -> Any:
+        found = admit(ledger, record, messages, *more)
+        if messages[0].content == "dear":
+            refused.set()
+        return found
+
+    def script(asked: Asked, wire: Wire) -> None:
+        if asked.body["messages"][0]["content"] == "long":
+            asked_long.set()
+            in_time.append(asked_later.wait(5))
+        asked_later.set()
+        wire.open_stream()
+        wire.event(chunk("fine", reason="stop"))
+        wire.end()
+
+    monkeypatch.setattr(BudgetGuard, "admit_hold", in_order)
+    monkeypatch.setattr(Ledger, "admit", noted)
+    budget = CAPS[cap]
+    if budget is not None:
+        notebook = session.budget_notebook if budget.scope == "cell" else None
+        session.ledger().set_budget(replace(budget, notebook=notebook, user=session.user))
+    most = {"long": 10, "dear": 100_000, "later": 10}
+    prompts = [Prompt((Message("user", text),), Sampling(max_tokens=tokens)) for text, tokens in most.items()]
+    with serve(script) as endpoint:
+        session.models.add("m", ModelSpec("org/m", api_base=endpoint.url))
+        session.prices.set("m", DOLLAR_A_TOKEN)
+        of_each = None if budget is not None else "100"
+        answers = tokmagic.generate_many(prompts, "m", concurrency=3, return_errors=True, budget=of_each)
+    assert [it.status for it in answers] == ["ok", "refused", "ok"]
+    assert in_time == [True]
 
 
 def failing(asked: Asked, wire: Wire) -> None:

@@ -146,7 +146,9 @@ class BudgetGuard:
                 return held, admission, away is None
             if others is not None:
                 others.let_go(record.run_id)
-            if others is None or attempt is None or not others.ended_since(attempt):
+            # What would not even fit alone waits for nobody. Of a budget in common the others' part is no hold there.
+            may_pass = others is not None and (others.bounded or admission.passing)
+            if others is None or attempt is None or not may_pass or not others.ended_since(attempt):
                 raise BudgetError(admission.refused, passing=admission.passing) from away
 
     @property

@@ -328,6 +328,43 @@ a = "{{{{ q }}}}?"
     assert {it.body["model"] for it in big.asked} == {"org/big"}
 
 
+@pytest.mark.parametrize(
+    ("models", "failing", "words", "status"),
+    [
+        (["m"], (), (), 0),
+        (["m"], (), ("--pilot", "2"), 0),
+        (["m"], ("T q0", "L q0"), (), 0),
+        (["m"], ("T", "L"), (), 1),
+        (["m"], ("T", "L"), ("--json",), 1),
+        (["m"], ("T", "L"), ("--pilot", "1"), 1),
+        (["m", "n"], ("n",), (), 1),
+    ],
+    ids=["all well", "a pilot", "an item fails", "nothing runs", "as JSON", "in a pilot", "one of two models"],
+)
+def test_the_command_fails_where_nothing_ran_or_a_model_was_given_up(
+    tokmagic: Command, tmp_path: Path, models: list[str], failing: tuple[str, ...], words: tuple[str, ...], status: int
+) -> None:
+    """Whoever goes on only if it succeeds must not go on without a comparison."""
+
+    def script(asked: Asked, wire: Wire) -> None:
+        if asked.body["messages"][0]["content"].startswith(failing) or asked.body["model"] in failing:
+            wire.answer(400, {"error": {"message": "no"}})
+            return
+        wire.open_stream()
+        wire.event(chunk("yes", reason="stop"))
+        wire.end()
+
+    (tmp_path / "ten.csv").write_text("q\n" + "".join(f"q{number}\n" for number in range(10)), encoding="utf-8")
+    with serve(script) as server:
+        tables = "".join(f'[models.{it}]\napi_base = "{server.url}"\n' for it in models)
+        variants = '[variants]\na = "T {{ q }}"\nb = "L {{ q }}"\n'
+        text = f'over = "ten.csv"\nscore = "regex(\'yes\')"\nmodel = {json.dumps(models)}\n{tables}{variants}'
+        (tmp_path / "m.toml").write_text(text, encoding="utf-8")
+        done = tokmagic("compare", "m.toml", *words)
+    assert done.returncode == status
+    assert done.stdout, "what there is is printed"
+
+
 def test_a_model_that_its_shared_engine_does_not_serve_is_told_before_anything_runs(
     tokmagic: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

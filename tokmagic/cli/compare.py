@@ -65,7 +65,12 @@ def run(given: argparse.Namespace) -> int:
             _print(given, found)  # what was paid for before is whole
             raise
     _print(given, found)
-    return 0
+    return int(_failed(found))
+
+
+def _failed(found: Comparison) -> bool:
+    """Whether nothing ran, or a model failed so often that its part was given up: then it is not what was asked for."""
+    return bool(found.outcome.given_up) or not any(it.ran for it in found.answers)
 
 
 def _add_model(session: Session, name: str, table: Any, given_in: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -355,6 +356,23 @@ def test_one_file_is_one_notebook_whichever_way_leads_to_it(desk: Desk, path: st
     assert stands(desk.kernel("a.ipynb")) == (2, 30)
     with pytest.raises(BudgetError):
         session.generate(ASK).raise_for_status()
+
+
+def test_a_budget_of_a_notebook_in_a_locked_folder_is_no_fault(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be another person's, with a budget for everyone: others run, and nobody is told that it is gone."""
+    desk.used("locked/a.ipynb", "aaaaaaaa")
+    stat = os.stat
+
+    def locked(path: Any, *more: Any, **options: Any) -> os.stat_result:
+        if f"{os.sep}locked{os.sep}" in os.fspath(path):
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *more, **options)
+
+    desk.write("b.ipynb", {"bbbbbbbb": None})
+    monkeypatch.setattr(os, "stat", locked)
+    session = desk.kernel("b.ipynb")
+    assert notice(session) == ""
+    assert stands(session) == (1, None)
 
 
 def test_a_notebook_of_many_runs_is_known_by_them(desk: Desk) -> None:

@@ -16,6 +16,7 @@ from tokmagic.errors import UsageError
 from tokmagic.formatting.tables import Table
 from tokmagic.prompts.options import add_tag_filter
 from tokmagic.runs import api
+from tokmagic.runs.whereabouts import is_same_file
 
 
 def add_file(verb: argparse.ArgumentParser, what: str) -> None:
@@ -61,7 +62,7 @@ def _kept_as(notebook: str) -> str:
     """
     path = Path(notebook).resolve()
     known = api.ledger().notebooks.called(Path(notebook).name) if path.is_file() else []
-    same = [it for it in known if Path(it).is_file() and path.samefile(it)]
+    same = [it for it in known if is_same_file(it, str(path))]
     return str(path) if str(path) in same or not same else same[0]
 
 

@@ -68,7 +68,7 @@ class Whereabouts:
     def told(self, server_path: str) -> None:
         """Take in where a front end sees the notebook: renamed, saved under another name, or where it was."""
         path = resolve_notebook(self._path, server_path)
-        if path == self._path or (self._path is not None and _is_same_file(path, self._path)):
+        if path == self._path or (self._path is not None and is_same_file(path, self._path)):
             return
         if self._path is None or not is_file(self._path):
             self._renamed_from.append(self.key)
@@ -118,8 +118,8 @@ class Whereabouts:
             return None
         capped = known.capped(user)
         others = of_runs or known.of_cells(here.cell_ids, user)
-        by_link = next((it for it in (*others, *capped) if _is_same_file(it, path)), None)
-        if by_link is not None and not is_known:
+        by_link = None if is_known else next((it for it in (*others, *capped) if is_same_file(it, path)), None)
+        if by_link is not None:
             self._path = by_link  # it is no copy, and a kernel may go on under that path
             return None
         for other in others:
@@ -157,7 +157,7 @@ def _replaced(path: str) -> str:
 
 def _lost(path: str, capped: Sequence[str]) -> str | None:
     """What to say of a notebook that nothing is known of, while one with a budget is not there any more."""
-    gone = [name for name in capped if Path(name).is_absolute() and not is_file(name)]
+    gone = [name for name in capped if _is_gone(name)]
     if not gone:
         return None
     name = min(gone, key=lambda it: (Path(it).parent != Path(path).parent, gone.index(it)))
@@ -165,6 +165,13 @@ def _lost(path: str, capped: Sequence[str]) -> str | None:
         f"{name} has a budget and is not there any more; if this notebook was renamed from it, "
         f"%budget notebook --was {shlex.quote(name)} brings its budget and its runs along"
     )
+
+
+def _is_gone(path: str) -> bool:
+    """Whether there surely is no file; one in a folder that may not be entered may well be there."""
+    with suppress(PermissionError):
+        return Path(path).is_absolute() and not Path(path).is_file()
+    return False
 
 
 def traces(path: str) -> Traces | None:
@@ -187,7 +194,9 @@ def traces(path: str) -> Traces | None:
 
 def is_file(path: str) -> bool:
     """Whether there is a file, as far as this process can see."""
-    return Path(path).is_absolute() and Path(path).is_file()
+    with suppress(OSError):  # a folder that may not be entered
+        return Path(path).is_absolute() and Path(path).is_file()
+    return False
 
 
 def _straight(path: str) -> str:
@@ -198,9 +207,11 @@ def _straight(path: str) -> str:
     return str(its.parent.resolve() / its.name)
 
 
-def _is_same_file(path: str, other: str) -> bool:
+def is_same_file(path: str, other: str) -> bool:
     """Whether two paths lead to one file that is there: one may go by a link."""
-    return is_file(path) and is_file(other) and Path(path).samefile(other)
+    with suppress(OSError):
+        return is_file(path) and is_file(other) and Path(path).samefile(other)
+    return False
 
 
 def resolve_notebook(known: str | None, server_path: str) -> str:

@@ -66,7 +66,7 @@ def same(one: Sum, other: Sum) -> bool:
 
 STATUS: st.SearchStrategy[Status] = st.sampled_from(["ok", "ok", "cached", "interrupted", "failed", "refused"])
 
-COUNTS: st.SearchStrategy[tuple[int | None, int | None]] = st.sampled_from([(10, 4), (10, None), (None, None)])
+COUNTS: st.SearchStrategy[tuple[int | None, int | None]] = st.sampled_from([(10, 4), (10, 0), (10, None), (None, None)])
 
 
 @st.composite

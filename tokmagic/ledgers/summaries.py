@@ -34,7 +34,9 @@ _KEYS: dict[str, tuple[Any, ...]] = {
     "team": (runs.c.team,),
 }
 _TTFT = sa.case((runs.c.status != "cached", runs.c.ttft_s))
-_STEPS = sa.case((sa.and_(runs.c.status != "cached", runs.c.itl_mean_s.is_not(None)), runs.c.output_tokens - 1))
+# A server may tell the time between tokens of an answer that has none.
+_TIMED = (runs.c.status != "cached", runs.c.itl_mean_s.is_not(None), runs.c.output_tokens > 0)
+_STEPS = sa.case((sa.and_(*_TIMED), runs.c.output_tokens - 1))
 UNPRICED = sa.case((sa.and_(runs.c.cost_pico.is_(None), runs.c.status != "refused"), 1), else_=0)
 """1 for a run that may have cost something and has no price."""
 _UNPRICED_HIT = sa.case((sa.and_(runs.c.status == "cached", runs.c.saved_pico.is_(None)), 1), else_=0)

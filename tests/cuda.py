@@ -8,8 +8,8 @@ that a test can ask for the same logits. Nothing is said of speed, of memory, or
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -221,25 +221,13 @@ def _to(it: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 class _Graph:
     """A graph of the device: what was captured, done again by each replay."""
 
-    def __init__(self, *_given: Any, **_options: Any) -> None:
+    def __init__(self) -> None:
         self.tape: list[Callable[[], None]] = []
 
-    def replay(self) -> None:
-        _counted.replays += 1
-        with torch.no_grad():
-            for step in self.tape:
-                step()
+    def capture_begin(self, **_options: Any) -> None:
+        _here.tape, _here.before, _here.made = self.tape, {}, {}
 
-    def reset(self) -> None:
-        self.tape = []
-
-
-@contextmanager
-def _capture(graph: _Graph, *_given: Any, **_options: Any) -> Iterator[None]:
-    _here.tape, _here.before, _here.made = graph.tape, {}, {}
-    try:
-        yield
-    finally:
+    def capture_end(self) -> None:
         _here.tape = None
         # A GPU does nothing while it is told what a graph will do.
         for storage, before in _here.before.values():
@@ -247,6 +235,18 @@ def _capture(graph: _Graph, *_given: Any, **_options: Any) -> Iterator[None]:
         for at in _here.made.keys() - _here.before.keys():
             _here.made[at].fill_(255)  # bytes of numbers that are none
         _here.before, _here.made = {}, {}
+
+    def replay(self) -> None:
+        _counted.replays += 1
+        with torch.no_grad():
+            for step in self.tape:
+                step()
+
+
+class _Stream:
+    def __init__(self, *_given: Any) -> None: ...
+
+    def wait_stream(self, other: _Stream) -> None: ...
 
 
 class _Generator(torch.Generator):
@@ -289,7 +289,10 @@ def played(patch: pytest.MonkeyPatch) -> None:
         "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda *_: None,
         "CUDAGraph": _Graph,
-        "graph": _capture,
+        "graph_pool_handle": lambda: (0, 0),
+        "Stream": _Stream,
+        "current_stream": _Stream,
+        "stream": lambda *_: nullcontext(),
         "device": lambda *_: nullcontext(),
     }
     for name, value in cuda.items():

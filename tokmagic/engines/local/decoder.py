@@ -18,7 +18,7 @@ from torch.nn import functional
 from tokmagic.engines.local.attention import Attention, Segment
 from tokmagic.engines.local.called import Called, is_called
 from tokmagic.engines.local.choices import Choose
-from tokmagic.engines.local.device import wait_for
+from tokmagic.engines.local.device import free_memory, wait_for
 from tokmagic.engines.local.graphs import Graphs, Steady
 from tokmagic.engines.local.int8 import Int8, Int8Linear
 from tokmagic.engines.local.kv import KVCache, KVCaches
@@ -263,14 +263,25 @@ def decoder(model: Any, choose: Choose | None) -> Decoder | None:
     with torch.inference_mode():
         if not _is_known(model) or (choose is None and model.device.type != "cpu"):
             return None
-        made = Decoder(model)
         if model.device.type != "cpu":
-            return made if _agrees_on_gpu(made, model) else None
+            return _on_gpu(model)
+        made = Decoder(model)
         if not _agrees(made, model):
             return None
         if choose is not None:
             made.hurry(choose)
         return made
+
+
+def _on_gpu(model: Any) -> Decoder | None:
+    """A GPU's decoder, if it agrees; None where there is no memory for it, or a kernel fails."""
+    try:
+        made = Decoder(model)
+        return made if _agrees_on_gpu(made, model) else None
+    except RuntimeError:
+        return None
+    finally:
+        free_memory(model.device)  # the parts of joined matrices
 
 
 def _is_known(model: Any) -> bool:
@@ -311,7 +322,7 @@ def _same(logits: Tensor, wanted: Tensor) -> bool:
 
 def _agrees_on_gpu(made: Decoder, model: Any) -> bool:
     """Whether each kind of pass gives the model's logits, but for rounding: of beginnings, of what follows them, of one
-    token each side by side, and of one alone. Not where a kernel fails."""
+    token each side by side, and of one alone. Raises what torch does."""
     begin, whole, rows = len(_TRIAL) - 1, 2 * len(_TRIAL) - 1, range(_BATCH)
     ids = [[_PRIME * (row * whole + at + 1) % model.config.vocab_size for at in range(whole)] for row in rows]
     given = torch.tensor(ids, device=made.device)
@@ -333,8 +344,6 @@ def _agrees_on_gpu(made: Decoder, model: Any) -> bool:
         alone = [made.forward([Segment(it, row[begin : begin + 1])]) for it, row in zip(held, ids, strict=False)]
         found.append((torch.cat(alone), second.logits[:, 0]))
         return all(near(logits, wanted) for logits, wanted in found)
-    except RuntimeError:
-        return False
     finally:
         for cache in held:
             cache.free()

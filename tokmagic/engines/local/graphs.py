@@ -6,7 +6,10 @@ them has come. Captured with that as a number in the GPU's own memory, hundreds 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,8 +19,11 @@ from torch import Tensor
 from tokmagic.engines.local.attention import Group, Segment, mask_beyond, places
 from tokmagic.engines.local.kv import Slots
 
+_cuda: Any = torch.cuda
 # Sequences in a graph: with more of them the GPU is busy for as long as asking takes.
 _ROWS = (1, 2, 4, 8)
+# Passes of a kind that are computed call by call before it is captured, which takes as long as some of them.
+_EAGER = 3
 
 
 class Steady:
@@ -53,6 +59,8 @@ class Graphs:
         self._near = near
         self._scale = scale
         self._of_rooms: WeakKeyDictionary[Slots, _Captured] = WeakKeyDictionary()
+        # One for all: no two are played at a time, and what one has left to say has been read before the next is.
+        self._pool: Any = None
         self.are_used = True
 
     def forget(self) -> None:
@@ -62,73 +70,89 @@ class Graphs:
     def run(self, segments: Sequence[Segment]) -> Tensor:
         """Return the logits [segments, vocabulary] of a pass, good until the next one.
 
-        The first pass of its kind is eager. The second one is, too, with the calls that are then captured: a graph that
+        The first passes of their kind are eager, the last of them with the calls that are then captured: a graph that
         fails, or gives anything else than they did, is the last one. The caches have room for the pass.
         """
         rows = _rows(segments) if self.are_used else None
         room = segments[0].cache.slots
         if rows is None or room is None:
             return self._eager(segments)
-        captured = self._of_rooms.get(room)
-        if captured is None or captured.moves != room.moves:
-            captured = self._of_rooms[room] = _Captured(room.moves)
-        if (graph := captured.graphs.get(rows)) is not None:
+        known = self._of_rooms.get(room)
+        if known is None or known.moves != room.moves:
+            known = self._of_rooms[room] = _Captured(room.moves)
+        if (graph := known.graphs.get(rows)) is not None:
             return graph.play(segments)
-        if rows not in captured.graphs:
-            captured.graphs[rows] = None
+        known.seen[rows] += 1
+        if known.seen[rows] < _EAGER:
             return self._eager(segments)
-        made = _Graph(room, rows, self._compute, self._scale)
-        logits = made.eager(segments)
         try:
-            made.capture()
-            self.are_used = self._near(made.play(segments), logits)
+            return self._captured(known, room, rows, segments)
         except RuntimeError:
             self.are_used = False
-        captured.graphs[rows] = made
+            return self._eager(segments)
+
+    def _captured(self, known: _Captured, room: Slots, rows: int, segments: Sequence[Segment]) -> Tensor:
+        """Return the logits of a pass, and capture it. Raises what torch does."""
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph = known.graphs[rows] = _Graph(rows, room.data[0].device, self._pool)
+
+        def compute(given: Tensor) -> Tensor:
+            ids, positions = given
+            return self._compute(Steady(room, positions, self._scale), ids)
+
+        logits = graph.eager(segments, compute)
+        graph.capture(compute)
+        self.are_used = self._near(graph.play(segments), logits)
         return logits
 
 
 class _Captured:
-    """The graphs of a room by their rows, good for as long as its tensors stay; None is a pass that was seen once."""
+    """The graphs of a room by their rows, and how many such passes were seen; good while the room's tensors stay."""
 
     def __init__(self, moves: int) -> None:
         self.moves = moves
-        self.graphs: dict[int, _Graph | None] = {}
+        self.seen: Counter[int] = Counter()
+        self.graphs: dict[int, _Graph] = {}
 
 
 class _Graph:
-    """One pass of a room's first sequences; those beyond its caches are computed for nothing."""
+    """One pass of a room's first sequences; those beyond its caches are computed for nothing.
 
-    def __init__(self, room: Slots, rows: int, compute: Compute, scale: float) -> None:
-        self._room = room
-        self._scale = scale
-        self._compute = compute
-        self._given = torch.zeros(2, rows, dtype=torch.long, device=room.data[0].device)
+    It keeps nothing of the room alive: it goes when the room does.
+    """
+
+    def __init__(self, rows: int, device: torch.device, pool: Any) -> None:
+        self._given = torch.zeros(2, rows, dtype=torch.long, device=device)
+        self._pool = pool
         self._graph = torch.cuda.CUDAGraph()
         self._logits: Tensor | None = None
 
-    def eager(self, segments: Sequence[Segment]) -> Tensor:
+    def eager(self, segments: Sequence[Segment], compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the logits [segments, vocabulary] of a pass, computed call by call."""
         self._take(segments)
-        return self._of(segments, self._computed())
+        return _of(segments, compute(self._given))
 
-    def capture(self) -> None:
+    def capture(self, compute: Callable[[Tensor], Tensor]) -> None:
         """Have the GPU told what it is to do. Raises what torch does."""
-        # What runs on other threads is none of this graph's: a look at the memory, say.
-        capture: Any = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
-        with torch.cuda.device(self._given.device), capture:
-            self._logits = self._computed()
+        device = self._given.device
+        with torch.cuda.device(device), _without_gc():
+            stream = _cuda.Stream(device)
+            stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(stream):
+                # What runs on other threads is none of this graph's: a look at the memory, say.
+                self._graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                try:
+                    self._logits = compute(self._given)
+                finally:
+                    self._graph.capture_end()
+            torch.cuda.current_stream(device).wait_stream(stream)
 
     def play(self, segments: Sequence[Segment]) -> Tensor:
-        """Return the same as :meth:`eager`, by what was captured; good until it is played again."""
+        """Return the same as :meth:`eager`, by what was captured; good until any graph is played again."""
         assert self._logits is not None
         self._take(segments)
         self._graph.replay()
-        return self._of(segments, self._logits)
-
-    def _computed(self) -> Tensor:
-        ids, positions = self._given
-        return self._compute(Steady(self._room, positions, self._scale), ids)
+        return _of(segments, self._logits)
 
     def _take(self, segments: Sequence[Segment]) -> None:
         ids, positions = ([0] * self._given.shape[1] for _ in range(2))
@@ -137,9 +161,26 @@ class _Graph:
             ids[slot], positions[slot] = segment.ids[0], segment.cache.length
         self._given.copy_(torch.tensor([ids, positions]))
 
-    def _of(self, segments: Sequence[Segment], logits: Tensor) -> Tensor:
-        slots = [segment.cache.slot for segment in segments]
-        return logits[: len(slots)] if slots == list(range(len(slots))) else logits[slots]
+
+def _of(segments: Sequence[Segment], logits: Tensor) -> Tensor:
+    """The rows of ``segments`` among the logits of a room's slots."""
+    slots = [segment.cache.slot for segment in segments]
+    return logits[: len(slots)] if slots == list(range(len(slots))) else logits[slots]
+
+
+@contextmanager
+def _without_gc() -> Iterator[None]:
+    """Collect no garbage meanwhile: a graph or an event that is freed while another is captured ends the capture.
+
+    torch's own way to capture collects all of it before, which takes a notebook longer than the capture.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _rows(segments: Sequence[Segment]) -> int | None:

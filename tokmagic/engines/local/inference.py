@@ -58,7 +58,7 @@ class Inference:
         try:
             self._model = load_model(folder, spec, self._device, progress)
             # A compiled model has its hooks compiled, too.
-            followed = Followed(self._model) if spec.compile != "on" else None
+            followed = None if _may_be_compiled(self._model, spec.compile) else Followed(self._model)
             is_fast = not follows_transformers(spec)
             # Compiled on a GPU is what transformers compiles.
             is_own = self._device.type == "cpu" or spec.compile != "on"
@@ -231,6 +231,12 @@ class Inference:
             vocabulary = self._model.get_output_embeddings().weight.shape[0]
             self._schemas = SchemaTokenizer(self._tokenizer, vocabulary, _eos_ids(config))
         return self._schemas.constraint(sampling.json_schema, sampling.n, prompt_tokens)
+
+
+def _may_be_compiled(model: Any, compile_mode: str) -> bool:
+    """Whether transformers may compile a model: by itself it does so on a GPU, with a cache of a kind that fits."""
+    by_itself = model.device.type != "cpu" and model.generation_config.cache_implementation is not None
+    return compile_mode == "on" or (compile_mode != "off" and by_itself)
 
 
 def _context_tokens(model: Any) -> int | None:

@@ -146,6 +146,33 @@ def test_each_family_has_its_own_passes_and_graphs(name: str) -> None:
     assert cuda.replays() == 5  # of seven passes the first two are computed call by call, the third is captured, too
 
 
+@pytest.mark.usefixtures("gpu")
+def test_the_same_tokens_give_the_same_numbers_before_and_after_they_are_captured() -> None:
+    import torch
+
+    from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.decoder import decoder
+
+    own = decoder(built("Llama", "float32").to("cuda"), lambda *_: pytest.fail("what a CPU multiplies by"))
+    assert own is not None
+
+    def run() -> list[Any]:
+        cache = own.caches().new()
+        found = [own.forward([Segment(cache, [5, 6, 7, 8])])]
+        found += [own.forward([Segment(cache, [token])]).clone() for token in range(20, 30)]
+        cache.free()
+        return found
+
+    with torch.inference_mode():
+        first = run()
+        played = cuda.replays()
+        second = run()
+    assert 0 < played < 10
+    assert cuda.replays() == played + 10
+    # To the bit: the last one of a sum can turn a draw, and with it the rest of a text.
+    assert [torch.equal(one, other) for one, other in zip(first, second, strict=True)] == [True] * 11
+
+
 @pytest.mark.parametrize("name", LEFT_ALONE)
 @pytest.mark.usefixtures("gpu")
 def test_what_the_decoder_does_not_know_is_left_to_transformers(name: str) -> None:

@@ -7,7 +7,6 @@ them has come. Captured with that as a number in the GPU's own memory, hundreds 
 from __future__ import annotations
 
 import gc
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -70,48 +69,51 @@ class Graphs:
     def run(self, segments: Sequence[Segment]) -> Tensor:
         """Return the logits [segments, vocabulary] of a pass, good until the next one.
 
-        The first passes of their kind are eager, the last of them with the calls that are then captured: a graph that
-        fails, or gives anything else than they did, is the last one. The caches have room for the pass.
+        The first passes of a kind are computed call by call, with the calls that are then captured, so that the same
+        text comes of the same seed before and after. A graph that fails, or gives anything else than they do, is the
+        last one; the calls go on. The caches have room for the pass.
         """
-        rows = _rows(segments) if self.are_used else None
-        room = segments[0].cache.slots
+        rows, room = _rows(segments), segments[0].cache.slots
         if rows is None or room is None:
             return self._eager(segments)
+        try:
+            return self._steady(room, rows, segments)
+        except RuntimeError:  # no kernel for it, or no memory
+            return self._eager(segments)
+
+    def _steady(self, room: Slots, rows: int, segments: Sequence[Segment]) -> Tensor:
+        """Return the logits of a pass by its graph, or by the calls of it. Raises what torch does."""
         known = self._of_rooms.get(room)
         if known is None or known.moves != room.moves:
             known = self._of_rooms[room] = _Captured(room.moves)
-        if (graph := known.graphs.get(rows)) is not None:
+        graph = known.graphs.get(rows)
+        if graph is None:
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            graph = known.graphs[rows] = _Graph(rows, room.data[0].device, self._pool)
+        if graph.is_captured and self.are_used:
             return graph.play(segments)
-        known.seen[rows] += 1
-        if known.seen[rows] < _EAGER:
-            return self._eager(segments)
-        try:
-            return self._captured(known, room, rows, segments)
-        except RuntimeError:
-            self.are_used = False
-            return self._eager(segments)
-
-    def _captured(self, known: _Captured, room: Slots, rows: int, segments: Sequence[Segment]) -> Tensor:
-        """Return the logits of a pass, and capture it. Raises what torch does."""
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
-        graph = known.graphs[rows] = _Graph(rows, room.data[0].device, self._pool)
 
         def compute(given: Tensor) -> Tensor:
             ids, positions = given
             return self._compute(Steady(room, positions, self._scale), ids)
 
         logits = graph.eager(segments, compute)
-        graph.capture(compute)
-        self.are_used = self._near(graph.play(segments), logits)
+        if graph.seen == _EAGER and self.are_used:
+            try:
+                graph.capture(compute)
+                self.are_used = self._near(graph.play(segments), logits)
+            except RuntimeError:
+                self.are_used = False
+            if not self.are_used:
+                return graph.eager(segments, compute)  # over the keys and values that it may have written
         return logits
 
 
 class _Captured:
-    """The graphs of a room by their rows, and how many such passes were seen; good while the room's tensors stay."""
+    """The graphs of a room by their rows; good while the room's tensors stay."""
 
     def __init__(self, moves: int) -> None:
         self.moves = moves
-        self.seen: Counter[int] = Counter()
         self.graphs: dict[int, _Graph] = {}
 
 
@@ -126,9 +128,17 @@ class _Graph:
         self._pool = pool
         self._graph = torch.cuda.CUDAGraph()
         self._logits: Tensor | None = None
+        self.seen = 0
+        """Passes that were computed call by call."""
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether it can be played."""
+        return self._logits is not None
 
     def eager(self, segments: Sequence[Segment], compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the logits [segments, vocabulary] of a pass, computed call by call."""
+        self.seen += 1
         self._take(segments)
         return _of(segments, compute(self._given))
 

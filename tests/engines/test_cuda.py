@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -191,6 +192,21 @@ def test_the_host_waits_once_for_a_token_and_asks_for_all_of_it_at_once(opened: 
     assert cuda.replays() - replays == 39  # the first token is the prompt's own pass, and the room is the one before
     # For the pass, and for the id: when the second one is asked for there is nothing left to wait for.
     assert cuda.answers() - answers <= 2 * 40 + 2
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_gpu_does_not_wait_for_a_pass_on_the_cpu(opened: Open) -> None:
+    from tokmagic.engines.local.passes import alone
+
+    engine: Any = opened().load()
+    ids: list[int] = []
+    reader = threading.Thread(
+        target=lambda: ids.extend(ids_of(list(engine.stream(ask(STORY, temperature=0, max_tokens=3))))), daemon=True
+    )
+    with alone():
+        reader.start()
+        reader.join(30)
+        assert len(ids) == 3
 
 
 @pytest.mark.usefixtures("gpu")

@@ -142,12 +142,14 @@ def test_making_another_prompt_ready_is_none_of_a_runs_device_seconds(
 def test_what_is_waited_for_another_models_pass_is_no_device_second(
     session: Session, tmp_path: Path, config: dict[str, Any]
 ) -> None:
+    import torch
+
     from tokmagic.engines.local.passes import alone
 
     model = configured(model_folder(Path(session.settings.home)), tmp_path, eos_token_id=2, **config)
     engine = session.load(model, keep_others=True)
     list(engine.stream(ask("Hi", temperature=0, max_tokens=2)))  # what is slow the first time
-    with alone():
+    with alone(torch.device(engine.info.device or "cpu")):
         stream = engine.stream(ask(STORY, temperature=0, max_tokens=5))
         begun = next(stream)
         time.sleep(2)

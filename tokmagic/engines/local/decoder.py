@@ -158,7 +158,7 @@ class Decoder:
             segment.cache.reserve(segment.cache.length + len(segment.ids))
         self._reach(max(segment.cache.length + len(segment.ids) for segment in segments))
         tokens = sum(len(segment.ids) for segment in segments)
-        with alone(native=tokens <= self.arithmetic.native_to):
+        with alone(self.device, native=tokens <= self.arithmetic.native_to):
             logits = self._pass(segments) if self._graphs is None else self._graphs.run(segments)
             wait_for(self.device)
         for segment in segments:

@@ -1,4 +1,4 @@
-"""One pass through a model at a time, in the whole process.
+"""One pass through a model at a time on each device, in the whole process.
 
 A pass on a CPU may want torch's own kernels in place of oneDNN's, and that is a switch of all of torch: another model's
 pass at the same moment would round elsewhere, and the same seed would no longer give the same answer. And a device that
@@ -20,14 +20,14 @@ from tokmagic.engines.local.device import wait_for
 
 _backends: Any = torch.backends
 _onednn = _backends.mkldnn
-_turn = threading.Lock()
+_CPU = torch.device("cpu")
+_turns: dict[torch.device, threading.Lock] = {}
 _was_on: bool | None = None
 _here = threading.local()
 
 
 def _renew() -> None:
-    global _turn
-    _turn = threading.Lock()
+    _turns.clear()
     _switch_back()  # the pass is the parent's
 
 
@@ -56,10 +56,10 @@ def can_be_native() -> bool:
 
 
 @contextmanager
-def alone(*, native: bool = False) -> Iterator[None]:
-    """Do the work of one pass; ``native``: with torch's own kernels."""
+def alone(device: torch.device = _CPU, *, native: bool = False) -> Iterator[None]:
+    """Do the work of one pass on a device; ``native``, on a CPU: with torch's own kernels."""
     global _was_on
-    turn = _turn
+    turn = _turns.setdefault(device, threading.Lock())
     if not turn.acquire(blocking=False):
         came_ns = time.perf_counter_ns()
         turn.acquire()
@@ -69,7 +69,8 @@ def alone(*, native: bool = False) -> Iterator[None]:
             _was_on, _onednn.enabled = bool(_onednn.enabled), False
         yield
     finally:
-        _switch_back()
+        if device.type == "cpu":
+            _switch_back()
         turn.release()
 
 
@@ -86,7 +87,7 @@ class Followed:
     def _begin(self, _model: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
         self._end()  # torch calls no hook where a call was ended by what is no Exception
         ids = args[0] if args else given.get("input_ids")
-        taken = alone(native=ids is not None and ids.numel() <= self.native_to)
+        taken = alone(self._device, native=ids is not None and ids.numel() <= self.native_to)
         taken.__enter__()
         self._passes.append(taken)
 

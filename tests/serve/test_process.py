@@ -335,3 +335,17 @@ def test_a_port_that_is_taken(tmp_path: Path) -> None:
 def test_what_cannot_be_served(tmp_path: Path, options: tuple[str, ...], words: str) -> None:
     key_in(tmp_path)
     assert words in refused(tmp_path, *options)
+
+
+def test_a_kept_port_is_had_only_by_a_server_that_shares_it() -> None:
+    with process_module.kept("127.0.0.1", 0) as (port, url):
+        assert url == f"http://127.0.0.1:{port}"
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+        with socket.socket() as server, socket.socket() as client:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            server.bind(("127.0.0.1", port))
+            server.listen()
+            client.connect(("127.0.0.1", port))
+            with closing(server.accept()[0]) as accepted:
+                assert accepted.getsockname()[1] == port

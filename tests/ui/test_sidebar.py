@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -293,22 +294,37 @@ def test_a_budget_fills_up_warns_and_refuses(lab: Lab, open_notebook: Open, shot
 
 
 @pytest.mark.slow
-def test_a_run_that_a_budget_stops_says_so(lab: Lab, open_notebook: Open, ui_ledger: Ledger) -> None:
-    script = {"pieces": ["word "] * 20, "ttft_s": 0.05, "itl_s": 0.05, "pace": 1}
-    (lab.root / "slower.json").write_text(json.dumps(script), encoding="utf-8")
-    setup = "%load_ext tokmagic\n%model add slow scripted:slower.json\n%model use slow\n%price slow --gpu-hour 3600"
-    # Held is at most 20 × 20 ms, as other scripts take; this one takes 50 ms a token.
-    run = "%%generate --max-tokens 20\nOn and on."
-    notebook = open_notebook(lab.notebook("stopped.ipynb", [setup, "%budget notebook 0.5", run]))
+def test_a_run_that_a_budget_stops_says_so(lab: Lab, open_notebook: Open, tmp_path: Path) -> None:
+    for name, itl_s in (("usual", 0.02), ("slower", 0.05)):
+        script = {"pieces": ["word "] * 20, "ttft_s": 0.05, "itl_s": itl_s, "pace": 1}
+        (lab.root / f"{name}.json").write_text(json.dumps(script), encoding="utf-8")
+    # What a token took before decides what is held, so that the ledger is this test's own.
+    own = f"sqlite:///{tmp_path}/ledger.sqlite"
+    setup = "\n".join(
+        [
+            f"%env TOKMAGIC_LEDGER={own}",
+            "%load_ext tokmagic",
+            *(f"%model add {name} scripted:{name}.json" for name in ("usual", "slower")),
+            "%model use usual",
+            "%price slower --gpu-hour 3600",
+        ]
+    )
+    # Held is at most 20 × 20 ms, as the first run took; the second takes 50 ms a token.
+    runs = ["%%generate --max-tokens 20\nOn and on.", "%%generate -m slower --max-tokens 20\nOn and on."]
+    notebook = open_notebook(lab.notebook("stopped.ipynb", [setup, runs[0], "%budget notebook 0.5", runs[1]]))
     notebook.run(0)
     notebook.wait_connection("ready")
     notebook.run(1)
-    wait_budget(notebook, "ok", 0)
+    notebook.row("cell-1").wait("ok")
     notebook.run(2)
-    row = notebook.row("cell-2")
+    wait_budget(notebook, "ok", 0)
+    notebook.run(3)
+    row = notebook.row("cell-3")
     row.wait("interrupted")
-    saved = exported(ui_ledger, row.run_id)
+    with closing(Ledger(own)) as ledger:
+        saved = exported(ledger, row.run_id)
     assert saved["finish_reason"] == "budget"
+    assert saved["output_tokens"] < 20
     note = notebook.panel.locator(f"[data-note-for='{row.run_id}']")
     assert note.inner_text() == f"stopped by a budget: {saved['error']}"
     wait_budget(notebook, "used-up", 100)

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -23,7 +23,7 @@ from tokmagic.engines.base import Progress
 from tokmagic.errors import ModelError
 from tokmagic.pool.deployments import APP, LAST_WORDS_S, application
 from tokmagic.pool.plan import Plan
-from tokmagic.serve.process import Listening, bound, shown
+from tokmagic.serve.process import Listening, kept
 
 _KEEP_ALIVE_S = 75
 _OURS = re.compile(r"tokmagic\.errors\.\w+: (.+)")
@@ -58,22 +58,25 @@ def serve(
     ``listening`` is told the URL and the models' rates once requests are answered. Raises UsageError where the
     address cannot be had, and ModelError where the pool cannot start.
     """
-    with bound(host, port) as listener:
-        port, url = listener.getsockname()[1], f"http://{shown(listener)}"
     stop = threading.Event()
-    with _cluster(address, progress):
-        # Ray has a handler of its own by now. A start is given up as by an interrupt: there is nothing to drain yet.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        gateway = _start(plan, host, port, progress)
-        rates = gateway.rates.remote().result()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: stop.set())
-        listening(url, rates)
-        while not stop.wait(1.0):
-            pass
-        _end(gateway, plan.drain_s)
-        if address is None:
-            ray_serve.shutdown()
+    with ExitStack() as keeping:
+        port, url = keeping.enter_context(kept(host, port))
+        if address is not None:
+            keeping.close()  # how the proxy of a cluster that runs binds its port is not known here
+        with _cluster(address, progress):
+            # Ray has a handler of its own by now. A start is given up as by an interrupt: nothing is there to drain.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            gateway = _start(plan, host, port, progress)
+            keeping.close()
+            rates = gateway.rates.remote().result()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda _number, _frame: stop.set())
+            listening(url, rates)
+            while not stop.wait(1.0):
+                pass
+            _end(gateway, plan.drain_s)
+            if address is None:
+                ray_serve.shutdown()
 
 
 @contextmanager
@@ -81,6 +84,8 @@ def _cluster(address: str | None, progress: Progress) -> Iterator[None]:
     """A Ray cluster. What this process starts ends with it, even if it is killed."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Ray's processes open hundreds of ports before the proxy binds its own, which is kept for it by the same option.
+    os.environ["SERVE_SOCKET_REUSE_PORT_ENABLED"] = "1"
     progress("starting Ray" if address is None else f"joining the cluster at {address}", None)
     if address is not None:
         _reach(address)

@@ -9,8 +9,8 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -175,6 +175,20 @@ def bound(host: str, port: int) -> socket.socket:
             "give another --port"
         ) from None
     return listener
+
+
+@contextmanager
+def kept(host: str, port: int) -> Iterator[tuple[int, str]]:
+    """A port that is free, and its URL; it is kept for a server that binds it with SO_REUSEPORT. Raises UsageError.
+
+    No connection that starts and no other server gets it meanwhile. Nothing is answered there before that server does.
+    """
+    with bound(host, port) as listener:
+        family, address, url = listener.family, listener.getsockname(), f"http://{shown(listener)}"
+    with socket.socket(family, socket.SOCK_STREAM) as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        keeper.bind(address)
+        yield address[1], url
 
 
 def shown(listener: socket.socket) -> str:

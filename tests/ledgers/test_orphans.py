@@ -63,6 +63,7 @@ def orphan(url: str) -> Iterator[int]:
                     assert time.monotonic() < deadline
                     time.sleep(0.02)
                 parent.kill()
+                parent.wait(30)  # until then it holds what it held
             yield child
         finally:
             parent.kill()

@@ -7,11 +7,13 @@ that a test can ask for the same logits. Nothing is said of speed, of memory, or
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -218,13 +220,24 @@ def _to(it: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return _do(moved, (it,), {}, target)
 
 
+# The graphs that are left of each pool, and the pools that ever had one.
+_pools: dict[Any, WeakSet[_Graph]] = {}
+_used: set[Any] = set()
+_handles = itertools.count(1)
+
+
 class _Graph:
     """A graph of the device: what was captured, done again by each replay."""
 
     def __init__(self) -> None:
         self.tape: list[Callable[[], None]] = []
 
-    def capture_begin(self, **_options: Any) -> None:
+    def capture_begin(self, pool: Any = None, **_options: Any) -> None:
+        alive = _pools.setdefault(pool, WeakSet())
+        if pool is not None and len(alive) == 0 and pool in _used:
+            raise RuntimeError("use_count > 0 INTERNAL ASSERT FAILED: no graph of this pool is left")
+        alive.add(self)
+        _used.add(pool)
         _here.tape, _here.before, _here.made = self.tape, {}, {}
 
     def capture_end(self) -> None:
@@ -260,8 +273,8 @@ class _Generator(torch.Generator):
         return made
 
 
-def played(patch: pytest.MonkeyPatch) -> None:
-    """Let torch have one such device, until ``patch`` is undone."""
+def played(patch: pytest.MonkeyPatch, *, has_fused_norms: bool = False) -> None:
+    """Let torch have one such device, until ``patch`` is undone; ``has_fused_norms`` as later releases on a GPU."""
     _counted.answers = _counted.replays = 0
     # torch remembers at its first `with torch.device(...)` which functions make tensors: the real ones.
     _device_constructors()
@@ -289,7 +302,7 @@ def played(patch: pytest.MonkeyPatch) -> None:
         "get_rng_state": lambda *_: torch.get_rng_state(),
         "set_rng_state": lambda *_: None,
         "CUDAGraph": _Graph,
-        "graph_pool_handle": lambda: (0, 0),
+        "graph_pool_handle": lambda: (0, next(_handles)),
         "Stream": _Stream,
         "current_stream": _Stream,
         "stream": lambda *_: nullcontext(),
@@ -297,6 +310,7 @@ def played(patch: pytest.MonkeyPatch) -> None:
     }
     for name, value in cuda.items():
         patch.setattr(torch.cuda, name, value)
+    patch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *_: has_fused_norms)
     # Else a module would take over a tensor's numbers without its place.
     patch.setattr(torch.__future__, "_overwrite_module_params_on_conversion", True)
     patch.setattr(torch.Tensor, "to", _to)

@@ -122,9 +122,13 @@ def test_a_graph_that_is_played_does_nothing_before_it_is_replayed() -> None:
     assert result.tolist() == [12, 12]
 
 
-@pytest.mark.parametrize("name", FOLLOWED)
-@pytest.mark.usefixtures("gpu")
-def test_each_family_has_its_own_passes_and_graphs(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "has_fused_norms"), [*((name, False) for name in FOLLOWED), ("Llama", True), (list(FOLLOWED)[-1], True)]
+)
+def test_each_family_has_its_own_passes_and_graphs(
+    name: str, has_fused_norms: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda.played(monkeypatch, has_fused_norms=has_fused_norms)
     import torch
 
     from tokmagic.engines.local.attention import Segment
@@ -172,6 +176,67 @@ def test_the_same_tokens_give_the_same_numbers_before_and_after_they_are_capture
     assert cuda.replays() == played + 10
     # To the bit: the last one of a sum can turn a draw, and with it the rest of a text.
     assert [torch.equal(one, other) for one, other in zip(first, second, strict=True)] == [True] * 11
+
+
+def kernels(layers: int, rows: int) -> int:
+    """What a pass of one token each of ``rows`` sequences asks for, views left out, as the CPU has it."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.decoder import decoder
+
+    class Counting(TorchDispatchMode):
+        kernels = 0
+
+        def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            with self:
+                parts = func.decompose(*args, **(kwargs or {}))
+            if parts is not NotImplemented:
+                return parts
+            is_view = any(it.alias_info is not None and not it.alias_info.is_write for it in func._schema.arguments)
+            self.kernels += not is_view
+            return func(*args, **(kwargs or {}))
+
+    own = decoder(built("Llama", "bfloat16", num_hidden_layers=layers).to("cuda"), lambda *_: pytest.fail("asked"))
+    assert own is not None
+    with torch.inference_mode():
+        caches = [own.caches().new() for _ in range(rows)]
+        own.forward([Segment(cache, [5, 6, 7]) for cache in caches])
+        with Counting() as counting:
+            own.forward([Segment(cache, [8]) for cache in caches])
+    return int(counting.kernels)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.usefixtures("gpu")
+def test_a_layer_is_few_kernels(rows: int) -> None:
+    # Four products, two of them with a sum, two norms of two kernels, three for the rotation, two for keys and values,
+    # attention, and two of the activation. By the modules of transformers a norm alone is eight.
+    assert kernels(3, rows) - kernels(2, rows) == 16
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_room_that_has_moved_is_captured_anew() -> None:
+    import torch
+
+    from tokmagic.engines.local.attention import Segment
+    from tokmagic.engines.local.decoder import decoder
+
+    own = decoder(built("Llama", "float32").to("cuda"), lambda *_: pytest.fail("asked"))
+    assert own is not None
+    with torch.inference_mode():
+        caches: list[Any] = []
+        for rows in (1, 2, 4):
+            # With each of them the room's tensors are others, and no graph of those before is left.
+            while len(caches) < rows:
+                caches.append(own.caches().new())
+                own.forward([Segment(caches[-1], [5, 6, 7])])
+            played = cuda.replays()
+            for token in range(20, 26):
+                own.forward([Segment(cache, [token]) for cache in caches])
+            assert cuda.replays() - played == 4
+            assert own.has_graphs
 
 
 @pytest.mark.parametrize("name", LEFT_ALONE)

@@ -37,6 +37,10 @@ class Called(Matrix):
         parts = [layer(given) for layer in self._layers]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
+    def add_to(self, hidden: Tensor, given: Tensor) -> None:
+        """Add the products [rows, out] of ``given`` [rows, in] to ``hidden``."""
+        hidden += self.product(given)
+
     def doubled(self, way: Way | None) -> Called:
         """Itself: it is there for its size."""
         del way

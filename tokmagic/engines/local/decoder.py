@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tokmagic.engines.local.attention import Attention, Segment
 from tokmagic.engines.local.called import Called, is_called
@@ -23,6 +22,7 @@ from tokmagic.engines.local.graphs import Graphs, Steady
 from tokmagic.engines.local.int8 import Int8, Int8Linear
 from tokmagic.engines.local.kv import KVCache, KVCaches
 from tokmagic.engines.local.memory import free_ram
+from tokmagic.engines.local.norms import Norm
 from tokmagic.engines.local.passes import alone
 from tokmagic.engines.local.products import AS_TRANSFORMERS, Matrix, Way
 
@@ -47,12 +47,12 @@ _BATCH = 8
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    before_attention: Tensor
+    before_attention: Norm
     qkv: Matrix
-    query_norm: Tensor | None
-    key_norm: Tensor | None
+    query_norm: Norm | None
+    key_norm: Norm | None
     out: Matrix
-    before_mlp: Tensor
+    before_mlp: Norm
     gate_up: Matrix
     down: Matrix
 
@@ -81,13 +81,11 @@ class Decoder:
         self._kv_heads: int = config.num_key_value_heads
         self._head_size: int = attention.head_dim
         self._scale: float = attention.scaling
-        self._eps: float = config.rms_norm_eps
-        self._eps_of_a_row = torch.full((1, 1), self._eps, device=self.device)
         self._act = model.model.layers[0].mlp.act_fn
         self._rotary = model.model.rotary_emb
         self._dtype: torch.dtype = model.dtype
         self._embedding: nn.Module = model.model.embed_tokens
-        self._last_norm: Tensor = model.model.norm.weight
+        self._last_norm = _norm(model.model.norm)
         self._head = _matrix(model.lm_head)
         self._layers = [_layer(layer) for layer in model.model.layers]
         self._cos, self._sin = self._table(_TABLE)
@@ -180,9 +178,9 @@ class Decoder:
         for index, layer in enumerate(self._layers):
             projected = layer.qkv.product(self._normed(hidden, layer.before_attention))
             attended = attention.attend(index, *self._turned(layer, projected, cos, sin))
-            hidden += layer.out.product(attended)
+            layer.out.add_to(hidden, attended)
             gate, up = layer.gate_up.product(self._normed(hidden, layer.before_mlp)).chunk(2, -1)
-            hidden += layer.down.product(self._act(gate).mul_(up))
+            layer.down.add_to(hidden, self._act(gate).mul_(up))
         return self._head.product(self._normed(_last(hidden, attention), self._last_norm))
 
     def _wide_layers(self, attention: Attention, hidden: Tensor) -> Tensor:
@@ -205,15 +203,8 @@ class Decoder:
         # Each run reads its own row, which would else lie apart number by number.
         return logits.contiguous()
 
-    def _normed(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        # The weight afterwards: rounded in between, as transformers does.
-        if not self._hurries or not self._is_on_cpu:
-            return functional.rms_norm(hidden, hidden.shape[-1:], None, self._eps) * weight
-        # torch has its squares, their mean and the rest one by one, in memory of their own: of 400 rows 820 us, not 60.
-        wide = hidden.float()
-        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        factor = torch.addcmul(self._eps_of_a_row, length, length, value=1 / hidden.shape[-1]).rsqrt_()
-        return (wide * factor).to(hidden.dtype).mul_(weight)
+    def _normed(self, hidden: Tensor, norm: Norm) -> Tensor:
+        return norm.hurried(hidden) if self._hurries else norm.as_transformers(hidden)
 
     def _turned(self, layer: _Layer, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values [tokens, heads, head_size], turned by their positions."""
@@ -225,7 +216,8 @@ class Decoder:
                 (self._normed(qk[:, :heads], layer.query_norm), self._normed(qk[:, heads:], layer.key_norm)), 1
             )
         # A rotation: the halves of each head change places, the sign of one of them is in the table.
-        qk = (qk * cos).add_(qk.roll(self._head_size // 2, -1).mul_(sin))
+        changed = qk.roll(self._head_size // 2, -1)
+        qk = (qk * cos).add_(changed.mul_(sin)) if self._is_on_cpu else (qk * cos).addcmul_(changed, sin)
         return qk[:, :heads], qk[:, heads:], qkv[:, turned:]
 
     def _reach(self, until: int) -> None:
@@ -240,7 +232,7 @@ class Decoder:
         return self._cos[attention.positions].unsqueeze(1), self._sin[attention.positions].unsqueeze(1)
 
     def _table(self, positions: int) -> tuple[Tensor, Tensor]:
-        cos, sin = self._rotary(self._last_norm, torch.arange(positions, device=self.device).unsqueeze(0))
+        cos, sin = self._rotary(self._last_norm.weight, torch.arange(positions, device=self.device).unsqueeze(0))
         sin = sin[0].clone()
         sin[:, : self._head_size // 2].neg_()
         return cos[0], sin
@@ -364,15 +356,19 @@ def _layer(layer: Any) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     query_norm, key_norm = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
     return _Layer(
-        before_attention=layer.input_layernorm.weight,
+        before_attention=_norm(layer.input_layernorm),
         qkv=_joined(attention.q_proj, attention.k_proj, attention.v_proj),
-        query_norm=None if query_norm is None else query_norm.weight,
-        key_norm=None if key_norm is None else key_norm.weight,
+        query_norm=None if query_norm is None else _norm(query_norm),
+        key_norm=None if key_norm is None else _norm(key_norm),
         out=_matrix(attention.o_proj),
-        before_mlp=layer.post_attention_layernorm.weight,
+        before_mlp=_norm(layer.post_attention_layernorm),
         gate_up=_joined(mlp.gate_proj, mlp.up_proj),
         down=_matrix(mlp.down_proj),
     )
+
+
+def _norm(module: Any) -> Norm:
+    return Norm(module.weight.detach(), module.variance_epsilon)
 
 
 def _matrix(linear: nn.Linear | Int8Linear) -> Matrix:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -60,6 +61,8 @@ class Graphs:
         self._of_rooms: WeakKeyDictionary[Slots, _Captured] = WeakKeyDictionary()
         # One for all: no two are played at a time, and what one has left to say has been read before the next is.
         self._pool: Any = None
+        # A pool of which no graph is left takes no further one.
+        self._latest: _Graph | None = None
         self.are_used = True
 
     def forget(self) -> None:
@@ -88,8 +91,7 @@ class Graphs:
             known = self._of_rooms[room] = _Captured(room.moves)
         graph = known.graphs.get(rows)
         if graph is None:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
-            graph = known.graphs[rows] = _Graph(rows, room.data[0].device, self._pool)
+            graph = known.graphs[rows] = _Graph(rows, room.data[0].device)
         if graph.is_captured and self.are_used:
             return graph.play(segments)
 
@@ -100,13 +102,18 @@ class Graphs:
         logits = graph.eager(segments, compute)
         if graph.seen == _EAGER and self.are_used:
             try:
-                graph.capture(compute)
+                self._capture(graph, compute)
                 self.are_used = self._near(graph.play(segments), logits)
             except RuntimeError:
                 self.are_used = False
             if not self.are_used:
                 return graph.eager(segments, compute)  # over the keys and values that it may have written
         return logits
+
+    def _capture(self, graph: _Graph, compute: Callable[[Tensor], Tensor]) -> None:
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        graph.capture(compute, self._pool)
+        self._latest = graph
 
 
 class _Captured:
@@ -123,9 +130,8 @@ class _Graph:
     It keeps nothing of the room alive: it goes when the room does.
     """
 
-    def __init__(self, rows: int, device: torch.device, pool: Any) -> None:
+    def __init__(self, rows: int, device: torch.device) -> None:
         self._given = torch.zeros(2, rows, dtype=torch.long, device=device)
-        self._pool = pool
         self._graph = torch.cuda.CUDAGraph()
         self._logits: Tensor | None = None
         self.seen = 0
@@ -142,15 +148,15 @@ class _Graph:
         self._take(segments)
         return _of(segments, compute(self._given))
 
-    def capture(self, compute: Callable[[Tensor], Tensor]) -> None:
-        """Have the GPU told what it is to do. Raises what torch does."""
+    def capture(self, compute: Callable[[Tensor], Tensor], pool: Any) -> None:
+        """Have the GPU told what it is to do, in memory of ``pool``. Raises what torch does."""
         device = self._given.device
+        stream = _stream(device)
         with torch.cuda.device(device), _without_gc():
-            stream = _cuda.Stream(device)
             stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(stream):
                 # What runs on other threads is none of this graph's: a look at the memory, say.
-                self._graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+                self._graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 try:
                     self._logits = compute(self._given)
                 finally:
@@ -176,6 +182,12 @@ def _of(segments: Sequence[Segment], logits: Tensor) -> Tensor:
     """The rows of ``segments`` among the logits of a room's slots."""
     slots = [segment.cache.slot for segment in segments]
     return logits[: len(slots)] if slots == list(range(len(slots))) else logits[slots]
+
+
+@cache
+def _stream(device: torch.device) -> Any:
+    """Where all graphs of a device are captured: its libraries keep memory for each stream that ever multiplied."""
+    return _cuda.Stream(device)
 
 
 @contextmanager

@@ -137,6 +137,13 @@ class Matrix:
             return _by_onednn(given, second, self.bias)
         return functional.linear(given, self.weight, self.bias)
 
+    def add_to(self, hidden: Tensor, given: Tensor) -> None:
+        """Add the products [rows, out] of ``given`` [rows, in] to ``hidden``."""
+        if hidden.is_cpu or self.bias is not None:
+            hidden += self.product(given)
+        else:
+            hidden.addmm_(given, self.weight.t())  # one kernel of a GPU, not two
+
     def wide(self, given: Tensor, way: Way) -> Tensor:
         """Return the products [rows, out] of ``given`` [rows, in], all in 32 bits; not always contiguous."""
         out, width = self.weight.shape

@@ -232,26 +232,44 @@ def test_only_its_owner_may_read_the_ledger(tmp_path: Path) -> None:
     ledger.close()
 
 
-def test_the_migrations_make_the_tables_of_the_schema(ledger: Ledger, ledger_url: str) -> None:
-    migrated = sa.create_engine(ledger_url)
-    with migrated.connect() as connection:
+def by_migrations(url: str) -> None:
+    """Make a ledger by all of the migrations, one after the other: one of no version is there already."""
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        MigrationContext.configure(connection)._ensure_version_table()
+    engine.dispose()
+    Ledger(url).close()
+
+
+@pytest.mark.parametrize("make", [by_migrations, lambda url: Ledger(url).close()], ids=["by migrations", "at once"])
+def test_a_ledger_has_the_tables_of_the_schema(make: Callable[[str], None], database_url: str) -> None:
+    make(database_url)
+    engine = sa.create_engine(database_url)
+    with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
-    migrated.dispose()
+        assert context.get_current_revision() == "0006"
+        inspected = sa.inspect(connection)
+        (version,) = inspected.get_columns("alembic_version")
+        assert (str(version["type"]), version["nullable"]) == ("VARCHAR(32)", False)
+        assert inspected.get_pk_constraint("alembic_version")["name"] == "alembic_version_pkc"
+    engine.dispose()
 
 
-def test_the_migrations_make_the_indexes_of_the_schema(sqlite_url: str, tmp_path: Path) -> None:
-    Ledger(sqlite_url).close()
-    migrated, made = sa.create_engine(sqlite_url), sa.create_engine(f"sqlite:///{tmp_path}/made.sqlite")
-    metadata.create_all(made)
+def test_the_migrations_make_the_indexes_of_a_new_ledger(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path}/{name}.sqlite" for name in ("migrated", "made")]
+    by_migrations(urls[0])
+    Ledger(urls[1]).close()
     # Conditions of indexes, which alembic does not compare, as SQLite keeps them.
     indexes = sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL ORDER BY name")
-    with migrated.connect() as one, made.connect() as two:
-        found = one.execute(indexes).all()
-        assert found == two.execute(indexes).all()
-        assert found
-    migrated.dispose()
-    made.dispose()
+    found = []
+    for url in urls:
+        engine = sa.create_engine(url)
+        with engine.connect() as connection:
+            found.append(connection.execute(indexes).all())
+        engine.dispose()
+    assert found[0] == found[1]
+    assert found[0]
 
 
 def test_a_ledger_of_an_earlier_revision_is_brought_up_to_date(ledger: Ledger, ledger_url: str) -> None:

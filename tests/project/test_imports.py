@@ -114,7 +114,7 @@ def test_nothing_heavy_is_imported(code: str, tmp_path: Path) -> None:
 def test_the_check_sees_what_is_imported(tmp_path: Path) -> None:
     """A scripted run needs the ledger and the templates, and still no model library."""
     code = f"{SHELL}run('%load_ext tokmagic')\nrun('%model use scripted')\nrun('%%generate\\nHi')"
-    assert heavy_after(code, tmp_path) == ["alembic", "jinja2", "sqlalchemy"]
+    assert heavy_after(code, tmp_path) == ["jinja2", "sqlalchemy"]
 
 
 @pytest.mark.parametrize("device", [None, "cuda"])

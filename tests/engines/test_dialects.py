@@ -17,6 +17,7 @@ from tokmagic.engines.endpoint.answers import read_answer
 from tokmagic.engines.endpoint.usage import read_usages
 from tokmagic.errors import EndpointError
 from tokmagic.runs.session import Session
+from tokmagic.tokens.tokenizer import rough_count_text
 
 # Ends, and what is none
 
@@ -380,3 +381,80 @@ def test_an_event_may_hold_two_pieces_of_one_choice(ask: Ask) -> None:
     ends = {"id": "c", "choices": _listed((0, 1), ("", ""), "stop", "delta")}
     generation = ask(streams([*objects, ends, usage_chunk()]), several(2))
     assert [it.text for it in generation.choices] == ["Hello", "Hello"]
+
+
+# More answers than were asked for
+
+TWO_TEXTS, THREE_TEXTS = ("Hello", "there"), ("Hello", "there", "you")
+UNASKED: list[tuple[int, tuple[Any, ...], tuple[str, ...], list[str]]] = [
+    (1, (0, 1), TWO_TEXTS, ["Hello"]),
+    (1, (0, 1, 7), THREE_TEXTS, ["Hello"]),
+    (2, (0, 1, 2), THREE_TEXTS, ["Hello", "there"]),
+    (2, (1, 2, 3), THREE_TEXTS, ["there", "Hello"]),
+    (1, (1,), ("Hello",), ["Hello"]),
+]
+FIRST_COME = (1, (1, 0), TWO_TEXTS, ["Hello"])
+IN_ONE = [
+    (1, (1, 0), TWO_TEXTS, ["there"]),
+    (1, (None, None), TWO_TEXTS, ["Hello"]),
+    (2, (0, 0, 0), THREE_TEXTS, ["Hello", "there"]),
+]
+"""Told apart by their places where they stand in one object, and what was asked for has the first choice."""
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["usage", "no usage"])
+@pytest.mark.parametrize(
+    ("stream", "n", "indexes", "texts", "answers"),
+    [*((True, *row) for row in (*UNASKED, FIRST_COME)), *((False, *row) for row in (*UNASKED, *IN_ONE))],
+)
+def test_answers_that_were_not_asked_for_are_counted_and_told(
+    ask: Ask, stream: bool, n: int, indexes: tuple[Any, ...], texts: tuple[str, ...], answers: list[str], told: bool
+) -> None:
+    usage = {"prompt_tokens": 12, "completion_tokens": 6, "total_tokens": 18}
+    if stream:
+        pieces = [chunk(text, index=index) for index, text in zip(indexes, texts, strict=True)]
+        ends = [chunk(reason="stop", index=index) for index in indexes]
+        script = streams([*pieces, *ends, *([usage_chunk(usage)] if told else [])])
+    else:
+        body = {"object": "chat.completion", "choices": _listed(indexes, texts, "stop", "message")}
+
+        def script(_asked: Asked, wire: Wire) -> None:
+            wire.answer(200, body | ({"usage": usage} if told else {}))
+
+    generation = ask(script, several(n, stream=stream))
+    assert (generation.status, [it.text for it in generation.choices]) == ("ok", answers)
+    output = generation.usage.output_tokens, generation.usage.output_source
+    assert output == ((6, "reported") if told else (sum(map(rough_count_text, texts)), "estimated"))
+    more = len(texts) - n
+    said = f"the server sent {more} answer{'s' * (more > 1)} that were not asked for" if more else None
+    assert (generation.cost.anomaly, "ignored -n" in generation.footer) == (said, more > 0)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_connection_that_breaks_in_an_answer_that_was_not_asked_for_took_nothing_away(ask: Ask, n: int) -> None:
+    asked = [chunk("Hello", reason="stop", index=number) for number in range(n)]
+    generation = ask(streams([*asked, chunk("there", index=n)], done=False), several(n))
+    assert (generation.status, [it.text for it in generation.choices]) == ("ok", ["Hello"] * n)
+    assert generation.cost.bound == "at_least", "the server may have gone on"
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [{"index": -1, "message": {"content": "Hello"}}],
+        [{"index": "first", "message": {"content": "Hello"}}],
+        [{"message": {"content": "Hello"}}, "there"],
+        [{"message": {"content": "Hello"}}] * 100,
+    ],
+    ids=["negative", "text", "no object", "too many"],
+)
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_usage_beside_choices_that_cannot_be_is_billed(ask: Ask, choices: list[Any], stream: bool) -> None:
+    body = {"object": "chat.completion", "choices": choices, "usage": USAGE}
+    script = streams([chunk("Hel"), body]) if stream else lambda _asked, wire: wire.answer(200, body)
+    generation = ask(script, replace(ASK, stream=stream))
+    assert (generation.status, generation.text) == ("failed", "Hel" if stream else "")
+    assert "choice" in str(generation.error)
+    assert "reports" not in str(generation.error)
+    assert counts(generation) == REPORTED
+    assert generation.cost.bound == "at_least"

@@ -132,7 +132,7 @@ def test_a_disconnect_after_the_finish_reason_took_nothing_away(ask: Ask) -> Non
         ("{not json", "'{not json'"),
         ("[1, 2]", "[1, 2]"),
         ('{"choices": 7}', "choices"),
-        ('{"choices": [{"index": 9, "delta": {"content": "x"}}]}', "choice 9"),
+        ('{"choices": [{"index": -9, "delta": {"content": "x"}}]}', "choice -9"),
         ('{"error": {"message": "the GPU\\nfell off"}}', "the GPU fell off"),
         ("[" * 5000, "JSON"),
     ],

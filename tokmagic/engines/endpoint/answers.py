@@ -43,9 +43,9 @@ class Piece:
 class Answer:
     """One object of the server.
 
-    ``usages`` are those that it sent, each with the choice that it is of, None for all of them; ``of_one``: they are
-    surely of that one alone. ``error`` is what it reports in the place of an answer, or of more of it, ``beside`` what
-    it tells beside it.
+    A piece's choice is the one that the server says, which may not be one that was asked for. ``usages`` are those that
+    it sent, each with the choice that it is of, None for all of them; ``of_one``: they are surely of that one alone.
+    ``error`` is why there is no answer, or no more of it, ``beside`` what it tells beside it.
     """
 
     pieces: tuple[Piece, ...] = ()
@@ -64,19 +64,30 @@ def read_answer(given: object, choices: int, at_ns: int, *, whole: bool) -> Answ
         return Answer()
     if not isinstance(given, Mapping):
         raise EndpointError(f"it sent {_short(given)} where an object should be")
-    error, listed = _error_in(given), given.get("choices") or []
-    if whole and not listed and error is None and not any(name in given for name in ("usage", "object", "id")):
+    said, listed = _error_in(given), given.get("choices") or []
+    if whole and not listed and said is None and not any(name in given for name in ("usage", "object", "id")):
         raise EndpointError(f"it sent {_short(given)}, which is not an answer of an OpenAI-compatible server")
+    error = None if said is None else f"it reports: {said}"
+    try:
+        found = _choices(listed, choices)
+        numbers = _numbers(found, choices, whole=whole)
+    except EndpointError as wrong:
+        # What is told beside it is billed all the same.
+        found, numbers, error = [], [], error or str(wrong)
+    pieces = tuple(_piece(choice, number, at_ns) for number, choice in zip(numbers, found, strict=True))
+    of_one = len(pieces) > 1 and _counts_one(given)
+    usages = _usages(given, found, pieces, choices, of_one=of_one)
+    return Answer(pieces, usages, of_one, error, read_beside(given, (usage for _, usage in usages)))
+
+
+def _choices(listed: object, choices: int) -> list[Mapping[str, Any]]:
+    """The choices of an object. Raises EndpointError for what is no list of them, and for far more than can be."""
     if not isinstance(listed, list) or not all(isinstance(choice, Mapping | None) for choice in listed):
         raise EndpointError(f"its choices are {_short(listed)}")
-    listed = [choice for choice in listed if choice is not None]
-    if len(listed) > _SPARE_CHOICES + choices:
-        raise EndpointError(f"it sent {len(listed):,} choices at once, {choices} were requested")
-    numbers = _numbers(listed, choices, whole=whole)
-    pieces = tuple(_piece(choice, number, at_ns) for number, choice in zip(numbers, listed, strict=True))
-    of_one = len(pieces) > 1 and _counts_one(given)
-    usages = _usages(given, listed, pieces, choices, of_one=of_one)
-    return Answer(pieces, usages, of_one, error, read_beside(given, (usage for _, usage in usages)))
+    found = [choice for choice in listed if choice is not None]
+    if len(found) > _SPARE_CHOICES + choices:
+        raise EndpointError(f"it sent {len(found):,} choices at once, {choices} were requested")
+    return found
 
 
 def _usages(
@@ -114,13 +125,16 @@ def _counts_one(given: Mapping[str, Any]) -> bool:
 def _numbers(listed: list[Mapping[str, Any]], choices: int, *, whole: bool) -> list[int]:
     """Which choice each listed one is: the one that its index says, or, where indexes tell none apart, its place.
 
-    An event of a stream may hold two pieces of one choice. Raises EndpointError for one that was not asked for.
+    An event of a stream may hold two pieces of one choice. A number may be beyond those that were asked for. Raises
+    EndpointError for one that cannot be.
     """
     said = [it.get("index") for it in listed]
     given = [0 if it is None else it for it in said]
-    wrong = [it for it in given if isinstance(it, bool) or not isinstance(it, int) or not 0 <= it < choices]
+    wrong = [it for it in given if isinstance(it, bool) or not isinstance(it, int) or it < 0]
     apart = wrong == [] and (len(set(given)) == len(given) or not (whole or None in said))
-    if not apart and 1 < len(listed) <= choices:
+    # As many as were asked for are those, whatever they are called.
+    as_asked = len(listed) <= choices and (wrong or any(it >= choices for it in given))
+    if len(listed) > 1 and (as_asked or (not apart and (whole or len(listed) <= choices))):
         return list(range(len(listed)))
     if wrong:
         raise EndpointError(f"it sent choice {_short(wrong[0])}, {choices} were requested")

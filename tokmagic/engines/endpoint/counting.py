@@ -155,7 +155,8 @@ class Tally:
         self.reports = Reports(self.prompt.sampling.n)
 
     def take(self, choice: int, text: str) -> None:
-        """More of a choice arrived, its reasoning included."""
+        """More of a choice arrived, its reasoning included; it may be one beyond those that were asked for."""
+        self._said.extend([] for _ in range(choice + 1 - len(self._said)))
         self._said[choice].append(text)
         tokens = self.counter.piece(text)
         self._since += tokens
@@ -217,13 +218,19 @@ class Tally:
         answered = ["".join(said) for said in self._said]
         told = made_up(usage, local_input_tokens, asked, answered)
         odd = implausible(usage, self.prompt.utf8_bytes, self.answer_bytes, self.most_output)
-        self.anomaly = self.anomaly or odd or told.anomaly
+        more = f"the server sent {counted(self.unasked, 'answer')} that were not asked for" if self.unasked else None
+        self.anomaly = "; ".join(filter(None, (self.anomaly or odd or told.anomaly, more))) or None
         self.unsure = self.unsure or told.unsure
 
     def local_input_tokens(self) -> int | None:
         """This process' own exact count of the prompt; None without the model's tokenizer."""
         tokens, source = self.counter.input(self.prompt, load=True)
         return tokens if source == "counted" else None
+
+    @property
+    def unasked(self) -> int:
+        """How many answers came beyond those that were asked for."""
+        return len(self._said) - self.prompt.sampling.n
 
     def spoke(self, choice: int) -> bool:
         """Whether anything of a choice arrived."""

@@ -40,17 +40,18 @@ class Shown:
     past_stop: bool
 
 
-def ignored(sampling: Sampling, answers: list[Shown], usage: Usage) -> tuple[str, ...]:
+def ignored(sampling: Sampling, answers: list[Shown], unasked: int, usage: Usage) -> tuple[str, ...]:
     """The options that were asked for and that no server follows that answers so.
 
-    ``answers`` are those of which anything came, ``usage`` the counts at the end.
+    ``answers`` are those of which anything came, ``unasked`` how many more came than were asked for, ``usage`` the
+    counts at the end.
     """
     if not answers:
         return ()
     # The end of each answer may count, and hidden reasoning need not keep to the limit.
-    most = (sampling.max_tokens + 1) * sampling.n + (usage.reasoning_tokens or 0)
+    most = (sampling.max_tokens + 1) * (sampling.n + unasked) + (usage.reasoning_tokens or 0)
     found = {
-        "-n": len(answers) < sampling.n,
+        "-n": unasked > 0 or len(answers) < sampling.n,
         "--max-tokens": usage.output_source == "reported" and (usage.output_tokens or 0) > most,
         "--stop": any(answer.past_stop for answer in answers),
         "--json-schema": sampling.json_schema is not None

@@ -230,7 +230,7 @@ class Reader:
         if answer.pieces or answer.usages or answer.beside != NOTHING:
             self._arrivals.put(answer)
         if answer.error is not None:
-            raise EndpointError(f"it reports: {answer.error}")
+            raise EndpointError(answer.error)
 
 
 def _run_id(given: str | None) -> str | None:

@@ -36,7 +36,7 @@ class Reports:
         ``ended`` are the choices that have ended, in that order. What comes before all have is the newest one's, and
         so are then those that follow: llama.cpp sends a usage an answer.
         """
-        if self.choices == 1 or not ended or (len(ended) == self.choices and not self._one_by_one):
+        if self.choices == 1 or not ended or (len(ended) >= self.choices and not self._one_by_one):
             return None
         self._one_by_one = True
         return next((choice for choice in reversed(ended) if choice not in self._answers), ended[-1])

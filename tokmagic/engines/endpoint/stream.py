@@ -18,6 +18,7 @@ from tokmagic.engines.endpoint.http import Connections, redacted
 from tokmagic.engines.endpoint.ignored import Shown, ignored
 from tokmagic.engines.endpoint.reader import Arrivals, End, Reader, Request, Waiting
 from tokmagic.engines.endpoint.surrogates import Joined
+from tokmagic.engines.endpoint.surrogates import whole as whole_text
 from tokmagic.engines.stops import StopFilter
 from tokmagic.errors import BudgetError
 
@@ -67,6 +68,8 @@ class EndpointStream:
         self._request = request
         self._sampling = tally.prompt.sampling
         self._choices = [_Choice(StopFilter(self._sampling.stop)) for _ in range(request.choices)]
+        self._places: dict[int, int] = {}
+        """Which answer each of the server's choices is; those beyond the ones that were asked for are counted alone."""
         self._ended: list[int] = []
         self._beside = NOTHING
         self._arrivals: Arrivals = queue.SimpleQueue()
@@ -133,10 +136,12 @@ class EndpointStream:
             return [self._finish(arrival)]
         if arrival.beside != NOTHING:
             self._beside |= arrival.beside
-        tokens = [self._token(piece) for piece in arrival.pieces]
+        tokens = self._tokens(arrival)
         # After the pieces: a chunk's usage counts what it carries.
         for of in dict.fromkeys(choice for choice, _ in arrival.usages):
-            choice = of if self._names_choice(arrival) else self._tally.reports.of(self._ended)
+            choice = self._places.get(of, of) if of is not None else None
+            if not self._names_choice(arrival):
+                choice = self._tally.reports.of(self._ended)
             final = self._complete if choice is None else choice in self._ended
             usages = [usage for about, usage in arrival.usages if about == of]
             self._tally.report(usages, choice, final=final, alone=arrival.of_one)
@@ -156,7 +161,7 @@ class EndpointStream:
 
     @property
     def _complete(self) -> bool:
-        return len(self._ended) == len(self._choices)
+        return all(number in self._ended for number in range(len(self._choices)))
 
     @property
     def _answered(self) -> bool:
@@ -169,8 +174,36 @@ class EndpointStream:
         open_ones = (number for number in range(len(self._choices)) if number not in self._ended)
         return bool(self._ended) and not any(map(self._tally.spoke, open_ones))
 
-    def _token(self, piece: Piece) -> Token:
-        number = piece.token.choice
+    def _tokens(self, arrival: Answer) -> list[Token]:
+        # Those that were asked for take their own places first.
+        for piece in sorted(arrival.pieces, key=lambda it: it.token.choice):
+            if piece.token.has_content or piece.reason is not None:
+                self._place(piece.token.choice)
+        tokens = []
+        for piece in arrival.pieces:
+            number = self._places.get(piece.token.choice, piece.token.choice)
+            if number < len(self._choices):
+                tokens.append(self._token(piece, number))
+            else:
+                self._unasked(piece, number)
+        return tokens
+
+    def _place(self, number: int) -> None:
+        """Find a place for a choice, once: its own, another that is free, or one beyond those that were asked for."""
+        if number not in self._places:
+            taken = set(self._places.values())
+            free = [place for place in range(len(self._choices)) if place not in taken]
+            self._places[number] = number if number in free else free[0] if free else len(self._places)
+
+    def _unasked(self, piece: Piece, number: int) -> None:
+        """Count an answer that was not asked for: it is billed as the others are, and shown nowhere."""
+        if text := piece.token.reasoning + piece.token.text:
+            self._tally.take(number, whole_text(text))
+            self._deadline = None
+        if piece.reason is not None and number not in self._ended:
+            self._ended.append(number)
+
+    def _token(self, piece: Piece, number: int) -> Token:
         choice = self._choices[number]
         text, reasoning = choice.text.take(piece.token.text), choice.reasoning.take(piece.token.reasoning)
         if text or reasoning:
@@ -180,7 +213,7 @@ class EndpointStream:
         choice.answer.append(shown)
         choice.logprobs = choice.logprobs or bool(piece.token.logprobs)
         held = bool(piece.token.text) and not shown
-        token = replace(piece.token, text=shown, reasoning=reasoning, held=held)
+        token = replace(piece.token, text=shown, reasoning=reasoning, choice=number, held=held)
         if piece.reason is not None:
             if number not in self._ended:
                 self._deadline = None
@@ -215,8 +248,8 @@ class EndpointStream:
         reached = end.reached or self._reader.reached_before
         local = tally.local_input_tokens() if reached else None
         unsaid = fewer and not end.said
-        # Left at a stop text, the server may have gone on.
-        early = answered and not self._complete and not end.said
+        # Left at a stop text, or in an answer that was not asked for, the server may have gone on.
+        early = answered and not end.said and not {*range(len(self._choices)), *self._places.values()} <= {*self._ended}
         # Where nothing was asked of the model nothing is billed.
         usage = Usage.measured(0, 0, 0)
         told = self._recorded(asked=reached or tally.begun)
@@ -243,7 +276,7 @@ class EndpointStream:
             service_tier=self._beside.service_tier,
             reported_usd=self._beside.reported_usd,
             server_times=self._beside.times,
-            ignored=ignored(self._sampling, self._shown(reasons, tails), usage) if whole else (),
+            ignored=ignored(self._sampling, self._shown(reasons, tails), tally.unasked, usage) if whole else (),
         )
         if told is not None:
             finished = self._as_metered(finished, told)

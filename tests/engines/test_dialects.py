@@ -278,6 +278,56 @@ def test_the_parts_of_a_whole_answer_are_told_apart(ask: Ask, content: Any) -> N
     assert (generation.text, counts(generation)) == ("Hello!", REPORTED)
 
 
+# Calls of tools, which no text shows
+
+PLACE = {"name": "weather_at", "arguments": '{"place": "Chiang Mai", "unit": "celsius"}'}
+CALLS: dict[str, list[dict[str, Any]]] = {
+    "a call": [{"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": PLACE}]}],
+    "one after another": [
+        {"role": "assistant", "content": None, "tool_calls": [{"index": 0, "function": {"name": PLACE["name"]}}]},
+        *({"tool_calls": [{"index": 0, "function": {"arguments": text}}]} for text in PLACE["arguments"].split(" ")),
+    ],
+    "several": [{"tool_calls": [{"index": at, "function": {"name": name}} for at, name in enumerate(PLACE.values())]}],
+    "the older way": [{"content": None, "function_call": PLACE}],
+    "with an object": [{"tool_calls": [{"function": PLACE | {"arguments": {"place": "Chiang Mai", "unit": "°C"}}}]}],
+    "a tool of one's own": [{"tool_calls": [{"type": "custom", "custom": {"name": "run", "input": "x = 1 " * 9}}]}],
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_of_a_tool_is_estimated_where_the_server_counts_nothing(ask: Ask, name: str, stream: bool) -> None:
+    deltas = CALLS[name]
+    if stream:
+        parts = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+        generation = ask(streams([*parts, chunk(reason="tool_calls")]))
+    else:
+        gathered = [call for delta in deltas for call in delta.get("tool_calls", ())]
+        message = {"content": None} | ({"tool_calls": gathered} if gathered else deltas[0])
+        body = {"object": "chat.completion", "choices": [{"message": message, "finish_reason": "tool_calls"}]}
+        generation = ask(lambda _asked, wire: wire.answer(200, body), replace(ASK, stream=False))
+    assert (generation.text, generation.status, generation.finish_reason) == ("", "ok", "other")
+    assert 10 <= (generation.usage.output_tokens or 0) <= 30
+    assert generation.usage.output_source == generation.cost.source == "estimated"
+    assert generation.reading.ttft_s is not None, "it stops the clock"
+
+
+def test_a_call_of_a_tool_is_counted_beside_what_a_server_reports(ask: Ask) -> None:
+    call = {"choices": [{"index": 0, "delta": CALLS["a call"][0], "finish_reason": "tool_calls"}]}
+    assert counts(ask(streams([call, usage_chunk()]))) == REPORTED
+
+
+def test_a_call_that_breaks_off_is_not_asked_for_again(ask: Ask, server: Endpoint) -> None:
+    def script(_asked: Asked, wire: Wire) -> None:
+        wire.open_stream()
+        wire.event({"choices": [{"index": 0, "delta": CALLS["a call"][0], "finish_reason": None}]})
+        wire.drop()
+
+    generation = ask(script)
+    assert (generation.status, generation.cost.bound, len(server.asked)) == ("failed", "at_least", 1)
+    assert (generation.usage.output_tokens or 0) >= 10
+
+
 # Whatever JSON there is
 
 WORDS = [

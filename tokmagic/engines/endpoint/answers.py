@@ -10,6 +10,8 @@ from typing import Any
 from tokmagic.core.stream import FinishReason, Logprob, Token
 from tokmagic.engines.endpoint.beside import NOTHING, Beside, read_beside
 from tokmagic.engines.endpoint.dialects import (
+    CALL_KINDS,
+    CALL_TEXTS,
     COUNTS,
     HIDDEN_PART,
     PART_TEXTS,
@@ -31,10 +33,15 @@ _WORDS = ("message", "msg", "error_msg", "status_msg", "error_message", "detail"
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one chunk, or a complete answer, brought for one choice. ``error``: the server's words for a failure."""
+    """What one chunk, or a complete answer, brought for one choice.
+
+    ``call`` is the text of calls of tools: generated and billed, and shown nowhere. ``error``: the server's words for a
+    failure.
+    """
 
     token: Token
     reason: FinishReason | None
+    call: str = ""
     refused: bool = False
     error: str | None = None
 
@@ -151,8 +158,18 @@ def _piece(choice: Mapping[str, Any], index: int, at_ns: int) -> Piece:
         answer, reasoning = "", reasoning or answer
     reason, error = _end(choice, said)
     logprobs = _logprobs(choice.get("logprobs"))
-    token = Token(at_ns, answer or refusal, None, index, reasoning, logprobs=logprobs)
-    return Piece(token, reason, refused=bool(refusal), error=error)
+    call = _call(said)
+    token = Token(at_ns, answer or refusal, None, index, reasoning, logprobs=logprobs, held=bool(call))
+    return Piece(token, reason, call, refused=bool(refusal), error=error)
+
+
+def _call(said: Mapping[str, Any]) -> str:
+    """What a model wrote to call tools: their names and what it gives them, as far as a delta or a message has it."""
+    listed = said.get("tool_calls")
+    tools = [call for call in listed if isinstance(call, Mapping)] if isinstance(listed, list) else []
+    calls = [said.get("function_call"), *(call.get(kind) for call in tools for kind in CALL_KINDS)]
+    texts = [call[name] for call in calls if isinstance(call, Mapping) for name in CALL_TEXTS if call.get(name)]
+    return whole_text("".join(it if isinstance(it, str) else json.dumps(it, ensure_ascii=False) for it in texts))
 
 
 def _refusal(said: Mapping[str, Any]) -> str:

@@ -152,6 +152,10 @@ REASONING = (
 """Fields of a delta or a message that hold reasoning, as a text or in parts; what is in several is the same."""
 PART_TEXTS = ("text", "thinking", "reasoning", "summary", "content", "output_text")
 """Where a part has its text, or a list of parts."""
+CALL_KINDS = ("function", "custom")
+"""Where one of a delta's ``tool_calls`` has its name and its text; the older ``function_call`` has them itself."""
+CALL_TEXTS = ("name", "arguments", "input")
+"""What of a call of a tool the model wrote."""
 HIDDEN_PART = ("encrypted", "redacted")
 """What the types of parts contain whose reasoning is not to be read."""
 

@@ -45,7 +45,7 @@ class Limits:
             raise EndpointError(f"it sent JSON of more than {self.values:,} values; no answer has that many")
 
 
-def kept_bytes(token: Token) -> int:
-    """About how many bytes a piece of an answer takes until the run has ended."""
-    texts = getsizeof(token.text) + getsizeof(token.reasoning) - 2 * getsizeof("")
+def kept_bytes(token: Token, call: str) -> int:
+    """About how many bytes a piece of an answer, with a ``call`` of tools, takes until the run has ended."""
+    texts = getsizeof(token.text) + getsizeof(token.reasoning) + getsizeof(call) - 3 * getsizeof("")
     return _PIECE_BYTES + _TEXT_COPIES * texts + _LOGPROB_BYTES * len(token.logprobs)

@@ -222,7 +222,7 @@ class Reader:
     def _arrive(self, given: object, *, whole: bool) -> None:
         answer = read_answer(given, self._request.choices, time.perf_counter_ns(), whole=whole)
         self._begun = self._begun or any(piece.token.has_content for piece in answer.pieces)
-        self._kept_bytes += sum(kept_bytes(piece.token) for piece in answer.pieces)
+        self._kept_bytes += sum(kept_bytes(piece.token, piece.call) for piece in answer.pieces)
         if self._kept_bytes > self._request.limits.kept_bytes:
             raise EndpointError("it goes on far beyond the tokens that it was asked for")
         while self._arrivals.qsize() >= _MOST_WAITING and not self._closed.wait(_PAUSE_S):

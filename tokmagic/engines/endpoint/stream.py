@@ -197,7 +197,7 @@ class EndpointStream:
 
     def _unasked(self, piece: Piece, number: int) -> None:
         """Count an answer that was not asked for: it is billed as the others are, and shown nowhere."""
-        if text := piece.token.reasoning + piece.token.text:
+        if text := piece.token.reasoning + piece.token.text + piece.call:
             self._tally.take(number, whole_text(text))
             self._deadline = None
         if piece.reason is not None and number not in self._ended:
@@ -206,13 +206,13 @@ class EndpointStream:
     def _token(self, piece: Piece, number: int) -> Token:
         choice = self._choices[number]
         text, reasoning = choice.text.take(piece.token.text), choice.reasoning.take(piece.token.reasoning)
-        if text or reasoning:
+        if text or reasoning or piece.call:
             choice.past_stop = choice.past_stop or choice.stop.stopped
-            self._tally.take(number, reasoning + text)
+            self._tally.take(number, reasoning + text + piece.call)
         shown = choice.stop.push(text)
         choice.answer.append(shown)
         choice.logprobs = choice.logprobs or bool(piece.token.logprobs)
-        held = bool(piece.token.text) and not shown
+        held = piece.token.held or (bool(piece.token.text) and not shown)
         token = replace(piece.token, text=shown, reasoning=reasoning, choice=number, held=held)
         if piece.reason is not None:
             if number not in self._ended:

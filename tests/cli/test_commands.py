@@ -124,6 +124,15 @@ def test_report_adds_up(recorded: Command) -> None:
     assert "total  0" in recorded("report", "--since", "2999-01-01").stdout.replace("     ", "  ").replace("   ", "  ")
 
 
+def test_a_bill_by_tag_says_which_runs_are_in_several_lines(recorded: Command) -> None:
+    words = ("--tag", "a", "--tag", "c", "--max-tokens", "2")
+    assert recorded("run", "-m", "scripted", *words, text="Hi").returncode == 0
+    done = recorded("report", "--by", "tag", "--csv")
+    rows = [(row["tag"], row["runs"], row["runs_in_several_lines"]) for row in csv.DictReader(io.StringIO(done.stdout))]
+    assert rows == [("a", "2", "1"), ("b", "1", "0"), ("—", "1", "0"), ("c", "1", "1")]
+    assert "1 of 4 runs; the lines add up to more" in done.stderr
+
+
 def test_report_projects_selects_and_reprices(recorded: Command) -> None:
     rows = json.loads(recorded("report", "--project", "1e6/day", "--tag", "a", "--json").stdout)
     assert [row["mean"] for row in rows if row["of"] == "month_usd"] == ["396"]

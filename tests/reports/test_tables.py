@@ -235,11 +235,26 @@ def test_each_grouping_has_its_lines_and_one_total(ledger: Ledger, by: str) -> N
     assert names == [*BY.get(by, days), "total"]
     assert made.rows[-1][1:6] == ("5", "1", "40", "16", "≥$0.3000")
     assert made.note.startswith("1 of 5 runs without a price")
+    several = "in a line of each of their tags, and once in the total: 1 of 5 runs; the lines add up to more"
+    assert (several in made.note.splitlines()) is (by == "tag")
     if by != "tag":  # a run with two tags is in both lines, and once in the total
         assert sum(int(row[1]) for row in made.rows[:-1]) == 5
         assert [row[2] for row in made.rows] == [str(line["refused_runs"]) for line in made.exact]
         assert sum(int(row[2]) for row in made.rows[:-1]) == 1
     assert set(GROUPS) == {*BY, "day", "key", "team"}
+
+
+def test_what_is_in_the_lines_of_several_tags_is_told_in_each(ledger: Ledger) -> None:
+    made = table(filled(ledger, RUNS), EVERYTHING, "tag").as_dicts()
+    found = {line["tag"]: (line["runs"], line["runs_in_several_lines"]) for line in made}
+    assert found == {"x": (2, 1), "y": (1, 1), "—": (3, 0), "total": (5, 1)}
+    assert "runs_in_several_lines" not in table(ledger, EVERYTHING, "user").as_dicts()[0]
+    (_, total) = (alone := table(ledger, Selection(notebook="/n2"), "tag")).as_dicts()
+    assert (total["runs"], total["runs_in_several_lines"], alone.note) == (1, 0, "")
+    book = PriceBook()
+    book.set("smollm2", Rates(input=Decimal(1), output=Decimal(1)))
+    for by, said in (("tag", 1), ("user", 0)):
+        assert repriced(ledger, EVERYTHING, book, by).note.count("the lines add up to more") == said
 
 
 def shared(ledger: Ledger) -> None:

@@ -35,7 +35,10 @@ def run(given: argparse.Namespace) -> int:
         for option, value in vars(given).items():
             if option in ("json", "waste", "reprice", "project") and value:
                 raise UsageError(f"--csv cannot be used with --{option}")
-        sys.stdout.writelines(csv_lines(_table(given)))
+        table = _table(given)
+        sys.stdout.writelines(csv_lines(table))
+        if table.note:
+            print(table.note, file=sys.stderr)
         return 0
     return print_table(_table(given), given)
 

@@ -134,9 +134,10 @@ def _found(ledger: Ledger, where: Selection, cell: str) -> tuple[Any, ...]:
 def table(ledger: Ledger, where: Selection, by: str = "cell") -> Table:
     """A line for each group of the selected runs, with a total. Raises UsageError for an unknown group."""
     key_of(by)
-    total, groups, names = Sum(), dict[str, Sum](), naming(by, ledger)
+    total, groups, names, overlap = Sum(), dict[str, Sum](), naming(by, ledger), _Overlap()
     for key, part in ledger.summarise(where, by):
         total += part
+        overlap.add(names(key), part.runs)
         for name in names(key):
             groups[name] = groups.get(name, Sum()) + part
     energies, energy = _energies(ledger, where, by, names)
@@ -153,6 +154,7 @@ def table(ledger: Ledger, where: Selection, by: str = "cell") -> Table:
         )
     if 0 < energy.runs < total.runs:
         notes.append(f"the energy is that of {energy.runs:,} of {numbers.counted(total.runs, 'run')}")
+    notes += overlap.notes(total.runs)
     # Where nothing was refused, or has a meter, there is nothing to see.
     refused = ("refused",) if total.refused_runs else ()
     columns = (by, "runs", *refused, *_COLUMNS, *(_ENERGY_COLUMNS if energy.runs else ()))
@@ -166,8 +168,39 @@ def table(ledger: Ledger, where: Selection, by: str = "cell") -> Table:
         )
         for name, part, its in lines
     )
-    exact = tuple({by: name, **_exact(part), **_exact_energy(its), **_known(part)} for name, part, its in lines)
-    return Table(columns, rows, "\n".join(notes), exact=exact)
+    exact = [{by: name, **_exact(part), **_exact_energy(its), **_known(part)} for name, part, its in lines]
+    if by == "tag":
+        overlap.tell(exact)
+    return Table(columns, rows, "\n".join(notes), exact=tuple(exact))
+
+
+@dataclass(slots=True)
+class _Overlap:
+    """Runs that are in several lines: a column of sums adds up to more than there is."""
+
+    runs: int = 0
+    lines: dict[str, int] = field(default_factory=dict)
+
+    def add(self, names: list[str], runs: int) -> None:
+        """So many runs stand in these lines."""
+        if len(names) > 1:
+            self.runs += runs
+            for name in names:
+                self.lines[name] = self.lines.get(name, 0) + runs
+
+    def notes(self, of: int) -> list[str]:
+        """What is said below the table; nothing where the lines add up."""
+        if not self.runs:
+            return []
+        which = f"{self.runs:,} of {numbers.counted(of, 'run')}"
+        return [f"in a line of each of their tags, and once in the total: {which}; the lines add up to more"]
+
+    def tell(self, exact: list[dict[str, Any]]) -> None:
+        """Say in each line, the total's last, how many of its runs are in another one, too."""
+        *lines, total = exact
+        total["runs_in_several_lines"] = self.runs
+        for line in lines:
+            line["runs_in_several_lines"] = self.lines.get(line["tag"], 0)
 
 
 _COLUMNS = ("in", "out", "cost", "saved", "TTFT", "ms/token")
@@ -297,7 +330,7 @@ def repriced(ledger: Ledger, where: Selection, book: PriceBook, by: str = "model
     key, names, today = key_of(by), naming(by, ledger), datetime.now(UTC)
     # Asked once for each model: there can be a million runs, and a price table takes half a millisecond to ask.
     rates = cache(lambda info: book.rates(info, today))
-    groups, total = dict[str, _Repriced](), _Repriced()
+    groups, total, overlap = dict[str, _Repriced](), _Repriced(), _Overlap()
     # As in the table's sums.
     of_keys = by in OF_KEYS
     for record in ledger.stream(replace(where, once=not of_keys)):
@@ -305,14 +338,16 @@ def repriced(ledger: Ledger, where: Selection, book: PriceBook, by: str = "model
             continue
         then, now = record.reading.cost, at_rates(record, rates(record.info))
         total.add(then, now)
+        if None not in (then.usd, now.usd):
+            overlap.add(names(key(record)), 1)
         for name in names(key(record)):
             groups.setdefault(name, _Repriced()).add(then, now)
     lines = [*groups.items(), ("total", total)]
+    note = f"over the runs with a price then and now; {numbers.counted(total.left_out, 'run')} left out. "
     return Table(
         (by, "runs", "cost", "at today's prices", "difference"),
         tuple((shown(name, by), *it.cells()) for name, it in lines),
-        f"over the runs with a price then and now; {numbers.counted(total.left_out, 'run')} left out. "
-        "Recorded costs do not change",
+        "\n".join([f"{note}Recorded costs do not change", *overlap.notes(total.then.runs)]),
         exact=tuple({by: name, **it.exact()} for name, it in lines),
     )
 

@@ -469,6 +469,29 @@ def test_another_model_of_the_same_name_is_another_comparison(make_desk: Make) -
     assert desk.asked == 4
 
 
+@pytest.mark.parametrize("users", [("ada", "bob"), ("ada", None), (None, "bob")])
+def test_anothers_runs_in_a_shared_ledger_are_not_taken_over(
+    make_desk: Make, tmp_path: Path, users: tuple[str | None, str | None]
+) -> None:
+    data, (first, second) = write_csv(tmp_path / "questions.csv", 3), users
+    begun = desk_of(make_desk, first).compare(over=data, pilot=1)
+    desk = desk_of(make_desk, second)
+    found = desk.compare(over=data)
+    assert (desk.asked, found.complete, found.spent_usd) == (6, True, 3 * begun.spent_usd)
+    again = desk_of(make_desk, first)
+    assert again.compare(over=data).complete
+    assert again.asked == 4, "the two that were finished are still one's own"
+    desk_of(make_desk, first).compare(over=data, pilot=1, seed=1)
+    write_csv(data, 4)
+    assert desk_of(make_desk, second).compare(over=data, seed=1).complete, "nor is one told of what they began"
+
+
+def desk_of(make_desk: Make, user: str | None) -> Desk:
+    desk = make_desk()
+    desk.session.user = user
+    return desk
+
+
 def test_a_prompt_that_one_item_does_not_make_is_no_fault_of_the_model(desk: Desk) -> None:
     rows = [{"q": " "} for _ in range(8)] + [{"q": "q"}]
     found = desk.compare({"a": "{{ q }}", "b": "b {{ q }}"}, rows)

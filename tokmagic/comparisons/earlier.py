@@ -25,13 +25,19 @@ class Key(NamedTuple):
 
 
 class Earlier:
-    """The finished runs of a comparison, each given out once, in the order in which they ran."""
+    """A user's finished runs of a comparison, each given out once, in the order in which they ran.
 
-    def __init__(self, ledger: Ledger, plan: Plan) -> None:
+    Somebody else's are none of them, though the ledger may be shared: they were paid for from other budgets, and timed
+    on another machine.
+    """
+
+    def __init__(self, ledger: Ledger, plan: Plan, user: str | None) -> None:
         """Raises UsageError where the file was changed before an earlier beginning was finished, and LedgerError."""
         self._ledger = ledger
         self._finished: dict[Key, deque[RunRecord]] = defaultdict(deque)
-        rows, data = ledger.runs(Selection(tags=(plan.question_tag,))), plan.data_tag
+        # Of a selection None is anybody.
+        every, data = ledger.runs(Selection(tags=(plan.question_tag,), user=user)), plan.data_tag
+        rows = [row for row in every if row.user == user]
         mine = [row for row in rows if data in row.tags]
         if plan.items.source and not mine:
             _check_unchanged(rows, plan)

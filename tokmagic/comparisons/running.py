@@ -62,7 +62,7 @@ class Running:
         self._budget_usd = budget_usd
         self._tags = (plan.question_tag, plan.data_tag, *tags)
         self._progress = progress
-        self._earlier = Earlier(session.ledger(), plan)
+        self._earlier = Earlier(session.ledger(), plan, session.user)
         self._in_a_row: Counter[str] = Counter()
         self._outcome = Outcome(spent_usd=self._earlier.spent_usd)
         every = len(plan.items.rows) * plan.repeat

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from tests.serve.gateways import WORDS, Served, scripted, serving
-from tokmagic.core.stream import Finished, Logprob, Started, Token, Usage
+from tokmagic.core.stream import Finished, FinishReason, Logprob, Started, Token, Usage
 from tokmagic.engines.scripted import Script, ScriptedEngine
 
 TEXT = "".join(WORDS)
@@ -93,6 +93,28 @@ def test_a_limit_ends_the_answer_with_length(served: Served) -> None:
         assert answer["choices"][0]["message"]["content"] == "".join(WORDS[:2])
         assert answer["choices"][0]["finish_reason"] == "length"
         assert answer["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "told", "status"),
+    [
+        ("stop", "stop", "completed"),
+        ("length", "length", "incomplete"),
+        ("content_filter", "content_filter", "incomplete"),
+        ("other", "stop", "completed"),
+    ],
+)
+def test_a_model_that_ended_by_itself_was_not_cut(tmp_path: Path, reason: FinishReason, told: str, status: str) -> None:
+    asked = Usage.measured(12, reasoning_tokens=0)
+    finished = Finished(9, (reason,), replace(asked, output_tokens=1), device_s=1e-9)
+    engine = ScriptedEngine("tiny", [Script((Started(0, asked, 0), Token(1, WORDS[0], 1), finished))])
+    with serving(tmp_path, engine) as served:
+        for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", {"model": "tiny", "prompt": "Count:"})):
+            assert served.post(path, body).json()["choices"][0]["finish_reason"] == told
+            chunks = served.stream(path, body | {"stream": True})[:-1]
+            assert [it for chunk in chunks if (it := chunk["choices"][0]["finish_reason"])] == [told]
+        assert served.post("/v1/responses", {"model": "tiny", "input": "Count."}).json()["status"] == status
+        assert {row.finish_reason for row in served.rows()} == {reason}
 
 
 def test_a_completion(served: Served) -> None:

@@ -9,7 +9,13 @@ from tokmagic.core.money import plain, rates_dict
 from tokmagic.core.record import RunRecord
 from tokmagic.core.stream import FinishReason, Usage
 
-_REASONS: dict[str | None, str] = {"stop": "stop", "length": "length", "content_filter": "content_filter"}
+_REASONS: dict[str | None, str] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "content_filter",
+    # The model's own end, whatever its server calls it: with "length" a client would ask for the rest.
+    "other": "stop",
+}
 
 
 def finish_reason(reason: FinishReason | str | None) -> str:

@@ -29,8 +29,11 @@ from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.stream import Event, Finished, Started, Token
 from tokmagic.engines.base import Engine, ModelSpec, no_progress
+from tokmagic.engines.llamacpp import process as process_module
 from tokmagic.engines.llamacpp.engine import LlamaCppEngine
 from tokmagic.engines.llamacpp.memory import LEAST_CELLS
+from tokmagic.engines.llamacpp.messages import Load, Request, message_of
+from tokmagic.engines.llamacpp.sampling import Defaults, Drawing
 from tokmagic.engines.local.store import pull_carried
 from tokmagic.errors import ContextError, ModelError, OutOfMemoryError, UsageError
 from tokmagic.runs.session import Session
@@ -443,6 +446,67 @@ def test_the_end_of_an_earlier_process_is_none_of_the_next_ones(
     assert engine.state == "ready"
     engine.close()
     assert not child.is_running()
+
+
+DYING = """
+import sys
+from tokmagic.engines.llamacpp.messages import Ended, Piece, Ready, Scored, Started, message_line
+told = {told}
+sys.stdin.buffer.readline()
+sys.stdout.buffer.write(message_line(Ready()))
+sys.stdout.buffer.flush()
+sys.stdin.buffer.readline()
+sys.stdout.buffer.write(b"".join(map(message_line, told))[: -{cut} or None])
+sys.stdout.buffer.flush()
+print("out of patience", file=sys.stderr)
+sys.exit(3)
+"""
+TOLD = ["Started('1', 5)", "Piece('1', 0, 7, 9, 'Hello', None)", "Ended('1', 10, ('stop',), ('',), 1, 0.1)"]
+
+
+@pytest.mark.parametrize(
+    ("told", "cut", "events"),
+    [
+        (TOLD, 0, [Started, Token, Finished]),
+        (TOLD, 9, [Started, Token]),
+        (TOLD[:2], 1, [Started]),
+    ],
+    ids=["whole", "cut in a line", "cut at its end"],
+)
+def test_what_a_process_told_before_it_ended_is_read_and_the_rest_fails(
+    told: list[str], cut: int, events: list[type], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run began when the process had ended, and what it had told of the first was not read yet."""
+    code, popen, may_read = DYING.format(told=f"[{', '.join(told)}]", cut=cut), subprocess.Popen, threading.Event()
+
+    def started(_words: list[str], **given: Any) -> Any:
+        return popen([sys.executable, "-c", code], **given)
+
+    def read_late(line: bytes) -> Any:
+        assert b"Ready" in line or may_read.wait(60)
+        return message_of(line)
+
+    monkeypatch.setattr(process_module.subprocess, "Popen", started)
+    monkeypatch.setattr(process_module, "message_of", read_late)
+    lost: list[process_module.Process] = []
+    load = Load("x.gguf", "tokenizer", False, (END,), False, 1, None)
+    process = process_module.Process("fast", load, lost.append)
+    request = Request("", (1, 2), 5, Drawing.of(Sampling(), Defaults()))
+    process.wait()
+    first_run = process.run(request, 0)
+    process._popen.wait(60)
+    second_run = process.run(request, 0)
+    may_read.set()
+    with pytest.raises(ModelError, match=r"^fast was lost: .*\(exit status 3, out of patience\); run the cell again"):
+        list(second_run)
+    found: list[type] = []
+    with suppress(ModelError):
+        found.extend(type(event) for event in first_run)
+    assert found == events
+    assert lost
+    with pytest.raises(ModelError, match="was lost"):
+        process.score((1, 2))
+    process.close()
 
 
 @pytest.mark.slow

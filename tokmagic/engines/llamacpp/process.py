@@ -80,7 +80,7 @@ class Process:
         self._streams: dict[str, RunStream] = {}
         self._scores: dict[str, Future[float]] = {}
         self._runs = 0
-        self._closing = False
+        self._closing = self._over = False
         self._ready: Future[None] = Future()
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115
         self._popen = subprocess.Popen(
@@ -115,7 +115,7 @@ class Process:
             stream = RunStream(lambda: self._send(Stop(run)), submitted_ns, len(request.ids))
             self._streams[run] = stream
         self._send(replace(request, run=run))
-        if self._popen.poll() is not None:
+        if self._over:
             self._lose()
         return stream
 
@@ -127,7 +127,7 @@ class Process:
             run = str(self._runs)
             self._scores[run] = future
         self._send(Score(run, ids))
-        if self._popen.poll() is not None:
+        if self._over:
             self._lose()
         return future.result()
 
@@ -161,7 +161,8 @@ class Process:
     def _read(self) -> None:
         with open(self._messages.fileno(), "rb", closefd=False) as messages:
             for line in messages:
-                self._dispatch(message_of(line))
+                if line.endswith(b"\n"):  # the last one may be cut where the process ended
+                    self._dispatch(message_of(line))
         self._popen.wait()
         self._lose()
 
@@ -182,9 +183,10 @@ class Process:
             stream.take(message)
 
     def _lose(self) -> None:
-        """It has ended: so have all that wait for it."""
+        """It has ended, and all that it told is read: so have all that wait for it."""
         error = ModelError(f"{self._name} {self._why()}")
         with self._lock:
+            self._over = True  # who asks from now on is told by the thread that asks
             streams, self._streams = list(self._streams.values()), {}
             scores, self._scores = list(self._scores.values()), {}
         for stream in streams:

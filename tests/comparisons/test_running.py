@@ -589,7 +589,7 @@ def test_another_judge_of_the_same_name_judges_anew(make_desk: Make) -> None:
             return "A" if f"<answer A>\n{better}" in text else "B"
 
         desk = make_desk(small=lambda text, _number: text.split()[0], big=answers)
-        desk.session.models.add("big", ModelSpec("scripted", revision=revision))
+        desk.session.models.add("big", ModelSpec(f"scripted:{revision}.json"))
         desk.session.models._engines["big"] = desk.engines["big"]
         found = desk.compare(score="judge(big)", over=items(3))
         return desk.asked, float(found.values("score")[1].mean())

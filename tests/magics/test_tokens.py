@@ -219,6 +219,17 @@ def test_help_names_both_forms(kernel: Kernel) -> None:
         ("%model add s scripted --keep", "--keep belongs to %model load"),
         ("%model --all", "--all belongs to %model unload"),
         ("%model add s scripted\n%model info s --measure", "s has no weights on this machine; leave out --measure"),
+        ("%model add x scripted --quant nf4", "--quant is not for a scripted model; leave out --quant nf4"),
+        (
+            "%model add x smollm2 --tokenizer gpt2",
+            "--tokenizer is not for a model on this machine; leave out --tokenizer",
+        ),
+        ("%model add x smollm2 --server vllm", "--server is not for a model on this machine; leave out --server"),
+        ("%model add x m.gguf --allow-pickle", "--allow-pickle is not for a GGUF file; leave out --allow-pickle"),
+        ("%model add x gpt --api-base http://h/v1 --dtype bf16", "--dtype is not for a model at a server"),
+        ("%model add x gpt --api-base http://h/v1 --compile on", "leave out --compile on"),
+        ("%model add x gpt --api-base http://h/v1 --revision main", "--revision is not for a model at a server"),
+        ("%model add x gpt --engine http://127.0.0.1:9 --device cpu", "leave out --device cpu"),
     ],
 )
 def test_options_of_model_that_mean_nothing(kernel: Kernel, line: str, says: str) -> None:
@@ -226,6 +237,24 @@ def test_options_of_model_that_mean_nothing(kernel: Kernel, line: str, says: str
     assert not ran.ok
     assert says in ran.error
     assert "\n" not in ran.error
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("--device cpu --compile on", "on a CPU nothing is compiled"),
+        ("--device cuda:1 --quant nf4 --compile on", "with --quant nf4 nothing is compiled"),
+        ("--device cuda:1 --compile on", None),
+        ("--device cpu --compile off", None),
+        ("--device cpu", None),
+    ],
+)
+def test_a_compilation_that_has_no_effect_is_told(kernel: Kernel, options: str, why: str | None) -> None:
+    told = text(kernel.run(f"%model add here smollm2 {options}"))
+    assert (f"here: --compile on has no effect: {why}" in told) is (why is not None)
+    info = rows(text(kernel.run("%model info here")))
+    assert info.get("--compile on") == (None if why is None else [f"no effect: {why}"])
+    assert kernel.run("%model add here scripted").ok
 
 
 def test_info_tells_what_a_tokenizer_was_read_from_once_it_was_read(kernel: Kernel, folders: Path) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from tokmagic.core.config import DEFAULT_MODEL, TokMagic
@@ -30,6 +30,14 @@ _HERE = ("/", ".", "~", "scripted")
 """How the names of models begin that are this machine's own, whatever a shared engine may call so."""
 _OF_ENDPOINT = ("api_base", "api_key_name", "server", "tokenizer")
 """What settings, options and :class:`ModelSpec` alike call what is needed to reach a model at an endpoint."""
+_OF_WEIGHTS = ("revision", "quant", "dtype", "device", "compile", "trust_remote_code")
+_FOLLOWED: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "local": ("a model on this machine", (*_OF_WEIGHTS, "allow_pickle")),
+    "llamacpp": ("a GGUF file", _OF_WEIGHTS),
+    "endpoint": ("a model at a server", _OF_ENDPOINT),
+    "scripted": ("a scripted model", ()),
+}
+"""Each kind of engine in words, and what it follows of a spec beside its source, or refuses in words of its own."""
 
 
 class Models:
@@ -110,6 +118,7 @@ class Models:
 
         One at an endpoint is opened at once: that connects to nothing, and says what is wrong with its URL.
         """
+        _check_followed(spec)
         with self._opening:
             self._put(name, spec)
             self._unasked.discard(name)
@@ -255,6 +264,16 @@ def _said_of_settings(options: dict[str, str]) -> Iterator[None]:
         for option, setting in options.items():
             said = said.replace(option, setting)
         raise UsageError(said) from None
+
+
+def _check_followed(spec: ModelSpec) -> None:
+    """Raise UsageError for an option that the engine would pass over: it would be taken for done."""
+    what, followed = _FOLLOWED[spec.kind]
+    for it in fields(ModelSpec):
+        value = getattr(spec, it.name)
+        if it.name != "source" and it.name not in followed and value != it.default:
+            told = f" {value}" if it.name in ("quant", "dtype", "device", "compile") else ""
+            raise UsageError(f"{_option(it.name)} is not for {what}; leave out {_option(it.name)}{told}")
 
 
 def _option(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 from tokmagic.engines.base import Measured, ModelSpec, Shared, Tokenized, Weighed
 from tokmagic.engines.registry import require_served
@@ -121,8 +122,17 @@ def _table(session: Session) -> Table:
         )
         for name, spec in session.models
     )
-    note = "\n".join(shared.notes(session))
+    note = "\n".join([*_idle(session), *shared.notes(session)])
     return Table(("model", "source", "engine", "as", "state"), rows, note, figures=False)
+
+
+def _idle(session: Session) -> Iterator[str]:
+    """One line for each option that a model was added with and that has no effect where it runs."""
+    for name, spec in session.models:
+        if spec.kind == "local" and spec.compile == "on":
+            engine = session.models.engine(name)
+            facts = engine.facts() if isinstance(engine, Measured) else ()
+            yield from (f"{name}: {option} has {told}" for option, told in facts if option.startswith("--"))
 
 
 def _count(option: str, given: str | None) -> int | None:

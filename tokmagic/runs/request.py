@@ -26,6 +26,7 @@ from tokmagic.runs.run import Watcher
 from tokmagic.runs.session import Session
 
 _TOKEN_RATES = ("input", "output", "cached", "cache_write")
+_OF_SERVERS = ("api_base", "api_key_name", "server", "tokenizer")
 
 
 def prompt(
@@ -153,5 +154,7 @@ def spec(options: argparse.Namespace, source: str) -> ModelSpec:
     if engine := getattr(options, "engine", None):
         if options.api_base or options.server:
             raise UsageError("--engine is the URL of a shared engine; leave out --api-base and --server")
-        return shared_spec(source, engine, options.api_key_name, options.tokenizer)
+        there = shared_spec(source, engine, options.api_key_name, options.tokenizer)
+        # What else is given is not followed there, which whoever adds it is told.
+        return replace(there, **{name: it for name, it in given.items() if name not in _OF_SERVERS})
     return ModelSpec(**{**given, "source": source})

@@ -99,6 +99,15 @@ def is_rounded_here(spec: ModelSpec, device: str) -> bool:
     return spec.quant == "int8" and device.partition(":")[0] == "cpu"
 
 
+def never_compiled(spec: ModelSpec, device: str) -> str | None:
+    """Why a model on a device is not compiled, though that was asked for; None where it is, or was not asked for."""
+    if spec.compile != "on":
+        return None
+    if device.partition(":")[0] == "cpu":
+        return "on a CPU nothing is compiled"
+    return None if spec.quant is None else f"with --quant {spec.quant} nothing is compiled"
+
+
 def follows_transformers(spec: ModelSpec) -> bool:
     """Who names a dtype of 16 bits gets transformers' arithmetic, to the bit; of 32 bits no order of sums is right.
 

@@ -28,6 +28,7 @@ from tokmagic.engines.local.declared import (
     expected_device,
     known_device,
     needed,
+    never_compiled,
 )
 from tokmagic.engines.local.memory import free_bytes, require_room
 from tokmagic.engines.local.store import Located, fingerprint, locate, pull, pull_tokenizer
@@ -189,9 +190,11 @@ class LocalEngine:
         return found[0]
 
     def facts(self) -> tuple[tuple[str, str], ...]:
-        """How a GPU that it is loaded on computes."""
-        inference = self._inference
-        return () if inference is None else inference.facts()
+        """How a GPU that it is loaded on computes, and what was asked for and has no effect."""
+        inference, device = self._inference, self._known_device()
+        idle = never_compiled(self._spec, device) if device is not None else None
+        without = (("--compile on", f"no effect: {idle}"),) if idle is not None else ()
+        return without if inference is None else (*inference.facts(), *without)
 
     def measure(self, progress: Progress) -> tuple[tuple[str, str], ...]:
         self.load(progress)

@@ -122,6 +122,8 @@ OPTIONS: list[tuple[str, str, Any]] = [
     ("--stop ---", "stop", ["---"]),
     ("--stop=--- --stop -", "stop", ["---", "-"]),
     ("--stop '- x'", "stop", ["- x"]),
+    (r"""--stop '\n' --stop "\n\nUser:" --stop='a\tb\r\n'""", "stop", ["\n", "\n\nUser:", "a\tb\r\n"]),
+    (r"--stop '\\n' --stop '\d\' --stop '\\\n'", "stop", [r"\n", "\\d\\", "\\\n"]),
     ("--seed 7", "seed", 7),
     ("-n 3", "n", 3),
     ("-n -1", "n", -1),

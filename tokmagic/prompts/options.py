@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from decimal import Decimal
@@ -21,6 +22,7 @@ _USUAL = Sampling()
 _MOST = 1_000_000_000
 # Each text is looked for in each piece of the answer.
 _MOST_STOPS = 64
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 _SCHEMA = "make the answer conform to a JSON schema: JSON text, or an expression in a notebook, a file in a terminal"
 
 
@@ -56,9 +58,19 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How the answer is sampled."""
     add = parser.add_argument
     _add_numbers(parser, _NUMBERS)
-    add("--stop", action="append", default=[], metavar="TEXT", help="stop at this text (repeatable)")
+    _add_stop(parser)
     add("--json-schema", metavar="SCHEMA", help=_SCHEMA)
     add("--logprobs", action="store_true", help="keep each token's log probability, in .choices and --json")
+
+
+def _add_stop(parser: argparse.ArgumentParser) -> None:
+    told = r"stop at this text (repeatable); \n, \t and \r are a line end, a tab and a return, and \\ is one backslash"
+    parser.add_argument("--stop", action="append", default=[], type=_unescaped, metavar="TEXT", help=told)
+
+
+def _unescaped(text: str) -> str:
+    """A text with its escapes: no line end can be typed into an option line."""
+    return re.sub(r"\\([ntr\\])", lambda found: _ESCAPES[found[1]], text)
 
 
 def _add_numbers(parser: argparse.ArgumentParser, numbers: Iterable[_Number]) -> None:
@@ -190,7 +202,7 @@ def compare_parser() -> Parser:
     add("--concurrency", type=integer, metavar="N", help="how many runs go on at once at each server or local model")
     add("--seed", type=integer, metavar="N", default=0, help="decides the order and what is resampled (0)")
     _add_numbers(parser, _COMPARED)
-    add("--stop", action="append", default=[], metavar="TEXT", help="stop at this text (repeatable)")
+    _add_stop(parser)
     add("--tag", action="append", default=[], metavar="TEXT", help="label in the ledger (repeatable)")
     add("--into", metavar="NAME", help="variable that stores the comparison")
     add("--quiet", action="store_true", help="show nothing")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
@@ -21,9 +21,13 @@ from tests.servers import Asked, Wire, chunk, serve
 from tokmagic.comparisons import concurrency
 from tokmagic.comparisons.concurrency import most_at_once
 from tokmagic.comparisons.running import GIVEN_UP
+from tokmagic.core.budget import Hold
 from tokmagic.core.money import Rates
+from tokmagic.core.prompt import Message
+from tokmagic.core.record import RunRecord
 from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, UsageError
+from tokmagic.runs.budget_guard import BudgetGuard
 from tokmagic.runs.many import Others
 
 Make = Callable[..., Desk]
@@ -229,6 +233,46 @@ def test_a_budget_is_kept_by_all_together_and_ends_on_pairs(make_desk: Make, mos
     assert found.notes()[1].startswith("5 of 20 runs are missing; means are of the items that every variant has, ")
     check_whole(desk.compare(budget="0.001", score="exact(a)", concurrency=most), desk)
     assert desk.asked == 20
+
+
+def test_a_prompt_that_never_fits_ends_it_without_waiting_for_the_others(
+    make_desk: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that the others give back would let it in."""
+    in_time: list[bool] = []
+    pair, both, admit_hold = list[str](), threading.Event(), BudgetGuard.admit_hold
+
+    def in_order(guard: BudgetGuard, record: RunRecord, messages: Sequence[Message], hold: Hold) -> bool:
+        if "long" in messages[-1].content:
+            assert both.wait(60)
+        return admit_hold(guard, record, messages, hold)
+
+    monkeypatch.setattr(BudgetGuard, "admit_hold", in_order)
+
+    def until_refused(text: str, number: int) -> str:
+        if text.endswith(f"q{order[0]}"):
+            pair.append(text)
+            if len(pair) == 2:
+                both.set()
+        end = time.monotonic() + 5
+        while not (refused := any(row.status == "refused" for row in desk.rows)) and time.monotonic() < end:
+            time.sleep(0.01)
+        in_time.append(refused)
+        return right(text, number)
+
+    desk = make_desk(small=until_refused)
+    over = [{"q": f"q{number}", "a": f"a{number}"} for number in range(4)]
+    order = list(range(4))
+    random.Random(0).shuffle(order)  # as the plan does
+    over[order[1]]["q"] = "long " * 1000 + "q"
+    found = desk.compare(over=over, score="exact(a)", budget="0.0005", concurrency=8)
+    assert len(in_time) >= 2
+    assert all(in_time)
+    assert found.notes()[0] == (
+        "it ended early: this run may cost up to $0.00104, more than what is left of the budget of $0.0005; "
+        "lower --max-tokens or raise the budget"
+    )
+    assert order[1] not in {it.item for it in found.answers}
 
 
 def taken_in(desk: Desk, asked: Asked, tokens: int) -> bool:

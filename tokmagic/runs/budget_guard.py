@@ -136,7 +136,8 @@ class BudgetGuard:
         others = self._others
         while True:
             attempt = None if others is None else others.attempt()
-            held = [*self._held, *self._common(record, hold)]
+            common = self._common(record, hold)
+            held = [*self._held, *common]
             away: LedgerError | None = None
             try:
                 admission = self._ledger().admit(record, messages, hold, held, datetime.now())
@@ -146,10 +147,17 @@ class BudgetGuard:
                 return held, admission, away is None
             if others is not None:
                 others.let_go(record.run_id)
-            # What would not even fit alone waits for nobody. Of a budget in common the others' part is no hold there.
-            may_pass = others is not None and (others.bounded or admission.passing)
+            # What would not even fit alone waits for nobody.
+            never, may_pass = self._alone(common, hold), admission.passing
+            if refusal([Standing(it) for it in common], hold) is not None:
+                may_pass = never is None  # of a budget in common the others' part is no hold in the ledger
             if others is None or attempt is None or not may_pass or not others.ended_since(attempt):
-                raise BudgetError(admission.refused, passing=admission.passing) from away
+                raise BudgetError(never or admission.refused, passing=admission.passing) from away
+
+    def _alone(self, common: Sequence[Budget], hold: Hold) -> str | None:
+        """Why a run would not fit into the common budget even without the others; None where it would."""
+        unspent = Decimal(0) if self._others is None else self._others.unspent_usd
+        return refusal([Standing(replace(it, usd=unspent)) for it in common], hold)
 
     @property
     def _bounded(self) -> bool:

@@ -108,6 +108,12 @@ class Others:
             self._held_usd[run_id] = min(usd or Decimal(0), left)
         return Budget("cell", left, origin="what is left of the budget")
 
+    @property
+    def unspent_usd(self) -> Decimal:
+        """What would be left for a run if it were alone."""
+        with self._changed:
+            return max(Decimal(0), (self._usd or Decimal(0)) - self._spent_usd)
+
     def let_go(self, run_id: str) -> None:
         """A run was not let in: it holds nothing, and nobody waits for it."""
         with self._changed:

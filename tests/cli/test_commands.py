@@ -26,6 +26,7 @@ from tests.commands import Command, command_in, environment
 from tests.documented import PARSERS, options_of, verbs
 from tests.health.test_doctor import ON_CPU
 from tests.notebooks.saved_notebooks import one, write
+from tests.reports.test_tables import run
 from tokmagic import __version__, health
 from tokmagic.core.record import RunRecord
 from tokmagic.ledgers import Ledger
@@ -163,6 +164,37 @@ def test_export_in_each_format(recorded: Command, tmp_path: Path) -> None:
     assert recorded("export", "-o", "runs").returncode == 0, "JSONL is the default"
     assert (tmp_path / "runs").read_bytes() == (tmp_path / "runs.jsonl").read_bytes()
     assert recorded("export", "--notebook", "other.ipynb").stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("running", "duplicates", "told"),
+    [
+        (0, 0, None),
+        (1, 0, "1 run still running"),
+        (0, 2, "2 duplicates"),
+        (2, 1, "2 runs still running, 1 duplicate"),
+    ],
+)
+def test_a_column_of_an_export_adds_up_to_what_the_report_says(
+    tokmagic: Command, tmp_path: Path, running: int, duplicates: int, told: str | None
+) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")
+    ledger.settle(run("a", cost="0.25"))
+    for number in range(duplicates):
+        ledger.settle(replace(run(f"twice{number}", cost="0.25"), duplicate=True, client_run_id="a"))
+    for number in range(running):
+        ledger.begin(run(f"now{number}", cost="0.5", status="running"))
+    for words in (("export",), ("export", "-o", "runs.jsonl")):
+        done = tokmagic(*words)
+        lines = (done.stdout or (tmp_path / "runs.jsonl").read_text(encoding="utf-8")).splitlines()
+        assert len(lines) == 1 + running + duplicates, "all rows, as ever"
+        assert done.stderr == ("" if told is None else f"in no sum, and left out with --once: {told}\n")
+    once = tokmagic("export", "--once", "--format", "csv")
+    (total,) = json.loads(tokmagic("report", "--by", "user", "--json").stdout)[-1:]
+    rows = list(csv.DictReader(io.StringIO(once.stdout)))
+    assert ([row["run_id"] for row in rows], once.stderr) == (["a"], "")
+    assert rows[0]["cost_usd"] == total["cost_usd"] == "0.25"
+    ledger.close()
 
 
 @pytest.mark.parametrize(

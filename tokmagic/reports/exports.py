@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tokmagic.core.files import replacing
 from tokmagic.core.money import Rates, rates_dict
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import UsageError, nearest
+from tokmagic.formatting.numbers import counted
 from tokmagic.reports.csv_lines import csv_writer, in_csv
 
 
@@ -29,6 +31,28 @@ _EXPORT = Layout({field.name: field for field in FIELDS if field.exported}, {**A
 def export_row(record: RunRecord) -> dict[str, Any]:
     """One run as ``tokmagic export`` prints it: money as decimal strings, unknown as null, times UTC ISO 8601."""
     return _EXPORT.row(record)
+
+
+@dataclass
+class Beside:
+    """Counts the rows among those that pass that no sum has: runs that go on, and second rows of one run."""
+
+    running: int = 0
+    duplicates: int = 0
+
+    def of(self, records: Iterable[RunRecord]) -> Iterator[RunRecord]:
+        """The same records."""
+        for record in records:
+            self.running += record.status == "running"
+            self.duplicates += record.duplicate
+            yield record
+
+    @property
+    def note(self) -> str:
+        """One line for whoever adds a column up; empty where it has only what sums have."""
+        parts = [f"{counted(self.running, 'run')} still running"] if self.running else []
+        parts += [f"{counted(self.duplicates, 'duplicate')}"] if self.duplicates else []
+        return f"in no sum, and left out with --once: {', '.join(parts)}" if parts else ""
 
 
 FORMATS = ("jsonl", "csv", "parquet")

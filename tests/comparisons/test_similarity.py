@@ -62,12 +62,12 @@ def made(folder: Path) -> Score:
     return found
 
 
-def by_hand(folder: Path, text: str, mode: str) -> Any:
+def by_hand(folder: Path, text: str, mode: str, most: int = 128) -> Any:
     """One text without padding, by transformers alone."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    fed = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt", truncation=True, max_length=128)
+    fed = AutoTokenizer.from_pretrained(folder)(text, return_tensors="pt", truncation=True, max_length=most)
     with torch.inference_mode():
         states = AutoModel.from_pretrained(folder).eval()(**fed).last_hidden_state[0]
     pooled = {"mean": states.mean(dim=0), "cls": states[0], "last": states[-1]}[mode]
@@ -93,6 +93,84 @@ def test_it_is_the_cosine_of_what_the_folder_pools(folder: Path, modes: dict[str
     assert score.of(one, {"a": one}) == pytest.approx(1, abs=1e-5)
     assert score.of("", {"a": ""}) == pytest.approx(1, abs=1e-5)
     assert score.of(one, {"a": [other, one]}) == pytest.approx(1, abs=1e-5), "the closest of alternatives"
+
+
+def settings(folder: Path, **files: dict[str, Any]) -> None:
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("pooling", "mode"),
+    [
+        ({"pooling_mode": "mean"}, "mean"),
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode": "lasttoken"}, "last"),
+        ({"pooling_mode": ["cls"]}, "cls"),
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": False}, "mean"),
+    ],
+)
+def test_a_pooling_as_sentence_transformers_saves_it_today(folder: Path, pooling: dict[str, Any], mode: str) -> None:
+    pool(folder)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 32, **pooling}))
+    wanted = float(by_hand(folder, TEXTS[0], mode) @ by_hand(folder, TEXTS[1], mode))
+    assert made(folder).of(TEXTS[0], {"a": TEXTS[1]}) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("files", "fed", "most"),
+    [
+        ({"sentence_bert_config": {"do_lower_case": True}}, str.lower, 128),
+        ({"sentence_bert_config": {"max_seq_length": 8}}, str, 8),
+        ({"sentence_roberta_config": {"max_seq_length": 8, "do_lower_case": False}}, str, 8),
+        (
+            {"config_sentence_transformers": {"prompts": {"to": "Query: "}, "default_prompt_name": "to"}},
+            "Query: {}".format,
+            128,
+        ),
+        ({"config_sentence_transformers": {"prompts": {"to": "Query: "}, "default_prompt_name": None}}, str, 128),
+        (
+            {
+                "sentence_bert_config": {"do_lower_case": True},
+                "config_sentence_transformers": {"prompts": {"to": "Query: "}, "default_prompt_name": "to"},
+            },
+            "query: {}".format,
+            128,
+        ),
+    ],
+)
+def test_texts_are_fed_as_the_folder_says(
+    folder: Path, files: dict[str, Any], fed: Callable[[str], str], most: int
+) -> None:
+    """These are what sentence-transformers 6.2.0 gives for such folders."""
+    pool(folder, mean_tokens=True)
+    settings(folder, **files)
+    one, other = (text if fed is not str.lower else text.title() for text in TEXTS)
+    wanted = float(by_hand(folder, fed(one), "mean", most) @ by_hand(folder, fed(other), "mean", most))
+    plain = float(by_hand(folder, one, "mean") @ by_hand(folder, other, "mean"))
+    assert made(folder).of(one, {"a": other}) == pytest.approx(wanted, abs=1e-5)
+    assert (abs(wanted - plain) > 1e-3) == (fed is not str or most < 128), "the setting changes the cosine"
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"sentence_bert_config": {"modality_config": {"text": {}, "message": {}}}}, "puts texts in a chat template"),
+        (
+            {
+                "1_Pooling/config": {"pooling_mode": "mean", "include_prompt": False},
+                "config_sentence_transformers": {"prompts": {"to": "Query: "}, "default_prompt_name": "to"},
+            },
+            "pools without its prompt",
+        ),
+        ({"1_Pooling/config": {"pooling_mode": ["cls", "mean"]}}, "pools by cls and mean"),
+    ],
+)
+def test_what_would_be_another_cosine_is_refused(folder: Path, files: dict[str, Any], says: str) -> None:
+    pool(folder, mean_tokens=True)
+    settings(folder, **files)
+    with pytest.raises(ModelError, match=f"{says}, which is not supported"):
+        made(folder)
 
 
 def test_many_are_embedded_together_and_come_out_as_alone(folder: Path) -> None:
@@ -127,7 +205,7 @@ def test_what_is_no_encoder_is_told_before_anything_runs(desk: Desk, folder: Pat
         with pytest.raises(kind, match=says.replace("(", r"\(").replace(")", r"\)")):
             desk.compare(score=given)
     pool(folder, max_tokens=True)
-    with pytest.raises(ModelError, match="pools by max_tokens, which is not supported"):
+    with pytest.raises(ModelError, match="pools by max, which is not supported"):
         made(folder)
     modules = json.loads((folder / "modules.json").read_text())
     (folder / "modules.json").write_text(json.dumps([*modules, {"path": "3", "type": "x.Dense"}]), encoding="utf-8")

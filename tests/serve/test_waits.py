@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sqlite3
 import time
@@ -76,6 +77,30 @@ def test_all_that_a_request_waits_for_is_told(held_up: Any, tmp_path: Path) -> N
         shown = served.get("/metrics").text.splitlines()
         (total,) = (line for line in shown if line.startswith("vllm:time_to_first_token_seconds_sum"))
         assert float(total.rsplit(" ", 1)[-1]) >= PAUSE_S
+
+
+def test_what_runs_and_waits_is_told_of_each_model(tmp_path: Path) -> None:
+    """As vLLM tells it: tools ask for one model's requests by this label, and see none where it is missing."""
+
+    def under_way(served: Served) -> dict[tuple[str, str], float]:
+        lines = re.findall(r'vllm:num_requests_(\w+){model_name="(\w+)"} (.*)', served.get("/metrics").text)
+        return {(state, model): float(value) for state, model, value in lines}
+
+    models = Held(name="one"), Held(name="other")
+    none = dict.fromkeys(((state, it.info.name) for state in ("running", "waiting") for it in models), 0.0)
+    with serving(tmp_path, *models, bounds=Bounds(at_once=2)) as served, ThreadPoolExecutor(4) as pool:
+        assert under_way(served) == none
+        asked = []
+        for at, name in enumerate(("one", "other", "other", "other")):
+            asked.append(pool.submit(served.post, "/v1/chat/completions", CHAT | {"model": name}))
+            when(lambda at=at: served.gateway.turns.running + served.gateway.turns.waiting > at)
+        told = {("running", "one"): 1, ("running", "other"): 1, ("waiting", "one"): 0, ("waiting", "other"): 2}
+        assert under_way(served) == told
+        for model in models:
+            model.go_on.set()
+        assert [it.result().status_code for it in asked] == [200] * 4
+        when(lambda: not served.gateway.turns.running)
+        assert under_way(served) == none
 
 
 @pytest.mark.slow

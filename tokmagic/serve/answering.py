@@ -108,15 +108,15 @@ class Answering:
         gateway, asked = self._gateway, self._asked
         name = gateway.engine(asked.model).info.name
         key_id = self._caller.key.key_id
-        await gateway.turns.enter(key_id)
+        leave = await gateway.turn(name, key_id)
         began_at = time.monotonic()
         try:
             call = gateway.begin(asked, self._caller)
         except BaseException:
-            gateway.turns.leave(key_id, None)
+            leave(None)
             raise
         # The turn ends with the run, not with a client that reads slowly.
-        call.settled.add_done_callback(lambda _done: gateway.turns.leave(key_id, time.monotonic() - began_at))
+        call.settled.add_done_callback(lambda _done: leave(time.monotonic() - began_at))
         try:
             writer = self._make_writer(asked, name, call.run_id)
             if asked.stream:

@@ -92,6 +92,10 @@ class Gateway:
         self.served = tuple(dict.fromkeys(map(self.models.resolve, served or (self.models.current,))))
         self.prices = prices or PriceBook(lambda: settings.prices)
         self.turns = Turns(self.bounds.at_once, self.bounds.waiting)
+        self.waiting: Counter[str] = Counter()
+        """How many requests wait for a turn, by the model that they ask."""
+        self.running: Counter[str] = Counter()
+        """How many have one."""
         self.session_id = uuid.uuid4().hex
         self.stopping = False
         self._stopped = False
@@ -167,6 +171,21 @@ class Gateway:
         if row is None:
             raise ApiError(404, f"this key has no run {run_id}", param="run_id", code="run_not_found")
         return row
+
+    async def turn(self, model: str, key_id: str) -> Callable[[float | None], None]:
+        """Wait for a turn at the engine, and return what gives it back, as ``Turns.leave``. Raises ApiError."""
+        self.waiting[model] += 1
+        try:
+            await self.turns.enter(key_id)
+        finally:
+            self.waiting[model] -= 1
+        self.running[model] += 1
+
+        def leave(took_s: float | None) -> None:
+            self.running[model] -= 1
+            self.turns.leave(key_id, took_s)
+
+        return leave
 
     def begin(self, asked: Asked, caller: Caller) -> Call:
         """Work on a request that has its turn; returns at once. Raises ApiError once all was stopped."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -44,8 +46,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._running = self._gauge("vllm:num_requests_running", "Requests at the engine.")
-        self._waiting = self._gauge("vllm:num_requests_waiting", "Requests that wait for a turn.")
+        self._running = self._gauge("vllm:num_requests_running", "Requests at the engine.", *_MODEL)
+        self._waiting = self._gauge("vllm:num_requests_waiting", "Requests that wait for a turn.", *_MODEL)
         self._prompt = self._counter("vllm:prompt_tokens", "Input tokens.")
         self._generated = self._counter("vllm:generation_tokens", "Output tokens.")
         self._prefix_queries = self._counter("vllm:prefix_cache_queries", "Input tokens looked up among beginnings.")
@@ -73,16 +75,17 @@ class Metrics:
     def _counter(self, name: str, told: str, *labels: str) -> Counter:
         return Counter(name, told, (*_MODEL, *labels), registry=self.registry)
 
-    def _gauge(self, name: str, told: str) -> Gauge:
-        return Gauge(name, told, registry=self.registry)
+    def _gauge(self, name: str, told: str, *labels: str) -> Gauge:
+        return Gauge(name, told, labels, registry=self.registry)
 
     def _histogram(self, name: str, told: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, told, _MODEL, registry=self.registry, buckets=buckets)
 
     def watch(self, gateway: Gateway) -> None:
         """Show what is under way at a gateway whenever somebody looks."""
-        self._running.set_function(lambda: gateway.turns.running)
-        self._waiting.set_function(lambda: gateway.turns.waiting)
+        for model in gateway.served:
+            self._running.labels(model).set_function(partial(gateway.running.__getitem__, model))
+            self._waiting.labels(model).set_function(partial(gateway.waiting.__getitem__, model))
         self._held.set_function(lambda: float(gateway.held_usd))
 
     def ended(self, record: RunRecord, waited_s: float) -> None:

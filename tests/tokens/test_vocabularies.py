@@ -176,6 +176,46 @@ def test_tokens_that_only_the_settings_add_are_tokens(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(str(tmp_path))("<tool><pad><mask>")["input_ids"] == list(ids)
 
 
+LISTED = ["<tool>", "<call>"]
+EAGER = {"content": "<tool>", "lstrip": True, "rstrip": False, "single_word": False, "normalized": False}
+
+
+@pytest.mark.parametrize(
+    ("config", "older"),
+    [
+        ({"extra_special_tokens": LISTED}, {}),
+        ({"additional_special_tokens": LISTED}, {}),
+        ({"extra_special_tokens": [], "additional_special_tokens": LISTED}, {}),
+        ({"extra_special_tokens": {"tool_token": "<tool>"}, "additional_special_tokens": ["<call>"]}, {}),
+        ({}, {"additional_special_tokens": LISTED}),
+        ({}, {"extra_special_tokens": LISTED}),
+        ({"additional_special_tokens": ["<tool>"]}, {"additional_special_tokens": ["<call>"]}),
+        ({"added_tokens_decoder": {}, "additional_special_tokens": ["<tool>"]}, {"extra_special_tokens": ["<call>"]}),
+        ({"extra_special_tokens": [{"__type": "AddedToken", "special": True, **EAGER}]}, {}),
+        ({}, {"additional_special_tokens": [{"__type": "AddedToken", **EAGER}]}),
+        ({"mask_token": {"__type": "AddedToken", **EAGER}}, {}),
+    ],
+)
+def test_special_tokens_that_settings_only_list_are_tokens(
+    tmp_path: Path, config: dict[str, Any], older: dict[str, Any]
+) -> None:
+    save(tmp_path, byte_level())
+    file = tmp_path / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings.pop("added_tokens_decoder", None)
+    file.write_text(json.dumps(settings | config), encoding="utf-8")
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(older), encoding="utf-8")
+    tokenizer, plain = Tokenizer(tmp_path), byte_level()
+    from transformers import AutoTokenizer
+
+    text = "a <tool>b<call> c"
+    ids = tokenizer.encode(completion(text))
+    assert list(ids) == AutoTokenizer.from_pretrained(str(tmp_path))(text)["input_ids"]
+    assert len(ids) < len(plain.encode(text).ids), "at least one of the two is a token"
+    assert max(ids) >= plain.get_vocab_size()
+    assert "<tool>" not in tokenizer.decode(ids)
+
+
 def test_an_older_list_of_added_tokens_changes_none_of_the_file(tmp_path: Path) -> None:
     save(tmp_path, byte_level())
     config = tmp_path / "tokenizer_config.json"

@@ -40,8 +40,8 @@ def read(folder: TokenizerFolder) -> TokenizersVocabulary:
     there = set(map(key, backend.get_added_tokens_decoder().values()))
     backend.add_tokens([token for it in folder.added().values() if key(token := AddedToken(**it)) not in there])
     spelled = set(map(_content, backend.get_added_tokens_decoder().values()))
-    named = [AddedToken(it, special=True) for it in dict.fromkeys(folder.named.values()) if it not in spelled]
-    backend.add_special_tokens(named)
+    special = [AddedToken(it, special=True, **flags) for it, flags in folder.special.items() if it not in spelled]
+    backend.add_special_tokens(special)
     return TokenizersVocabulary(backend, folder.named.values())
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_EXTRA = "extra_special_tokens"
+_EXTRA, _ADDITIONAL = "extra_special_tokens", "additional_special_tokens"
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,8 @@ class TokenizerFolder:
     config: Mapping[str, Any]
     named: Mapping[str, str] = field(default_factory=dict)
     """What its special tokens are called, such as ``bos_token``, and how each is written."""
+    special: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """All its special tokens as they are written, those too that have no name, each with the flags that are given."""
 
     def adds(self, token: str) -> bool:
         """Whether every text gets ``bos`` or ``eos``. Only a setting says so where the vocabulary itself does not."""
@@ -29,9 +32,8 @@ class TokenizerFolder:
         listed = self.config.get("added_tokens_decoder")
         if listed is not None:
             return {int(token_id): dict(token) for token_id, token in sorted(listed.items(), key=lambda it: int(it[0]))}
-        special = set(self.named.values())
         return {
-            int(token_id): {"content": token, "normalized": token not in special, "special": token in special}
+            int(token_id): {"content": token, "normalized": token not in self.special, "special": token in self.special}
             for token, token_id in sorted(_read(self.path / "added_tokens.json").items(), key=lambda it: it[1])
         }
 
@@ -39,20 +41,26 @@ class TokenizerFolder:
 def open_folder(path: Path) -> TokenizerFolder:
     """Read a folder's settings; those that it does not have are empty. Raises ValueError, OSError."""
     config = _read(path / "tokenizer_config.json")
-    naming = dict(config)
-    if "added_tokens_decoder" not in config:
-        naming |= _read(path / "special_tokens_map.json")
+    older = _read(path / "special_tokens_map.json") if "added_tokens_decoder" not in config else {}
+    naming = {**config, **older}
     extra = naming.get(_EXTRA)
-    named = [(key, value) for key, value in naming.items() if key.endswith("_token")]
-    named += extra.items() if isinstance(extra, dict) else ()
-    return TokenizerFolder(path, config, dict(_spelled(named)))
+    named = {key: value for key, value in naming.items() if key.endswith("_token")}
+    named |= extra if isinstance(extra, dict) else {}
+    # As in transformers: of several lists the first one holds.
+    lists = (config.get(_EXTRA), config.get(_ADDITIONAL), older.get(_EXTRA), older.get(_ADDITIONAL))
+    listed = next((it for it in lists if it and isinstance(it, list)), [])
+    names = {name: spelled for name, value in named.items() if (spelled := _spelled(value)) is not None}
+    special = {spelled: _flags(it) for it in (*named.values(), *listed) if (spelled := _spelled(it)) is not None}
+    return TokenizerFolder(path, config, names, special)
 
 
-def _spelled(named: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, str]]:
-    for name, value in named:
-        spelled = value.get("content") if isinstance(value, dict) else value
-        if isinstance(spelled, str):
-            yield name, spelled
+def _spelled(token: Any) -> str | None:
+    spelled = token.get("content") if isinstance(token, dict) else token
+    return spelled if isinstance(spelled, str) else None
+
+
+def _flags(token: Any) -> dict[str, Any]:
+    return {flag: token[flag] for flag in _FLAGS if flag in token} if isinstance(token, dict) else {}
 
 
 def _read(path: Path) -> dict[str, Any]:

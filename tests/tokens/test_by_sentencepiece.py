@@ -107,6 +107,25 @@ def test_tokens_added_to_a_sentencepiece_model_come_out_again(tmp_path: Path, pi
     assert tokenizer.decode(ids) == "one<tool> two"
 
 
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {"additional_special_tokens": ["<tool>", "<s>"]},
+        {"extra_special_tokens": [{"content": "<tool>", "lstrip": False}]},
+        {"extra_special_tokens": {"tool_token": "<tool>"}},
+        {"mask_token": {"content": "<tool>"}},
+    ],
+)
+def test_special_tokens_that_the_settings_only_list_follow_the_others(
+    tmp_path: Path, pieces: Callable[..., Path], listed: dict[str, Any]
+) -> None:
+    """They have the ids that transformers 5.24 gives them with ``LlamaTokenizer``."""
+    tokenizer, processor = Tokenizer(pieces(tmp_path, legacy=False, **listed)), own(tmp_path)
+    ids = tokenizer.encode(completion("one<tool>"))
+    assert list(ids) == [*processor.encode("one"), processor.get_piece_size()]
+    assert tokenizer.decode(ids) == "one"
+
+
 def cut_by_tokenizers(text: str, flags: dict[str, bool]) -> list[tuple[str, bool]]:
     """A text's parts as the package tokenizers cuts it at ``<|end|>``, and of each whether it is that token."""
     tokenizers = pytest.importorskip("tokenizers")

@@ -39,7 +39,7 @@ class SentencePieceVocabulary:
         self._size = int(self._whole.get_piece_size())
         self._prefix_each = folder.config.get("legacy") is not False
         control = [it for it in range(self._size) if self._whole.is_control(it)]
-        listed = folder.added()
+        listed = self._numbered(folder)
         added = {it: str(token["content"]) for it, token in listed.items() if it >= self._size}
         self._tokens: dict[int, str] = {it: self._whole.id_to_piece(it) for it in control} | added
         self._ids_of = {token: it for it, token in self._tokens.items()}
@@ -58,6 +58,18 @@ class SentencePieceVocabulary:
         settings = [sorted(self._tokens.items()), self._prefix_each, self._before, self._after]
         settings += [flags] if any(flags) else []
         self.identity = f"{hashlib.sha256(content).hexdigest()} {settings}"
+
+    def _numbered(self, folder: TokenizerFolder) -> dict[int, dict[str, Any]]:
+        """The tokens that the settings add; those listed without an id follow the others, as in transformers."""
+        found = folder.added()
+        there = {str(token["content"]) for token in found.values()}
+        free = max([self._size - 1, *found]) + 1
+        for token, flags in folder.special.items():
+            is_piece = self._whole.id_to_piece(self._whole.piece_to_id(token)) == token
+            if token and token not in there and not is_piece:
+                found[free] = {"content": token, **flags}
+                free += 1
+        return found
 
     @property
     def named(self) -> dict[str, str]:

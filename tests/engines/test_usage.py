@@ -45,6 +45,11 @@ def counts(usage: Usage | None) -> tuple[int | None, ...]:
 # (input, cached, written, output, reasoning)
 SURE: dict[str, tuple[dict[str, Any], tuple[int | None, ...]]] = {
     "reasoning inside": (openai(30, 100, 130, reasoning=80), (30, None, None, 100, 80)),
+    "Anthropic's by Portkey's gateway": (
+        openai(200, 9, 1009, cached=300, cache_read_input_tokens=300, cache_creation_input_tokens=500),
+        (1000, 300, 500, 9, None),
+    ),
+    "Google's by Portkey's gateway": (openai(1000, 9, 1049, cached=300, reasoning=40), (1000, 300, None, 49, 40)),
     "written to a cache for half an hour": (
         openai(100, 5, 105)
         | {

@@ -123,6 +123,7 @@ OPTIONS: list[tuple[str, str, Any]] = [
     ("--stop=--- --stop -", "stop", ["---", "-"]),
     ("--stop '- x'", "stop", ["- x"]),
     (r"""--stop '\n' --stop "\n\nUser:" --stop='a\tb\r\n'""", "stop", ["\n", "\n\nUser:", "a\tb\r\n"]),
+    (r'''--stop "\\n" --stop "\\\\n"''', "stop", ["\n", r"\n"]),  # in double quotes a shell takes one of two
     (r"--stop '\\n' --stop '\d\' --stop '\\\n'", "stop", [r"\n", "\\d\\", "\\\n"]),
     ("--seed 7", "seed", 7),
     ("-n 3", "n", 3),

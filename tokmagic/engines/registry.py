@@ -28,13 +28,13 @@ from tokmagic.errors import TokmagicError, UsageError, nearest
 
 _HERE = ("/", ".", "~", "scripted")
 """How the names of models begin that are this machine's own, whatever a shared engine may call so."""
-_OF_ENDPOINT = ("api_base", "api_key_name", "server", "tokenizer")
+OF_ENDPOINT = ("api_base", "api_key_name", "server", "tokenizer")
 """What settings, options and :class:`ModelSpec` alike call what is needed to reach a model at an endpoint."""
 _OF_WEIGHTS = ("revision", "quant", "dtype", "device", "compile", "trust_remote_code")
 _FOLLOWED: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "local": ("a model on this machine", (*_OF_WEIGHTS, "allow_pickle")),
     "llamacpp": ("a GGUF file", _OF_WEIGHTS),
-    "endpoint": ("a model at a server", _OF_ENDPOINT),
+    "endpoint": ("a model at a server", OF_ENDPOINT),
     "scripted": ("a scripted model", ()),
 }
 """Each kind of engine in words, and what it follows of a spec beside its source, or refuses in words of its own."""
@@ -104,12 +104,12 @@ class Models:
             return
         if text == DEFAULT_MODEL:
             raise UsageError("TOKMAGIC_API_BASE needs TOKMAGIC_MODEL: set it to the model's name at that server")
-        given: dict[str, Any] = {name: getattr(asked, name) or None for name in _OF_ENDPOINT}
+        given: dict[str, Any] = {name: getattr(asked, name) or None for name in OF_ENDPOINT}
         spec = ModelSpec(text, **given)
         with self._opening:
             # Once: what a person adds under this name afterwards stays.
             if self._placed != (text, spec):
-                with _said_of_settings({_option(name): f"TOKMAGIC_{name.upper()}" for name in _OF_ENDPOINT}):
+                with _said_of_settings({_option(name): f"TOKMAGIC_{name.upper()}" for name in OF_ENDPOINT}):
                     self.add(text, spec)
                 self._placed = text, spec
 

@@ -147,10 +147,11 @@ class BudgetGuard:
                 return held, admission, away is None
             if others is not None:
                 others.let_go(record.run_id)
-            # What would not even fit alone waits for nobody.
-            never, may_pass = self._alone(common, hold), admission.passing
-            if refusal([Standing(it) for it in common], hold) is not None:
-                may_pass = never is None  # of a budget in common the others' part is no hold in the ledger
+            # What would not even fit alone waits for nobody. Of a budget in common the others' part is no hold in the
+            # ledger, which cannot tell whether that would pass.
+            never = self._alone(common, hold)
+            is_common = refusal([Standing(it) for it in common], hold) is not None
+            may_pass = never is None if is_common else admission.passing
             if others is None or attempt is None or not may_pass or not others.ended_since(attempt):
                 raise BudgetError(never or admission.refused, passing=admission.passing) from away
 

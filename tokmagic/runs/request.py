@@ -13,7 +13,7 @@ from tokmagic.core.money import Rates, Uncertainty, plain
 from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.stream import Source
 from tokmagic.engines.base import Engine, ModelSpec, Progress, Shared
-from tokmagic.engines.registry import shared_spec
+from tokmagic.engines.registry import OF_ENDPOINT, shared_spec
 from tokmagic.errors import ModelError, UsageError
 from tokmagic.formatting import numbers
 from tokmagic.formatting.tables import Table
@@ -26,7 +26,6 @@ from tokmagic.runs.run import Watcher
 from tokmagic.runs.session import Session
 
 _TOKEN_RATES = ("input", "output", "cached", "cache_write")
-_OF_SERVERS = ("api_base", "api_key_name", "server", "tokenizer")
 
 
 def prompt(
@@ -156,5 +155,5 @@ def spec(options: argparse.Namespace, source: str) -> ModelSpec:
             raise UsageError("--engine is the URL of a shared engine; leave out --api-base and --server")
         there = shared_spec(source, engine, options.api_key_name, options.tokenizer)
         # What else is given is not followed there, which whoever adds it is told.
-        return replace(there, **{name: it for name, it in given.items() if name not in _OF_SERVERS})
+        return replace(there, **{name: it for name, it in given.items() if name not in OF_ENDPOINT})
     return ModelSpec(**{**given, "source": source})

@@ -5,6 +5,8 @@ of disk and 60 GB of the GPU's memory are taken.
 
 - ``one_stream``: of a model of 8 billion random weights in bf16: the least time that a token can take by what it reads
   ÷ that of the engine (asked 0.80), and that of transformers' ``generate``, without graphs, ÷ the engine's (2.5).
+- ``long_context``: the least time of a token ÷ the engine's, some 6,000 tokens into a text, with graphs, whose one call
+  attends to the whole room, and without; and throughput of 64 prompts of some 1,500 tokens at once ÷ one after another.
 - ``nf4``: the time of a token in bf16 ÷ that with ``--quant nf4`` (1.6).
 - ``metering``: the engine's time for a whole answer ÷ that of a run that is metered and recorded (0.98).
 - ``batch_256``: throughput of 256 prompts at once ÷ that of some of them one after another (20), and the sum of the
@@ -22,6 +24,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from typing import Any
 from benchmarks import report
 from benchmarks.local import TOPICS, Run, ask
 from tokmagic.core.config import TokMagic
+from tokmagic.core.prompt import Prompt
 from tokmagic.engines.base import Measured, ModelSpec
 from tokmagic.engines.roof import Measurable
 from tokmagic.runs.session import Session
@@ -48,6 +52,7 @@ class Shape:
 # A layer of Llama 3 8B's. Its vocabulary is the default model's, so there are four layers more.
 EIGHT_BILLION = Shape(4096, 14_336, 36, 32, 8)
 ALONE, TOGETHER = 8, 256
+LONG, LONGISH, LONG_TOGETHER = 6000, 1500, 64
 # Of the weights: as models are before they are trained.
 _SPREAD = 0.02
 
@@ -144,8 +149,30 @@ def metering(session: Session, engine: Any, tokens: int) -> float:
     return statistics.median(ratios)
 
 
-def batch(engine: Any, tokens: int, together: int = TOGETHER) -> dict[str, float]:
-    prompts = [ask(f"Write text {count} about {TOPICS[count % len(TOPICS)]}.", tokens) for count in range(together)]
+def long_context(engine: Any, tokens: int, words: int, longish: int, together: int) -> dict[str, float]:
+    roof, work = engine.roof()
+    prompt = ask("word " * words, tokens)
+    found = {}
+    decoder = engine._inference._decoder
+    graphs = decoder._graphs
+    for name, used in (("with_graphs", graphs), ("without_graphs", None)):
+        decoder._graphs = used
+        runs = [Run(engine.stream(prompt)) for _ in range(2)]
+        input_tokens = runs[0].usage.input_tokens
+        assert input_tokens is not None
+        found[name] = roof.decode_s(work, input_tokens + tokens / 2) / min(it.gap_s for it in runs)
+    decoder._graphs = graphs
+    # What they begin with differs: nothing is shared.
+    of_each = [ask(f"{count} " + "word " * longish, tokens) for count in range(together)]
+    return {**found, "batch_throughput": batch(engine, of_each)["throughput"]}
+
+
+def short_prompts(tokens: int, together: int) -> list[Prompt]:
+    return [ask(f"Write text {count} about {TOPICS[count % len(TOPICS)]}.", tokens) for count in range(together)]
+
+
+def batch(engine: Any, prompts: Sequence[Prompt]) -> dict[str, float]:
+    together = len(prompts)
     began = time.perf_counter()
     for prompt in prompts[:ALONE]:
         Run(engine.stream(prompt))
@@ -156,18 +183,26 @@ def batch(engine: Any, tokens: int, together: int = TOGETHER) -> dict[str, float
     busy_s = (max(it.end_ns for it in runs) - min(it.begun_ns for it in runs)) / 1e9
     return {
         "throughput": one_s * together / all_s,
-        "tokens_per_s": together * tokens / all_s,
+        "tokens_per_s": sum(len(it.ids) for it in runs) / all_s,
         "device_seconds": sum(it.device_s for it in runs) / busy_s,
     }
 
 
-def measured(home: Path, tokens: int, shape: Shape, *, together: int = TOGETHER, quant: bool = True) -> dict[str, Any]:
+def measured(
+    home: Path,
+    tokens: int,
+    shape: Shape,
+    *,
+    together: int = TOGETHER,
+    long: tuple[int, int, int] = (LONG, LONGISH, LONG_TOGETHER),
+    quant: bool = True,
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         session = Session(TokMagic(home=str(home), ledger=f"sqlite:///{Path(name) / 'ledger.sqlite'}"))
         engine = session.load("smollm2")
         list(engine.stream(ask("Hi", 4)))
-        found["default"] = one_stream(engine, tokens) | batch(engine, tokens, together)
+        found["default"] = one_stream(engine, tokens) | batch(engine, short_prompts(tokens, together))
         (like,) = (home / "models").glob("*SmolLM2*Instruct")
         session.models.unload("smollm2")
         folder = written(Path(name), like, shape)
@@ -176,7 +211,8 @@ def measured(home: Path, tokens: int, shape: Shape, *, together: int = TOGETHER,
         list(engine.stream(ask("Hi", 4)))
         found["one_stream"] = one_stream(engine, tokens)
         found["metering"] = metering(session, engine, tokens)
-        found["batch_256"] = batch(engine, tokens, together)
+        found["batch_256"] = batch(engine, short_prompts(tokens, together))
+        found["long_context"] = long_context(engine, tokens, *long)
         if quant:
             plain_s = token_s(engine, tokens)
             session.models.add("nf4", ModelSpec(str(folder), quant="nf4"))

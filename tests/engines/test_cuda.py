@@ -178,8 +178,9 @@ def test_the_same_tokens_give_the_same_numbers_before_and_after_they_are_capture
     assert [torch.equal(one, other) for one, other in zip(first, second, strict=True)] == [True] * 11
 
 
-def kernels(layers: int, rows: int) -> int:
-    """What a pass of one token each of ``rows`` sequences asks for, views left out, as the CPU has it."""
+def kernels(layers: int, rows: int, length: int) -> int:
+    """What a pass of one token each of ``rows`` sequences of a ``length`` asks for, views left out, as the CPU has
+    it."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -202,18 +203,18 @@ def kernels(layers: int, rows: int) -> int:
     assert own is not None
     with torch.inference_mode():
         caches = [own.caches().new() for _ in range(rows)]
-        own.forward([Segment(cache, [5, 6, 7]) for cache in caches])
+        own.forward([Segment(cache, [5] * length) for cache in caches])
         with Counting() as counting:
             own.forward([Segment(cache, [8]) for cache in caches])
     return int(counting.kernels)
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("rows", "length"), [(1, 3), (3, 3), (3, 1100), (12, 3), (12, 1100)])
 @pytest.mark.usefixtures("gpu")
-def test_a_layer_is_few_kernels(rows: int) -> None:
+def test_a_layer_is_few_kernels(rows: int, length: int) -> None:
     # Four products, two of them with a sum, two norms of two kernels, three for the rotation, two for keys and values,
     # attention, and two of the activation. By the modules of transformers a norm alone is eight.
-    assert kernels(3, rows) - kernels(2, rows) == 16
+    assert kernels(3, rows, length) - kernels(2, rows, length) == 16
 
 
 @pytest.mark.usefixtures("gpu")
@@ -334,6 +335,21 @@ def test_a_text_that_outgrows_its_room_and_the_table_goes_on(
     assert cuda.replays() > 30
 
 
+def test_long_prompts_at_once_give_what_they_give_alone(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.engines.held import held
+
+    # Of two sizes of rooms, one of which they outgrow.
+    prompts = [
+        ask(f"{word} " * count, temperature=0, max_tokens=40) for word, count in (("a", 1230), ("b", 1230), ("c", 3))
+    ]
+    wanted = told(opened(), prompts)
+    cuda.played(monkeypatch)
+    engine: Any = opened().load()
+    with held():
+        streams = [engine.stream(prompt) for prompt in prompts]
+    assert [tuple(ids_of(list(stream))) for stream in streams] == [tokens for _, tokens, _, _ in wanted]
+
+
 @pytest.mark.usefixtures("gpu")
 def test_a_room_of_its_own_goes_with_its_sequence_and_what_was_captured_of_it() -> None:
     import torch
@@ -412,7 +428,7 @@ def test_a_run_that_finds_no_memory_fails_alone_and_leaves_no_room_taken(
     assert len([it for it in small if hasattr(it, "text")]) > 0
     with pytest.raises(OutOfMemoryError, match="shorten the prompt or lower --max-tokens"):
         list(large)
-    rooms = engine._inference._decoder.caches()._shared.values()
+    rooms = list(engine._inference._decoder.caches()._shared.values())
     assert [room.caches for room in rooms] == [[] for _ in rooms]
     assert {room.size for room in rooms} == {1}
 
@@ -426,7 +442,8 @@ def test_the_benchmark_for_a_gpu_goes_through(tiny_home: Path, monkeypatch: pyte
     monkeypatch.setattr(limits, "_SIDE", {"cuda": 64})
     monkeypatch.setattr(limits, "_READ_BYTES", {"cuda": 2**24})
     # Without quantised weights, which bitsandbytes would move to a real GPU.
-    found = measured(tiny_home, 12, Shape(64, 96, 2, 4, 2), together=12, quant=False)
-    assert found.keys() == {"default", "one_stream", "metering", "batch_256"}
+    found = measured(tiny_home, 12, Shape(64, 96, 2, 4, 2), together=12, long=(1500, 1100, 9), quant=False)
+    assert found.keys() == {"default", "one_stream", "metering", "batch_256", "long_context"}
+    assert found["long_context"].keys() == {"with_graphs", "without_graphs", "batch_throughput"}
     assert found["one_stream"]["passes"] == "tokmagic's own, in batches, with graphs"
     assert found["batch_256"]["device_seconds"] == pytest.approx(1, rel=0.01)

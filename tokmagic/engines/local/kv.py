@@ -1,19 +1,21 @@
 """The keys and values of sequences, which their next tokens attend to.
 
 Sequences of about the same length lie side by side, in the slots of one tensor a layer, so that a single call attends
-for all of them. A sequence that outgrows its slot moves to a larger one; from ``_MOST_SHARED`` positions on it has a
-tensor of its own, since a call for itself is then no longer what takes the time.
+for all of them. A sequence that outgrows its slot moves to a larger one.
 """
 
 from __future__ import annotations
 
+from weakref import WeakValueDictionary
+
 import torch
 from torch import Tensor
 
-# Positions of the smallest slot. Slots double up to the longest that lie side by side: at most half of one is empty.
+# Positions of the smallest slot. Slots double up to ``_SHORT``: at most half of one is empty. Beyond, the next one is
+# larger by a quarter at most.
 _BLOCK = 128
-_MOST_SHARED = 1024
-# By how much a longer sequence's room grows, and the number of slots of one size.
+_SHORT = 1024
+# By how much the number of slots of one size grows.
 _GROWTH = 0.25
 # Up to so many slots their number doubles: a graph of the same passes fits for longer.
 _DOUBLED = 8
@@ -25,24 +27,35 @@ class KVCaches:
     def __init__(self, layers: int, kv_heads: int, head_size: int, dtype: torch.dtype, device: torch.device) -> None:
         self._layers = layers
         self._like = torch.empty(2, 0, kv_heads, 0, head_size, dtype=dtype, device=device)
-        self._shared: dict[int, Slots] = {}
-        # On a GPU a slot stays where it is when nobody is in it: a graph writes to it.
-        self._kept = 0 if device.type == "cpu" else 1
+        self._is_on_cpu = device.type == "cpu"
+        self._shared: WeakValueDictionary[int, Slots] = WeakValueDictionary()
+        self._kept: list[Slots] = []
 
     def new(self) -> KVCache:
         """Return an empty cache for one sequence."""
         return KVCache(self)
 
     def slots(self, length: int) -> Slots:
-        """Return where a sequence of so many positions has room, and some to grow."""
-        made = Slots(self._layers, self._like, room(length), self._kept)
-        return made if made.capacity > _MOST_SHARED else self._shared.setdefault(made.capacity, made)
+        """Return where a sequence of so many positions has room."""
+        capacity = room(length)
+        found = self._shared.get(capacity)
+        if found is None:
+            # On a GPU a slot stays where it is when nobody is in it: a graph writes to it.
+            stays = not self._is_on_cpu and capacity <= _SHORT
+            found = Slots(self._layers, self._like, capacity, 1 if stays else 0)
+            if stays:
+                self._kept.append(found)
+            # A CPU attends to a long sequence for longer than a call takes; a GPU is done before it is asked again.
+            if capacity <= _SHORT or not self._is_on_cpu:
+                self._shared[capacity] = found
+        return found
 
 
 def room(length: int) -> int:
     """For how many positions memory is taken where a sequence has so many."""
-    if length > _MOST_SHARED:
-        return -(-int(length * (1 + _GROWTH)) // _BLOCK) * _BLOCK
+    if length > _SHORT:
+        quarter = 1 << ((length - 1).bit_length() - 3)
+        return -(-length // quarter) * quarter
     capacity = _BLOCK
     while capacity < length:
         capacity *= 2

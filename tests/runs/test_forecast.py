@@ -10,10 +10,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.examples import some
 from tests.ledgers.test_store import run
 from tokmagic.core.budget import Budget
 from tokmagic.core.money import Cost, Rates
@@ -131,6 +133,43 @@ def test_a_sum_lies_within_its_parts(parts: list[tuple[Decimal, Decimal, Decimal
     assert total.low is not None
     assert total.low <= total.usd + D("1E-9")
     assert total.usd - D("1E-9") <= total.high <= sum((it.high or D("0") for it in found), D("1E-9"))
+
+
+@pytest.mark.parametrize(
+    ("histories", "least", "low", "usd", "high"),
+    [
+        # One cell: what is possible cuts its interval off, 55 ± 12.706 · 63.64 · √(3/2) tokens.
+        ([(10, 100)], "0.01", "0.01", "0.065", "0.11"),
+        # Two that cost little or much: not √2 times what is possible of one, but all that is possible of both.
+        ([(10, 100)] * 2, "0.01", "0.02", "0.13", "0.22"),
+        # Ten with 20 runs each: √10 · 2.093 · 46.17 · √(21/20) tokens, which is within what is possible of ten.
+        ([(10, 100) * 10] * 10, "0.01", "0.336877", "0.65", "0.963123"),
+        # Of one the least, of the other nine √9 · 2.093 · 46.17 · √(21/20) tokens.
+        ([(10, 100), *[(10, 100) * 10] * 9], "0.01", "0.297946", "0.65", "0.992054"),
+        # What always costs the same adds nothing.
+        ([(10, 100), (40, 40), (40, 40, 40)], "0.01", "0.11", "0.165", "0.21"),
+    ],
+)
+def test_what_is_cut_off_of_a_cells_interval_is_no_width_that_adds_up(
+    histories: list[tuple[int, ...]], least: str, low: str, usd: str, high: str
+) -> None:
+    """Answers of 0 to 100 tokens to ten, at $0.001 a token."""
+    found = [spend([past(output) for output in outputs], (least, "0.11")) for outputs in histories]
+    total = LikelySum.of(found)
+    assert total.usd == D(usd)
+    assert float(total.low or 0) == pytest.approx(float(low), abs=2e-6)
+    assert float(total.high or 0) == pytest.approx(float(high), abs=2e-6)
+
+
+@pytest.mark.parametrize("usual", [(10, 100), (10, 10, 10, 10, 100), (1, 2, 5, 20, 100)])
+def test_95_percent_of_notebooks_cost_what_was_forecast(usual: tuple[int, ...]) -> None:
+    """Eight cells with 15 runs each, whose answers are drawn from these lengths, and one run more of each."""
+    drawn = np.random.default_rng(5).choice(usual, (some(500), 8, 16)).tolist()
+    hits = 0
+    for notebook in drawn:
+        total = LikelySum.of([spend([past(it) for it in cell[:-1]], ("0.01", "0.11")) for cell in notebook])
+        hits += (total.low or 0) <= D("0.001") * sum(10 + cell[-1] for cell in notebook) <= (total.high or 0)
+    assert 0.92 <= hits / len(drawn)
 
 
 def test_a_sum_has_no_upper_end_where_a_part_has_none() -> None:

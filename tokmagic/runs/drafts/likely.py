@@ -45,6 +45,10 @@ class Likely:
     """The most that the run can cost, which a budget asks for; None where that is not known."""
     edited: bool = False
     """Whether the earlier runs were all of another text of the cell."""
+    margin: Decimal | None = None
+    """Of a prediction interval t·s·√(1 + 1/n), before it is cut off; None where there is none."""
+    least: Decimal | None = None
+    """The least that the run can cost; None where that is not known."""
 
 
 def likely(
@@ -105,7 +109,7 @@ def _likely(costs: Sequence[Decimal], *, edited: bool, span: Span) -> Likely:
         return Likely(middle, span.least, span.most, len(costs), False, span.most, edited)
     margin = Decimal(student_t(len(costs) - 1) * _deviation(costs) * sqrt(1 + 1 / len(costs)))
     low, high = _within(middle - margin, span), _within(middle + margin, span)
-    return Likely(middle, low, high, len(costs), True, span.most)
+    return Likely(middle, low, high, len(costs), True, span.most, False, _rounded(margin), span.least)
 
 
 def _costs(past: Sequence[PastRun], input_tokens: int, input_source: Source, rates: Rates) -> list[Decimal]:
@@ -168,6 +172,37 @@ def _rounded(amount: Decimal) -> Decimal:
     return amount.quantize(_PICODOLLAR)
 
 
+class _Width(NamedTuple):
+    """How far a run may be off what is likely, on one side; and the furthest it can be, None where that is not known.
+
+    What is cut off there is no width to add up: a run that costs either little or much nearly always does.
+    """
+
+    margin: Decimal
+    furthest: Decimal | None
+
+
+def _to(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    return None if one is None or other is None else other - one
+
+
+def _apart(widths: Sequence[_Width]) -> Decimal:
+    """How far the sum of independent runs may be off what is likely, on one side.
+
+    Of some runs the furthest that they can be may be less than what their margins add, as where there were only two
+    before: where it is, that is counted instead, of those first of which it is least beside the square of the margin.
+    """
+    squares = sum((it.margin**2 for it in widths), Decimal(0))
+    least, furthest = squares.sqrt(), Decimal(0)
+    bounded = [
+        (it.furthest / it.margin**2, it.furthest, it.margin) for it in widths if it.furthest is not None and it.margin
+    ]
+    for _, its, margin in sorted(bounded):
+        squares, furthest = max(Decimal(0), squares - margin**2), furthest + its
+        least = min(least, furthest + squares.sqrt())
+    return least
+
+
 @dataclass(frozen=True, slots=True)
 class LikelySum:
     """The sum of several forecasts, in USD. ``usd`` counts a cell without a history with the least that it can cost."""
@@ -181,22 +216,23 @@ class LikelySum:
     def of(cls, found: Sequence[Likely]) -> LikelySum:
         """Add forecasts up.
 
-        The intervals of independent runs add up by the root of the sum of their squared widths (JCGM 100:2008, 5.1.2);
-        the least and the most of the others by themselves.
+        The intervals of independent runs add up by the root of the sum of their squared widths (JCGM 100:2008, 5.1.2),
+        as wide as they were before they were cut off; the least and the most of the others by themselves.
         """
         nothing = Decimal(0)
         middle = low = high = nothing
-        below = above = nothing
+        below, above = list[_Width](), list[_Width]()
         known = True
         for it in found:
             middle += it.usd if it.usd is not None else it.low or nothing
             if it.predicted and it.usd is not None:
                 low, high = low + it.usd, high + it.usd
-                below += (it.usd - (it.low or nothing)) ** 2
-                above += ((it.high or nothing) - it.usd) ** 2
+                down, up = it.usd - (it.low or nothing), (it.high or nothing) - it.usd
+                below.append(_Width(down, down) if it.margin is None else _Width(it.margin, _to(it.least, it.usd)))
+                above.append(_Width(up, up) if it.margin is None else _Width(it.margin, _to(it.usd, it.most)))
             else:
                 low += it.low or nothing
                 known = known and it.high is not None
                 high += it.high or nothing
-        least, most = max(nothing, low - below.sqrt()), high + above.sqrt()
+        least, most = max(nothing, low - _apart(below)), high + _apart(above)
         return cls(middle, _rounded(least), _rounded(most) if known else None)

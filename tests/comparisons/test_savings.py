@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from statsmodels.stats.proportion import proportion_confint
 
 from tests.comparisons.desk import Desk, Planted, items, right
 from tests.small_tokenizers import byte_level, save
@@ -173,11 +175,19 @@ def test_a_limit_is_chosen_on_one_half_and_measured_on_the_other() -> None:
     assert 5 < found.tokens < 15
     assert found.usd == pytest.approx(found.tokens * 2e-6)
     assert found.interval.low is not None
-    assert (
-        "Long enough for all that passed on half of the items; on the other 30 it cuts 0 answers that passed"
-        in found.note
+    # Of the answers that passed, not of all: they are what it can cut.
+    told = re.fullmatch(
+        r"Long enough for all that passed on half of the items; on the other 30 it cuts 0 of (\d+) answers that "
+        r"passed, at most (\d+)% by Wilson's interval",
+        found.note,
     )
-    assert "at most 11% by Wilson" in found.note
+    assert told is not None
+    passing, most = map(int, told.groups())
+    assert 15 <= passing <= 25
+    assert most == round(100 * proportion_confint(0, passing, 0.05, "wilson")[1])
+    rare = shorter_limit(np.full((60, 1), 10.0), (np.arange(60) == 0).astype(float)[:, None], RATES, 0)
+    assert "too few" in rare.note or "it cuts 0 of 0 answers that passed" in rare.note
+    assert "Wilson" not in rare.note
 
 
 def test_a_limit_that_cuts_passing_answers_says_so() -> None:

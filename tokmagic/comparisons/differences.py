@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tokmagic.comparisons.intervals import LEVEL, Interval, constant, item_means, of_mean, of_ratio
+from tokmagic.comparisons.intervals import LEVEL, Interval, constant, item_means, of_mean, of_rates_apart, of_ratio
 
 if TYPE_CHECKING:
     from tokmagic.comparisons.intervals import Floats
@@ -73,8 +73,8 @@ def difference(baseline: Floats, variant: Floats, *, passes: bool = False, seed:
         return Difference(0, 0, None, Interval(None, None, "none", "no item has both"))
     p_value, test = mcnemar(items) if passes else mean_test(items)
     mean, needed = float(items.mean()), items_needed(items, float(items.mean()))
-    most = 1.0 if passes else np.inf
-    interval, smallest = of_mean(items, seed, least=-most, most=most), smallest_difference(items)
+    interval = of_rates_apart(variant - baseline) if passes else of_mean(items, seed)
+    smallest = smallest_difference(items)
     if passes and smallest is not None and smallest > 1:
         smallest = None  # no two pass rates are that far apart: so few items show none reliably
     return Difference(items.size, pairs, mean, interval, test, p_value, p_value, smallest, needed)
@@ -174,12 +174,15 @@ NO_PRICE = "the pass rates may be equal, so an extra pass has no price that thes
 
 
 def price_of_a_pass(costs: Floats, passes: Floats, seed: int = 0) -> PassPrice:
-    """Dollars for each extra pass. ``costs`` in USD and ``passes``: differences of the same items, in one order.
+    """Dollars for each extra pass. ``costs`` in USD and ``passes``: the differences of pairs, items × repeats.
 
     The interval is a paired bootstrap of the ratio (scipy.stats.bootstrap); there is none where the interval of the
     difference in passes holds 0.
     """
-    apart = of_mean(passes, seed)
+    both = ~np.isnan(costs) & ~np.isnan(passes)
+    apart = of_rates_apart(np.where(both, passes, np.nan))
     if not apart.known or apart.has(0.0):
         return PassPrice(None, Interval(None, None, "none", NO_PRICE), NO_PRICE)
-    return PassPrice(float(costs.mean() / passes.mean()), of_ratio(costs, passes, seed))
+    means = [item_means(np.where(both, it, np.nan)) for it in (costs, passes)]
+    usd, more = (it[~np.isnan(it)] for it in means)
+    return PassPrice(float(usd.mean() / more.mean()), of_ratio(usd, more, seed))

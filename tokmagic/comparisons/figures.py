@@ -99,10 +99,7 @@ def _pass_price(known: Mapping[str, Floats], arm: int, seed: int) -> PassPrice |
     if "usd" not in known or "score" not in known:
         return None
     costs, passes = (known[metric][arm] - known[metric][0] for metric in ("usd", "score"))
-    both = ~np.isnan(costs) & ~np.isnan(passes)
-    means = [item_means(np.where(both, it, np.nan)) for it in (costs, passes)]
-    have = ~np.isnan(means[0])
-    return price_of_a_pass(means[0][have], means[1][have], seed) if have.any() else None
+    return None if np.isnan(costs + passes).all() else price_of_a_pass(costs, passes, seed)
 
 
 def frontier(arms: Sequence[ArmFigures]) -> list[int]:

@@ -128,13 +128,9 @@ def _worst(it: Apart, name: str, *, passes: bool) -> float | None:
     end = it.low if name == "score" else it.high
     if end is not None or it.difference is None or not it.items:
         return end
-    # Every item differs by the same, so there is no spread. Of as many items none was otherwise:
-    if passes:
-        # Clopper's and Pearson's bound on how many would lose a pass that they have, or do not gain one.
-        share = 1.0 - _TAIL ** (1 / it.items)
-        return float(it.difference - (1 + it.difference) * share)
-    # by the sign test it is certain enough that the others are on the same side of the margin.
-    return it.difference if 0.5**it.items < _TAIL else None
+    # Every item differs by the same, so there is no spread. By the sign test it is certain enough that the others are
+    # on the same side of the margin. Pass or fail has an interval all the same.
+    return it.difference if 0.5**it.items < _TAIL and not passes else None
 
 
 def _worse(it: Apart, name: str) -> bool:

@@ -118,14 +118,15 @@ def shorter_limit(outputs: Floats, passed: Floats | None, rates: Rates, seed: in
     rest = outputs[other]
     cut = np.clip(rest - limit, 0, None)
     items = np.nanmean(cut, axis=1)
-    # An answer that is cut counts as one that no longer passes.
-    lost = np.where(np.isnan(rest), np.nan, (rest > limit) & (True if passed is None else passed[other] == 1))
+    # An answer that is cut counts as one that no longer passes. One that did not pass loses nothing.
+    counted = ~np.isnan(rest) & (True if passed is None else passed[other] == 1)
+    lost = np.where(counted, rest > limit, np.nan)
     share = of_rate(lost.astype(float))
     of = "answers" if passed is None else "answers that passed"
     at_most = "" if share.high is None else f", at most {share.high:.0%} by Wilson's interval"
     note = (
         f"{'Chosen' if passed is None else 'Long enough for all that passed'} on half of the items; on the other "
-        f"{len(other):,} it cuts {int(np.nansum(lost)):,} {of}{at_most}"
+        f"{len(other):,} it cuts {int(np.nansum(lost)):,} of {int(counted.sum()):,} {of}{at_most}"
     )
     what = f"An output limit of {limit:,} tokens"
     if rates.output is None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.engines.endpoints import ASK, GREEDY, REPORTED, Ask, Chunks, counts, in_choice, several, until_stamped
 from tests.servers import ANSWER, ROLE, USAGE, Asked, Endpoint, Script, Wire, chunk, streams, usage_chunk, whole
+from tokmagic.core.prompt import Prompt, Sampling
 from tokmagic.core.stream import Token
 from tokmagic.engines.endpoint.answers import read_answer
 from tokmagic.engines.endpoint.usage import read_usages
@@ -30,6 +31,53 @@ def test_a_word_that_ends_nothing_is_no_end(ask: Ask, word: Any) -> None:
     assert generation.cost.bound == "at_least"
     generation = ask(streams([*running, chunk(reason="stop"), usage_chunk()]), GREEDY)
     assert (generation.status, generation.finish_reason, counts(generation)) == ("ok", "stop", REPORTED)
+
+
+STOPS = replace(ASK, sampling=Sampling(stop=(" time",)))
+UNSAID: dict[str, tuple[Script, Prompt, str | None]] = {
+    "a stream": (streams([ROLE, chunk("Once"), chunk(" upon"), usage_chunk()]), ASK, None),
+    "a stream with words that end nothing": (
+        streams([in_choice(chunk("Once upon"), finish_reason="null"), usage_chunk()]),
+        ASK,
+        None,
+    ),
+    "a whole answer with null": (
+        lambda _asked, wire: wire.answer(200, in_choice(whole("Once upon"), finish_reason=None)),
+        replace(ASK, stream=False),
+        None,
+    ),
+    "a whole answer without the field": (
+        lambda _asked, wire: wire.answer(
+            200, whole("") | {"choices": [{"index": 0, "message": {"content": "Once upon"}}]}
+        ),
+        replace(ASK, stream=False),
+        None,
+    ),
+    "a stop text that is seen here": (streams([chunk("Once upon"), chunk(" time"), usage_chunk()]), STOPS, "stop"),
+}
+"""Answers that their server ended without a reason, and what is known of that."""
+
+
+@pytest.mark.parametrize("name", UNSAID)
+def test_a_reason_that_nobody_gave_is_not_known(ask: Ask, session: Session, name: str) -> None:
+    script, prompt, reason = UNSAID[name]
+    generation = ask(script, prompt)
+    assert (generation.text, generation.status, counts(generation)) == ("Once upon", "ok", REPORTED)
+    assert (generation.finish_reason, generation.choices[0].finish_reason) == (reason, reason)
+    assert generation.cost.bound == "exact"
+    (row,) = session.ledger().runs()
+    assert row.finish_reason == reason
+
+
+def test_of_several_answers_each_has_the_reason_that_was_given(ask: Ask) -> None:
+    generation = ask(streams([chunk("a"), chunk("b", index=1), chunk(reason="length", index=1)]), several(2))
+    assert [choice.finish_reason for choice in generation.choices] == [None, "length"]
+
+
+def test_an_answer_without_a_reason_is_cached(ask: Ask) -> None:
+    script = streams([chunk("Once"), usage_chunk()])
+    found = [ask(script, GREEDY) for _ in range(2)]
+    assert [(it.status, it.text, it.finish_reason) for it in found] == [("ok", "Once", None), ("cached", "Once", None)]
 
 
 @pytest.mark.parametrize(

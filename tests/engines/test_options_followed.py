@@ -165,6 +165,8 @@ FOLLOWED: dict[str, tuple[Sampling, Chunks, dict[str, Any], list[str] | None]] =
     "one of several types, cut": (Sampling(json_schema=EITHER), [chunk("nul"), chunk(reason="length")], USAGE, None),
     "none of several types, cut": (Sampling(json_schema=EITHER), CUT, USAGE, ["--json-schema"]),
     "a type that nobody knows, cut": (Sampling(json_schema='{"type": "x"}'), CUT, USAGE, ["--json-schema"]),
+    "JSON whose end is not told": (Sampling(json_schema=SCHEMA), [chunk('{"a')], USAGE, None),
+    "prose whose end is not told": (Sampling(json_schema=SCHEMA), [chunk("Sure!")], USAGE, ["--json-schema"]),
     "a schema of anything": (Sampling(json_schema="true"), said("[1]"), USAGE, None),
     "at the limit": (Sampling(max_tokens=299), said("a " * 150), LONG, None),
     "above the limit": (Sampling(max_tokens=100), said("a " * 150), LONG, ["--max-tokens"]),

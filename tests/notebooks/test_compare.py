@@ -57,6 +57,14 @@ def test_nothing_is_listed_where_the_answer_is_the_same() -> None:
     assert seen(compared(run(), now)) == ("same", [], [])
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "state"),
+    [("stop", "length", "changed"), ("stop", None, "same"), (None, "length", "same"), (None, None, "same")],
+)
+def test_a_finish_reason_that_nobody_gave_is_no_other_one(before: str | None, now: str | None, state: str) -> None:
+    assert compared(run(finish_reason=before), run(finish_reason=now)).state == state
+
+
 def test_another_prompt_is_named_first_and_as_what_the_rest_follows_from() -> None:
     found = compared(run(), replace(OTHER, prompt_sha256="p2" * 32, env={"torch": "3"}))
     assert [reason.what for reason in found.reasons][:2] == ["the prompt", "python"]

@@ -102,9 +102,12 @@ def test_a_limit_ends_the_answer_with_length(served: Served) -> None:
         ("length", "length", "incomplete"),
         ("content_filter", "content_filter", "incomplete"),
         ("other", "stop", "completed"),
+        (None, "stop", "completed"),  # nobody said it
     ],
 )
-def test_a_model_that_ended_by_itself_was_not_cut(tmp_path: Path, reason: FinishReason, told: str, status: str) -> None:
+def test_a_model_that_ended_by_itself_was_not_cut(
+    tmp_path: Path, reason: FinishReason | None, told: str, status: str
+) -> None:
     asked = Usage.measured(12, reasoning_tokens=0)
     finished = Finished(9, (reason,), replace(asked, output_tokens=1), device_s=1e-9)
     engine = ScriptedEngine("tiny", [Script((Started(0, asked, 0), Token(1, WORDS[0], 1), finished))])

@@ -72,6 +72,14 @@ def test_cache_writes_are_told_by_the_name_of_today_and_by_that_of_before(
     assert (attributes.get(RENAMED), attributes.get(BEFORE)) == (told, told)
 
 
+def test_a_finish_reason_that_nobody_gave_is_left_out(exported: InMemorySpanExporter, tmp_path: Path) -> None:
+    asked = Usage(input_tokens=100, output_tokens=0)
+    script = Script((Started(0, asked), Finished(9, (None,), replace(asked, output_tokens=2))))
+    with serving(tmp_path, ScriptedEngine("tiny", [script])) as served:
+        ask(served)
+    assert "gen_ai.response.finish_reasons" not in (exported.get_finished_spans()[-1].attributes or {})
+
+
 def test_the_names_are_those_of_the_conventions(exported: InMemorySpanExporter) -> None:
     known = {value for name, value in vars(gen_ai_attributes).items() if name.startswith("GEN_AI_")}
     known |= {error_attributes.ERROR_TYPE, RENAMED}

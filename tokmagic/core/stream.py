@@ -24,6 +24,7 @@ def weakest(sources: Iterable[Source]) -> Source:
 
 
 FinishReason = Literal["stop", "length", "content_filter", "other", "interrupted", "error", "budget"]
+"""Why an answer ended. Of a whole answer whose server gave no reason that is unknown: None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,18 +139,18 @@ class Energy:
 class Finished:
     """The stream ended; nothing comes after it.
 
-    ``reasons`` holds one finish reason for each choice. ``tails`` holds, for each choice, text that
-    was held back until the end. ``device_s`` is the run's share of the device's busy time. ``error`` says why the
-    answer is not whole, or not there. ``cut``: a server may have gone on after the last thing that was heard of it, so
-    it may bill more than was counted. ``local_input_tokens`` is this process' own count of what a server counted, and
-    ``anomaly`` what is wrong with the server's. ``service_tier`` and ``reported_usd`` are what the server says of its
-    tier and its cost, ``ignored`` the options that it did not follow, though it took them,
-    ``server_times`` its own, and ``metered`` what a shared engine recorded of the run. ``energy`` was measured where
-    the answer was generated, if that is another machine.
+    ``reasons`` holds one finish reason for each choice, None where the server gave none. ``tails`` holds, for each
+    choice, text that was held back until the end. ``device_s`` is the run's share of the device's busy time.
+    ``error`` says why the answer is not whole, or not there. ``cut``: a server may have gone on after the last
+    thing that was heard of it, so it may bill more than was counted. ``local_input_tokens`` is this process' own
+    count of what a server counted, and ``anomaly`` what is wrong with the server's. ``service_tier`` and
+    ``reported_usd`` are what the server says of its tier and its cost, ``ignored`` the options that it did not
+    follow, though it took them, ``server_times`` its own, and ``metered`` what a shared engine recorded of the run.
+    ``energy`` was measured where the answer was generated, if that is another machine.
     """
 
     at_ns: int
-    reasons: tuple[FinishReason, ...]
+    reasons: tuple[FinishReason | None, ...]
     usage: Usage
     tails: tuple[str, ...] = ()
     device_s: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tokmagic.core.stream import Finished, Logprob, Token
+from tokmagic.core.stream import Finished, FinishReason, Logprob, Token
 from tokmagic.runs.generation import Choice
 
 
@@ -39,9 +39,12 @@ class Arrived:
         for parts, tail in zip(self._parts, finished.tails, strict=False):
             parts.texts.append(tail)
 
-    def choices(self, finished: Finished | None) -> tuple[Choice, ...]:
-        """The choices: all that were asked for, or as many as the end tells of."""
-        reasons = finished.reasons if finished is not None else (None,) * len(self._parts)
+    def choices(self, finished: Finished | None, unfinished: FinishReason | None) -> tuple[Choice, ...]:
+        """The choices: all that were asked for, or as many as the end tells of.
+
+        ``unfinished`` is why they ended where no end came.
+        """
+        reasons = finished.reasons if finished is not None else (unfinished,) * len(self._parts)
         return tuple(
             Choice("".join(parts.texts), tuple(parts.ids), reason, tuple(parts.logprobs), "".join(parts.thoughts))
             for parts, reason in zip(self._parts, reasons, strict=False)

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 _VERSION = 2
 """Of the key and of what is kept: raised with each change, so that older answers are not found."""
-_COMPLETE = frozenset({"stop", "length"})
+_COMPLETE = frozenset({"stop", "length", None})
+"""Why an answer that is kept ended; None: its server ended it and did not say why."""
 _KEPT_INFO = ("model_id", "engine", "revision", "device", "dtype", "quant", *INFO_IN_ENV)
 
 

@@ -94,7 +94,10 @@ class Generation:
 
     @property
     def finish_reason(self) -> str | None:
-        """Why the first choice ended: stop, length, content_filter (the provider refused), interrupted or error."""
+        """Why the first choice ended: stop, length, content_filter (the provider refused), interrupted, error …
+
+        None where nobody said it.
+        """
         return self.record.finish_reason
 
     @property

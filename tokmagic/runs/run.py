@@ -279,7 +279,8 @@ class Run:
         return f"{numbers.tokens(usage.output_tokens, usage.output_source)} {noun}"
 
     def _settle(self, status: Status) -> Generation:
-        choices, refused = self._arrived.choices(self._finished), status == "refused"
+        reason, refused = self._finish_reason(status), status == "refused"
+        choices = self._arrived.choices(self._finished, reason)
         reading = Reading() if refused else self._meter.reading(final=True)
         taken, told = self._taken(reading.device_s), self._finished
         info = replace(self._engine.info, service_tier=self.record.info.service_tier)
@@ -293,7 +294,7 @@ class Run:
             status=status,
             info=info,
             finished_at=self._ended_at or datetime.now(UTC),
-            finish_reason=self._finish_reason(status),
+            finish_reason=reason,
             error=str(self._error) if self._error and (self._broke or status == "failed" or refused) else None,
             reading=reading,
             local_input_tokens=told.local_input_tokens if told is not None else None,
@@ -350,7 +351,8 @@ class Run:
             return "budget"
         if self._finished is not None and status != "failed":
             return self._finished.reasons[0]
-        reasons: dict[Status, FinishReason] = {"interrupted": "interrupted", "failed": "error"}
+        # A stream that stopped without an end told nothing, not even that the answer is whole.
+        reasons: dict[Status, FinishReason] = {"interrupted": "interrupted", "failed": "error", "ok": "other"}
         return reasons.get(status)
 
 

@@ -15,6 +15,8 @@ _REASONS: dict[str | None, str] = {
     "content_filter": "content_filter",
     # The model's own end, whatever its server calls it: with "length" a client would ask for the rest.
     "other": "stop",
+    # A whole answer whose own server gave no reason: clients need a word.
+    None: "stop",
 }
 
 

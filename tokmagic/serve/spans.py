@@ -34,7 +34,7 @@ _PARAMS = {
 
 def attributes(record: RunRecord) -> dict[str, Any]:
     """What a span says of an ended run: never a text. Costs in USD, times in seconds; what is unknown is left out."""
-    counts, params = record.reading.usage, record.params
+    counts, params, reason = record.reading.usage, record.params, record.finish_reason
     operation = "text_completion" if params.get("completion") else "chat"
     told = {
         "gen_ai.operation.name": operation,
@@ -42,7 +42,7 @@ def attributes(record: RunRecord) -> dict[str, Any]:
         "gen_ai.request.model": record.info.name,
         "gen_ai.response.model": record.info.model_id,
         "gen_ai.response.id": record.run_id,
-        "gen_ai.response.finish_reasons": (figures.finish_reason(record.finish_reason),),
+        "gen_ai.response.finish_reasons": None if reason is None else (figures.finish_reason(reason),),
         "gen_ai.usage.input_tokens": counts.input_tokens,
         "gen_ai.usage.output_tokens": counts.output_tokens,
         "gen_ai.response.time_to_first_chunk": record.reading.ttft_s,

@@ -17,7 +17,7 @@ from tokmagic.serve.failures import ApiError
 
 DONE = b"data: [DONE]\n\n"
 # Why an answer has not ended by itself: its run was.
-_CUT = (None, "error", "interrupted")
+_CUT = ("error", "interrupted", "budget")
 _LEAST_LOGPROB = -9999.0
 """OpenAI's word for as good as impossible."""
 

@@ -35,7 +35,7 @@ class Shown:
     """What one answer shows: its text, why it ended, whether log probabilities came, and text after a stop text."""
 
     text: str
-    reason: FinishReason
+    reason: FinishReason | None
     logprobs: bool
     past_stop: bool
 
@@ -67,7 +67,7 @@ def _may_follow(answer: Shown, schema: str) -> bool:
         wanted = json.loads(schema)
     except (ValueError, RecursionError):
         return False
-    if answer.reason == "length":
+    if answer.reason in ("length", None):  # nobody says of the latter that it is whole
         begin = answer.text.lstrip()[:1]
         return begin in "".join(_BEGINS[name] for name in _types(wanted) or _BEGINS)
     return answer.reason != "stop" or _fits(answer.text, wanted)

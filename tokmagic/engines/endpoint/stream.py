@@ -237,7 +237,7 @@ class EndpointStream:
         # Fewer answers than were asked for are all there are, where nothing says that the stream was cut.
         fewer = not answered and self._spoken_ended and error is None and not end.hung_up
         whole = failure is None and (answered or fewer or (error is None and end.said and tally.begun))
-        ended: FinishReason = "stop" if whole else "error"
+        ended: FinishReason | None = None if whole else "error"
         if not whole and error is None:
             if end.hung_up:
                 ended = "interrupted"
@@ -310,7 +310,8 @@ class EndpointStream:
             metered=told,
         )
 
-    def _reason(self, number: int, ended: FinishReason) -> FinishReason:
+    def _reason(self, number: int, ended: FinishReason | None) -> FinishReason | None:
+        """Why a choice ended; ``ended``: how it did where nothing was said of it, None for a whole answer."""
         choice = self._choices[number]
         if choice.reason == "stop" and choice.refused:
             return "content_filter"
@@ -319,9 +320,9 @@ class EndpointStream:
         if choice.reason is not None:
             return choice.reason
         # Of several answers that were asked for a server may give fewer.
-        return "other" if ended == "stop" and not self._tally.spoke(number) else ended
+        return "other" if ended is None and not self._tally.spoke(number) else ended
 
-    def _shown(self, reasons: Sequence[FinishReason], tails: Sequence[str]) -> list[Shown]:
+    def _shown(self, reasons: Sequence[FinishReason | None], tails: Sequence[str]) -> list[Shown]:
         """What the answers show of which anything came."""
         found = []
         for number, (choice, reason, tail) in enumerate(zip(self._choices, reasons, tails, strict=True)):
@@ -332,6 +333,6 @@ class EndpointStream:
         return found
 
 
-def _cut_by_budget(reason: FinishReason) -> FinishReason:
+def _cut_by_budget(reason: FinishReason | None) -> FinishReason:
     """What a reason means where a budget cut the answers short: one that had ended by itself then was not cut."""
     return reason if reason in ("stop", "content_filter") else "budget"

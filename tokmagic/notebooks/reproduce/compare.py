@@ -125,8 +125,9 @@ def _changes(before: RunSnapshot, now: RunSnapshot) -> Iterator[Change]:
     measured = by_time(now) and (before.rates is None or by_time(before))
     if before.usd != now.usd and not measured:
         yield Change("cost", "cost", _usd(before), _usd(now))
-    if before.finish_reason != now.finish_reason:
-        yield Change("finish", "finish reason", before.finish_reason or UNKNOWN, now.finish_reason or UNKNOWN)
+    # A server that gives no reason says nothing of the answer.
+    if before.finish_reason and now.finish_reason and before.finish_reason != now.finish_reason:
+        yield Change("finish", "finish reason", before.finish_reason, now.finish_reason)
 
 
 def by_time(run: RunSnapshot) -> bool:

@@ -18,6 +18,7 @@ from tokmagic.core.record import Reading
 from tokmagic.core.stream import Event, Finished, ServerTimes, Source, Started, Token, Usage, weakest
 from tokmagic.formatting import numbers
 from tokmagic.prices import bill
+from tokmagic.tokens.arriving import ByPieces
 from tokmagic.tokens.tokenizer import rough_count_text
 
 _SPARK_POINTS = 32
@@ -47,8 +48,8 @@ class Meter:
         self._thoughts = False
         self._pieces = 0
         self._so_far: Usage | None = None
-        # Tokens of what arrived since the count of output tokens changed, estimated.
-        self._uncounted = 0
+        # What arrived since the count of output tokens changed, by choice.
+        self._uncounted: dict[int, ByPieces] = {}
 
     def reprice(self, rates: Rates, missing: str | None) -> None:
         """From now on calculate with these rates. ``missing`` says why they may not be those that are billed."""
@@ -93,9 +94,9 @@ class Meter:
     def _note_uncounted(self, piece: Token) -> None:
         before = self._so_far.output_tokens if self._so_far is not None else 0
         if piece.usage is not None and piece.usage.output_tokens != before:
-            self._uncounted = 0
+            self._uncounted = {}
         else:
-            self._uncounted += max(1, rough_count_text(piece.reasoning + piece.text))
+            self._uncounted.setdefault(piece.choice, ByPieces()).take(piece.reasoning + piece.text)
 
     def used(self) -> Used:
         """What budgets count of the run so far, without the rest of a reading: cheap enough to be asked at every token.
@@ -105,7 +106,8 @@ class Meter:
         """
         usage = self.usage
         if self._finished is None and self._uncounted:
-            output_tokens = (usage.output_tokens or 0) + self._uncounted
+            more = sum(it.tokens for it in list(self._uncounted.values()))
+            output_tokens = (usage.output_tokens or 0) + more
             usage = replace(usage, output_tokens=output_tokens, output_source="estimated")
         tokens = (usage.input_tokens or 0) + (usage.output_tokens or 0)
         return Used(self._cost(usage, self._device_s()).usd, tokens)

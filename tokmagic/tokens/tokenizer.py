@@ -124,7 +124,7 @@ class Tokenizer:
 
 
 # What English text comes to with the tokenizers of today, and what a template adds to a message.
-_BYTES_PER_TOKEN = 4
+BYTES_PER_TOKEN = 4
 _MESSAGE_TOKENS = 4
 
 
@@ -135,7 +135,7 @@ def rough_count(prompt: Prompt) -> int:
 
 def rough_count_text(text: str) -> int:
     """Tokens of a text by its length: at least one where there is any."""
-    return -(-len(text.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
+    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)
 
 
 class Decoder:

@@ -21,6 +21,7 @@ from tokmagic.engines.local.store import locate, pull_tokenizer
 from tokmagic.errors import ModelError, PromptError, TokmagicError
 from tokmagic.formatting.numbers import counted
 from tokmagic.tokens import encodings
+from tokmagic.tokens.arriving import ByPieces, ByTokenizer
 from tokmagic.tokens.tokenizer import Tokenizer, rough_count, rough_count_text
 
 if TYPE_CHECKING:
@@ -100,14 +101,14 @@ class Counter:
             return encodings.count(self._encoding, prompt)
         return rough_count(prompt), "estimated"
 
-    def piece(self, text: str) -> int:
-        """The tokens of what one chunk brought: most servers send one at a time, and where one sends more it tells."""
-        return max(1, self._tokenizer.count_text(text) if self._tokenizer is not None else rough_count_text(text))
+    def arriving(self) -> ByPieces | ByTokenizer:
+        """A count of a text that begins to arrive."""
+        return ByPieces() if self._tokenizer is None else ByTokenizer(self._tokenizer.count_text)
 
     def output(self, texts: list[str]) -> int | None:
         """The tokens of answers by their text: an estimate even with the tokenizer, since ends are not in it.
 
-        None where nothing better is known than the sum over their pieces.
+        None where nothing better is known than how their pieces came.
         """
         if self._tokenizer is not None:
             return sum(map(self._tokenizer.count_text, texts))
@@ -145,22 +146,26 @@ class Tally:
     anomaly: str | None = None
     unsure: bool = False
     """Whether the server may bill more than ``final`` says."""
-    _pieces: int = 0
-    _since: int = 0
+    _told_at: int = 0
+    """Our own count of the output when the server gave its last one."""
+    _more: bool = False
+    """Whether anything arrived after that."""
 
     def __post_init__(self) -> None:
         tokens, source = self.counter.input(self.prompt, load=False)
         self._asked = Usage(input_tokens=tokens, input_source=source)
         self._said: list[list[str]] = [[] for _ in range(self.prompt.sampling.n)]
+        self._arriving = [self.counter.arriving() for _ in self._said]
         self.reports = Reports(self.prompt.sampling.n)
 
     def take(self, choice: int, text: str) -> None:
         """More of a choice arrived, its reasoning included; it may be one beyond those that were asked for."""
-        self._said.extend([] for _ in range(choice + 1 - len(self._said)))
+        for _ in range(choice + 1 - len(self._said)):
+            self._said.append([])
+            self._arriving.append(self.counter.arriving())
         self._said[choice].append(text)
-        tokens = self.counter.piece(text)
-        self._since += tokens
-        self._pieces += tokens
+        self._arriving[choice].take(text)
+        self._more = True
         self.answer_bytes += len(text.encode("utf-8", "replace"))
 
     def report(self, usages: Sequence[object], choice: int | None, *, final: bool, alone: bool = False) -> None:
@@ -171,7 +176,7 @@ class Tally:
         self.reports.take(read_usages(usages), choice, final=final, alone=alone)
         usage = self._reported()
         if usage is not None and usage.output_tokens is not None:
-            self._since = 0
+            self._told_at, self._more = self._own, False
 
     def so_far(self) -> Usage:
         """The counts at this moment: the server's where it gives them, else estimated from what arrived."""
@@ -180,10 +185,10 @@ class Tally:
             asked = self._asked
             usage = replace(usage, input_tokens=asked.input_tokens, input_source=asked.input_source)
         if usage.output_tokens is None:
-            return replace(usage, output_tokens=self._pieces, output_source="estimated")
+            return replace(usage, output_tokens=self._own, output_source="estimated")
         tokens = usage.output_tokens + self._since
         if not self.reports.covers(self._spoken):
-            tokens = max(tokens, self._pieces)  # it is of some of the answers
+            tokens = max(tokens, self._own)  # it is of some of the answers
         return (
             usage if tokens == usage.output_tokens else replace(usage, output_tokens=tokens, output_source="estimated")
         )
@@ -191,7 +196,17 @@ class Tally:
     @property
     def begun(self) -> bool:
         """Whether anything of an answer arrived."""
-        return self._pieces > 0
+        return any(self._said)
+
+    @property
+    def _own(self) -> int:
+        """What arrived, in tokens, as far as it can be known here before the end."""
+        return sum(it.tokens for it in self._arriving)
+
+    @property
+    def _since(self) -> int:
+        """What arrived after the server's last count."""
+        return max(1, self._own - self._told_at) if self._more else 0
 
     def final(self, *, whole: bool) -> Usage:
         """The counts at the end. What the server did not report is counted here, or estimated; never 0 for a text.
@@ -207,7 +222,7 @@ class Tally:
             usage = replace(usage, input_tokens=tokens, input_source=source)
         if self.reports.missing(self._spoken):
             return self._completed(usage, texts)
-        early = usage.output_tokens is None or not whole or self._since > 0
+        early = usage.output_tokens is None or not whole or self._more
         if early or len(texts) > 1:
             usage = self._larger(usage, texts, early=early)
         return usage
@@ -246,7 +261,7 @@ class Tally:
     def _larger(self, usage: Usage, texts: list[str], *, early: bool) -> Usage:
         """The server's output or our own, whichever is larger. Ours is an estimate."""
         reported, guessed = usage.output_tokens, self.counter.output(texts)
-        tokens = self._pieces if guessed is None else guessed
+        tokens = self._own if guessed is None else guessed
         if reported is None:
             return replace(usage, output_tokens=tokens, output_source="estimated")
         # A count of all answers that came at their end only yields to what is surely more.
@@ -264,7 +279,7 @@ class Tally:
         missing = self.reports.missing(self._spoken)
         others = [texts[choice] for choice in missing]
         guessed, reported = self.counter.output(others), usage.output_tokens or 0
-        tokens = sum(map(rough_count_text, others)) if guessed is None else guessed
+        tokens = sum(self._arriving[choice].tokens for choice in missing) if guessed is None else guessed
         spoken = len(self._spoken)
         of = f"{spoken - len(missing)} of {spoken} answers"
         self.anomaly = f"the server reports {counted(reported, 'output token')} for {of}"

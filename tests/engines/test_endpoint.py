@@ -14,7 +14,13 @@ import pytest
 from tests.engines.endpoints import ASK, RATES, REPORTED, Ask, Follower, Make, counts, until_stamped
 from tests.servers import ANSWER, ROLE, USAGE, Asked, Endpoint, Wire, chunk, serve, streams, usage_chunk, whole
 from tokmagic.core.prompt import Message, Prompt, Sampling
+from tokmagic.core.stream import Started
 from tokmagic.engines.base import ModelSpec
+from tokmagic.engines.endpoint import certificates
+from tokmagic.engines.endpoint.counting import Counter
+from tokmagic.engines.endpoint.engine import EndpointEngine
+from tokmagic.engines.endpoint.shared import SharedCounter, SharedEngine
+from tokmagic.engines.registry import shared_spec
 from tokmagic.runs.session import Session
 
 # Complete answers
@@ -170,6 +176,37 @@ def test_a_role_or_log_probabilities_alone_stop_no_clock(ask: Ask, first: dict[s
         wire.end()
 
     assert (ask(script).reading.ttft_s or 0) >= 0.3
+
+
+@pytest.mark.parametrize(
+    ("shared", "of", "what"),
+    [
+        (False, certificates, "trusted"),
+        (False, Counter, "input"),
+        (True, certificates, "trusted"),
+        (True, SharedCounter, "input"),
+    ],
+)
+def test_what_is_made_ready_here_is_no_time_of_the_servers(
+    make_session: Make, server: Endpoint, monkeypatch: pytest.MonkeyPatch, shared: bool, of: Any, what: str
+) -> None:
+    """A process's first run reads certificates, and a long prompt takes a second to count."""
+    done_ns: list[int] = []
+    does = getattr(of, what)
+
+    def noted(*given: Any, **named: Any) -> Any:
+        found = does(*given, **named)
+        done_ns.append(time.perf_counter_ns())
+        return found
+
+    monkeypatch.setattr(of, what, noted)
+    monkeypatch.setenv("TOKMAGIC_ENGINE_KEY", "tm-key")
+    made, spec = EndpointEngine, ModelSpec("m", api_base=server.url)
+    if shared:
+        made, spec = SharedEngine, shared_spec("m", server.url)
+    begun, *_ = made("m", spec, make_session().settings).stream(ASK)
+    assert isinstance(begun, Started)
+    assert begun.submitted_ns > done_ns[0]
 
 
 def test_reasoning_stops_the_clock_and_is_no_part_of_the_answer(ask: Ask, session: Session) -> None:

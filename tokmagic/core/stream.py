@@ -63,8 +63,8 @@ class Usage:
 class Started:
     """The engine took the request.
 
-    ``submitted_ns`` is t0, before tokenisation and queueing. ``prefill_ns`` is the start of the
-    prefill where the engine knows it, else ``None``; queue time is the difference.
+    ``submitted_ns`` is t0, before tokenisation and queueing; at an endpoint when all is ready to be sent.
+    ``prefill_ns`` is the start of the prefill where the engine knows it, else ``None``; queue time is the difference.
     """
 
     submitted_ns: int

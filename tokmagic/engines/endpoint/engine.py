@@ -102,9 +102,14 @@ class EndpointEngine:
         progress("ready", 1.0)
 
     def stream(self, prompt: Prompt) -> EndpointStream:
-        submitted_ns = time.perf_counter_ns()
         request = self._request(prompt, server_of(self._spec.server, self._provider))
-        return EndpointStream(self._connections, request, self._tally(prompt), submitted_ns)
+        tally = self._tally(prompt)
+        return EndpointStream(self._connections, request, tally, self._clock(request))
+
+    def _clock(self, request: Request) -> int:
+        """When a run begins: all that this process does for it before it is sent was done and is none of its time."""
+        self._connections.prepare(request.connect_s, request.read_s)
+        return time.perf_counter_ns()
 
     def _request(self, prompt: Prompt, server: Server) -> Request:
         body = json.dumps(request_of(self._spec.source, prompt, server), ensure_ascii=False)

@@ -173,6 +173,11 @@ class Connections:
             self._made.add(connection)
             return connection
 
+    def prepare(self, connect_timeout_s: float, read_timeout_s: float) -> None:
+        """Have a connection at hand, not yet open: the first reads modules and whom it trusts, 0.1 s."""
+        with suppress(AttemptError):  # said by the run that takes it
+            self.give_back(self.take(connect_timeout_s, read_timeout_s))
+
     def give_back(self, connection: Connection) -> None:
         """Keep a connection for the next run, if it is still good."""
         with self._lock:

@@ -46,6 +46,11 @@ class Request:
     limits: Limits
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def read_s(self) -> float:
+        """How long the network may be silent: whoever reads from it knows what is waited for, and stops sooner."""
+        return max(self.first_token_s, self.silence_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -168,8 +173,7 @@ class Reader:
 
     def _attempt(self) -> None:
         request = self._request
-        longest_s = max(request.first_token_s, request.silence_s)
-        connection = self._connection = self._connections.take(request.connect_s, longest_s)
+        connection = self._connection = self._connections.take(request.connect_s, request.read_s)
         if self._closed.is_set():
             connection.hang_up()
         good = False

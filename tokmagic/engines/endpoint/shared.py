@@ -129,16 +129,16 @@ class SharedEngine(EndpointEngine):
         return self._submit(prompt, run_id, alone=alone)
 
     def _submit(self, prompt: Prompt, run_id: str | None = None, *, alone: bool = True) -> EndpointStream:
-        submitted_ns = time.perf_counter_ns()
         # The counts beside one of several answers are of all of them, which no other server's are.
         server = replace(SERVERS[SHARED], continuous_usage=prompt.sampling.n == 1)
         request = self._request(prompt, server)
         request = replace(request, path=f"{_API}{request.path}")
+        tally = self._tally(prompt)
         if run_id is None:
-            return EndpointStream(self._connections, request, self._tally(prompt), submitted_ns, self._heard)
+            return EndpointStream(self._connections, request, tally, self._clock(request), self._heard)
         request = replace(request, headers={RUN_ID_HEADER: run_id})
         settled = partial(self._settled, run_id if alone else None)
-        return EndpointStream(self._connections, request, self._tally(prompt), submitted_ns, self._heard, settled)
+        return EndpointStream(self._connections, request, tally, self._clock(request), self._heard, settled)
 
     def _settled(self, run_id: str | None, server_run_id: str | None) -> Metered | None:
         """What the server recorded of a run that broke off, once it has settled its row; None where it does not say.

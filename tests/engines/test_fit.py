@@ -12,10 +12,9 @@ import pytest
 from tokmagic.core.config import TokMagic
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.fit import KvCache, Need, kv_cache, need
-from tokmagic.engines.llamacpp.memory import require
 from tokmagic.engines.local import memory
 from tokmagic.engines.local.engine import LocalEngine
-from tokmagic.engines.local.memory import free_ram, require_room
+from tokmagic.engines.local.memory import free_ram, require_ram, require_room
 from tokmagic.engines.registry import Models
 from tokmagic.errors import OutOfMemoryError
 
@@ -326,7 +325,7 @@ def test_main_memory_ends_at_the_containers_limit(tmp_path: Path, monkeypatch: p
     with pytest.raises(
         OutOfMemoryError, match=r"some.gguf needs 0.0 GiB, the machine has 0.0 GiB free; choose another"
     ):
-        require(1000, "some.gguf", "choose another")
+        require_ram(1000, "some.gguf", "choose another")
     unlimited = free_ram(a_cgroup(tmp_path, "max"))
     assert unlimited is not None
     assert unlimited > 10_000

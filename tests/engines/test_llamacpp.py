@@ -31,8 +31,7 @@ from tokmagic.core.stream import Event, Finished, Started, Token
 from tokmagic.engines.base import Engine, ModelSpec, no_progress
 from tokmagic.engines.llamacpp import process as process_module
 from tokmagic.engines.llamacpp.engine import LlamaCppEngine
-from tokmagic.engines.llamacpp.memory import LEAST_CELLS
-from tokmagic.engines.llamacpp.messages import Load, Request, message_of
+from tokmagic.engines.llamacpp.messages import LEAST_CELLS, Load, Request, message_of
 from tokmagic.engines.llamacpp.sampling import Defaults, Drawing
 from tokmagic.engines.local.store import pull_carried
 from tokmagic.errors import ContextError, ModelError, OutOfMemoryError, UsageError
@@ -628,8 +627,8 @@ def test_what_is_not_there_is_told_before_anything_starts(
     settings: TokMagic, gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = LlamaCppEngine("fast", INT4, settings)
-    monkeypatch.setattr("tokmagic.engines.llamacpp.memory.free_ram", lambda: 50_000_000)
-    with pytest.raises(OutOfMemoryError, match=r"Q4_1.gguf needs 0.2 GiB, the machine has 0.0 GiB free; unload"):
+    monkeypatch.setattr("tokmagic.engines.local.memory.free_ram", lambda: 50_000_000)
+    with pytest.raises(OutOfMemoryError, match=r"Q4_1.gguf needs 0.18 GiB, the machine has 0.05 GiB free; unload"):
         engine.load(no_progress)
     monkeypatch.setattr("tokmagic.engines.llamacpp.engine.is_installed", lambda: False)
     with pytest.raises(ModelError, match=r"needs the package xllamacpp; run: pip install 'tokmagic\[llamacpp\]'"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 import time
@@ -259,6 +260,46 @@ def test_what_memory_would_not_hold_beside_the_others_waits_for_them(
     assert [ids_of(first), ids_of(second)] == alone
     assert isinstance(second[0], Started)
     assert finished(first).at_ns <= (second[0].prefill_ns or 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="in a batch"),
+        pytest.param({"no_repeat_ngram_size": 2}, marks=pytest.mark.slow, id="by itself"),
+    ],
+)
+def test_answers_that_memory_cannot_hold_are_refused_before_they_begin(
+    tiny_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    """Memory for four sequences of the shortest room, and none of a longer one."""
+    with contextlib.closing(Session(TokMagic(home=str(tiny_home), ledger=f"sqlite:///{tmp_path}/l.sqlite"))) as session:
+        model = configured(model_folder(tiny_home), tmp_path, **settings)
+        need = session.load(model).need()
+        assert need is not None
+        assert need.cache is not None
+        free = 4 * need.cache.size(128)
+        monkeypatch.setattr("tokmagic.engines.local.memory.free_ram", lambda: free)
+        asked = {
+            "one": ask("Hi", temperature=0, max_tokens=20),
+            "many": ask("Hi", temperature=1.0, seed=1, n=12, max_tokens=60),
+            "long": ask("Hi", temperature=0, max_tokens=700),
+            "one again": ask("Hi", temperature=0, max_tokens=20),
+        }
+        found = {name: session.generate(prompt, model, cache=False) for name, prompt in asked.items()}
+        assert {name: it.status for name, it in found.items()} == {
+            "one": "ok",
+            "many": "failed",
+            "long": "failed",
+            "one again": "ok",
+        }
+        assert found["one"].tokens == found["one again"].tokens
+        for name, said in (("many", "12 answers of up to "), ("long", "1 answer of up to ")):
+            told = str(found[name].error)
+            assert told.startswith(f"the KV cache for {said}")
+            assert told.endswith(" GiB free; lower --max-tokens, or -n, or shorten the prompt")
+            assert "\n" not in told
+            assert (found[name].usage.output_tokens or 0, found[name].cost.usd or 0) == (0, 0)
 
 
 def test_what_only_transformers_can_do_runs_by_itself_in_between(session: Session, tmp_path: Path) -> None:

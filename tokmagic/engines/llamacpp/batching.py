@@ -19,9 +19,9 @@ from typing import Any
 import numpy
 
 from tokmagic.core.stream import FinishReason
-from tokmagic.engines.llamacpp.memory import LEAST_CELLS, require
-from tokmagic.engines.llamacpp.messages import Ended, Failed, Load, Message, Piece, Request, Started
+from tokmagic.engines.llamacpp.messages import LEAST_CELLS, Ended, Failed, Load, Message, Piece, Request, Started
 from tokmagic.engines.llamacpp.weights import BATCH_TOKENS, SEQUENCES, Cache, Fed, Sampler, Weights
+from tokmagic.engines.local.memory import require_ram
 from tokmagic.engines.schemas import SchemaTokenizer
 from tokmagic.engines.stops import StopFilter
 from tokmagic.errors import OutOfMemoryError, TokmagicError
@@ -163,7 +163,7 @@ class Batching:
         before, wanted = self._cache.cells, 1 << (cells - 1).bit_length()
         more = wanted - before
         if self._cell_bytes is not None:
-            require(self._cell_bytes * more, f"a KV cache for {wanted:,} tokens", "lower --max-tokens, or -n")
+            require_ram(self._cell_bytes * more, f"a KV cache for {wanted:,} tokens", "lower --max-tokens, or -n")
         self._cache.close()
         try:
             self._cache = Cache(self._weights, wanted, self._threads)

@@ -17,11 +17,11 @@ from tokmagic.core.stream import Source
 from tokmagic.engines.base import EngineState, ModelSpec, Progress, no_progress
 from tokmagic.engines.llamacpp.files import Found, fetch, find, tokenizer_folder
 from tokmagic.engines.llamacpp.library import is_installed, missing
-from tokmagic.engines.llamacpp.memory import LEAST_CELLS, require
-from tokmagic.engines.llamacpp.messages import Load, Request
+from tokmagic.engines.llamacpp.messages import LEAST_CELLS, Load, Request
 from tokmagic.engines.llamacpp.process import Process, RunStream
 from tokmagic.engines.llamacpp.processors import usual_threads
 from tokmagic.engines.llamacpp.sampling import Defaults, Drawing
+from tokmagic.engines.local.memory import require_ram
 from tokmagic.engines.quality import measured
 from tokmagic.errors import ContextError, ModelError, UsageError
 from tokmagic.formatting.numbers import counted
@@ -201,7 +201,7 @@ class LlamaCppEngine:
         cell_bytes = found.header.kv_bytes_per_token
         needed = found.header.weights_bytes + LEAST_CELLS * (cell_bytes or 0)
         if self._device == "cpu":
-            require(
+            require_ram(
                 needed, found.header.file.name, "unload other models (%model unload --all), or choose a smaller file"
             )
         progress("loading weights", 0.3)

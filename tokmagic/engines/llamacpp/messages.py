@@ -11,6 +11,9 @@ from tokmagic.core.stream import FinishReason
 from tokmagic.engines.llamacpp.sampling import Drawing
 from tokmagic.errors import ModelError, TokmagicError
 
+LEAST_CELLS = 4096
+"""How many tokens the KV cache holds at first: a dozen short answers at once. Who needs more makes it anew, larger."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:

@@ -89,9 +89,12 @@ class Batch:
         """Whether so many more are computed sooner in it than after it."""
         return len(self) + answers <= _MOST_ANSWERS[self._device.type]
 
-    def bytes_to_come(self, positions: int = 0) -> int:
-        """What the caches may yet grow by if all runs go on to their limits, and another one of so many positions."""
-        wanted = room(positions) if positions else 0
+    def bytes_to_come(self, answers: int, positions: int) -> int:
+        """What the caches may yet grow by if all runs go on to their limits, and so many answers of another one, too.
+
+        Each of these has so many positions, its prompt's included.
+        """
+        wanted = answers * room(positions)
         for run in self._runs:
             held = sum(room(it.length) for it in run.caches if it.length)
             wanted += max(0, len(run.answers) * room(len(run.ids) + run.limit) - held)

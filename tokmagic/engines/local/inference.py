@@ -19,13 +19,14 @@ from tokmagic.engines.fit import Held
 from tokmagic.engines.local.answer import Answer
 from tokmagic.engines.local.batch import Batch, Run
 from tokmagic.engines.local.choices import for_own_passes, for_transformers, kept
-from tokmagic.engines.local.declared import asked_arithmetic, follows_transformers
+from tokmagic.engines.local.declared import asked_arithmetic, follows_transformers, needed
 from tokmagic.engines.local.decoder import decoder
 from tokmagic.engines.local.device import available_bytes, device_name, free_memory, held, pick_device
 from tokmagic.engines.local.drawing import Drawing, is_followed
 from tokmagic.engines.local.generating import Call, generate
 from tokmagic.engines.local.limits import measure, work_of
 from tokmagic.engines.local.load import load_model, map_error
+from tokmagic.engines.local.memory import require_ram
 from tokmagic.engines.local.passes import Followed
 from tokmagic.engines.local.products import AS_TRANSFORMERS, linear
 from tokmagic.engines.local.schema import SchemaConstraint, SchemaTokenizer
@@ -54,6 +55,8 @@ class Inference:
         self._tokenizer = tokenizer
         self._schemas: SchemaTokenizer | None = None
         self._threads = Threads()
+        wanted = needed(folder, spec)
+        self._kv_cache = None if wanted is None else wanted.cache
         self._device = pick_device(spec.device)
         try:
             self._model = load_model(folder, spec, self._device, progress)
@@ -166,9 +169,9 @@ class Inference:
             return False
         # A system that gives out more memory than it has would end the process: this one waits for its turn.
         prompt, sampling = request.prompt, request.prompt.sampling
-        positions = sampling.n * (prompt.utf8_bytes + sampling.max_tokens)
+        positions = prompt.utf8_bytes + sampling.max_tokens
         free_bytes = available_bytes(self._device)
-        return free_bytes is None or batch.bytes_to_come(positions) <= free_bytes
+        return free_bytes is None or batch.bytes_to_come(sampling.n, positions) <= free_bytes
 
     def _begin(self, request: Request, batch: Batch | None) -> Callable[[], None] | None:
         """Add a prompt to the batch, or return what runs it, if that needs the device to itself."""
@@ -188,6 +191,8 @@ class Inference:
                 for choice in range(sampling.n)
             ]
             if batch is not None and is_followed(config):
+                if not batch:  # whoever joins one was asked before
+                    self._require_room(batch.bytes_to_come(sampling.n, len(ids) + limit), len(ids) + limit, sampling.n)
                 drawing = Drawing(
                     config,
                     ids,
@@ -205,9 +210,22 @@ class Inference:
             request, Call(ids, config, answers, seed=sampling.seed, constraint=constraint, logprobs=sampling.logprobs)
         )
 
+    def _require_room(self, needed_bytes: int, positions: int, answers: int) -> None:
+        """Refuse a prompt whose answers would not fit at their limit: not all systems tell when memory has run out.
+
+        Raises OutOfMemoryError.
+        """
+        if self._device.type == "cpu":  # a GPU tells it in time
+            what = f"the KV cache for {counted(answers, 'answer')} of up to {positions:,} tokens with the prompt"
+            require_ram(needed_bytes, what, "lower --max-tokens, or -n, or shorten the prompt")
+
     def _alone(self, request: Request, call: Call) -> None:
         stream = request.stream
         try:
+            if self._kv_cache is not None and not self._kv_cache.at_most:
+                positions = len(call.ids) + (call.config.max_new_tokens or 0)
+                each = self._kv_cache.size(positions)
+                self._require_room(len(call.answers) * each, positions, len(call.answers))
             generate(self._model, call, stream, request.submitted_ns)
         except Exception as error:
             failure = self._failure(error, sum(answer.tokens for answer in call.answers))

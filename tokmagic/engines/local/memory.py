@@ -61,6 +61,15 @@ def require_room(wanted: Need | None, device: str, free: int | None) -> None:
         )
 
 
+def require_ram(needed_bytes: int, what: str, advice: str) -> None:
+    """Refuse what main memory does not hold. Raises OutOfMemoryError."""
+    free = free_ram()
+    if free is not None and needed_bytes > free:
+        raise OutOfMemoryError(
+            f"{what} needs {_gib(needed_bytes)} GiB, the machine has {_gib(free)} GiB free; {advice}"
+        )
+
+
 def what_fits(wanted: Need, free: int) -> str:
     """Say which other form of a model would fit."""
     for name, weights_bytes in wanted.smaller.items():

@@ -19,7 +19,7 @@ from tests.examples import first
 from tokmagic.core.config import TokMagic
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.stream import Event, Started, Token
-from tokmagic.engines.base import Engine
+from tokmagic.engines.base import Engine, ModelSpec
 from tokmagic.engines.local import engine as local
 from tokmagic.errors import ContextError, ModelError, TokmagicError, UsageError
 from tokmagic.runs.session import Session
@@ -274,7 +274,9 @@ def test_answers_that_memory_cannot_hold_are_refused_before_they_begin(
 ) -> None:
     """Memory for four sequences of the shortest room, and none of a longer one."""
     with contextlib.closing(Session(TokMagic(home=str(tiny_home), ledger=f"sqlite:///{tmp_path}/l.sqlite"))) as session:
-        model = configured(model_folder(tiny_home), tmp_path, **settings)
+        model = "here"
+        spec = ModelSpec(configured(model_folder(tiny_home), tmp_path, **settings), device="cpu")
+        session.models.add(model, spec)
         need = session.load(model).need()
         assert need is not None
         assert need.cache is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,15 +13,17 @@ from filelock import FileLock
 
 from tests.ledgers.test_store import ids, run
 from tokmagic.core.config import TokMagic
-from tokmagic.core.prompt import Message
+from tokmagic.core.prompt import Message, Prompt
 from tokmagic.core.record import RunRecord
 from tokmagic.errors import LedgerError
 from tokmagic.ledgers import Ledger, Outbox
 from tokmagic.ledgers.outbox import kept_in
 from tokmagic.runs.recorder import LedgerWarning, Recorder
+from tokmagic.runs.session import Session
 
 PATIENCE_S = 30.0
 AWAY = "postgresql://127.0.0.1:9/away"
+ASK = Prompt((Message("user", "Hi"),))
 
 
 class Slow(Ledger):
@@ -173,11 +175,23 @@ def test_what_an_earlier_version_kept_is_delivered_where_it_would_have_been(tmp_
     assert not (tmp_path / "undelivered.sqlite").exists()
 
 
-@pytest.mark.filterwarnings("ignore::tokmagic.runs.recorder.LedgerWarning")
-@pytest.mark.parametrize("address", ["nonsense", "postgresql://127.0.0.1:port/team", "nosuchdatabase://127.0.0.1/team"])
-def test_a_run_for_an_address_that_is_none_is_kept(tmp_path: Path, ledger: Ledger, address: str) -> None:
-    recorder = Recorder(TokMagic(home=str(tmp_path), ledger=address), patience_s=0.1)
-    assert not recorder.settle(run("a"), (), "one", begun=False)
-    recorder.close()
-    assert Outbox.of(tmp_path, address, store_text=True).deliver(ledger) == 1
-    assert ids(ledger.runs()) == ["a"]
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("nonsense", "NOT being recorded"),
+        ("/home/me/ledger.sqlite", "NOT being recorded"),
+        ("postgresql://127.0.0.1:port/team", "NOT being recorded"),
+        ("postgres://127.0.0.1:9/team", "NOT being recorded"),
+        ("mysql://127.0.0.1/team", "NOT being recorded"),
+        (AWAY, "kept on this machine"),
+        ("postgresql+nosuchdriver://127.0.0.1:9/away", "kept on this machine"),
+    ],
+)
+def test_only_what_a_server_may_get_later_is_kept_and_one_warning_says_which(
+    make_session: Callable[..., Session], tmp_path: Path, address: str, told: str
+) -> None:
+    session = make_session(ledger=address, model="scripted")
+    with pytest.warns(LedgerWarning) as warned:
+        [session.generate(ASK) for _ in range(2)]
+    assert [told in str(it.message) for it in warned] == [True]
+    assert bool(list(tmp_path.glob("**/undelivered-*.sqlite"))) == ("kept" in told)

@@ -291,6 +291,14 @@ def file_of(url: str) -> Path | None:
     return _file_of(parsed) if parsed.get_backend_name() == "sqlite" else None
 
 
+def is_on_a_server(url: str) -> bool:
+    """Whether an address is that of a server, which may be away for a while; one that is no ledger's never answers."""
+    try:
+        return _parsed(url).get_backend_name() == "postgresql"
+    except LedgerError:
+        return False
+
+
 def _parsed(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)

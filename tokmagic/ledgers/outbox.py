@@ -9,7 +9,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from tokmagic.core.files import sqlite_url
 from tokmagic.core.prompt import Message
@@ -23,16 +22,11 @@ _PORT = 5432
 
 def kept_in(home: Path, url: str) -> Path:
     """The file for what is kept for a server's ledger: by host, port, database and schema, whoever logs in there."""
-    try:
-        given = make_url(url)
-    except (ArgumentError, ValueError):
-        # No address: whoever opens it is told, and its runs are kept until it is mended.
-        place: tuple[object, ...] = (url,)
-    else:
-        host, port = (given.query.get(name, "") for name in ("host", "port"))
-        place = (given.host or host, given.port or port or _PORT, given.database or given.username)
-        if options := given.query.get("options"):  # they may name a schema
-            place = (*place, options)
+    given = make_url(url)
+    host, port = (given.query.get(name, "") for name in ("host", "port"))
+    place: tuple[object, ...] = (given.host or host, given.port or port or _PORT, given.database or given.username)
+    if options := given.query.get("options"):  # they may name a schema
+        place = (*place, options)
     return home / f"undelivered-{sha256(repr(tuple(map(str, place))).encode()).hexdigest()[:12]}.sqlite"
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tokmagic.ledgers import Ledger, Outbox
 
 _LOST = "this run is NOT being recorded"
+_KEPT = "this run is kept on this machine and delivered when its ledger can be reached again"
 PAY_AGAIN_S = 1.0
 """How long to wait before what is owed is written again."""
 
@@ -91,17 +92,17 @@ class Recorder:
             return self._ledger
 
     def _box(self) -> Outbox | None:
-        """Where ends of runs are kept while a server is away; None for a ledger that is a file.
+        """Where ends of runs are kept while a server is away; None for a ledger that is a file, and for no ledger.
 
         Whether the ledger is open does not matter: what ends after :meth:`close` has an end, too.
         """
         with whole():
             # start-up: as above.
-            from tokmagic.ledgers import Outbox
+            from tokmagic.ledgers import Outbox, is_on_a_server
 
         given = self._settings
         with self._lock:
-            if self._outbox is None and not given.ledger.startswith("sqlite"):
+            if self._outbox is None and is_on_a_server(given.ledger):
                 self._outbox = Outbox.of(given.home_path, given.ledger, store_text=given.store_text)
             return self._outbox
 
@@ -118,14 +119,14 @@ class Recorder:
                 self._ledger.close()
             self._ledger = self._outbox = None
 
-    def write(self, write: Write, otherwise: str = _LOST) -> bool:
+    def write(self, write: Write) -> bool:
         """Write to the ledger and say whether it was written; where not, a warning says so once and nothing stops."""
         try:
             ledger = self.ledger()
             self._pay()
             write(ledger)
         except LedgerError as error:
-            return self._not_written(f"{otherwise}: {error}")
+            return self._not_written(f"{_LOST if self._box() is None else _KEPT}: {error}")
         self._warnings.tell({})
         return True
 
@@ -148,7 +149,7 @@ class Recorder:
             if not written and begun and ledger is not None:
                 self._owe(ledger, write)
             return written
-        if self.write(write, "this run is kept on this machine and delivered when its ledger can be reached again"):
+        if self.write(write):
             self._deliver(outbox)
             return True
         try:

@@ -119,6 +119,43 @@ def test_how_many_items_it_takes_is_as_published() -> None:
     assert items_needed(SLEEP, smallest) == 10
 
 
+def seen(items: int, better: float, worse: float) -> float:
+    """How often McNemar's test is below 5 % where such shares of so many items are better and worse."""
+    found = 0.0
+    for apart in range(items + 1):
+        likely = stats.binom.pmf(apart, items, better + worse)
+        if likely > 1e-9:
+            each = stats.binom.pmf(range(apart + 1), apart, better / (better + worse))
+            found += likely * sum(it for up, it in enumerate(each) if exact_counts(up, apart - up) < 0.05)
+    return found
+
+
+def exact_counts(better: int, worse: int) -> float:
+    return min(1.0, 2 * float(stats.binom.cdf(min(better, worse), better + worse, 0.5)))
+
+
+@pytest.mark.parametrize(
+    ("items", "better", "worse"), [(6, 1, 0), (10, 1, 1), (20, 1, 0), (20, 6, 4), (50, 5, 3), (60, 30, 20)]
+)
+def test_a_difference_in_passes_that_would_have_shown_is_that_of_the_test_that_is_asked(
+    items: int, better: int, worse: int
+) -> None:
+    """A t test sees much less of 20 items of which one differs; McNemar's is never sure of fewer than six."""
+    assert exact_counts(better, worse) == pytest.approx(mcnemar(discordant(better, worse, 0))[0])
+    for repeats in (1, 3):
+        runs = np.repeat(discordant(better, worse, items - better - worse)[:, None], repeats, axis=1)
+        found = difference(np.zeros_like(runs), runs, passes=True)
+        share, size = (better + worse) / items, found.smallest or 0
+        differ = max(share, size)
+        assert seen(items, (differ + size) / 2, (differ - size) / 2) == pytest.approx(0.8, abs=1e-3)
+        apart, needed = (better - worse) / items, found.needed or 0
+        if needed < 100 and apart:
+            more, fewer = (share + apart) / 2, (share - apart) / 2
+            assert seen(needed - 1, more, fewer) < 0.8 <= seen(needed, more, fewer)
+    for few in (0, 3, 5):
+        assert difference(np.zeros((few, 1)), np.ones((few, 1)), passes=True).smallest is None
+
+
 def fieller(over: Floats, under: Floats) -> tuple[float, float]:
     """E. C. Fieller, JRSS B 16 (1954): where the mean of over - x · under is not apart from 0 by a t test."""
     t = stats.t.ppf(0.975, over.size - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 ALPHA = 1 - LEVEL
 POWER = 0.8
 """How often a difference of the given size shall be seen where it is there."""
+_EXACT_ITEMS = 2_000
+"""With more items McNemar's exact test sees nearly what a t test does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,10 @@ def difference(baseline: Floats, variant: Floats, *, passes: bool = False, seed:
     if not items.size:
         return Difference(0, 0, None, Interval(None, None, "none", "no item has both"))
     p_value, test = mcnemar(items) if passes else mean_test(items)
-    mean, needed = float(items.mean()), items_needed(items, float(items.mean()))
+    mean = float(items.mean())
+    needed, smallest = (passes_needed, smallest_in_passes) if passes else (items_needed, smallest_difference)
     interval = of_rates_apart(variant - baseline) if passes else of_mean(items, seed)
-    smallest = smallest_difference(items)
-    if passes and smallest is not None and smallest > 1:
-        smallest = None  # no two pass rates are that far apart: so few items show none reliably
-    return Difference(items.size, pairs, mean, interval, test, p_value, p_value, smallest, needed)
+    return Difference(items.size, pairs, mean, interval, test, p_value, p_value, smallest(items), needed(items, mean))
 
 
 def mean_test(items: Floats) -> tuple[float | None, str]:
@@ -152,6 +153,49 @@ def smallest_difference(items: Floats) -> float | None:
     if spread is None or items.size < 3:
         return None
     return float(TTestPower().solve_power(nobs=items.size, alpha=ALPHA, power=POWER)) * spread
+
+
+def smallest_in_passes(items: Floats) -> float | None:
+    """The difference in pass rates that McNemar's exact test on so many items sees in four comparisons of five.
+
+    As many items differ as were measured, or as the difference takes. None where none differs, and where so few items
+    show no difference reliably.
+    """
+    from scipy import optimize
+
+    if items.size > _EXACT_ITEMS or not items.any():
+        return smallest_difference(items)
+    differ, each = float((items != 0).mean()), float(np.abs(items[items != 0]).mean())
+
+    def short(apart: float) -> float:
+        return _sees(items.size, max(differ, apart), apart) - POWER
+
+    return None if short(1.0) < 0 else each * float(optimize.brentq(short, 1e-6, 1.0))
+
+
+def passes_needed(items: Floats, size: float) -> int | None:
+    """How many items it takes to see a difference of ``size`` in pass rates; see :func:`smallest_in_passes`."""
+    about = items_needed(items, size)
+    if about is None or about > _EXACT_ITEMS:
+        return about
+    differ, each = float((items != 0).mean()), float(np.abs(items[items != 0]).mean())
+    apart = min(1.0, abs(size) / each)
+    most = 4 * about + 20
+    return bisect_left(range(most), POWER, lo=1, key=lambda count: _sees(count, max(differ, apart), apart))
+
+
+def _sees(items: int, differ: float, apart: float) -> float:
+    """How often McNemar's exact test at 5 % sees pass rates ``apart`` where the share ``differ`` of items differs.
+
+    What a paired t test sees is more where few differ: of fewer than six it is never sure.
+    """
+    from scipy import stats
+
+    counts = np.arange(1, items + 1)
+    beyond = stats.binom.isf(ALPHA / 2, counts, 0.5)
+    more = (1 + apart / differ) / 2
+    seen = stats.binom.sf(beyond, counts, more) + stats.binom.cdf(counts - beyond - 1, counts, more)
+    return float(stats.binom.pmf(counts, items, differ) @ seen)
 
 
 def _spread(items: Floats) -> float | None:

@@ -21,12 +21,13 @@ from tests.servers import Asked, Wire, chunk, serve
 from tokmagic.comparisons import concurrency
 from tokmagic.comparisons.concurrency import most_at_once
 from tokmagic.comparisons.running import GIVEN_UP
-from tokmagic.core.budget import Hold
+from tokmagic.core.budget import Budget, Hold
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message
 from tokmagic.core.record import RunRecord
 from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import BudgetError, GenerationInterrupted, ModelError, UsageError
+from tokmagic.ledgers import Ledger
 from tokmagic.runs.budget_guard import BudgetGuard
 from tokmagic.runs.many import Others
 
@@ -273,6 +274,31 @@ def test_a_prompt_that_never_fits_ends_it_without_waiting_for_the_others(
         "lower --max-tokens or raise the budget"
     )
     assert order[1] not in {it.item for it in found.answers}
+
+
+def test_what_waits_behind_the_run_that_ends_it_is_not_let_in(make_desk: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would fit, and stand at the door while the first one is refused."""
+    at_the_door, admit_hold, admit = threading.Event(), BudgetGuard.admit_hold, Ledger.admit
+
+    def in_order(guard: BudgetGuard, record: RunRecord, messages: Sequence[Message], hold: Hold) -> bool:
+        if "long" not in messages[-1].content:
+            assert at_the_door.wait(60)
+        return admit_hold(guard, record, messages, hold)
+
+    def slowly(ledger: Ledger, record: RunRecord, messages: Any, *more: Any) -> Any:
+        at_the_door.set()
+        if "long" in messages[-1].content:
+            time.sleep(0.3)
+        return admit(ledger, record, messages, *more)
+
+    monkeypatch.setattr(BudgetGuard, "admit_hold", in_order)
+    monkeypatch.setattr(Ledger, "admit", slowly)
+    desk = make_desk()
+    desk.session.ledger().set_budget(Budget("day", tokens=100, user=desk.session.user))
+    over = [{"q": f"{'long ' * 200}q{it}" if it == 0 else f"q{it}", "a": f"a{it}"} for it in range(3)]
+    with pytest.raises(BudgetError, match="ended the comparison before one pair was complete: this run may use up to"):
+        desk.compare(over=over, concurrency=6)
+    assert desk.asked == 0
 
 
 def taken_in(desk: Desk, asked: Asked, tokens: int) -> bool:

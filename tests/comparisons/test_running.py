@@ -27,7 +27,7 @@ from tokmagic.comparisons.results import Comparison
 from tokmagic.comparisons.running import GIVEN_UP
 from tokmagic.comparisons.tally import Stand
 from tokmagic.core.budget import Budget
-from tokmagic.core.money import Uncertainty
+from tokmagic.core.money import Rates, Uncertainty
 from tokmagic.core.prompt import Sampling
 from tokmagic.core.record import RunRecord, Selection, Sum
 from tokmagic.engines.base import ModelSpec
@@ -321,6 +321,57 @@ def test_a_prompt_that_is_too_long_to_pass_unasked_is_told_with_what_helps(desk:
     with pytest.raises(BudgetError, match=r"nobody can be asked; raise that with %budget cell --tokens N$"):
         desk.compare(over=[{"q": "a long question"}])
     assert desk.asked == 0
+
+
+LONG = {"q": "long " * 30 + "q99", "a": "a99"}
+EACH: dict[str, tuple[Budget, str]] = {
+    "in dollars": (
+        Budget("cell", Decimal("0.00005")),
+        "this run may cost up to $0.000072, more than the cell's budget",
+    ),
+    "in tokens": (Budget("cell", tokens=12), "the prompt has 32 tokens, more than the 12 allowed"),
+}
+
+
+@pytest.mark.parametrize("cap", EACH)
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_what_is_beyond_what_each_run_may_cost_is_left_out_and_the_rest_goes_on(
+    desk: Desk, cap: str, at_once: int
+) -> None:
+    session, (budget, says) = desk.session, EACH[cap]
+    session.ledger().set_budget(replace(budget, notebook=session.budget_notebook, user=session.user))
+    found = desk.compare(over=[*items(3), LONG, *items(6)[3:]], score="exact(a)", concurrency=at_once)
+    assert (sum(slots(found).values()), desk.asked, found.complete) == (12, 12, False)
+    assert found.outcome.ended is None
+    told = found.notes()
+    assert told[0].startswith("2 of 14 runs are missing; means are of the items that every variant has")
+    assert [it.startswith("1 run of ") and says in it for it in told[1:3]] == [True, True]
+    assert "--yes" not in "".join(told), "a comparison has none"
+    session.ledger().drop_budget(replace(budget, notebook=session.budget_notebook, user=session.user))
+    again = desk.compare(over=[*items(3), LONG, *items(6)[3:]], score="exact(a)", concurrency=at_once)
+    assert (again.complete, desk.asked) == (True, 14)
+
+
+def test_a_run_that_is_stopped_at_what_each_may_cost_is_left_out_and_the_rest_goes_on(desk: Desk) -> None:
+    """Of device time nothing is known before the first run."""
+    session = desk.session
+    session.prices.set("small", Rates(device_hour=Decimal(3600), source="%price"))
+    session.ledger().set_budget(Budget("cell", Decimal("0.5"), notebook=session.budget_notebook, user=session.user))
+    desk.engines["small"].ttft_s = lambda number: 1.0 if number == 0 else 0.1
+    found = desk.compare(over=items(3), score="exact(a)")
+    assert (sum(slots(found).values()), desk.asked, found.outcome.ended) == (5, 6, None)
+    assert "stopped at $1" in "".join(found.notes())
+    assert found.spent_usd == sum((row.reading.cost.usd or 0 for row in desk.rows), Decimal(0)) > 1
+
+
+def test_a_judge_whose_prompt_is_beyond_it_leaves_a_pair_unscored(make_desk: Make) -> None:
+    desk = make_desk(small=right, big=lambda _text, _number: "tie")
+    session = desk.session
+    session.ledger().set_budget(Budget("cell", tokens=100, notebook=session.budget_notebook, user=session.user))
+    found = desk.compare(over=[{"q": "why " * 90 + "q7"}, *items(2)], score="judge(big)")
+    assert sum(slots(found).values()) == 6
+    assert sum(it.score is not None for it in found.answers) == 5, "the baseline's is its own"
+    assert any("could not be scored" in it and "allowed without confirmation" in it for it in found.notes())
 
 
 @pytest.mark.parametrize("progress", [True, 5])

@@ -13,6 +13,7 @@ from scipy import stats
 from tests.comparisons.desk import Desk, items, right
 from tokmagic.comparisons.forecasts import NO_COSTS, Costs, forecast
 from tokmagic.comparisons.tally import Stand
+from tokmagic.core.budget import Budget
 from tokmagic.core.money import Uncertainty
 from tokmagic.core.prompt import Sampling
 from tokmagic.core.record import Sum
@@ -176,6 +177,20 @@ def test_a_budget_that_ends_it_or_lets_nothing_begin_is_said(make_desk: Make) ->
     refused = desk.session.comparisons.known()["c1"]
     assert (refused.status, refused.done) == ("refused", 0)
     assert "does not cover one pair" in str(refused.note)
+
+
+def test_a_run_that_is_beyond_what_each_may_cost_is_refused_in_the_row_of_the_whole(make_desk: Make) -> None:
+    desk = here(make_desk())
+    session = desk.session
+    session.ledger().set_budget(Budget("cell", tokens=12, notebook=session.budget_notebook, user=session.user))
+    found = desk.compare(over=[{"q": "long " * 30 + "q9", "a": "a9"}, *items(2)], score="exact(a)")
+    assert found.row is not None
+    assert (found.row.status, [it.refused for it in found.row.parts], [it.done for it in found.row.parts]) == (
+        "ok",
+        [1, 1],
+        [2, 2],
+    )
+    assert "more than the 12 allowed" in str(found.row.note)
 
 
 def test_a_judge_counts_in_what_it_costs_and_in_the_scores(make_desk: Make) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 
 from tokmagic.comparisons.affordable import RAISE_OR_CHEAPER, Most
-from tokmagic.comparisons.came import Came
-from tokmagic.comparisons.judges import Judge
+from tokmagic.comparisons.came import Came, Got, NotRunError
+from tokmagic.comparisons.judges import FAILED, Judge, Judged, verdict
 from tokmagic.comparisons.outcome import Answer
 from tokmagic.comparisons.plan import Block
 from tokmagic.core.compared import JUDGE_TAG
 from tokmagic.core.prompt import Prompt
-from tokmagic.errors import BudgetError
+from tokmagic.errors import BudgetError, ModelError, TokmagicError
 from tokmagic.prices.budgets import LOWER_OR_RAISE
 from tokmagic.runs.budget_guard import CONFIRMS
 
@@ -71,6 +71,18 @@ def judging(judge: Judge, task: str, opened: Open, then: Callable[[Answer, int, 
         opened.replies[arm] = [None, None]
         for place, (first, second) in enumerate(((answer.text, baseline.text), (baseline.text, answer.text))):
             yield Ask(Prompt(judge.ask(task, first, second)), judge.model, judge.tags, partial(then, answer, place))
+
+
+def judgement(opened: Open, replies: Sequence[Came | None]) -> Judged | None:
+    """What the judge's replies about an answer come to, noted in its block; None where not all were asked for."""
+    if any(isinstance(it, NotRunError) for it in replies):
+        opened.whole = False
+        return None
+    failed = next((it for it in replies if isinstance(it, TokmagicError)), None)
+    if failed is None:
+        return verdict(*(it.text or "" for it in replies if isinstance(it, Got)))
+    opened.failed |= isinstance(failed, ModelError | BudgetError)
+    return Judged(None, None, f"{FAILED}{type(failed).__name__}: {failed}")
 
 
 def why(ask: Ask, error: BudgetError) -> str:

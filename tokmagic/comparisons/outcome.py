@@ -10,6 +10,7 @@ from tokmagic.comparisons.came import Got
 from tokmagic.comparisons.forecasts import NO_COSTS, Costs
 from tokmagic.comparisons.judges import Judged
 from tokmagic.core.record import NO_RUNS, Sum
+from tokmagic.errors import BudgetError
 
 
 @dataclass(slots=True)
@@ -71,5 +72,14 @@ class Outcome:
     """How often the judge replied."""
     ended: str | None = None
     """Why it ended before all was run."""
+    refused: str | None = None
+    """Why the first run was refused, or stopped, that is beyond what each may cost; the others went on."""
     given_up: dict[str, str] = field(default_factory=dict)
     """Models that failed too often, and how they failed last."""
+
+    def check(self) -> None:
+        """Raise BudgetError where a budget let nothing come of it."""
+        if self.ended is not None and not self.blocks:
+            raise BudgetError(f"the budget ended the comparison before one pair was complete: {self.ended}")
+        if self.refused is not None and not any(it.ran for it in self.answers):
+            raise BudgetError(f"no run of the comparison was let in: {self.refused}")

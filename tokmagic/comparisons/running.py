@@ -12,11 +12,11 @@ from itertools import islice
 
 from tokmagic.comparisons import scores
 from tokmagic.comparisons.affordable import Most, check_affordable, most_of, no_longer_fits, too_dear
-from tokmagic.comparisons.blocks import Ask, Open, judging, why
+from tokmagic.comparisons.blocks import Ask, Open, judgement, judging, why
 from tokmagic.comparisons.came import Came, Got, NotRunError, without_text
 from tokmagic.comparisons.concurrency import Places
 from tokmagic.comparisons.earlier import Earlier, Key
-from tokmagic.comparisons.judges import FAILED, Judge, Judged, verdict
+from tokmagic.comparisons.judges import Judge
 from tokmagic.comparisons.outcome import Answer, Outcome
 from tokmagic.comparisons.plan import Block, Plan
 from tokmagic.comparisons.ratings import Human
@@ -69,7 +69,7 @@ class Running:
         self._blocks = every if most_blocks is None else min(every, most_blocks)
         passes = score.passes if isinstance(score, Score | Human) else False
         self.tally = Tally(plan, self._earlier.spent, here, blocks=self._blocks, passes=passes, at_once=places.at_once)
-        self._runs: AtOnce[Generation] = AtOnce(Others(budget_usd, self._earlier.spent_usd))
+        self._runs: AtOnce[Generation] = AtOnce(Others(budget_usd, self._earlier.spent_usd, until_refused=True))
         self._wanted: dict[str, deque[Ask]] = defaultdict(deque)
         self._under_way: Counter[str] = Counter()
         self._open: list[Open] = []
@@ -105,8 +105,7 @@ class Running:
                 f"{self._plan.runs:,} runs; call it again to go on: what is finished is in the ledger and is not paid "
                 "for twice"
             ) from interrupt
-        if outcome.ended is not None and not outcome.blocks:
-            raise BudgetError(f"the budget ended the comparison before one pair was complete: {outcome.ended}")
+        outcome.check()
         outcome.answers.sort(key=lambda it: it.order)
         return outcome
 
@@ -177,9 +176,14 @@ class Running:
         """Raise NotRunError where no run of a model can begin any more."""
         outcome, budget = self._outcome, self._budget_usd
         if outcome.ended is None and budget is not None and outcome.spent_usd >= budget:
-            outcome.ended = f"all of {numbers.usd(budget)} is spent"
+            self._end(f"all of {numbers.usd(budget)} is spent")
         if outcome.ended is not None or model in outcome.given_up or self._runs.others.stopped:
             raise NotRunError
+
+    def _end(self, reason: str) -> None:
+        """A budget ends it, from any thread: what waits to be let in is not, either."""
+        self._outcome.ended = self._outcome.ended or reason
+        self._runs.others.close()
 
     def _run(self, ask: Ask) -> Generation:
         """On a thread of its own."""
@@ -188,8 +192,8 @@ class Running:
             raise NotRunError
         tags = (*self._tags, *ask.tags)
         generation = self._session.generate(ask.prompt, ask.model, tags=tags, cache=False, others=self._runs.others)
-        if isinstance(generation.error, BudgetError):
-            outcome.ended = outcome.ended or why(ask, generation.error)  # at once, so that none behind is let in
+        if isinstance(generation.error, BudgetError) and not generation.error.alone:
+            self._end(why(ask, generation.error))
         if generation.error is None and not ask.judges:
             self._finished.append(generation.run_id)
         return generation
@@ -201,7 +205,7 @@ class Running:
         try:
             generation = done.result()
         except BudgetError as error:
-            outcome.ended = outcome.ended or why(ask, error)
+            self._end(why(ask, error))
             ask.then(NotRunError())
             return
         except (TokmagicError, NotRunError) as error:
@@ -212,10 +216,13 @@ class Running:
         failure = generation.error
         if isinstance(failure, KeyboardInterrupt):
             raise failure
-        if isinstance(failure, BudgetError):
-            ask.then(NotRunError())
-        else:
+        if not isinstance(failure, BudgetError):
             ask.then(Got(generation.record, generation.text) if failure is None else failure)
+        elif failure.alone:
+            outcome.refused = outcome.refused or why(ask, failure)
+            ask.then(BudgetError(why(ask, failure), alone=True))
+        else:
+            ask.then(NotRunError())
 
     def _want(self, ask: Ask, *, first: bool = False) -> None:
         """Give out a finished run of the ledger, else have it run; ``first``: before those that wait already."""
@@ -254,7 +261,7 @@ class Running:
             left = self._left_usd(budget)
             dear = too_dear(self._session, self._plan, judge, block, left)
             if dear is not None:
-                self._outcome.ended = no_longer_fits(dear, budget, left)
+                self._end(no_longer_fits(dear, budget, left))
                 return None
         return Open(block, most, replies, waits_for=len(block.arms))
 
@@ -283,7 +290,7 @@ class Running:
             opened.whole = False
         else:
             self._note(answer, came)
-            opened.failed |= isinstance(came, ModelError)
+            opened.failed |= isinstance(came, ModelError | BudgetError)
             opened.answers[answer.arm] = answer
             opened.usd += answer.usd or 0
             self._outcome.answers.append(answer)
@@ -386,15 +393,7 @@ class Running:
             self._close(opened)
 
     def _judged(self, opened: Open, answer: Answer, replies: Sequence[Came | None]) -> None:
-        if any(isinstance(it, NotRunError) for it in replies):
-            opened.whole = False
-            return
-        failed = next((it for it in replies if isinstance(it, TokmagicError)), None)
-        if failed is not None:
-            opened.failed |= isinstance(failed, ModelError)
-            judged = Judged(None, None, f"{FAILED}{type(failed).__name__}: {failed}")
-        else:
-            judged = verdict(*(it.text or "" for it in replies if isinstance(it, Got)))
-        self._outcome.judged.append(judged)
-        answer.score, answer.problem = judged.value, judged.problem
-        self.tally.scored(answer)
+        if (judged := judgement(opened, replies)) is not None:
+            self._outcome.judged.append(judged)
+            answer.score, answer.problem = judged.value, judged.problem
+            self.tally.scored(answer)

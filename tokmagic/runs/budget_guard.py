@@ -17,7 +17,7 @@ from tokmagic.engines.base import Engine
 from tokmagic.errors import BudgetError, LedgerError, ModelError
 from tokmagic.formatting import numbers
 from tokmagic.prices import bound_usd
-from tokmagic.prices.budgets import caps_tokens, near, refusal
+from tokmagic.prices.budgets import caps_tokens, near, passing, refusal
 from tokmagic.runs.recorder import Teller
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ class BudgetGuard:
         """Let a run in: by which budgets, and whether the ledger did. What does not fit waits. Raises BudgetError."""
         others = self._others
         while True:
+            if others is not None and others.closed:
+                raise BudgetError("a budget ended what this run belongs to before it began; nothing was run")
             attempt = None if others is None else others.attempt()
             common = self._common(record, hold)
             held = [*self._held, *common]
@@ -153,12 +155,21 @@ class BudgetGuard:
             is_common = refusal([Standing(it) for it in common], hold) is not None
             may_pass = never is None if is_common else admission.passing
             if others is None or attempt is None or not may_pass or not others.ended_since(attempt):
-                raise BudgetError(never or admission.refused, passing=admission.passing) from away
+                alone = never is None and self._is_alone(admission.standings, common, hold)
+                if others is not None and not alone:
+                    others.refused()
+                raise BudgetError(never or admission.refused, passing=admission.passing, alone=alone) from away
 
     def _alone(self, common: Sequence[Budget], hold: Hold) -> str | None:
         """Why a run would not fit into the common budget even without the others; None where it would."""
         unspent = Decimal(0) if self._others is None else self._others.unspent_usd
         return refusal([Standing(replace(it, usd=unspent)) for it in common], hold)
+
+    def _is_alone(self, standings: Sequence[Standing], common: Sequence[Budget], hold: Hold) -> bool:
+        """Whether a run is refused by what each may cost, and would fit into all that runs have in common."""
+        single = [it for it in standings if it.budget.scope == "cell" and it.budget not in common]
+        sums = [it for it in standings if it.budget.scope != "cell"]
+        return refusal(single, hold) is not None and passing(sums, hold)
 
     @property
     def _bounded(self) -> bool:
@@ -224,11 +235,13 @@ class BudgetGuard:
     def stopped(self, cost: Cost) -> BudgetError:
         """What to raise for a run that was stopped."""
         budgets = [it.budget for it in self._standings]
+        single = [it.usd for it in self._held if it.scope == "cell" and it.usd is not None]
         caps = [f"{budget.scope} {numbers.usd(budget.usd)}" for budget in budgets if budget.usd is not None]
         caps += [f"{it.scope} {numbers.counted(it.tokens or 0, 'token')}" for it in budgets if caps_tokens(it)]
         return BudgetError(
             f"stopped at {numbers.cost(cost)}: a budget is used up ({', '.join(caps)}); its text and its cost are "
-            "kept, raise the budget to go on"
+            "kept, raise the budget to go on",
+            alone=bool(single) and cost.usd is not None and cost.usd >= min(single),
         )
 
     def _causes(self, record: RunRecord) -> Iterable[tuple[str, str]]:
@@ -250,9 +263,9 @@ class BudgetGuard:
         text = f"the prompt has {size}, more than the {min(limits):,} allowed without confirmation"
         answer = self._confirm(f"{text}. Run it?") if self._confirm is not None else None
         if answer is None:
-            raise BudgetError(f"{text}, and nobody can be asked; --yes confirms it")
+            raise BudgetError(f"{text}, and nobody can be asked; --yes confirms it", alone=True)
         if not answer:
-            raise BudgetError(f"{text}, and it was not confirmed; nothing was run")
+            raise BudgetError(f"{text}, and it was not confirmed; nothing was run", alone=True)
 
     def _set_aside(self, record: RunRecord, prompt: Prompt, input_tokens: int, *, estimated: bool) -> Hold:
         most, itl_s = prompt.sampling.max_tokens * prompt.sampling.n, None
@@ -279,7 +292,8 @@ def _without_ledger(error: LedgerError, held: Sequence[Budget], hold: Hold) -> A
     for budget in held:
         if budget.scope != "cell":
             return Admission(f"the {budget.scope}'s budget cannot be enforced, nothing was run: {error}")
-    return Admission(refusal([Standing(budget) for budget in held], hold))
+    standings = tuple(Standing(budget) for budget in held)
+    return Admission(refusal(standings, hold), standings)
 
 
 def _hold(record: RunRecord, input_tokens: int, most: int, itl_s: float | None, *, estimated: bool) -> Hold:

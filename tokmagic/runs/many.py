@@ -45,8 +45,13 @@ class Work(Protocol):
 class Others:
     """The runs of one call: for those among them that have to wait for others, and what all may cost together."""
 
-    def __init__(self, usd: Decimal | None = None, spent_usd: Decimal = Decimal(0)) -> None:
-        """``usd`` is the most that they may cost together, of which ``spent_usd`` is spent already."""
+    def __init__(
+        self, usd: Decimal | None = None, spent_usd: Decimal = Decimal(0), *, until_refused: bool = False
+    ) -> None:
+        """``usd`` is the most that they may cost together, of which ``spent_usd`` is spent already.
+
+        ``until_refused``: once one does not fit, those that wait behind it are not let in either.
+        """
         self._changed = threading.Condition()
         self._running: set[str] = set()
         self._runs: list[Run] = []
@@ -56,7 +61,8 @@ class Others:
         self._spent_usd = spent_usd
         self._held_usd: dict[str, Decimal] = {}
         self._here = threading.local()
-        self.stopped = False
+        self._until_refused = until_refused
+        self.stopped = self.closed = False
 
     @contextmanager
     def door(self) -> Iterator[None]:
@@ -91,8 +97,8 @@ class Others:
     def ended_since(self, attempt: int) -> bool:
         """Wait until another run ends and gives back what it holds of a budget; False if there is none to wait for."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended > attempt or not self._running or self.stopped)
-            return self._ended > attempt and not self.stopped
+            self._changed.wait_for(lambda: self._ended > attempt or not self._running or self.stopped or self.closed)
+            return self._ended > attempt and not self.stopped and not self.closed
 
     @property
     def bounded(self) -> bool:
@@ -146,6 +152,17 @@ class Others:
             self._spent_usd += run.record.reading.cost.usd or 0
             self._runs = [it for it in self._runs if it is not run]
             self._ended += 1
+            self._changed.notify_all()
+
+    def refused(self) -> None:
+        """One does not fit into what they have in common."""
+        if self._until_refused:
+            self.close()
+
+    def close(self) -> None:
+        """Let nothing in any more; what runs goes on."""
+        with self._changed:
+            self.closed = True
             self._changed.notify_all()
 
     def stop(self) -> None:

@@ -104,6 +104,43 @@ def test_whoever_writes_first_the_servers_row_is_the_duplicate(books: Ledger, wr
     assert books.totals(EVERYTHING).cost_usd == Decimal("0.10")
 
 
+FIRST, SECOND = server("s1", cost="0.04", status="failed"), server("s2", cost="0.10")
+REFUSED = server("s0", cost="0", status="refused")
+TOOK_OVER = client(env={"server_run_id": "s2"})
+ORDERS: dict[str, list[RunRecord]] = {
+    "as they end": [REFUSED, FIRST, SECOND, TOOK_OVER],
+    "one that was left ends last": [REFUSED, SECOND, TOOK_OVER, FIRST],
+    "the client's is delivered first": [TOOK_OVER, REFUSED, FIRST, SECOND],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("begins", [True, False])
+def test_of_several_requests_for_one_run_those_that_it_did_not_take_over_count(
+    books: Ledger, order: str, begins: bool
+) -> None:
+    """Both were worked on, and the client's row knows the cost of one."""
+    books.set_budget(DAY)
+    if begins:
+        books.begin(begun(client()))
+        for record in (FIRST, SECOND):
+            books.begin(begun(replace(record, duplicate=True)))
+    for record in ORDERS[order]:
+        books.settle(record)
+    assert duplicates(books) == {"c": False, "s0": True, "s1": False, "s2": True}
+    assert books.totals(EVERYTHING).cost_usd == Decimal("0.14")
+    (day,) = books.standings([DAY], "ada", NOW.astimezone().replace(tzinfo=None))
+    assert day.spent_usd == Decimal("0.14")
+
+
+def test_moved_requests_for_one_run_are_told_apart(books: Ledger, tmp_path: Path) -> None:
+    with closing(Ledger(f"sqlite:///{tmp_path}/source.sqlite")) as source:
+        for record in ORDERS["as they end"]:
+            source.settle(record)
+        move(source, books)
+    assert duplicates(books) == {"c": False, "s0": True, "s1": False, "s2": True}
+
+
 def test_a_servers_run_of_no_recorded_client_is_none(books: Ledger) -> None:
     books.settle(server("s", of="elsewhere"))
     books.settle(server("t", of=None))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +20,7 @@ from tokmagic.core.files import sqlite_url
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Message, Prompt, Sampling
 from tokmagic.core.record import Selection
+from tokmagic.engines.scripted import Script, ScriptedEngine
 from tokmagic.errors import ModelError
 from tokmagic.explain.readers import reader_for
 from tokmagic.ledgers import Ledger
@@ -59,6 +61,29 @@ def spent(ledger: Ledger, served: Served) -> dict[str, Decimal]:
     standings = ledger.standings(held, "ada", datetime.now())
     assert all(it.held_usd == 0 for it in standings)
     return {it.budget.scope: it.spent_usd for it in standings}
+
+
+def test_what_an_attempt_cost_that_was_made_again_is_in_the_sums_of_its_user(
+    tmp_path: Path, ledger_url: str, make_session: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model fails at the second token, and the client asks once more."""
+    failing = Script.of_text([" a", " b"], input_tokens=2, error="the device is gone")
+    engine = ScriptedEngine("tiny", [failing, Script.of_text([" a", " b", " c"], input_tokens=2)])
+    with serving(tmp_path, engine, rates=TEN_CENTS, usd=Decimal(1), ledger=ledger_url) as served:
+        monkeypatch.setenv("TOKMAGIC_ENGINE_KEY", served.secret)
+        monkeypatch.setenv("LOGNAME", "ada")
+        session = make_session(model="tiny", engine_url=served.url, cache=False)
+        session.notebook = NOTEBOOK
+        served.ledger.set_budget(Budget("day", Decimal(5), user="ada"))
+        generation = session.generate(replace(ASK, stream=False))
+        assert (generation.status, generation.record.reading.attempts) == ("ok", 2)
+        rows = served.rows()
+        assert [(row.status, row.duplicate) for row in rows] == [("ok", False), ("failed", False), ("ok", True)]
+        failed_usd = rows[1].reading.cost.usd
+        assert failed_usd
+        both = (generation.cost.usd or 0) + failed_usd
+        assert served.ledger.totals(Selection()).cost_usd == both
+        assert spent(served.ledger, served) == {"day": both, "key": both}
 
 
 def test_with_one_ledger_every_sum_counts_a_run_once_and_its_keys_counts_it_too(

@@ -192,7 +192,7 @@ class Ledger:
             updated = connection.execute(_UPDATE_RUN, row_update(record) | RELEASED)
             if updated.rowcount == 0:
                 connection.execute(_INSERT_RUN, to_row(record) | RELEASED)
-            if updated.rowcount == 0 or record.client_run_id is not None:
+            if duplicates.concerns(record, is_new=updated.rowcount == 0):
                 # The client's row and the server's may be written in any order, also at the same time.
                 self._backend.serialise(connection, f"run {record.client_run_id or record.run_id}")
                 duplicates.mark(connection, [record.run_id])

@@ -103,6 +103,25 @@ def test_the_packages_of_a_cpu_are_added_up(tmp_path: Path) -> None:
     assert meter.joules() == 4.5
 
 
+@pytest.mark.parametrize(
+    ("counters_uj", "joules"),
+    [
+        ({"package-0-die-0": 1_500_000, "package-0-die-1": 1_500_000}, 1.5),
+        ({"package-0-die-0": 1_500_000, "package-0-die-1": 2_000_000}, 3.5),
+        ({"package-0-die-0": 1_500_000, "package-0-die-1": 2_000_000, "package-0-die-2": 2_000_000}, 3.5),
+        ({"package-0-die-0": 1_500_000, "package-1-die-0": 1_500_000}, 3.0),
+        ({"package-0": 1_500_000, "package-1": 1_500_000}, 3.0),
+    ],
+)
+def test_a_counter_that_several_dies_show_is_counted_once(
+    tmp_path: Path, counters_uj: dict[str, int], joules: float
+) -> None:
+    """As on AMD's Threadripper and EPYC, where each die shows what its whole package took."""
+    for number, (name, counter_uj) in enumerate(counters_uj.items()):
+        zone(tmp_path, f"intel-rapl:{number}", name, counter_uj)
+    assert the_joules(the(energy_meter("cpu", powercap=tmp_path))) == joules
+
+
 def test_a_counter_that_begins_again_goes_on(tmp_path: Path) -> None:
     counter = zone(tmp_path, "intel-rapl:0", "package-0", 900_000, range_uj=1_000_000)
     meter = the(energy_meter("cpu", powercap=tmp_path))

@@ -6,7 +6,7 @@ Each counts a whole device, whoever uses it: a board with all its MIG instances,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -142,7 +142,7 @@ class Rapl:
         """
         try:
             zones = [zone for zone in sorted(powercap.glob("intel-rapl:*")) if zone.name.count(":") == 1]
-            packages = [_Package(zone) for zone in zones if _text(zone / "name").startswith("package")]
+            packages = _each_once(_Package(zone) for zone in zones if _text(zone / "name").startswith("package"))
         except (OSError, ValueError):
             return None
         return cls(packages) if packages else None
@@ -159,13 +159,21 @@ class Rapl:
 
 
 class _Package:
-    """The counter of one package, which begins again at 0 when it has reached its range."""
+    """The counter of one package, or of one die of it, which begins again at 0 when it has reached its range."""
 
     def __init__(self, zone: Path) -> None:
         self._energy = zone / "energy_uj"
+        self._name, _, _ = _text(zone / "name").partition("-die-")
         self._range_uj = int(_text(zone / "max_energy_range_uj"))
         self._last_uj = int(_text(self._energy))
         self._wrapped_uj = 0
+
+    def is_that_of(self, other: _Package) -> bool:
+        """Whether both dies of a package read the same counter: then it lies between two readings around it."""
+        if self._name != other._name:
+            return False
+        before, here, after = (int(_text(it._energy)) for it in (other, self, other))
+        return 0 < before <= here <= after
 
     def joules(self) -> float:
         now_uj = int(_text(self._energy))
@@ -173,6 +181,15 @@ class _Package:
             self._wrapped_uj += self._range_uj
         self._last_uj = now_uj
         return (self._wrapped_uj + now_uj) / 1e6
+
+
+def _each_once(packages: Iterable[_Package]) -> list[_Package]:
+    """Without those that read another's counter: Linux shows one for each die, and AMD's first Zens have one in all."""
+    found: list[_Package] = []
+    for package in packages:
+        if not any(package.is_that_of(other) for other in found):
+            found.append(package)
+    return found
 
 
 def _text(path: Path) -> str:

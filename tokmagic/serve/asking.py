@@ -52,8 +52,13 @@ def of_chat(body: ChatBody) -> Asked:
 
 def of_completion(body: CompletionBody) -> Asked:
     """What a completion asks for. Raises ApiError, UsageError, PromptError."""
-    texts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if len(texts) != 1:
+    texts = [body.prompt] if isinstance(body.prompt, str) else [it for it in body.prompt if isinstance(it, str)]
+    if not isinstance(body.prompt, str) and len(texts) < len(body.prompt):
+        told = "prompt has token ids; send the text that they stand for, which /detokenize tells"
+        raise ApiError(400, told, param="prompt", code="unsupported_value")
+    if not texts:
+        raise ApiError(400, "the prompt is empty; give a text", param="prompt", code="invalid_value")
+    if len(texts) > 1:
         raise ApiError(
             400, f"prompt has {len(texts)} texts; send one request for each", param="prompt", code="invalid_value"
         )

@@ -102,7 +102,7 @@ class ChatBody(Sampled):
 class CompletionBody(Sampled):
     """``POST /v1/completions``."""
 
-    prompt: str | list[str]
+    prompt: str | list[str] | list[int] | list[list[int]]
     max_tokens: int | None = None
     logprobs: int | None = None
     response_format: ResponseFormat | None = None
@@ -172,16 +172,38 @@ def read(kind: type[_Read], raw: bytes) -> _Read:
     try:
         body = kind.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(it) for it in first["loc"])
-        if first["type"] == "json_invalid":
-            raise ApiError(400, f"the body is not JSON: {first['msg']}", code="invalid_json") from None
-        said = first["msg"][:1].lower() + first["msg"][1:]
-        raise ApiError(400, f"{where or 'the body'}: {said}", param=where or None, code="invalid_type") from None
+        raise _invalid(error) from None
     for name, value in (body.model_extra or {}).items():
         if name not in _NO_EFFECT and not _asks_nothing(value):
             raise ApiError(400, f"{name} is not supported here; leave it out", param=name, code="unsupported_parameter")
     return body
+
+
+def _invalid(error: ValidationError) -> ApiError:
+    """The first thing that is wrong, by the field's own name."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    first = found[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {first['msg']}", code="invalid_json")
+    place, said = first["loc"], first["msg"]
+    # Of a field that takes a text or a list each of them says what it misses: in a list, some item.
+    while _is_of_a_kind(place):
+        field = _named(place)
+        within = (it for it in found if len(named := _named(it["loc"])) > len(field) and named[: len(field)] == field)
+        item = next(within, None)
+        place, said = (field, "input should be a text or a list") if item is None else (item["loc"], item["msg"])
+    where = ".".join(map(str, _named(place)))
+    said = said[:1].lower() + said[1:]
+    return ApiError(400, f"{where or 'the body'}: {said}", param=where or None, code="invalid_type")
+
+
+def _is_of_a_kind(loc: tuple[int | str, ...]) -> bool:
+    """Whether a place ends with one of the kinds that a field may be of, as pydantic calls them."""
+    return bool(loc) and isinstance(loc[-1], str) and (loc[-1] == "str" or loc[-1].startswith("list["))
+
+
+def _named(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    return tuple(it for at, it in enumerate(loc) if not _is_of_a_kind(loc[: at + 1]))
 
 
 def _has_more_values(raw: bytes, most: int) -> bool:

@@ -430,6 +430,29 @@ def test_a_function_is_told_how_far_it_is(session: Session) -> None:
         assert it.usd_to_come == it.sum.cost_usd * (6 - it.done) / it.done  # type: ignore[operator]
 
 
+def test_what_the_cache_had_of_a_call_that_goes_on_says_nothing_of_the_rest(session: Session) -> None:
+    asked = [f"Question {it}" for it in range(12)]
+    stands: list[Pace] = []
+    for prompts, progress in ((asked[:8], None), (asked, stands.append)):
+        answers = tokmagic.generate_many(prompts, max_tokens=10, seed=1, concurrency=1, progress=progress)
+    assert [it.status for it in answers] == ["cached"] * 8 + ["ok"] * 4
+    each = answers[-1].cost.usd
+    assert each
+    for it in stands:
+        assert it.replayed == min(8, it.done)
+        if it.done > 8:
+            assert it.usd_to_come == each * (12 - it.done)
+            assert it.left_s == pytest.approx(it.elapsed_s * (12 - it.done) / (it.done - 8))
+        else:
+            assert (it.usd_to_come, it.left_s) == (None, None)
+
+
+def test_of_prompts_that_are_the_same_replays_are_to_come_as_often(session: Session) -> None:
+    stands: list[Pace] = []
+    tokmagic.generate_many(["Same?"] * 4, max_tokens=10, seed=1, progress=stands.append)
+    assert {it.replayed for it in stands} == {0}
+
+
 PRICED = Sum(runs=3, input_tokens=1200, output_tokens=60, cost_usd=Decimal("0.30"))
 SAID = {
     Pace(0, 4): "0 of 4 prompts, 0 in, 0 out",
@@ -444,6 +467,12 @@ SAID = {
     ),
     Pace(3, 5, replace(PRICED, refused_runs=2, unpriced_runs=1)): (
         "3 of 5 prompts, 1,200 in, 60 out, ≥$0.3000 so far; to come: about 1 s"
+    ),
+    Pace(5, 7, replace(PRICED, runs=5), 90.0, 1, 2): (
+        "5 of 7 prompts, 1,200 in, 60 out, $0.3000 so far; to come: about $0.2000, about 1 min"
+    ),
+    Pace(2, 7, replace(PRICED, runs=2, cost_usd=Decimal(0)), 0.1, 1, 2): (
+        "2 of 7 prompts, 1,200 in, 60 out, $0 so far"
     ),
     Pace(3, 3, PRICED, 90.0): "3 of 3 prompts, 1,200 in, 60 out, $0.3000 so far",
 }

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
+from itertools import takewhile
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -296,12 +297,15 @@ def run_all(
     with running.settled():
         for number, indexes in enumerate(queues.values()):
             running.add("", most, partial(run_queue, indexes), partial(jobs.__setitem__, number))
-        summed = NO_RUNS
+        summed, replayed = NO_RUNS, 0
         while running.pending:
             running.take()
             if progress is not None:
-                summed += Sum.of(ended[summed.runs :])
-                progress(Pace(summed.runs, len(prompts), summed, time.monotonic() - began_s, most))
+                news = ended[summed.runs :]
+                if replayed == summed.runs:
+                    replayed += sum(1 for _ in takewhile(lambda it: it.status == "cached", news))
+                summed += Sum.of(news)
+                progress(Pace(summed.runs, len(prompts), summed, time.monotonic() - began_s, most, replayed))
     if running.interrupt.came:
         answered = sum(it.error is None for it in came_to.values())
         raise GenerationInterrupted(

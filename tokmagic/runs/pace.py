@@ -17,7 +17,8 @@ UPDATE_S = 0.5
 class Pace:
     """Of ``prompts`` so many are ``done``; ``sum`` is what these took, within ``elapsed_s`` seconds.
 
-    ``at_once`` is how many run at the same time.
+    ``at_once`` is how many run at the same time. Before the first that was generated so many were ``replayed``: where
+    a call goes on, the cache has all answers until then and none after, so that these say nothing of the others.
     """
 
     done: int
@@ -25,6 +26,7 @@ class Pace:
     sum: Sum = NO_RUNS
     elapsed_s: float = 0.0
     at_once: int = 1
+    replayed: int = 0
 
     @property
     def usd_to_come(self) -> Decimal | None:
@@ -32,7 +34,8 @@ class Pace:
 
         Runs whose cost is not known, such as failed ones, say nothing of that, and neither do those that were refused.
         """
-        so_far, known = self.sum.cost_usd, self.done - self.sum.unpriced_runs - self.sum.refused_runs
+        known = self.done - self.replayed - self.sum.unpriced_runs - self.sum.refused_runs
+        so_far = self.sum.cost_usd
         return so_far * (self.prompts - self.done) / known if known > 0 and so_far is not None else None
 
     @property
@@ -41,8 +44,8 @@ class Pace:
 
         Until then most of what was done is in those that run, which end soon after the first.
         """
-        known = self.done >= max(1, self.at_once)
-        return self.elapsed_s * (self.prompts - self.done) / self.done if known else None
+        ran = self.done - self.replayed
+        return self.elapsed_s * (self.prompts - self.done) / ran if ran >= max(1, self.at_once) else None
 
     def __str__(self) -> str:
         tokens = f"{numbers.tokens(self.sum.input_tokens)} in, {numbers.tokens(self.sum.output_tokens)} out"

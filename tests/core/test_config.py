@@ -104,6 +104,30 @@ def test_every_setting_can_come_from_the_environment(
         assert getattr(settings, name) == expected, name
 
 
+def test_blanks_around_a_value_are_not_part_of_it(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, tuple[str, object]] = {
+        "home": (str(tmp_path), str(tmp_path)),
+        "ledger": ("sqlite:////x/ledger.sqlite", "sqlite:////x/ledger.sqlite"),
+        "model": ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+        "model_source": ("hub", "hub"),
+        "api_base": ("https://h/v1", "https://h/v1"),
+        "prices": ("/x/prices.toml", "/x/prices.toml"),
+        "alert_webhook": ("https://h/x", "https://h/x"),
+        "hold": ("p95", "p95"),
+        "budget_day": ("5", "5"),
+        "cache": ("off", False),
+        "attempts": ("7", 7),
+    }
+    for name, (text, _) in given.items():
+        monkeypatch.setenv(f"TOKMAGIC_{name.upper()}", f" {text}\t")
+    monkeypatch.setenv("TOKMAGIC_SERVER", "  ")
+    monkeypatch.setenv("TOKMAGIC_CONFIG", f"{file} ")
+    file.write_text('server = " vllm "', encoding="utf-8")
+    settings = TokMagic()
+    assert {name: getattr(settings, name) for name in given} == {name: value for name, (_, value) in given.items()}
+    assert settings.server == "vllm", "a variable of blanks is an empty one"
+
+
 def test_every_setting_can_come_from_the_file(file: Path, tmp_path: Path) -> None:
     given = {name: f"value-{name}" for name in NAMES} | {"model_source": "package", "home": str(tmp_path)}
     given |= {"hold": "p95", "alert_webhook": "https://h/x"}

@@ -35,7 +35,13 @@ REPRODUCING_USD = "TOKMAGIC_REPRODUCING_USD"
 
 def config_file() -> Path:
     """Where ``config.toml`` is looked for: ``TOKMAGIC_CONFIG``, else the platform's configuration folder."""
-    return Path(os.environ.get("TOKMAGIC_CONFIG") or platformdirs.user_config_path("tokmagic") / "config.toml")
+    return Path(_given("TOKMAGIC_CONFIG") or platformdirs.user_config_path("tokmagic") / "config.toml")
+
+
+def _given(variable: str) -> str:
+    # A line of an env file, a compose file or of Windows' set keeps the blanks around a value: a folder is not meant
+    # to begin with them, nor a URL to end in them.
+    return os.environ.get(variable, "").strip()
 
 
 # What a setting may be in the file; one that is none of these is a text.
@@ -51,7 +57,7 @@ def _file_settings(path: Path) -> dict[str, Any]:
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        if os.environ.get("TOKMAGIC_CONFIG"):  # budgets may stand in it
+        if _given("TOKMAGIC_CONFIG"):  # budgets may stand in it
             raise UsageError(f"TOKMAGIC_CONFIG names {path}, which is not there; write it, or unset it") from None
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -164,9 +170,9 @@ def _read(name: str, settings: TokMagic) -> Any:
     """A setting's value where ``%config`` gives none. Raises UsageError."""
     default_value, reader = _DEFAULTS[name]
     variable = f"TOKMAGIC_{name.upper()}"
-    value = os.environ.get(variable) or _file_settings(config_file()).get(name)
+    value = _given(variable) or _file_settings(config_file()).get(name)
     if value is not None:
-        return reader(variable, value)
+        return reader(variable, value.strip() if isinstance(value, str) else value)
     settings.followed.add(name)
     return reader(variable, default_value(settings) if callable(default_value) else default_value)
 

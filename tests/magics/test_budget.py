@@ -42,6 +42,16 @@ def test_no_budget_is_removed_by_a_slip(budget: Callable[[str], Any], words: str
     assert budget("").rows == before
 
 
+@pytest.mark.parametrize("words", ["--tokens 5", "--warn 0.5", "--strict", "--was old.ipynb", "list 5", "--everyone"])
+def test_a_budget_of_nothing_is_no_list(budget: Callable[[str], Any], words: str) -> None:
+    budget("day 5")
+    before = budget("").rows
+    with pytest.raises(UsageError) as caught:
+        budget(words)
+    assert str(caught.value) == "what to cap is missing: cell, notebook, day or month, such as %budget day 5"
+    assert budget("list").rows == before
+
+
 def test_off_removes_one_or_all(budget: Callable[[str], Any]) -> None:
     budget("day 5")
     budget("month 20")

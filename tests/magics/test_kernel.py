@@ -227,6 +227,17 @@ BAD = [
     ("%price smollm2 --input -1 --output 2", "--input"),
     ("%price smollm2 --input 1e-9 --output 2", "picodollar"),
     ("%cost bye", "did you mean by"),
+    ("%cost # so far", "# begins no comment on an option line; put it on a line of its own"),
+    ("%budget day 5 # enough", "# begins no comment"),
+    ("%price smollm2 --input 1 --output 2 # new", "# begins no comment"),
+    ("%model use smollm2 # the small one", "# begins no comment"),
+    ("%%generate --max-tokens 3 # short\nHi", "# begins no comment"),
+    ("%generate What is a river", "begin the cell with %%generate (two percent signs)"),
+    ("%generate --max-tokens", "begin the cell with %%generate (two percent signs)"),
+    ("%price smollm2 0.15 0.60", "'0.15' is no rate's name; write %price MODEL --input 0.15 --output 0.60"),
+    ("%price --input 0.15 --output 0.60", "the model is missing whose rates these are; write %price MODEL"),
+    ("%price --as openai/gpt-5-mini", "the model is missing"),
+    ("%compare --over x", "begin the cell with %%compare (two percent signs)"),
     ("%%generate --system 'open\nHi", "quotation"),
     ("%%generate --into 2x\nHi", "--into"),
     ("%model add gpu smollm2 --device cuda\n%model load gpu", "CUDA"),
@@ -261,6 +272,28 @@ def test_chat_templates_expansion_and_options(kernel: Kernel) -> None:
     assert (quiet.displays, quiet.ok) == ([], True)
     dry = kernel.run("%%generate --dry-run\nHi")
     assert "nothing was run" in dry.results[0]["data"]["text/plain"]
+
+
+@pytest.mark.parametrize(
+    ("own", "magic", "shows"),
+    [
+        ({"cap": 2}, "%budget day {cap + 1} --tokens $most", "$3.00, 70 tokens"),
+        ({"name": "mine"}, "%model add $name scripted", "mine"),
+        ({"text": "one two three"}, "%tokens text", "three"),
+        ({"text": "seen"}, "%tokens [it for it in [text] if it == text][0]", "seen"),
+        ({"most": 5}, "%budget day {most}", "$5.00"),
+        ({}, "%budget day {most}", "$70.00"),
+    ],
+    ids=["words", "a name", "an expression", "a comprehension", "before the notebook's", "none of its own"],
+)
+def test_a_magic_in_a_function_sees_its_variables(
+    kernel: Kernel, own: dict[str, object], magic: str, shows: str
+) -> None:
+    assert kernel.run("most = 70").ok
+    ran = kernel.run(f"def f({', '.join(own)}):\n    shown = {magic}\n    return shown\nf(**{own})")
+    kernel.run("%budget off")
+    assert ran.ok, ran.error
+    assert shows in ran.results[-1]["data"]["text/plain"]
 
 
 def test_loading_is_light_and_can_be_undone(tmp_path: Path, ledger_url: str) -> None:

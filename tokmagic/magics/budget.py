@@ -36,7 +36,10 @@ def parser() -> Parser:
 def run(at: Shell, line: str) -> Table:
     """List the budgets and how they stand, or set one. Raises UsageError, BudgetError, LedgerError."""
     options = at.parse(parser(), line)
-    if options.scope != "list":
+    if options.scope == "list":
+        if options != parser().parse_args([]):
+            raise UsageError("what to cap is missing: cell, notebook, day or month, such as %budget day 5")
+    else:
         _change(at.session, options)
         at.session.refresh_totals()
         at.session.channel.touch()

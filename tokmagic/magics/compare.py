@@ -27,9 +27,10 @@ _FILES = (".csv", ".jsonl", ".ndjson", ".parquet")
 
 def run(at: Shell, line: str, cell: str | None) -> Comparison | None:
     """Run the cell's variants on the same items and compare them. Raises what :func:`tokmagic.compare` raises."""
-    options = at.parse(compare_parser(), line)
     if cell is None:
+        at.help(compare_parser(), line)
         raise UsageError("%%compare takes variants from its cell: begin the cell with %%compare (two percent signs)")
+    options = at.parse(compare_parser(), line)
     check_into(options.into)
     savings = None if options.savings is None else amount(options.savings, "--savings")
     shown = View() if options.quiet else view(at)

@@ -17,9 +17,10 @@ from tokmagic.runs.generation import Generation
 
 def run(at: Shell, line: str, cell: str | None) -> Generation | Table:
     """Run the cell as a prompt, stream the answer and meter it."""
-    options = at.parse(generate_parser(), line)
     if cell is None:
+        at.help(generate_parser(), line)
         raise UsageError("%%generate takes the cell as its prompt: begin the cell with %%generate (two percent signs)")
+    options = at.parse(generate_parser(), line)
     check_into(options.into)
     asked = _prompt(at, options, cell)
     if options.dry_run:

@@ -14,21 +14,28 @@ from tokmagic.prompts.parser import Parser
 from tokmagic.runs import request
 from tokmagic.runs.session import Session
 
+_EXAMPLE = "write %price MODEL --input 0.15 --output 0.60"
+
 
 def parser() -> Parser:
     """The words and options of ``%price``."""
     made = Parser("%price")
     made.add_argument("model", nargs="?", help="the model whose rates are shown or set; none: list all")
-    made.add_argument("off", nargs="?", choices=["off"], help="remove all rates set for the model")
+    made.add_argument("off", nargs="*", metavar="off", help="remove all rates set for the model")
     add_rates(made)
     return made
 
 
 def run(at: Shell, line: str) -> Table:
     """List the rates, or show or set those of a model."""
-    options = at.parse(parser(), line)
+    words = parser()
+    options = at.parse(words, line)
     session, book = at.session, at.session.prices
+    if options.off not in ([], ["off"]):
+        words.error(f"{options.off[0]!r} is no rate's name; {_EXAMPLE}")
     if options.model is None:
+        if request.has_rates(options) or options.shadow:
+            raise UsageError(f"the model is missing whose rates these are; {_EXAMPLE}")
         return _table(session)
     name = session.models.resolve(options.model)
     has_rates = request.has_rates(options)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import keyword
 import os
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.text import DollarFormatter
 
 from tokmagic.core.config import TokMagic
 from tokmagic.errors import UsageError
@@ -25,10 +28,6 @@ if TYPE_CHECKING:
     from tokmagic.core.prompt import Prompt
     from tokmagic.runs.pace import Line
     from tokmagic.runs.session import Session
-
-# IPython would fill in the local variables of a caller's frame before the notebook's; no stack is as deep as this.
-_NO_FRAME = 10**6
-
 
 Shows = Literal["printed", "updated", "once"]
 """Printed as it comes; in one output that is updated; or, where no update is rendered, in one output at the end:
@@ -49,6 +48,7 @@ class Shell:
         self.terminal = not hasattr(shell, "kernel")
         self.import_lock = ImportLock()
         self._session = session
+        self._own: Mapping[str, Any] | None = None
         self.line: Callable[[], Line | None] = lambda: None
         """Gives a line in the output of the cell that runs now."""
 
@@ -63,7 +63,29 @@ class Shell:
 
     def parse(self, parser: Parser, line: str) -> argparse.Namespace:
         """Parse an option line, variables filled in. Raises UsageError, and HelpWanted for ``--help``."""
-        return parser.parse_args(split(line, lambda word: self.ipython.var_expand(word, depth=_NO_FRAME)))
+        return parser.parse_args(split(line, self._filled))
+
+    def help(self, parser: Parser, line: str) -> None:
+        """Raise HelpWanted if the words of a magic that lacks its cell ask for it, whatever else is in them."""
+        if {"-h", "--help"} & set(line.split()):
+            parser.parse_args(["--help"])
+
+    def _filled(self, word: str) -> str:
+        with suppress(Exception):  # what cannot be filled in stays as it is written, as in all of IPython's magics
+            return DollarFormatter().vformat(word, (), self._seen())
+        return word
+
+    def within(self, own: Mapping[str, Any] | None) -> Shell:
+        """This shell, for a magic that a function calls: that one's ``own`` variables come before the notebook's."""
+        if own is None or own is self.variables:
+            return self
+        here = copy.copy(self)
+        here._own = own
+        return here
+
+    def _seen(self) -> dict[str, Any]:
+        """The variables that an option line may name."""
+        return {**self.variables, **(self._own or {})}
 
     def cell_id(self) -> str | None:
         """The id of the cell that runs now; nbclient sends none, so there the request itself is the cell."""
@@ -106,7 +128,7 @@ class Shell:
     def evaluated(self, expression: str, option: str) -> Any:
         """The value of an expression over the notebook's variables. Raises UsageError."""
         try:
-            return self.ipython.ev(expression)
+            return self.ipython.ev(expression) if self._own is None else eval(expression, self._seen())
         except Exception as error:
             says = f"{expression!r}: {type(error).__name__}: {' '.join(str(error).split())}"
             raise UsageError(

@@ -14,6 +14,7 @@ _EXPRESSION = re.compile(r"\{[^{}]*\}")
 # All that begins with a dash, but for what can be no option of ours: a dash, a rule of dashes, a negative number.
 _OPTION_WORD = re.compile(r"-(?!$|-{2,}$|[\d.])")
 _OPTION = re.compile(r"\s*(-{1,2}[A-Za-z][\w-]*)(=?)")
+_COMMENT = "# begins no comment on an option line; put it on a line of its own"
 _WORD = re.compile(r"""\s*(?:"[^"]*"|'[^']*'|\S)+""")
 
 
@@ -43,9 +44,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, add_help=False, allow_abbrev=False, **options)
+        self._commented = False
         self.add_argument("-h", "--help", action=_Help, nargs=0, default=argparse.SUPPRESS, help="show this help")
 
     def error(self, message: str) -> NoReturn:
+        message = _COMMENT if self._commented else message
         raise UsageError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -55,7 +58,9 @@ class Parser(argparse.ArgumentParser):
         """
         # What stands behind a misspelt option is taken for a word: the option is what to tell of.
         self._unknown_value = ""
-        found, unknown = super().parse_known_args(self._arranged(args), namespace)
+        words = self._arranged(args)
+        self._commented = any(word[:1] == "#" for word in words)  # that is no option's value: --tag "#1" is one word
+        found, unknown = super().parse_known_args(words, namespace)
         if unknown:
             is_option = unknown[0].startswith("-")
             near = nearest(unknown[0], [it for it in self._option_string_actions if it.startswith("--")])

@@ -496,6 +496,33 @@ def test_a_bad_setting_is_named(tokmagic: Command, tmp_path: Path) -> None:
     assert "unknown setting modle (did you mean model?)" in one_line(done, 2)
 
 
+BAD_SETTINGS = [
+    ("attempts", "two", "give a whole number of attempts, at least 1"),
+    ("cache_bytes", "256 MiB", "give a whole number of bytes"),
+    ("silence_timeout_s", "soon", "give seconds, above 0"),
+    ("llamacpp_threads", "many", "give a whole number of threads"),
+    ("notebook_metadata", "maybe", "use on or off"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "says"), BAD_SETTINGS, ids=[name for name, _, _ in BAD_SETTINGS])
+def test_a_setting_that_is_none_stops_a_run_that_does_not_need_it(
+    tokmagic: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    """As a variable and in the file, and doctor tells it, too."""
+    monkeypatch.setattr(health, "probe", lambda: ON_CPU)
+    file = tmp_path / "config.toml"
+    file.write_text(f'{name} = "{value}"', encoding="utf-8")
+    (tmp_path / "ask.txt").write_text("Hi", encoding="utf-8")
+    variable = f"TOKMAGIC_{name.upper()}"
+    for called, env in ((variable, {variable: value}), (f"{name} in {file}", {"TOKMAGIC_CONFIG": str(file)})):
+        told = f"{called} is '{value}'; {says}"
+        assert told in one_line(tokmagic("run", "ask.txt", "-m", "scripted", **env), 2)
+        looked = tokmagic("doctor", "--brief", **env)
+        assert (looked.returncode, f"settings: {told}" in looked.stdout) == (1, True)
+    assert json.loads(tokmagic("report", "--json").stdout)[-1]["runs"] == 0
+
+
 def test_doctor_says_what_works(tokmagic: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     # What torch says in a process of its own takes seconds: tests/health looks at it.
     monkeypatch.setattr(health, "probe", lambda: ON_CPU)

@@ -233,6 +233,7 @@ def test_a_value_of_the_wrong_kind_is_refused(file: Path, name: str, value: obje
 
 FILES = [
     ("cache_bytes = 1.5", "cache_bytes is 1.5; give a whole number"),
+    ("budget_day = 5", 'budget_day is 5; give a string, as in budget_day = "…"'),
     ("modle = 'x'", "unknown setting modle (did you mean model?); known: "),
     ("model = ", "Invalid value"),
     ("model = 'x'\nmodel = 'y'", "Cannot overwrite"),

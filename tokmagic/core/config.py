@@ -66,7 +66,7 @@ def _file_settings(path: Path) -> dict[str, Any]:
     for name, value in settings.items():
         if name not in known:
             raise UsageError(f"{path}: unknown setting {name}{nearest(name, known)}; known: {', '.join(known)}")
-        types, asked = _FILE_TYPES.get(type(getattr(TokMagic, name)), (str, "a string"))
+        types, asked = _FILE_TYPES.get(type(getattr(TokMagic, name)), (str, f'a string, as in {name} = "…"'))
         if not isinstance(value, types):
             raise UsageError(f"{path}: {name} is {value!r}; give {asked}")
     return settings
@@ -170,9 +170,11 @@ def _read(name: str, settings: TokMagic) -> Any:
     """A setting's value where ``%config`` gives none. Raises UsageError."""
     default_value, reader = _DEFAULTS[name]
     variable = f"TOKMAGIC_{name.upper()}"
-    value = _given(variable) or _file_settings(config_file()).get(name)
-    if value is not None:
-        return reader(variable, value.strip() if isinstance(value, str) else value)
+    if value := _given(variable):
+        return reader(variable, value)
+    path = config_file()
+    if (value := _file_settings(path).get(name)) is not None:
+        return reader(f"{name} in {path}", value.strip() if isinstance(value, str) else value)
     settings.followed.add(name)
     return reader(variable, default_value(settings) if callable(default_value) else default_value)
 
@@ -271,6 +273,11 @@ class TokMagic(Configurable):
     def _chosen_ledger(self, proposal: dict[str, Any]) -> str:
         self.followed.discard("ledger")
         return _ledger_url("ledger", proposal["value"])
+
+    def check(self) -> None:
+        """Read every setting, so that one that is none is told before anything runs. Raises UsageError."""
+        for name in _DEFAULTS:
+            getattr(self, name)
 
     @property
     def home_path(self) -> Path:

@@ -42,7 +42,7 @@ def doctor(settings: TokMagic, tried: Probe | None = None) -> Diagnosis:
         settings.api_base or settings.api_key_name or settings.engine_url
     )  # then a server needs what is not vital here
     findings = [replace(finding, vital=finding.vital and not elsewhere) for finding in _torch(tried)]
-    for check in (_model, _ledger, _prices, _counts, _lab):
+    for check in (_settings, _model, _ledger, _prices, _counts, _lab):
         try:
             findings += check(settings)
         except TokmagicError as error:
@@ -82,6 +82,13 @@ def _package(name: str, version: str | None) -> Finding:
     if version is None:
         return Finding(name, False, "not installed", "pip install 'tokmagic[local]'", vital=True)
     return Finding(name, True, version, vital=True)
+
+
+def _settings(settings: TokMagic) -> Iterator[Finding]:
+    try:
+        settings.check()
+    except TokmagicError as error:
+        yield Finding("settings", False, str(error), "no prompt runs until this is fixed", vital=True)
 
 
 def _model(settings: TokMagic) -> Iterator[Finding]:

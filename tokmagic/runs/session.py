@@ -203,7 +203,7 @@ class Session:
 
     def _check(self) -> None:
         self.prices.check()
-        _ = self.settings.alert_webhook  # one that is none is told before anything runs
+        self.settings.check()
 
     def load(self, model: str | None = None, progress: Progress | None = None, *, keep_others: bool = False) -> Engine:
         """Make a model ready, telling the sidebar meanwhile. Raises UsageError, ModelError."""

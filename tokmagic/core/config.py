@@ -170,8 +170,8 @@ def _read(name: str, settings: TokMagic) -> Any:
     """A setting's value where ``%config`` gives none. Raises UsageError."""
     default_value, reader = _DEFAULTS[name]
     variable = f"TOKMAGIC_{name.upper()}"
-    if value := _given(variable):
-        return reader(variable, value)
+    if text := _given(variable):
+        return reader(variable, text)
     path = config_file()
     if (value := _file_settings(path).get(name)) is not None:
         return reader(f"{name} in {path}", value.strip() if isinstance(value, str) else value)

@@ -108,6 +108,12 @@ def test_each_threshold_is_told_once_and_the_log_and_the_webhook_agree(
     assert "secret" not in caplog.text
 
 
+def test_a_share_is_not_rounded_up_to_a_threshold_that_is_not_reached(books: Ledger, hook: Endpoint) -> None:
+    books.set_budget(Budget("day", Decimal(1), user="ada"))
+    after(Alerts(lambda: books, lambda: hook.url), ended(books, "0.79999"))
+    assert [(it.body["percent"], it.body["share"]) for it in hook.asked] == [(50, 0.79999)]
+
+
 def test_days_months_and_tokens_alert_and_other_budgets_do_not(books: Ledger, hook: Endpoint) -> None:
     total, _ = books.keys.add("k", None, None, None, 28)
     books.set_budget(Budget("day", Decimal(1), user="ada"))

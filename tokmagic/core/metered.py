@@ -10,6 +10,10 @@ from tokmagic.core.money import Bound, Cost, Rates
 from tokmagic.core.record import EngineInfo
 from tokmagic.core.stream import ServerTimes, Source, Usage
 
+RUN_ID_HEADER = "X-Tokmagic-Run-Id"
+"""In which a client tells a shared engine the id of its own row."""
+SERVER_RUN_ID_HEADER = "X-Tokmagic-Server-Run-Id"
+"""In which the engine tells the id of its row."""
 KNOWN_BY_SERVER = (
     *("model_id", "revision", "device", "device_name", "dtype", "quant", "arithmetic", "tokenizer_sha256", "dated"),
 )

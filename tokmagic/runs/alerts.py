@@ -182,7 +182,7 @@ def _share(it: Standing) -> Decimal:
     shares = [it.spent_usd / it.budget.usd] if it.budget.usd else []
     if it.budget.tokens:
         shares.append(Decimal(it.spent_tokens) / it.budget.tokens)
-    return round(max(shares), 4)
+    return max(shares)
 
 
 def _text(it: Standing, key: Key | None, record: RunRecord, period: str, percent: int) -> str:

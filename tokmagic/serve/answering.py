@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from tokmagic.core.keys import Key
+from tokmagic.core.metered import RUN_ID_HEADER, SERVER_RUN_ID_HEADER
 from tokmagic.errors import BudgetError
 from tokmagic.runs.generation import Generation
 from tokmagic.serve import spans
@@ -186,13 +187,13 @@ def run_id_of(given: str, param: str) -> str:
 
 def _named(run_id: str) -> dict[str, str]:
     """Headers that name a run. Ray Serve's proxy puts an id of its own in place of the first one."""
-    return {"x-request-id": run_id, "x-tokmagic-server-run-id": run_id}
+    return {"x-request-id": run_id, SERVER_RUN_ID_HEADER: run_id}
 
 
 def caller_of(request: Request, key: Key, arrived_ns: int) -> Caller:
     """Who asks. Raises ApiError for a run id that is none."""
-    given = request.headers.get("x-tokmagic-run-id")
+    given = request.headers.get(RUN_ID_HEADER)
     if given is not None:
-        run_id_of(given, "X-Tokmagic-Run-Id")
+        run_id_of(given, RUN_ID_HEADER)
     carried = {name: value for name in spans.CARRIED if (value := request.headers.get(name)) is not None}
     return Caller(key, arrived_ns, given, carried)

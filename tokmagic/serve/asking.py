@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tokmagic.core.prompt import Message, Prompt, Role, Sampling, utf8
-from tokmagic.errors import UsageError
-from tokmagic.prompts.options import check_sampling
+from tokmagic.prompts.options import check_prompt
 from tokmagic.prompts.template import json_schema
 from tokmagic.serve.bodies import ChatBody, ChatMessage, CompletionBody, ResponseFormat, ResponsesBody, Sampled
 from tokmagic.serve.failures import ApiError
@@ -33,11 +32,9 @@ class Asked:
 
     def with_limit(self, max_tokens: int) -> Prompt:
         """The prompt with a limit of output tokens. Raises UsageError."""
-        if self.prompt.min_tokens > max_tokens:
-            least = self.prompt.min_tokens
-            raise UsageError(f"min_tokens is {least:,}, and an answer may have {max_tokens:,} here; raise max_tokens")
-        sampling = replace(self.prompt.sampling, max_tokens=max_tokens)
-        return replace(self.prompt, sampling=check_sampling(sampling))
+        prompt = replace(self.prompt, sampling=replace(self.prompt.sampling, max_tokens=max_tokens))
+        check_prompt(prompt)
+        return prompt
 
 
 def of_chat(body: ChatBody) -> Asked:
@@ -126,13 +123,6 @@ def _asked(
         del given["min_p"]
     sampling = Sampling(**given, stop=stop, json_schema=schema, logprobs=logprobs)
     ignore_eos, min_tokens = bool(body.ignore_eos), body.min_tokens or 0
-    if min_tokens < 0:
-        raise ApiError(400, f"min_tokens is {min_tokens}; give 0 or more", param="min_tokens", code="invalid_value")
-    if min_tokens == max_tokens:  # more servers know this one
-        ignore_eos, min_tokens = True, 0
-    if schema is not None and (ignore_eos or min_tokens):
-        name = "ignore_eos" if body.ignore_eos else "min_tokens"
-        raise _unsupported(name, "an answer that has to fit a schema ends where that is met; leave it out")
     options = body.stream_options
     asked = Asked(
         body.model,
@@ -142,10 +132,10 @@ def _asked(
         include_usage=options is not None and options.include_usage,
         continuous_usage=options is not None and options.continuous_usage_stats,
     )
-    if max_tokens is not None:
-        asked.with_limit(max_tokens)
-    else:
-        check_sampling(sampling)
+    # Where it is left to the server the limit is known later.
+    asked.with_limit(max(sampling.max_tokens, min_tokens) if max_tokens is None else max_tokens)
+    if min_tokens and min_tokens == max_tokens:  # more servers know this one
+        return replace(asked, prompt=replace(asked.prompt, ignore_eos=True, min_tokens=0))
     return asked
 
 

@@ -19,6 +19,8 @@ from tokmagic.errors import (
 
 _LONGEST = 2_000
 _OPTION = re.compile(r"--([a-z][a-z-]*)")
+_NAMED = re.compile(r"-?([a-z_]+) is ")
+"""What a message about a field begins with."""
 
 
 class ApiError(Exception):
@@ -99,7 +101,9 @@ def api_error(error: BaseException, retry_after_s: int = 1) -> ApiError:
         return ApiError(400, text, code="context_length_exceeded", param="messages")
     if isinstance(error, UsageError | PromptError):
         # The same checks as for %%generate, whose options are fields here.
-        return ApiError(400, _OPTION.sub(lambda found: found[1].replace("-", "_"), text), code="invalid_value")
+        text = _OPTION.sub(lambda found: found[1].replace("-", "_"), text)
+        named = _NAMED.match(text)
+        return ApiError(400, text, code="invalid_value", param=None if named is None else named[1])
     if isinstance(error, LedgerError):
         return ApiError(
             503, f"the ledger cannot be used: {text}", kind="server_error", code="ledger_unavailable", retry_after_s=5

@@ -20,6 +20,7 @@ from typing import TypeVar, cast
 from tokmagic.core.budget import Budget, Standing
 from tokmagic.core.config import TokMagic
 from tokmagic.core.keys import Key
+from tokmagic.core.metered import RUN_ID_HEADER
 from tokmagic.core.money import Rates
 from tokmagic.core.record import RunRecord
 from tokmagic.engines.base import Engine, Progress
@@ -263,8 +264,8 @@ class Gateway:
         if row.status == "running" and not here:
             return True
         why = "is one of this server's own" if here else "has ended"
-        told = f"X-Tokmagic-Run-Id: the run {client_run_id} {why}; send the id of the run that asks"
-        raise ApiError(400, told, param="X-Tokmagic-Run-Id", code="invalid_value")
+        told = f"{RUN_ID_HEADER}: the run {client_run_id} {why}; send the id of the run that asks"
+        raise ApiError(400, told, param=RUN_ID_HEADER, code="invalid_value")
 
     def _held(self, ledger: Ledger, record: RunRecord) -> list[Budget]:
         # Of a run that its client has a row of, too, the other budgets have let that one in.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from httpx2 import EventSource, Response, SSEError
 
+from tokmagic.core.metered import SERVER_RUN_ID_HEADER
 from tokmagic.engines.endpoint.answers import Answer, error_text, read_answer
 from tokmagic.engines.endpoint.beside import NOTHING, read_headers
 from tokmagic.engines.endpoint.http import AttemptError, Connection, Connections, body_of, parse_json
@@ -24,7 +25,6 @@ _LONGEST_WAIT_S = 60.0
 _MOST_WAITING = 1024
 """Arrivals that may wait for the run's own thread: what is not read yet stays in the network."""
 _PAUSE_S = 0.005
-SERVER_RUN_ID_HEADER = "x-tokmagic-server-run-id"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from tokmagic.core.config import TokMagic
 from tokmagic.core.forks import in_child
-from tokmagic.core.metered import UNRECORDED, Metered
+from tokmagic.core.metered import RUN_ID_HEADER, UNRECORDED, Metered
 from tokmagic.core.money import Rates
 from tokmagic.core.prompt import Prompt
 from tokmagic.core.record import EngineInfo
@@ -33,7 +33,6 @@ from tokmagic.engines.local.store import locate
 from tokmagic.errors import EndpointError, ModelError, TokmagicError, UsageError
 from tokmagic.tokens.tokenizer import Tokenizer
 
-RUN_ID_HEADER = "X-Tokmagic-Run-Id"
 # Nobody waits longer for what is only shown, or for a count that can be bounded without it.
 _QUICK_S = 5.0
 # What a draft needs is asked while no cell can begin.

@@ -358,6 +358,33 @@ def test_one_file_is_one_notebook_whichever_way_leads_to_it(desk: Desk, path: st
         session.generate(ASK).raise_for_status()
 
 
+@pytest.mark.parametrize(
+    ("folder", "path"),
+    [
+        (".", "sub/a.ipynb"),
+        ("sub", "a.ipynb"),
+        ("sub", "./a.ipynb"),
+        ("sub", "sub/a.ipynb"),
+        ("other", "../sub/a.ipynb"),
+    ],
+    ids=["below", "beside", "beside, with a dot", "from a root above", "up and down"],
+)
+def test_a_relative_path_is_that_of_the_file_that_it_leads_to(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, folder: str, path: str
+) -> None:
+    (desk.folder / "sub").mkdir()
+    (desk.folder / "other").mkdir()
+    desk.used("sub/a.ipynb", "aaaaaaaa")
+    monkeypatch.chdir(desk.folder / folder)
+    session = desk.kernel("sub/a.ipynb")
+    session.notebook = path
+    assert session.notebook == str(desk.folder / "sub" / "a.ipynb")
+    assert stands(session) == (1, 15)
+    monkeypatch.chdir(desk.folder / "other")
+    session.notebook = "a.ipynb"
+    assert session.notebook == "a.ipynb", "no such file is known from there"
+
+
 def test_a_budget_of_a_notebook_in_a_locked_folder_is_no_fault(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be another person's, with a budget for everyone: others run, and nobody is told that it is gone."""
     desk.used("locked/a.ipynb", "aaaaaaaa")

@@ -200,10 +200,19 @@ def is_file(path: str) -> bool:
 
 
 def _straight(path: str) -> str:
-    """A path without steps up: ``../nb.ipynb`` below a folder is the same notebook as the one beside that folder."""
+    """A path without steps up: ``../nb.ipynb`` below a folder is the same notebook as the one beside that folder.
+
+    A relative one is that of a file in the folder in which this process runs, or below it, where that is there. A front
+    end may name it from a root above.
+    """
     its = Path(path)
+    if not its.is_absolute():
+        with suppress(OSError):  # the folder is gone
+            here = Path.cwd()
+            above = [here / its.name] if here.parts[-len(its.parts) + 1 :] == its.parts[:-1] else []
+            its = next((it for it in (here / its, *above) if is_file(str(it))), its)
     if not its.is_absolute() or ".." not in its.parts:
-        return path
+        return path if Path(path) == its else str(its)
     return str(its.parent.resolve() / its.name)
 
 

@@ -29,7 +29,8 @@ from tests.notebooks.saved_notebooks import one, write
 from tests.reports.test_tables import run
 from tokmagic import __version__, health
 from tokmagic.core.record import RunRecord
-from tokmagic.ledgers import Ledger
+from tokmagic.ledgers import Ledger, Outbox
+from tokmagic.ledgers.outbox import kept_in
 from tokmagic.magics.magics import TokMagics
 from tokmagic.runs.session import Session
 
@@ -195,6 +196,27 @@ def test_a_column_of_an_export_adds_up_to_what_the_report_says(
     assert ([row["run_id"] for row in rows], once.stderr) == (["a"], "")
     assert rows[0]["cost_usd"] == total["cost_usd"] == "0.25"
     ledger.close()
+
+
+def test_what_waits_for_a_ledger_at_another_address_is_delivered_once(tokmagic: Command, tmp_path: Path) -> None:
+    path = kept_in(tmp_path, "postgresql://127.0.0.1:9/books")
+    for name in ("a", "b"):
+        Outbox(path, store_text=True).keep(run(name, cost="0.25"), (), "an answer")
+    with closing(Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")) as ledger:
+        ledger.begin(run("a", cost="0", status="running"))
+        done = tokmagic("ledger", "deliver", path.name)
+        assert (done.returncode, done.stdout) == (0, f"2 runs delivered into {ledger.name}\n")
+        assert [(it.run_id, it.status, it.reading.cost.usd) for it in ledger.runs()] == [
+            ("a", "ok", Decimal("0.25")),
+            ("b", "ok", Decimal("0.25")),
+        ]
+    assert not path.exists()
+    # The ledger itself is none of these: what is delivered is removed.
+    for name in (path.name, "ledger.sqlite"):
+        refused = tokmagic("ledger", "deliver", name)
+        assert refused.returncode == 2
+        assert f"{name} has no runs that wait for a ledger; tokmagic doctor names the files that have" in refused.stderr
+    assert (tmp_path / "ledger.sqlite").exists()
 
 
 @pytest.mark.parametrize(

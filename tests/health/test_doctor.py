@@ -32,7 +32,8 @@ from tokmagic.core.prompt import Message
 from tokmagic.engines import gpu
 from tokmagic.formatting.numbers import counted
 from tokmagic.health import Diagnosis, Finding, Probe, doctor
-from tokmagic.ledgers import Ledger
+from tokmagic.ledgers import Ledger, Outbox
+from tokmagic.ledgers.outbox import kept_in
 from tokmagic.prices.devices import cpus
 from tokmagic.runs import api
 
@@ -277,6 +278,21 @@ def test_a_ledger_that_cannot_be_reached_shows_no_password(look: Look, url: str)
     assert not finding(diagnosis, "ledger").ok
     assert "hunter2" not in repr(diagnosis)
     assert diagnosis.can_generate
+
+
+def test_runs_that_wait_for_a_ledger_at_another_address_are_told(look: Look, tmp_path: Path) -> None:
+    """As a pooler's and then the server's own."""
+    home, pooler = tmp_path / "home", "postgresql://127.0.0.1:9/books"
+    assert not [it for it in look().findings if it.name == "undelivered"]
+    Outbox.of(home, pooler, store_text=True).keep(run("waits"), (), None)
+    kept = kept_in(home, pooler)
+    found = finding(look(), "undelivered")
+    assert (found.ok, found.vital) == (False, False)
+    assert found.message == f"1 run in {kept} for a ledger at another address than today's"
+    assert found.fix == f"tokmagic ledger deliver {kept} puts them into this one"
+    own = finding(look(ledger=pooler), "undelivered")
+    assert own.message == f"1 run in {kept} for this ledger"
+    assert own.fix == "the next run delivers them once the ledger can be reached"
 
 
 def test_a_data_folder_that_cannot_be_made(look: Look, tmp_path: Path) -> None:

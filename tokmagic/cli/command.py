@@ -25,7 +25,7 @@ VERBS = {
     "check": "a notebook's saved numbers against limits, for pre-commit and CI",
     "reproduce": "run a notebook again and show what changed",
     "key": "keys by which programs ask a shared engine, each with its budget",
-    "ledger": "copy the ledger into another database",
+    "ledger": "copy the ledger into another database; deliver runs that wait for it",
 }
 """Each is a module beside this one, imported when it is called: ``add_options(parser)``, ``run(given) -> status``."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,9 +18,12 @@ from tokmagic.engines.base import ModelSpec, Shared
 from tokmagic.engines.local.store import check_folder, locate
 from tokmagic.engines.registry import Models
 from tokmagic.errors import TokmagicError
+from tokmagic.formatting.numbers import counted
 from tokmagic.health import devices
 from tokmagic.health.devices import Probe, probe
 from tokmagic.health.findings import Diagnosis, Finding
+from tokmagic.ledgers import Outbox, is_on_a_server
+from tokmagic.ledgers.outbox import files_in, kept_in
 from tokmagic.prices import PriceBook
 from tokmagic.runs.session import Session
 from tokmagic.tokens.agreement import compare
@@ -42,7 +46,7 @@ def doctor(settings: TokMagic, tried: Probe | None = None) -> Diagnosis:
         settings.api_base or settings.api_key_name or settings.engine_url
     )  # then a server needs what is not vital here
     findings = [replace(finding, vital=finding.vital and not elsewhere) for finding in _torch(tried)]
-    for check in (_settings, _model, _ledger, _prices, _counts, _lab):
+    for check in (_settings, _model, _ledger, _undelivered, _prices, _counts, _lab):
         try:
             findings += check(settings)
         except TokmagicError as error:
@@ -182,6 +186,20 @@ def _ledger(settings: TokMagic) -> Iterator[Finding]:
     free = shutil.disk_usage(where).free
     ok = free > 2**30
     yield Finding("disk", ok, f"{free / 2**30:.1f} GiB free for {home}", "" if ok else "free some space")
+
+
+def _undelivered(settings: TokMagic) -> Iterator[Finding]:
+    """What waits for a server's ledger: what is kept for another address than today's is delivered by nobody."""
+    own = kept_in(settings.home_path, settings.ledger) if is_on_a_server(settings.ledger) else None
+    for path in files_in(settings.home_path):
+        waiting = Outbox(path, store_text=settings.store_text).count()
+        runs = counted(waiting, "run")
+        if waiting and path == own:
+            fix = "the next run delivers them once the ledger can be reached"
+            yield Finding("undelivered", False, f"{runs} in {path} for this ledger", fix)
+        elif waiting:
+            fix = f"tokmagic ledger deliver {shlex.quote(str(path))} puts them into this one"
+            yield Finding("undelivered", False, f"{runs} in {path} for a ledger at another address than today's", fix)
 
 
 def _prices(settings: TokMagic) -> Iterator[Finding]:

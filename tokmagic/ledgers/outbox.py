@@ -20,6 +20,11 @@ _PATIENCE_S = 10.0
 _PORT = 5432
 
 
+def files_in(home: Path) -> list[Path]:
+    """The files with what is kept for servers' ledgers, whatever their addresses."""
+    return sorted(path for path in home.glob("undelivered*.sqlite") if path.is_file())
+
+
 def kept_in(home: Path, url: str) -> Path:
     """The file for what is kept for a server's ledger: by host, port, database and schema, whoever logs in there."""
     given = make_url(url)
@@ -55,6 +60,14 @@ class Outbox:
     def __bool__(self) -> bool:
         """Whether something waits to be delivered."""
         return self._path.exists()
+
+    def count(self) -> int:
+        """How many runs wait. Raises LedgerError."""
+        with self._locked():
+            if not self:
+                return 0
+            with closing(self._box()) as box:
+                return len(box.runs())
 
     def keep(self, record: RunRecord, prompt: Sequence[Message], answer: str | None) -> None:
         """Keep a settled run. Raises LedgerError."""

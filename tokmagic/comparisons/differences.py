@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ALPHA = 1 - LEVEL
 POWER = 0.8
 """How often a difference of the given size shall be seen where it is there."""
-_EXACT_ITEMS = 2_000
+_EXACT_ITEMS = 500
 """With more items McNemar's exact test sees nearly what a t test does."""
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, models, pre_tokenizers
 
 from tests.examples import examples
 from tests.small_tokenizers import SHOUTING, TEMPLATE, TRIMMING, byte_level, save
@@ -446,3 +448,25 @@ def test_neighbours_have_different_fills_and_an_edge(of_bytes: Reader) -> None:
 def test_special_tokens_in_a_messages_text_are_counted_apart(of_bytes: Reader) -> None:
     assert boundaries.from_the_text(of_bytes.trace(chat("Hi", "there", roles="su"))) == 0
     assert boundaries.from_the_text(of_bytes.trace(chat("Hi <|end|>", "<|role|><|end|>", roles="su"))) == 3
+
+
+def lacking(folder: Path, kind: str) -> Reader:
+    """A vocabulary of few words, to which each other one is ``<unk>``."""
+    if kind == "tokenizer.json":
+        made = tokenizers.Tokenizer(models.WordLevel({"<unk>": 0, "one": 1, "two": 2}, unk_token="<unk>"))
+        made.pre_tokenizer = pre_tokenizers.Whitespace()
+        made.add_special_tokens([AddedToken("<unk>", special=True)])
+        made.save(str(folder / kind))
+    else:
+        trained = pytest.importorskip("sentencepiece").SentencePieceTrainer
+        with (folder / kind).open("wb") as writer:
+            trained.train(sentence_iterator=iter(["one two"] * 9), model_writer=writer, vocab_size=10, minloglevel=2)
+    return local(folder)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer.json", "tokenizer.model"])
+def test_what_a_vocabulary_lacks_is_no_special_token_that_was_spelled(tmp_path: Path, kind: str) -> None:
+    texts = {"☃": 0, "one ☃ ☃☃ two": 0, "one <unk> ☃": 1, "<unk> <unk>": 2}
+    reader = lacking(tmp_path, kind)
+    assert {it: boundaries.from_the_text(reader.trace(plain(it))) for it in texts} == texts
+    assert "⟦" not in boundaries.as_text(reader.trace(plain("one ☃")), 9)

@@ -55,9 +55,10 @@ def test_a_sentencepiece_model_counts_as_sentencepiece_does(
 ) -> None:
     tokenizer, processor = Tokenizer(pieces(tmp_path, **config)), own(tmp_path)
     assert tokenizer.origin == "tokenizer.model, read by sentencepiece"
-    control = [processor.id_to_piece(it) for it in range(processor.get_piece_size()) if processor.is_control(it)]
+    whole = (it for it in range(processor.get_piece_size()) if processor.is_control(it) or processor.is_unknown(it))
+    special = [processor.id_to_piece(it) for it in whole]
     found = ids_of(tokenizer)
-    plain = {name: text for name, text in TEXTS.items() if not any(it in text for it in control)}
+    plain = {name: text for name, text in TEXTS.items() if not any(it in text for it in special)}
     assert len(plain) > 150
     assert {name: found[name] for name in plain} == {name: processor.encode(text) for name, text in plain.items()}
     for name, text in plain.items():
@@ -124,6 +125,37 @@ def test_special_tokens_that_the_settings_only_list_follow_the_others(
     ids = tokenizer.encode(completion("one<tool>"))
     assert list(ids) == [*processor.encode("one"), processor.get_piece_size()]
     assert tokenizer.decode(ids) == "one"
+
+
+@pytest.mark.parametrize(
+    ("number", "config"),
+    [
+        (0, {}),
+        (0, {"unk_token": "<unk>"}),
+        (800, {"additional_special_tokens": ["PIECE"]}),
+        (800, {"pad_token": {"content": "PIECE"}}),
+        (800, {"added_tokens_decoder": {"800": {"content": "PIECE", "special": True}}}),
+        (800, {"added_tokens_decoder": {"800": {"content": "PIECE", "special": False}}}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("legacy", [True, False])
+def test_a_piece_that_the_settings_list_and_the_unknown_one_are_cut_out_of_a_text(
+    tmp_path: Path, pieces: Callable[..., Path], number: int, config: dict[str, Any], legacy: bool
+) -> None:
+    """As by llama.cpp and by both tokenizers of transformers 4.57; to SentencePiece ``<unk>`` is five letters."""
+    plain = Tokenizer(pieces(tmp_path, legacy=legacy))
+    piece = own(tmp_path).id_to_piece(number)
+    listed = json.loads(json.dumps(config).replace("PIECE", piece))
+    tokenizer = Tokenizer(pieces(tmp_path, legacy=legacy, **listed))
+    for before, after in [("", ""), ("one", "two"), ("one ", " two"), ("", " 2"), (" ", "")]:
+        ids = tokenizer.encode(completion(f"{before}{piece}{after}"))
+        # Behind a control symbol a text is no first one, and so it is behind the token.
+        assert list(ids) == [*plain.text_ids(before), number, *plain.text_ids(f"<s>{after}")[1:]]
+        assert tokenizer.count(completion(f"{before}{piece}{after}")) == len(ids)
+    is_text = listed.get("added_tokens_decoder", {}).get("800", {}).get("special") is False
+    assert (number in tokenizer.special_ids) is not is_text
+    assert tokenizer.decode([number]) == (piece if is_text else "")
 
 
 def cut_by_tokenizers(text: str, flags: dict[str, bool]) -> list[tuple[str, bool]]:

@@ -102,15 +102,18 @@ class Trace:
     source: Source = "counted"
 
 
-def cut(tokenizer: Tokenizer, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Pieces:
-    """Make pieces of ids and of the characters that their tokenizer says they stand for.
+def cut(tokenizer: Tokenizer, text: str, ids: Sequence[int], spans: Sequence[tuple[int, int]]) -> Pieces:
+    """Make pieces of a text's ids and of the characters that their tokenizer says they stand for.
 
     Characters that it leaves out between two tokens, blanks mostly, belong to the later one.
     """
     pieces = Pieces()
     reached = 0
+    unknown = None if tokenizer.unknown_id is None else tokenizer.token_bytes(tokenizer.unknown_id)
     for index, (token_id, (start, end)) in enumerate(zip(ids, spans, strict=True)):
         special = token_id in tokenizer.special_ids
+        if unknown is not None and token_id == tokenizer.unknown_id and start < end:
+            special = unknown.decode() in text[start:end]  # else it stands for text that the vocabulary lacks
         if start == end:
             pieces.add(token_id, reached, reached, special=special, raw=tokenizer.token_bytes(token_id) or b"")
             continue

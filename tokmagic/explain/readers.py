@@ -38,7 +38,7 @@ class LocalReader:
     def trace(self, prompt: Prompt) -> Trace:
         """Cut a prompt up."""
         text, ids, spans = self.tokenizer.trace(prompt)
-        pieces = None if spans is None else cut(self.tokenizer, ids, spans)
+        pieces = None if spans is None else cut(self.tokenizer, text, ids, spans)
         whole = (Stretch(0, 0, len(text)),)
         contents = whole if prompt.completion else place(text, prompt, self.tokenizer.text)
         return Trace(text, len(ids), pieces, contents)

@@ -30,6 +30,8 @@ class Tokenizer:
         self._vocabulary, self._template = vocabularies.read(folder, trust_remote_code=trust_remote_code)
         self.special_ids: frozenset[int] = self._vocabulary.special_ids
         """The ids that structure the text (begin, end, role) rather than stand for some of it."""
+        self.unknown_id: int | None = self._vocabulary.unknown_id
+        """The one of them that also stands for text that the vocabulary lacks."""
         self._encode = lru_cache(maxsize=4)(self._encode_uncached)
 
     @property

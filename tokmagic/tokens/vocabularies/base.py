@@ -36,6 +36,11 @@ class Vocabulary(Protocol):
         ...
 
     @property
+    def unknown_id(self) -> int | None:
+        """The id, one of the special ones, that also stands for text that the vocabulary lacks; None without such."""
+        ...
+
+    @property
     def identity(self) -> str:
         """A text that is the same for vocabularies that count alike."""
         ...

@@ -38,13 +38,14 @@ class SentencePieceVocabulary:
         self._inner: Any = SentencePieceProcessor(model_proto=content + _NO_PREFIX)
         self._size = int(self._whole.get_piece_size())
         self._prefix_each = folder.config.get("legacy") is not False
-        control = [it for it in range(self._size) if self._whole.is_control(it)]
+        own = [it for it in range(self._size) if self._whole.is_control(it) or self._whole.is_unknown(it)]
         listed = self._numbered(folder)
-        added = {it: str(token["content"]) for it, token in listed.items() if it >= self._size}
-        self._tokens: dict[int, str] = {it: self._whole.id_to_piece(it) for it in control} | added
+        added = {it: str(token["content"]) for it, token in listed.items()}
+        self._tokens: dict[int, str] = {it: self._whole.id_to_piece(it) for it in own} | added
         self._ids_of = {token: it for it, token in self._tokens.items()}
         plain = {it for it, token in listed.items() if not token.get("special", True)}
         self.special_ids = frozenset(self._tokens) - plain
+        self.unknown_id: int | None = int(self._whole.unk_id())
         self._takes_before, self._takes_after, alone = (
             frozenset(it for it in self._tokens if listed.get(it, {}).get(flag))
             for flag in ("lstrip", "rstrip", "single_word")
@@ -60,15 +61,20 @@ class SentencePieceVocabulary:
         self.identity = f"{hashlib.sha256(content).hexdigest()} {settings}"
 
     def _numbered(self, folder: TokenizerFolder) -> dict[int, dict[str, Any]]:
-        """The tokens that the settings add; those listed without an id follow the others, as in transformers."""
+        """The tokens that the settings list.
+
+        As in transformers, one without an id is the piece that is written like it, or else follows all the others.
+        """
         found = folder.added()
         there = {str(token["content"]) for token in found.values()}
         free = max([self._size - 1, *found]) + 1
         for token, flags in folder.special.items():
-            is_piece = self._whole.id_to_piece(self._whole.piece_to_id(token)) == token
-            if token and token not in there and not is_piece:
-                found[free] = {"content": token, **flags}
-                free += 1
+            if not token or token in there:
+                continue
+            piece = int(self._whole.piece_to_id(token))
+            is_new = self._whole.id_to_piece(piece) != token
+            found[free if is_new else piece] = {"content": token, **flags}
+            free += is_new
         return found
 
     @property

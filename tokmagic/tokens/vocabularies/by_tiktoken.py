@@ -126,6 +126,7 @@ class TiktokenVocabulary:
 
     reader = "tiktoken"
     backend = None
+    unknown_id = None
 
     def __init__(self, folder: TokenizerFolder, read_from: str, ranks: dict[bytes, int], rules: Rules) -> None:
         """Make the encoding. Raises ImportError, ValueError."""

@@ -70,6 +70,12 @@ class TokenizersVocabulary:
         return frozenset(it for it, token in added.items() if token.special) | {it for it in named if it is not None}
 
     @cached_property
+    def unknown_id(self) -> int | None:
+        unknown = getattr(self.backend.model, "unk_token", None)
+        found = None if unknown is None else self.backend.token_to_id(unknown)
+        return found if found in self.special_ids else None
+
+    @cached_property
     def identity(self) -> str:
         return self.backend.to_str()
 

@@ -58,6 +58,7 @@ class PythonVocabulary:
 
     reader = "transformers"
     backend = None
+    unknown_id = None
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.examples import first
 from tests.kernels import Kernel, is_told, running_kernel
 from tokmagic.core.record import RunRecord, source_sha256
 from tokmagic.ledgers import Ledger
@@ -294,6 +295,28 @@ def test_a_magic_in_a_function_sees_its_variables(
     kernel.run("%budget off")
     assert ran.ok, ran.error
     assert shows in ran.results[-1]["data"]["text/plain"]
+
+
+@pytest.mark.parametrize(
+    "code",
+    first(
+        1,
+        [
+            """subprocess.run([sys.executable, '-c', "import tokmagic; tokmagic.generate('Hi', 'scripted')"])""",
+            "subprocess.run([sys.executable, '-m', 'tokmagic.cli', 'run', '-m', 'scripted', '-'], input=b'Hi')",
+        ],
+    ),
+    ids=["a worker process", "the command"],
+)
+def test_what_a_kernel_starts_counts_for_its_notebook_and_is_under_its_budget(kernel: Kernel, code: str) -> None:
+    kernel.run("import subprocess, sys, tokmagic")
+    runs = "sum(it.notebook == '/tmp/books/one.ipynb' for it in tokmagic.ledger().runs())"
+    before = int(kernel.value(runs))
+    assert kernel.value(f"{code}.returncode") == "0"
+    assert int(kernel.value(runs)) == before + 1
+    assert kernel.run("%budget notebook --tokens 3").ok
+    assert kernel.value(f"{code}.returncode") == "1"
+    kernel.run("%budget off")
 
 
 def test_loading_is_light_and_can_be_undone(tmp_path: Path, ledger_url: str) -> None:

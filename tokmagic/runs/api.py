@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -45,9 +46,15 @@ def session() -> Session:
         from tokmagic.runs.session import Session  # start-up: %load_ext needs this module, and no session yet
     with _lock:  # a sidebar asks from a thread of its own
         if _session is None:
-            _session = furnish(Session) if furnish else Session()
+            _session = furnish(Session) if furnish else _of_a_notebook(Session())
             atexit.register(_session.close)
         return _session
+
+
+def _of_a_notebook(made: Session) -> Session:
+    """A session of what a notebook's kernel started, such as a worker process: its notebook's, and under its budget."""
+    made.notebook = os.environ.get("JPY_SESSION_NAME") or None
+    return made
 
 
 def made_session() -> Session | None:

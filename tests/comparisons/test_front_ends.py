@@ -22,6 +22,7 @@ from tokmagic.errors import BudgetError, EndpointError, GenerationInterrupted, P
 from tokmagic.magics import compare as magic
 from tokmagic.magics.magics import TokMagics
 from tokmagic.prompts.parser import HelpWanted
+from tokmagic.runs.comparing import comparison_wire, from_ledger
 
 CELL = """\
 --- variant terse
@@ -81,6 +82,16 @@ def test_a_cell_is_compared(compare: Compare, desk: Desk, shell: InteractiveShel
     assert all("mine" in row.tags for row in desk.rows)
     assert compare(f"{LINE} --quiet --into again --repeat 2 --temperature 0", CELL) is None
     assert desk.asked == 12
+
+
+def test_its_row_has_the_number_that_the_notebook_shows(compare: Compare, desk: Desk) -> None:
+    """In an output a row is found by it alone: while it goes on, after its end, and from the ledger after a restart."""
+    session = desk.session
+    session.cell_id, session.execution_count = lambda: "c-compare", lambda: 4
+    compare(LINE, CELL)
+    ledger, here = session.ledger(), session.selection
+    (after,), (later,) = session.changes().comparisons, from_ledger(ledger, here, ledger.latest_by_cell(here))
+    assert [comparison_wire(it).get("execution_count") for it in (after, later)] == [4, 4]
 
 
 def test_a_cell_also_says_where_the_money_goes(compare: Compare, desk: Desk, shell: InteractiveShell) -> None:

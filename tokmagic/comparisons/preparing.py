@@ -69,7 +69,7 @@ def compared(
         budget_usd=limit,
         tags=tags,
         progress=progress,
-        here=Here(cell.cell_id, cell.source_sha256, session.execution(), beside),
+        here=Here(cell.cell_id, cell.source_sha256, session.execution(), session.execution_count(), beside),
         most_blocks=pilot,
     )
     book = _book(session, scored, planned.question_tag) if isinstance(scored, Human) else None

@@ -117,6 +117,7 @@ class Here:
     cell_id: str | None = None
     source_sha256: str | None = None
     execution: str | None = None
+    execution_count: int | None = None
     beside: ComparisonRow | None = None
 
 
@@ -265,6 +266,7 @@ class Tally:
                 finish_reason=finish_reason,
                 source_sha256=self._here.source_sha256,
                 execution=self._here.execution,
+                execution_count=self._here.execution_count,
             )
         whole = self._here.beside
         return row if whole is None else _beside(whole, row)

@@ -85,6 +85,7 @@ class ComparisonRow:
     finish_reason: str | None = None
     source_sha256: str | None = None
     execution: str | None = None
+    execution_count: int | None = None
     beside: tuple[Part, ...] = ()
     """Variants that were run in addition: the prompt without one of its parts."""
 
@@ -153,7 +154,11 @@ def comparison_wire(row: ComparisonRow) -> dict[str, Any]:
             "beside": [_part_wire(it) for it in row.beside],
         },
     }
-    of_cell = {"source_sha256": row.source_sha256, "execution": row.execution}
+    of_cell = {
+        "source_sha256": row.source_sha256,
+        "execution": row.execution,
+        "execution_count": row.execution_count,
+    }
     return wire | {name: value for name, value in of_cell.items() if value}
 
 
@@ -325,6 +330,7 @@ def _restored(record: RunRecord, groups: Sequence[Group]) -> ComparisonRow:
         note=note,
         finish_reason=None if complete else "interrupted",
         source_sha256=record.env.get("source_sha256"),
+        execution_count=record.env.get("execution_count"),
     )
 
 

@@ -57,6 +57,24 @@ def test_an_answer_is_whole_for_who_renders_no_updates(
     assert (kinds == ["display_data"]) == (first == last) == (shows == "once")
 
 
+IN_AN_OUTPUT = """import ipywidgets
+output = ipywidgets.Output()
+with output:
+    get_ipython().run_cell_magic("generate", "", "Hi")
+"""
+
+
+def test_an_answer_is_whole_in_an_output_of_ipywidgets_and_streams_after_it(tmp_path: Path) -> None:
+    """The widget takes in what is displayed, and leaves out what updates it."""
+    script = {"pieces": [f"word{number} " for number in range(20)], "ttft_s": 0.01, "itl_s": 0.02, "pace": 1}
+    (tmp_path / "slow.json").write_text(json.dumps(script), encoding="utf-8")
+    with running_kernel(**environment(tmp_path, TOKMAGIC_MODEL=f"scripted:{tmp_path}/slow.json")) as kernel:
+        assert kernel.run("%load_ext tokmagic").ok
+        within, after = (kernel.run(source, cell_id="cell-1") for source in (IN_AN_OUTPUT, ASK))
+    assert ["word19" in shown["data"]["text/plain"] for shown in within.displays] == [True]
+    assert len(after.displays) > 2, "it streams"
+
+
 @pytest.mark.parametrize(
     ("cell_id", "opened"),
     first(1, [(VS_CODES, []), ("cell-1", ["tokmagic.data"]), (None, [])]),

@@ -6,6 +6,7 @@ import argparse
 import copy
 import keyword
 import os
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 Shows = Literal["printed", "updated", "once"]
 """Printed as it comes; in one output that is updated; or, where no update is rendered, in one output at the end:
-consoles and servers that execute cells keep what they were shown first."""
+consoles, servers that execute cells and an Output of ipywidgets keep what they were shown first."""
 
 
 def check_into(name: str | None) -> None:
@@ -115,6 +116,8 @@ class Shell:
         """How an answer can be shown by what asked for the cell that runs now."""
         if self.terminal:
             return "printed"
+        if _in_an_output(self.execution()):
+            return "once"
         request = self._request()
         # Notebooks' front ends say which cell it is; what executes whole notebooks cannot be asked anything.
         if request.get("metadata") or not request.get("content", {}).get("allow_stdin"):
@@ -190,6 +193,13 @@ class Shell:
         if not path and (given := self.variables.get("PAPERMILL_INPUT_PATH")):
             path = given if "://" in str(given) else Path(str(given)).absolute()
         return str(path) if path else executed_notebook()
+
+
+def _in_an_output(request: str | None) -> bool:
+    """Whether what a request shows goes into a widget, as below ``with output:`` and in what ``interact`` calls."""
+    known: dict[str, Any] = getattr(sys.modules.get("ipywidgets.widgets.widget"), "_instances", {})
+    named = {getattr(it, "msg_id", None) for it in list(known.values()) if type(it).__name__ == "Output"}
+    return request is not None and request in named
 
 
 def _parts(session: Session, model: str, prompt: Prompt) -> list[tuple[str, int]] | None:

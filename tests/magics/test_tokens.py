@@ -177,6 +177,8 @@ def test_no_run_is_recorded_and_nothing_is_loaded(kernel: Kernel) -> None:
     [
         ("%tokens", "UsageError: %tokens needs what to count"),
         ("%tokens nobody", "UsageError: %tokens cannot evaluate 'nobody': NameError: name 'nobody' is not defined"),
+        ("%tokens doc -m base", "or a string in quotes; -m stands before it, as in: %tokens -m smollm2 text"),
+        ("%tokens doc --literal", "--literal stands before it, as in: %tokens -m smollm2 text"),
         ("%tokens 3", "UsageError: 3 is not a prompt; give a string, or a list of messages"),
         ("%tokens [3]", "UsageError: 3 is not a message"),
         ("%tokens --modle x doc", "UsageError: unknown option '--modle' (did you mean --model?)"),
@@ -188,7 +190,10 @@ def test_no_run_is_recorded_and_nothing_is_loaded(kernel: Kernel) -> None:
         ("%tokens --show -1 doc", "UsageError: --show is -1; give how many tokens to show"),
         ("%tokens '\\ud83d'", "PromptError: the prompt contains an incomplete character"),
         ("%%tokens\n{{ nobody }}", "PromptError: 'nobody' is undefined"),
-        ("%%tokens\n  ", "PromptError: the prompt is empty; write what to ask below the %%generate or %%tokens line"),
+        (
+            "%%tokens\n  ",
+            "PromptError: the prompt is empty; write what to ask, in a cell below the %%generate or %%tokens line",
+        ),
         ("%%tokens hello\nHi", "UsageError: unknown word 'hello'"),
     ],
 )

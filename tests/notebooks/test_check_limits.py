@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT
 from tests.notebooks.commands import Command
 from tests.notebooks.saved_notebooks import SETUP, TEXT, cell, one, row, write
-from tokmagic.core.record import COMPARISON_IN_OUTPUTS
+from tokmagic.core.record import COMPARISON_IN_OUTPUTS, source_sha256
 from tokmagic.notebooks.check.figures import Figures, read
 
 NOTHING = "there is nothing to check: no cell holds the numbers of a run"
@@ -46,6 +46,9 @@ FAILED, SHOWN = {"output_type": "error", "ename": "E"}, {"output_type": "stream"
 CLEARED = "has no numbers: it was not run, or its output was cleared or quiet; run it without --quiet"
 NO_NUMBERS = "has outputs but no numbers; run it again without --quiet and with TOKMAGIC_NOTEBOOK_METADATA on"
 UNFINISHED = "cell 1 (a) has an incomplete run ({}); run it again"
+CAPTURED = "%%capture kept\nask()"
+ELSEWHERE = "shows the run of cell 2, which does not; run that one so that it shows its numbers"
+EDITED = "was edited after it was run: its numbers are of an earlier text; run it again"
 COPIED = "carries the run of cell {}, from which it was copied; run it"
 
 
@@ -136,6 +139,19 @@ COPIED = "carries the run of cell {}, from which it was copied; run it"
             )
         ),
         ([cell(row()), cell(row("own"), row())], ("--max-cost", "0.001"), [f"cell 2 {COPIED.format(1)}"]),
+        # What %%capture kept is shown in another cell, whose text nobody edited; nbclient names no cell.
+        *(
+            (
+                [
+                    one("0.1"),
+                    cell(id="b", source=CAPTURED),
+                    cell(row("2", cell_id=its, source_sha256=source_sha256(CAPTURED)), id="c", source="kept.show()"),
+                ],
+                ("--max-cost", "0.1"),
+                [f"cell 3 (c) {line}"],
+            )
+            for its, line in (("b", ELSEWHERE), ("request_1", ELSEWHERE), ("c", EDITED))
+        ),
     ],
 )
 def test_what_fails_is_told_cell_by_cell(

@@ -195,7 +195,7 @@ def test_literal_means_every_character() -> None:
 @pytest.mark.parametrize("body", ["", " \n\t\n", "--- system\nBe kind.", "--- user\n\n--- assistant\n ", "{{ '' }}"])
 def test_an_empty_prompt_is_refused(body: str) -> None:
     with pytest.raises(
-        PromptError, match=r"^the prompt is empty; write what to ask below the %%generate or %%tokens line$"
+        PromptError, match=r"^the prompt is empty; write what to ask, in a cell below the %%generate or %%tokens line$"
     ):
         build(parse(body), SAMPLING)
     with pytest.raises(PromptError, match="the prompt is empty"):

@@ -167,7 +167,8 @@ class Models:
             return text
         raise UsageError(
             f"model {text!r} is unknown{nearest(text, self._specs)}; known: {', '.join(self._specs)}; "
-            "give a Hugging Face id or a folder, or add one with: %model add NAME SPEC"
+            "give a Hugging Face id or a folder, or add one with: %model add NAME SPEC; "
+            "one at a server needs --api-base or --api-key-name"
         )
 
     def peek(self, text: str) -> ModelSpec | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import Any
 
 from tokmagic.core.prompt import Prompt, Sampling
@@ -13,6 +14,8 @@ from tokmagic.prompts.options import model_names, tokens_parser
 from tokmagic.prompts.template import build, parse
 from tokmagic.runs import api
 from tokmagic.runs.generation import Generation
+
+_OPTION_BEHIND = re.compile(r"\s(-m|--[a-z]+)\b")
 
 
 def run(at: Shell, line: str, cell: str | None) -> TokenView:
@@ -25,11 +28,20 @@ def run(at: Shell, line: str, cell: str | None) -> TokenView:
     if cell is not None:
         prompt, found = _of_cell(at, options, cell)
     elif expression:
-        prompt, found = _of_value(options, at.evaluated(expression, "%tokens")), None
+        prompt, found = _of_value(options, _evaluated(at, expression)), None
     else:
         raise UsageError("%tokens needs what to count: an expression such as a variable, or a cell below %%tokens")
     models = model_names(options.model) or [at.session.models.current]
     return look(at.session, prompt, models, origins=found, show=options.show)
+
+
+def _evaluated(at: Shell, expression: str) -> Any:
+    try:
+        return at.evaluated(expression, "%tokens")
+    except UsageError as error:
+        if (behind := _OPTION_BEHIND.search(expression)) is None:
+            raise
+        raise UsageError(f"{error}; {behind[1]} stands before it, as in: %tokens -m smollm2 text") from None
 
 
 def _of_cell(at: Shell, options: argparse.Namespace, cell: str) -> tuple[Prompt, Any]:

@@ -161,7 +161,7 @@ def build(
     """
     roles = [message.role for message in messages]
     if not any(message.content.strip() for message in messages if message.role != "system"):
-        raise PromptError("the prompt is empty; write what to ask below the %%generate or %%tokens line")
+        raise PromptError("the prompt is empty; write what to ask, in a cell below the %%generate or %%tokens line")
     if completion:
         if system is not None or history or roles != ["user"]:
             raise PromptError("--completion takes plain text: no --system, no --chat and no role lines")

@@ -125,7 +125,11 @@ def read(data: bytes, name: str) -> Notebook:
     owners, found = _owners(cells), []
     for cell in cells:
         runs = cell.runs if all(run.ended_well for run in cell.runs) else ()
-        found.append(PromptCell(cell.id, cell.number, runs, _missing(cell, owners), source_sha256=cell.source_sha256))
+        found.append(
+            PromptCell(
+                cell.id, cell.number, runs, _missing(cell, owners, notebook.cells), source_sha256=cell.source_sha256
+            )
+        )
     compared = tuple(cell.name for cell in notebook.cells if cell.compares or cell.comparisons)
     return Notebook(name, tuple(found), compared)
 
@@ -164,11 +168,27 @@ def _claim(cell: SavedCell, run_id: str) -> tuple[bool, bool]:
     return not cell.outdated, named
 
 
-def _missing(cell: SavedCell, owners: Mapping[str, SavedCell]) -> str:
+def _ran_elsewhere(cell: SavedCell, cells: Sequence[SavedCell]) -> SavedCell | None:
+    """The cell whose run another one shows, as ``cap.show()`` does what %%capture kept: by its id, or by its text."""
+    others = [it for it in cells if it.is_code and it is not cell]
+    for run in cell.runs:
+        place = cell.ran_in[run.run_id]
+        if place is None or place == cell.id:
+            continue  # it ran here, or nobody knows where
+        named = (it for it in others if it.id == place and not is_place(place))
+        same = (it for it in others if it.source_sha256 == run.source_sha256)
+        if (found := next(named, None) or next(same, None)) is not None:
+            return found
+    return None
+
+
+def _missing(cell: SavedCell, owners: Mapping[str, SavedCell], cells: Sequence[SavedCell]) -> str:
     # A copied cell still carries the run of the cell it was copied from: that says nothing of its own prompt.
     others = [owners[run.run_id] for run in cell.runs if owners[run.run_id] is not cell]
     if others:
         return f"carries the run of cell {others[0].number}, from which it was copied; run it"
+    if cell.outdated and (ran := _ran_elsewhere(cell, cells)) is not None:
+        return f"shows the run of cell {ran.number}, which does not; run that one so that it shows its numbers"
     if cell.outdated:
         return "was edited after it was run: its numbers are of an earlier text; run it again"
     if cell.versions > 1:

@@ -435,6 +435,11 @@ def test_what_is_printed_of_several_answers_and_of_none(tokmagic: Command) -> No
 WRONG: list[tuple[list[str], str]] = [
     (["run", "none.txt"], "none.txt cannot be read: No such file or directory"),
     (["run", "."], ". cannot be read: Is a directory"),
+    (
+        ["run", "Name three rivers."],
+        "No such file or directory; name a file, or give the text itself on standard input",
+    ),
+    (["count", "Name three rivers."], "; name a file, or give the text itself on standard input"),
     (["run", "latin.txt"], "latin.txt is not UTF-8 text; convert it first"),
     (["run", "-m", "smolm2", "ask.txt"], "did you mean smollm2"),
     (["run", "-m", "scripted", "ask.txt", "--set", "1x=2"], "give NAME=VALUE"),

@@ -111,6 +111,7 @@ def read_text(file: str) -> str:
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
+        says = f"{file} cannot be read: {error.strerror or error}"
+        raise UsageError(f"{says}; name a file, or give the text itself on standard input") from error
     except UnicodeDecodeError:
         raise UsageError(f"{file} is not UTF-8 text; convert it first") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,6 +77,12 @@ def test_each_setting_is_documented_with_its_default() -> None:
             assert cell.split()[0] == f"{value:g}" or cell.split()[0] == str(value), name
         elif value == "":
             assert cell == "empty", name
+
+
+@pytest.mark.parametrize("name", ["docs/getting-started.md", "docs/getting-started.zh-CN.md"])
+def test_each_extra_is_named_where_one_is_chosen(name: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["optional-dependencies"].keys() - set(page(name).code) == set()
 
 
 def test_each_column_of_the_export_is_defined() -> None:

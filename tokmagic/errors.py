@@ -56,13 +56,15 @@ class BudgetError(TokmagicError):
     """A budget does not admit the run, or stopped it in mid-stream.
 
     ``passing``: the run would fit if active runs gave back what they hold, so that it may be tried again later.
-    ``alone``: only this run is beyond what each may cost or hold, and others may fit.
+    ``alone``: only this run is beyond what each may cost or hold, and others may fit. ``behind``: it was not looked at,
+    since another run of the same call was refused before it.
     """
 
-    def __init__(self, message: str, *, passing: bool = False, alone: bool = False) -> None:
+    def __init__(self, message: str, *, passing: bool = False, alone: bool = False, behind: bool = False) -> None:
         super().__init__(message)
         self.passing = passing
         self.alone = alone
+        self.behind = behind
 
 
 class ModelError(TokmagicError):

@@ -523,6 +523,16 @@ def test_a_bad_setting_is_named(tokmagic: Command, tmp_path: Path) -> None:
     assert "unknown setting modle (did you mean model?)" in one_line(done, 2)
 
 
+@pytest.mark.parametrize("name", ["BUGDET_DAY", "BUDGET_MONTH", "DAILY_BUDGET", "BUDGETDAY"])
+def test_a_variable_that_is_meant_to_set_a_budget_stops_a_run(tokmagic: Command, tmp_path: Path, name: str) -> None:
+    (tmp_path / "ask.txt").write_text("Hi", encoding="utf-8")
+    done = tokmagic("run", "ask.txt", "-m", "scripted", **{f"TOKMAGIC_{name}": "5"})
+    assert f"TOKMAGIC_{name} is no setting, and limits nothing; unset it, and use TOKMAGIC_BUDGET_DAY" in one_line(
+        done, 2
+    )
+    assert tokmagic("run", "ask.txt", "-m", "scripted", TOKMAGIC_API_KEY="k", TOKMAGIC_TEAM="t").returncode == 0
+
+
 BAD_SETTINGS = [
     ("attempts", "two", "give a whole number of attempts, at least 1"),
     ("cache_bytes", "256 MiB", "give a whole number of bytes"),

@@ -292,7 +292,14 @@ def test_what_waits_behind_the_run_that_ends_it_is_not_let_in(make_desk: Make, m
         return admit(ledger, record, messages, *more)
 
     monkeypatch.setattr(BudgetGuard, "admit_hold", in_order)
+    refused = Others.refused
+
+    def late(others: Others) -> None:
+        refused(others)
+        time.sleep(0.3)  # those behind are done with before it says why
+
     monkeypatch.setattr(Ledger, "admit", slowly)
+    monkeypatch.setattr(Others, "refused", late)
     desk = make_desk()
     desk.session.ledger().set_budget(Budget("day", tokens=100, user=desk.session.user))
     over = [{"q": f"{'long ' * 200}q{it}" if it == 0 else f"q{it}", "a": f"a{it}"} for it in range(3)]

@@ -24,7 +24,7 @@ from tokmagic.core.record import Selection
 from tokmagic.engines.base import ModelSpec
 from tokmagic.engines.endpoint import engine
 from tokmagic.engines.endpoint.stream import EndpointStream
-from tokmagic.errors import GenerationInterrupted
+from tokmagic.errors import GenerationInterrupted, UsageError
 from tokmagic.runs.session import Session
 
 # Attempts
@@ -372,9 +372,8 @@ def test_a_setting_that_is_none_is_refused_in_one_line(
     monkeypatch.setenv("TOKMAGIC_ATTEMPTS", "0")
     session = make_session()
     session.models.add("m", ModelSpec("org/m", api_base=server.url))
-    generation = session.generate(ASK, "m")
-    assert generation.status == "refused"
-    assert "TOKMAGIC_ATTEMPTS" in str(generation.error)
+    with pytest.raises(UsageError, match="TOKMAGIC_ATTEMPTS is '0'; give a whole number of attempts, at least 1"):
+        session.generate(ASK, "m")
     assert server.asked == []
 
 

@@ -39,6 +39,26 @@ def ask(*contents: str) -> list[Message]:
 
 
 @pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("--- sytem", "system"),
+        ("--- System", "system"),
+        ("---user", "user"),
+        ("--- USER\r", "user"),
+        ("---\tassistent ", "assistant"),
+        ("--- asistant", "assistant"),
+    ],
+)
+def test_a_role_line_with_a_slip_is_told(line: str, meant: str) -> None:
+    body = f"--- user\nHi\n{line}\nthere\n"
+    with pytest.raises(PromptError) as caught:
+        parse(body)
+    told = f"line 3 of the prompt is {line.strip()!r}, which begins no message; write '--- {meant}', or use --literal"
+    assert str(caught.value) == f"{told} if it is meant literally"
+    assert parse(body, literal=True)[0].content == body.removesuffix("\n")
+
+
+@pytest.mark.parametrize(
     ("body", "text"),
     [
         ("Hi {{ who }}", "Hi Ada"),
@@ -158,7 +178,8 @@ def test_role_lines_may_end_with_crlf() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [" --- user", "---user", "--- robot", "--- user:", "--- user x", "---- user", "-- user", "--- User", "---"]
+    "line",
+    [" --- user", "--- robot", "--- user:", "--- user x", "---- user", "-- user", "---", "--- users", " --- sytem"],
 )
 def test_other_lines_are_text(line: str) -> None:
     assert pairs(f"a\n{line}\nb") == [("user", f"a\n{line}\nb")]

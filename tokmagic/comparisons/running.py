@@ -192,8 +192,9 @@ class Running:
             raise NotRunError
         tags = (*self._tags, *ask.tags)
         generation = self._session.generate(ask.prompt, ask.model, tags=tags, cache=False, others=self._runs.others)
-        if isinstance(generation.error, BudgetError) and not generation.error.alone:
-            self._end(why(ask, generation.error))
+        refused = generation.error
+        if isinstance(refused, BudgetError) and not (refused.alone or refused.behind):
+            self._end(why(ask, refused))
         if generation.error is None and not ask.judges:
             self._finished.append(generation.run_id)
         return generation

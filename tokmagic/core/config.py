@@ -11,6 +11,7 @@ import os
 import tomllib
 from collections.abc import Callable
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,18 @@ def _read(name: str, settings: TokMagic) -> Any:
     return reader(variable, default_value(settings) if callable(default_value) else default_value)
 
 
+def _check_variable(variable: str) -> None:
+    """Raise UsageError for one that is meant to set a budget and sets none. Others of our prefix may be anybody's."""
+    name = variable.removeprefix("TOKMAGIC_").lower()
+    if not variable.startswith("TOKMAGIC_") or name in _DEFAULTS:
+        return
+    if "budget" in name or get_close_matches(name, ["budget_day"], cutoff=0.8):
+        raise UsageError(
+            f"{variable} is no setting, and limits nothing; unset it, and use TOKMAGIC_BUDGET_DAY, or %budget for a "
+            "month, a notebook or a cell"
+        )
+
+
 def _make_settings(namespace: dict[str, Any]) -> None:
     """Turn each trait of a class's body into a setting: traitlets asks its row of the table for its default."""
     for name in _DEFAULTS:
@@ -276,6 +289,8 @@ class TokMagic(Configurable):
 
     def check(self) -> None:
         """Read every setting, so that one that is none is told before anything runs. Raises UsageError."""
+        for variable in os.environ:
+            _check_variable(variable)
         for name in _DEFAULTS:
             getattr(self, name)
 

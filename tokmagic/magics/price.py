@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tokmagic.core.money import Rates, Tier
 from tokmagic.engines.base import ModelSpec
 from tokmagic.errors import UsageError
@@ -14,6 +16,8 @@ from tokmagic.prompts.parser import Parser
 from tokmagic.runs import request
 from tokmagic.runs.session import Session
 
+# A number behind the model.
+_BARE_RATE = re.compile(r"\s*[^\s-]\S*\s+([$.]?\d\S*)")
 _EXAMPLE = "write %price MODEL --input 0.15 --output 0.60"
 
 
@@ -21,18 +25,17 @@ def parser() -> Parser:
     """The words and options of ``%price``."""
     made = Parser("%price")
     made.add_argument("model", nargs="?", help="the model whose rates are shown or set; none: list all")
-    made.add_argument("off", nargs="*", metavar="off", help="remove all rates set for the model")
+    made.add_argument("off", nargs="?", choices=["off"], help="remove all rates set for the model")
     add_rates(made)
     return made
 
 
 def run(at: Shell, line: str) -> Table:
     """List the rates, or show or set those of a model."""
-    words = parser()
-    options = at.parse(words, line)
+    if bare := _BARE_RATE.match(line):
+        raise UsageError(f"{bare[1]!r} is no rate's name; {_EXAMPLE}; see %price --help")
+    options = at.parse(parser(), line)
     session, book = at.session, at.session.prices
-    if options.off not in ([], ["off"]):
-        words.error(f"{options.off[0]!r} is no rate's name; {_EXAMPLE}")
     if options.model is None:
         if request.has_rates(options) or options.shadow:
             raise UsageError(f"the model is missing whose rates these are; {_EXAMPLE}")

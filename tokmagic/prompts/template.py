@@ -12,6 +12,7 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -26,6 +27,8 @@ Rewrite = Callable[["nodes.Template"], None]
 
 ROLE_LINE = re.compile(r"^---[ \t]+(system|user|assistant)[ \t]*(\r?\n|\Z)", re.MULTILINE)
 _ROLES = get_args(Role)
+# What somebody may have meant to be one.
+_LIKE_A_ROLE_LINE = re.compile(r"^---[ \t]*([A-Za-z]+)[ \t]*\r?$", re.MULTILINE)
 # An end of line in a text whose lines do not all end with \r\n.
 _NOT_CRLF = re.compile(r"(?<!\r)\n|\r(?!\n)")
 
@@ -120,11 +123,26 @@ def _messages(body: str, rewrite: Rewrite | None) -> Callable[[Mapping[str, Any]
     # Role lines are marked before templating with a word that no variable's value can guess, and
     # split after it, so that a loop may produce messages while a value never can. Digits, which have
     # no upper case: the line may stand in a {% filter %} block.
+    _check_role_lines(body)
     mark = f"{uuid.uuid4().int:039d}"
     # The newline stays in front of the semicolon, so that a syntax error names the cell's own line.
     marked = ROLE_LINE.sub(lambda match: f"{mark}{match[1]}{match[2]};", body)
     fill = _filler(marked, rewrite)
     return lambda variables: _split(fill(variables), mark)
+
+
+def _check_role_lines(body: str) -> None:
+    """Raise PromptError for a role line with a slip: as text it would make all below it part of another message."""
+    for found in _LIKE_A_ROLE_LINE.finditer(body):
+        word = found[1].lower()
+        near = get_close_matches(word, _ROLES, n=1, cutoff=0.8)
+        # A plural is a heading.
+        if near and not ROLE_LINE.match(found[0].strip()) and word != f"{near[0]}s":
+            line = body.count("\n", 0, found.start()) + 1
+            raise PromptError(
+                f"line {line} of the prompt is {found[0].strip()!r}, which begins no message; "
+                f"write '--- {near[0]}', or use --literal if it is meant literally"
+            )
 
 
 def _split(text: str, mark: str) -> tuple[Message, ...]:

@@ -136,7 +136,8 @@ class BudgetGuard:
         others = self._others
         while True:
             if others is not None and others.closed:
-                raise BudgetError("a budget ended what this run belongs to before it began; nothing was run")
+                told = "a budget ended what this run belongs to before it began; nothing was run"
+                raise BudgetError(told, behind=True)
             attempt = None if others is None else others.attempt()
             common = self._common(record, hold)
             held = [*self._held, *common]

@@ -55,11 +55,11 @@ class Inference:
         self._tokenizer = tokenizer
         self._schemas: SchemaTokenizer | None = None
         self._threads = Threads()
-        wanted = needed(folder, spec)
-        self._kv_cache = None if wanted is None else wanted.cache
         self._device = pick_device(spec.device)
         try:
             self._model = load_model(folder, spec, self._device, progress)
+            wanted = needed(folder, spec)
+            self._kv_cache = None if wanted is None else wanted.cache
             # A compiled model has its hooks compiled, too.
             followed = None if _may_be_compiled(self._model, spec.compile) else Followed(self._model)
             is_fast = not follows_transformers(spec)

@@ -241,8 +241,9 @@ def test_a_notebook_is_found_by_whichever_path_leads_to_it(
     with closing(Ledger(f"sqlite:///{tmp_path}/ledger.sqlite")) as ledger:
         (record,) = ledger.runs()
         ledger.settle(replace(record, run_id="f" * 32, notebook=str(tmp_path / kept)))
-    (total,) = json.loads(tokmagic("report", "--by", "run", "--notebook", asked, "--json").stdout)[-1:]
-    assert total["runs"] == found
+    done = tokmagic("report", "--by", "run", "--notebook", asked, "--json")
+    assert json.loads(done.stdout)[-1]["runs"] == found
+    assert ("is recorded; tokmagic report --by notebook lists the notebooks" in done.stderr) is not found
     assert len(tokmagic("export", "--notebook", asked).stdout.splitlines()) == found
 
 

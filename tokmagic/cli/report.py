@@ -51,6 +51,9 @@ def _table(given: argparse.Namespace) -> Table:
     if given.project is not None:
         calls_a_day(given.project, "--project")  # before any run is looked up
     where, ledger = selection(given), api.ledger()
+    if where.notebook is not None and not ledger.runs(where, limit=1):
+        told = f"no such run of {where.notebook} is recorded; tokmagic report --by notebook lists the notebooks"
+        print(told, file=sys.stderr)
     if given.project is not None:
         return project(reports.cell_runs(ledger, where, given.cell), given.project).table()
     if given.waste:
